@@ -1,0 +1,56 @@
+"""What can go wrong for a user: every message says which file, what is wrong, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class BlindHarmonyError(Exception):
+    """A problem the user can act on, printed as one line: ``file: what; remedy``.
+
+    Args:
+        what: What is wrong, in a few plain words.
+        remedy: What the user can do about it.
+        path: The file or folder it is about, if any.
+
+    Example:
+        >>> str(InputError("the image is empty", remedy="check the conversion", path="a.nii"))
+        'a.nii: the image is empty; check the conversion'
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, remedy: str = "", path: str | Path | None = None) -> None:
+        self.what, self.remedy, self.path = what, remedy, path
+        parts = f"{what}; {remedy}" if remedy else what
+        super().__init__(f"{path}: {parts}" if path is not None else parts)
+
+
+class InputError(BlindHarmonyError):
+    """A scan or mask that cannot be read or makes no sense."""
+
+
+class NothingFoundError(BlindHarmonyError):
+    """No scan where scans were expected."""
+
+    exit_code = 66
+
+
+class TargetError(BlindHarmonyError):
+    """A target model that is missing, damaged, or written by a newer version."""
+
+    exit_code = 2
+
+
+class OutputError(BlindHarmonyError):
+    """A result that cannot be written: exists already, folder read-only, disk full."""
+
+
+class UsageError(BlindHarmonyError):
+    """Options that contradict each other or are out of range."""
+
+    exit_code = 2
+
+
+class PreprocessingError(BlindHarmonyError):
+    """A step between scan and flow that failed: no brain found, registration lost."""

@@ -1,0 +1,35 @@
+"""Scans in, results out: reading, checking, naming and writing images."""
+
+from blindharmony.image.atomic import atomic_path, write_bytes, write_text
+from blindharmony.image.find import find_scans, is_bids
+from blindharmony.image.names import (
+    entities,
+    mask_name,
+    output_name,
+    report_name,
+    sidecar_name,
+    split_name,
+)
+from blindharmony.image.sidecar import write_sidecar
+from blindharmony.image.template import Template
+from blindharmony.image.volume import Volume, read_volume
+from blindharmony.image.write import write_like
+
+__all__ = [
+    "Template",
+    "Volume",
+    "atomic_path",
+    "entities",
+    "find_scans",
+    "is_bids",
+    "mask_name",
+    "output_name",
+    "read_volume",
+    "report_name",
+    "sidecar_name",
+    "split_name",
+    "write_bytes",
+    "write_like",
+    "write_sidecar",
+    "write_text",
+]

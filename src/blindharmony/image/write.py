@@ -1,0 +1,108 @@
+"""Write a result so that it lies exactly on its source scan."""
+
+from __future__ import annotations
+
+import gzip
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from blindharmony.errors import OutputError
+from blindharmony.image.atomic import atomic_path
+from blindharmony.image.headers import mgh_like, nifti_like
+from blindharmony.image.names import split_name
+from blindharmony.image.volume import Volume
+
+FORMATS = (".nii.gz", ".nii", ".mgz", ".mgh")
+# Noise hardly compresses: higher levels take several times longer for a few per cent.
+_LEVEL = 1
+
+
+def write_like(
+    source: Volume,
+    data: npt.ArrayLike,
+    path: str | PathLike[str],
+    *,
+    overwrite: bool = False,
+    dtype: npt.DTypeLike = np.float32,
+    description: str | None = None,
+) -> Path:
+    """Write voxels in the place of a source scan.
+
+    The file has the source's shape (with a trailing axis of length 1), axis order, affine, qform, sform,
+    codes, voxel sizes and units; values are stored unscaled. Free text and header extensions of the source
+    are dropped, as they may hold patient data. Equal input gives equal bytes, ``.nii.gz`` included.
+
+    Args:
+        source: The scan whose place is taken over.
+        data: Finite values, shape ``source.shape``.
+        path: A ``.nii.gz``, ``.nii``, ``.mgz`` or ``.mgh`` file; its folder is made if missing.
+        overwrite: Whether an existing file may be replaced; the source itself never is.
+        dtype: ``float32``, or ``uint8`` for masks.
+        description: Text for the header, cut to 79 bytes; package and version when not given.
+
+    Returns:
+        The path written.
+
+    Raises:
+        OutputError: If the file exists already, is the source, cannot be written, or is of another type.
+        ValueError: If shape, type or values do not fit.
+    """
+    path = Path(path)
+    extension = split_name(path)[1].lower()
+    if extension not in FORMATS:
+        raise OutputError(
+            f"cannot write {extension or 'a name without extension'}",
+            remedy=f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+            path=path,
+        )
+    if source.path is not None and path.resolve() == source.path.resolve():
+        raise OutputError("this is the input scan", remedy="choose another folder or name", path=path)
+    voxels = _stored(np.asarray(data), source.shape, np.dtype(dtype))
+    image = (
+        mgh_like(source, voxels)
+        if extension in {".mgz", ".mgh"}
+        else nifti_like(source, voxels, _description(description))
+    )
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        _save(image, temporary, compressed=extension in {".nii.gz", ".mgz"})
+    return path
+
+
+def _stored(
+    data: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: np.dtype[np.generic]
+) -> npt.NDArray[np.generic]:
+    if data.shape != shape:
+        raise ValueError(f"data has shape {data.shape}, the source scan {shape}")
+    if dtype not in {np.dtype(np.float32), np.dtype(np.uint8)}:
+        raise ValueError(f"dtype must be float32 or uint8, not {dtype}")
+    with np.errstate(all="ignore"):
+        voxels = data.astype(dtype)
+    if dtype == np.uint8 and not np.array_equal(voxels, data):
+        raise ValueError("uint8 takes whole numbers from 0 to 255 only")
+    if not np.isfinite(voxels).all():
+        raise ValueError("data holds NaN or infinity")
+    return voxels
+
+
+def _description(text: str | None) -> str:
+    if text is None:
+        try:
+            text = f"blindharmony {version('blindharmony')}"
+        except PackageNotFoundError:  # run from a checkout
+            text = "blindharmony"
+    return text.encode()[:79].decode(errors="ignore")
+
+
+def _save(image: nib.Nifti1Image | nib.MGHImage, path: Path, *, compressed: bool) -> None:
+    with path.open("wb") as file:
+        if not compressed:
+            image.to_stream(file)
+            return
+        # No name and no time in the gzip header, so that equal input gives equal bytes.
+        with gzip.GzipFile("", "wb", compresslevel=_LEVEL, fileobj=file, mtime=0) as packed:
+            image.to_stream(packed)
