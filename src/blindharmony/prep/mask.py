@@ -1,0 +1,123 @@
+"""Which voxels are brain: a mask that is given, a scan already stripped, a network, or another program."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from blindharmony.errors import InputError, PreprocessingError
+from blindharmony.image import read_volume
+from blindharmony.prep.extract import extract_brain
+from blindharmony.prep.step import Params, Scan
+
+# A brain with its CSF has 900 to 2000 ml; the smallest whole head on record here has 4000.
+_STRIPPED_ML = (300.0, 2300.0)
+_COMMAND_TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True, eq=False)
+class BrainMask:
+    """Attach the brain mask; intensities are left alone.
+
+    Attributes:
+        given: A mask on the scan's own (RAS+) grid, used as it is.
+        command: A program to call instead of the included network, with ``{input}`` and ``{output}`` in it,
+            e.g. ``"hd-bet -i {input} -o {output}"``.
+        device: Where the network runs.
+    """
+
+    given: NDArray[np.bool_] | None = None
+    command: str | None = None
+    device: str = "cpu"
+    name: str = "brain-mask"
+
+    def params(self, scan: Scan) -> Params:
+        """The mask and where it came from: ``given``, ``stripped``, ``command`` or ``network``.
+
+        Raises:
+            InputError: If the given mask does not fit the scan.
+            PreprocessingError: If no plausible brain is found.
+        """
+        if self.given is not None:
+            return {"mask": _fitting(self.given, scan), "source": "given"}
+        foreground = stripped_foreground(scan)
+        if foreground is not None:
+            return {"mask": foreground, "source": "stripped"}
+        if self.command is not None:
+            return {"mask": _from_command(self.command, scan), "source": "command"}
+        return {"mask": extract_brain(scan.data, scan.spacing, device=self.device), "source": "network"}
+
+    def apply(self, scan: Scan, params: Params) -> Scan:
+        """The same scan, with its mask."""
+        return replace(scan, mask=params["mask"])
+
+    def undo(self, changed: Scan, params: Params, before: Scan) -> Scan:
+        """The same scan, with the mask it had before."""
+        return replace(changed, mask=before.mask)
+
+
+def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
+    """The brain of a scan whose skull is already removed, or None for a whole head.
+
+    Stripped means: the background has one exact value, and what is left is the size of a brain, not a head.
+
+    Example:
+        >>> ball = (np.indices((80, 80, 80)) - 40).astype(float)
+        >>> head = ((ball**2).sum(0) < 36**2).astype(np.float32)   # 195 ml at 1 mm
+        >>> stripped_foreground(Scan(head, np.diag([2.0, 2, 2, 1]))).sum() == head.sum()   # 1563 ml at 2 mm
+        np.True_
+        >>> stripped_foreground(Scan(head, np.diag([3.0, 3, 3, 1]))) is None               # 5275 ml
+        True
+    """
+    background = scan.data[0, 0, 0]
+    foreground = scan.data != background
+    millilitres = foreground.sum() * float(np.prod(scan.spacing)) / 1000
+    if not _STRIPPED_ML[0] <= millilitres <= _STRIPPED_ML[1]:
+        return None
+    labels, count = ndimage.label(foreground)
+    if count > 1:
+        foreground = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+    return np.asarray(foreground)
+
+
+def read_mask(path: str | Path) -> Scan:
+    """A mask file as a scan, everything above zero inside; see :class:`BrainMask` for the checks."""
+    volume = read_volume(path)
+    return Scan(volume.data, volume.affine, volume.data > 0)
+
+
+def _fitting(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
+    if mask.shape != scan.data.shape:
+        raise InputError(
+            f"the mask has {mask.shape} voxels, the scan {scan.data.shape}",
+            remedy="give a mask on the scan's own grid",
+        )
+    if not (mask & (scan.data != scan.data[0, 0, 0])).any():
+        raise InputError("the mask and the image do not overlap", remedy="check that they belong together")
+    return mask
+
+
+def _from_command(command: str, scan: Scan) -> NDArray[np.bool_]:
+    with tempfile.TemporaryDirectory() as folder:
+        head, brain = Path(folder, "head.nii.gz"), Path(folder, "brain.nii.gz")
+        nib.save(nib.Nifti1Image(scan.data, scan.affine), head)
+        # Split first, fill in afterwards: a path with a space stays one argument, and no shell is involved.
+        words = [w.format(input=head, output=brain) for w in shlex.split(command)]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise PreprocessingError(f"the mask command did not run ({error})", remedy="check --mask-command") from None
+        if done.returncode != 0 or not brain.exists():
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
+            raise PreprocessingError(
+                f"the mask command failed with code {done.returncode} ({last[0]})", remedy="check --mask-command"
+            )
+        return _fitting(read_volume(brain).data > 0, scan)
