@@ -1,1 +1,68 @@
-"""."""
+"""Blind harmonization of MR images: make any scanner's scan look like the target scanner's.
+
+Everything public is here and loaded when first used, so that importing the package costs nothing.
+
+Example:
+    >>> import blindharmony as bh
+    >>> bh.harmonize("scan.nii.gz", target="ds002748").save("out")               # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blindharmony.errors import BlindHarmonyError
+    from blindharmony.image import find_scans, read_volume
+    from blindharmony.pipeline import harmonize
+    from blindharmony.prep.recipe import PrepRecipe
+    from blindharmony.result import HarmonizeResult
+    from blindharmony.target import Target, included_targets, load_target
+    from blindharmony.training import train
+
+try:
+    __version__ = version("blindharmony")
+except PackageNotFoundError:  # running from a checkout that was never installed
+    __version__ = "0+unknown"
+
+_WHERE = {
+    "BlindHarmonyError": "errors",
+    "HarmonizeResult": "result",
+    "PrepRecipe": "prep.recipe",
+    "Target": "target",
+    "find_scans": "image",
+    "harmonize": "pipeline",
+    "included_targets": "target",
+    "load_target": "target",
+    "read_volume": "image",
+    "train": "training",
+}
+
+__all__ = [
+    "BlindHarmonyError",
+    "HarmonizeResult",
+    "PrepRecipe",
+    "Target",
+    "__version__",
+    "find_scans",
+    "harmonize",
+    "included_targets",
+    "load_target",
+    "read_volume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        msg = f"module 'blindharmony' has no attribute '{name}'"
+        raise AttributeError(msg)
+    value = getattr(import_module(f"blindharmony.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,10 +1,10 @@
 r"""A Haar pyramid of a masked volume: every voxel inside the mask becomes exactly one number.
 
-Neighbours are split in pairs, axis by axis: :math:`s = (a + b)/2,\; d = a - b`. Where only one of a pair lies
-inside the mask, :math:`s` is that one and there is no :math:`d`. Three axes make one level: a coarse image of half
-the resolution and seven detail channels, each with its own mask. Nothing outside the mask is invented and
-nothing inside is lost, so a density of the coefficients is a density of the voxels; each pair split has
-:math:`|\det| = 1`.
+Neighbours are split in pairs, axis by axis: :math:`s = (a + b)/2,\; d = a - b`. Where only one of a pair
+lies inside the mask, :math:`s` is that one and there is no :math:`d`. Three axes make one level: a coarse
+image of half the resolution and seven detail channels, each with its own mask. Nothing outside the mask is
+invented and nothing inside is lost, so a density of the coefficients is a density of the voxels; each pair
+split has :math:`|\det| = 1`.
 
 Source: lifting form of the Haar transform (Sweldens 1998); flows on it: Yu et al., "Wavelet Flow" (2020).
 """
@@ -42,7 +42,8 @@ def haar_split(x: Tensor, mask: Tensor) -> HaarLevel:
         True
     """
     s, s_mask = x.where(mask, 0.0), mask
-    detail, detail_mask = [], []
+    detail: list[Tensor] = []
+    detail_mask: list[Tensor] = []
     for axis in (2, 3, 4):
         s, s_mask, d, d_mask = _split_pairs(s, s_mask, axis)
         # Later axes halve again: what was found before moves into channels, one for each place in the block.
@@ -56,7 +57,7 @@ def haar_merge(level: HaarLevel, mask: Tensor) -> Tensor:
     masks = [mask]
     for axis in (2, 3):
         masks.append(_or_pairs(masks[-1], axis))
-    parts = list(level.detail.split(1, 1))
+    parts = [level.detail[:, c : c + 1] for c in range(level.detail.shape[1])]
     s = level.coarse
     # Undo the axes in reverse; the details of an axis are gathered from its channels as they were spread.
     for axis, fine_mask, count in ((4, masks[2], 1), (3, masks[1], 2), (2, masks[0], 4)):

@@ -2,14 +2,17 @@ r"""The density of one resolution's details, given the coarser image and the pla
 
 .. math:: \log p(d \mid c) = \log \mathcal N(f(d; c)) + \log|\det \partial f/\partial d|
 
-``f`` is a chain: first every channel is shifted and scaled by what the context predicts, then couplings bend some
-channels with splines that depend on the others. The convolutions over the context are shared by all of them, and
-curves are evaluated only where the mask says there is something: about a third of the box around a head.
+``f`` is a chain: first every channel is shifted and scaled by what the context predicts, then couplings bend
+some channels with splines that depend on the others. The convolutions over the context are shared by all of
+them, and curves are evaluated only where the mask says there is something: about a third of the box around a
+head.
 
 Source: conditional spline couplings, Durkan et al. 2019; conditioning on the coarser image, Yu et al. 2020.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +70,8 @@ class _Layer(nn.Module):
             features = F.silu(features + self.look(seen))
         at_sites = features.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])[sites]
         raw: Tensor = self.head(self.dropout(F.silu(self.hidden(at_sites))))
-        return raw.float().T.reshape(1, len(self.moved), self.transform.size, -1)
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        return raw.T.reshape(1, len(self.moved), self.transform.size, -1)
 
 
 class LevelFlow(nn.Module):
@@ -84,7 +88,8 @@ class LevelFlow(nn.Module):
 
     Example:
         >>> level = LevelFlow(7, context=2, width=8, blocks=1, rounds=1)
-        >>> d, c, mask = torch.randn(1, 7, 4, 4, 4), torch.randn(1, 2, 4, 4, 4), torch.rand(1, 7, 4, 4, 4) > 0.3
+        >>> d, c = torch.randn(1, 7, 4, 4, 4), torch.randn(1, 2, 4, 4, 4)
+        >>> mask = torch.rand(1, 7, 4, 4, 4) > 0.3
         >>> z, logdet = level.to_latent(d * mask, c, mask)
         >>> bool(torch.allclose(level.to_image(z, c, mask)[0], d * mask, atol=1e-5))
         True
@@ -114,7 +119,7 @@ class LevelFlow(nn.Module):
         # The typical size of each channel, so that the network meets numbers around one.
         self.register_buffer("input_sd", torch.ones(channels))
         self.input_sd: Tensor
-        # What is left after training: mean and spread of each latent channel on held-out scans (see calibrate).
+        # What is left after training: mean and spread of each latent channel on held-out scans.
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_log_sd", torch.zeros(channels))
         self.latent_mean: Tensor
@@ -133,13 +138,16 @@ class LevelFlow(nn.Module):
         sites = mask.any(1).flatten().nonzero().squeeze(1)
         batch = torch.arange(len(x), device=x.device).repeat_interleave(mask[0, 0].numel())[sites]
         valid = mask.transpose(0, 1).flatten(1)[:, sites]  # (C, sites)
-        logdet = x.new_zeros(len(x), dtype=torch.float32)
+        exact = torch.promote_types(self.input_sd.dtype, torch.float32)
+        logdet = x.new_zeros(len(x), dtype=exact)
         scale = self.input_sd.view(1, -1, 1, 1, 1)
         if inverse:
             x, logdet = self._standardise(x, mask, logdet, batch, valid, inverse=True)
         else:
-            x, logdet = x / scale, logdet.index_add(0, batch, -(valid * self.input_sd.log()[:, None]).sum(0))
-        for layer in reversed(self.layers) if inverse else self.layers:
+            x = (x / scale).where(mask, 0.0)
+            logdet = logdet.index_add(0, batch, -(valid * self.input_sd.log()[:, None]).sum(0))
+        for module in reversed(self.layers) if inverse else self.layers:
+            layer = cast(_Layer, module)
             params = layer.params(x, mask, features, sites)
             moved = list(layer.moved)
             with full_precision(x):
@@ -153,7 +161,7 @@ class LevelFlow(nn.Module):
                 flat = flat.to(new.dtype).index_put(
                     (torch.tensor(moved, device=x.device)[:, None], sites[None]), new[0]
                 )
-                x = flat.unflatten(1, (len(x), *x.shape[2:])).transpose(0, 1)
+                x = flat.reshape(len(flat), len(x), *x.shape[2:]).transpose(0, 1)
         if not inverse:
             return self._standardise(x, mask, logdet, batch, valid, inverse=False)
         return x * scale, logdet.index_add(0, batch, (valid * self.input_sd.log()[:, None]).sum(0))

@@ -2,15 +2,15 @@ r"""The whole-volume density of the target scanner: one conditional flow for eac
 
 .. math:: \log p(x) = \log p(c_K) + \sum_{k=1}^{K} \log p(d_k \mid c_k, \text{place})
 
-:math:`c_0 = x` is the image at the finest resolution, and :math:`(c_k, d_k)` the Haar split of :math:`c_{k-1}`. Every level can be
-trained, calibrated and used alone: coarse levels know contrast, fine ones texture.
+:math:`c_0 = x` is the image at the finest resolution, and :math:`(c_k, d_k)` the Haar split of
+:math:`c_{k-1}`. Every level can be trained, calibrated and used alone: coarse levels know contrast, fine ones
+texture.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import math
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -48,7 +48,12 @@ class PyramidSpec(BaseModel):
 
 
 class Density(NamedTuple):
-    """Log-density of each level, finest first and the coarsest image last: ``(B, levels + 1)`` nats, and counts."""
+    """Log-density of each level, finest first and the coarsest image last.
+
+    Attributes:
+        nats: Shape ``(B, levels + 1)``.
+        numbers: How many coefficients each level has, same shape.
+    """
 
     nats: Tensor
     numbers: Tensor
@@ -71,7 +76,13 @@ class Pyramid(nn.Module):
         self.spec = spec
         self.levels = nn.ModuleList(
             LevelFlow(
-                7, context=_CONTEXT, width=w, blocks=spec.blocks, rounds=spec.rounds, bins=spec.bins, dropout=spec.dropout
+                7,
+                context=_CONTEXT,
+                width=w,
+                blocks=spec.blocks,
+                rounds=spec.rounds,
+                bins=spec.bins,
+                dropout=spec.dropout,
             )
             for w in spec.widths
         )
@@ -103,9 +114,8 @@ class Pyramid(nn.Module):
     def context(self, k: int, level: HaarLevel) -> Tensor:
         """What level ``k`` may look at: the coarser image, its mask, and the place."""
         place = self._places[k].to(level.coarse)
-        return torch.cat(
-            [level.coarse, level.coarse_mask.to(level.coarse), place.expand(len(level.coarse), -1, -1, -1, -1)], 1
-        )
+        place = place.expand(len(level.coarse), -1, -1, -1, -1)
+        return torch.cat([level.coarse, level.coarse_mask.to(level.coarse), place], 1)
 
     def base_context(self, level: HaarLevel) -> Tensor:
         """The place alone: nothing is coarser."""
@@ -141,20 +151,32 @@ class Pyramid(nn.Module):
             x, mask = levels[-1].coarse, levels[-1].coarse_mask
         padded = [levels[0]] * first + levels
         parts = self.latents(padded, first)
-        nats = [ld - 0.5 * (z.square() + math.log(2 * math.pi)).where(m, 0.0).flatten(1).sum(1) for z, ld, m in parts]
+        nats = [
+            logdet - 0.5 * (z.square() + math.log(2 * math.pi)).where(m, 0.0).flatten(1).sum(1)
+            for z, logdet, m in parts
+        ]
         return Density(torch.stack(nats, 1), torch.stack([m.flatten(1).sum(1) for _, _, m in parts], 1))
 
-    def sample(self, mask: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Images of the target scanner inside ``mask``, shape like it; latents are drawn with ``temperature`` as sd."""
+    def sample(
+        self, mask: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Images of the target scanner inside ``mask``, shape like it.
+
+        Args:
+            mask: Bool ``(B, 1, *spec.shape)``.
+            temperature: Standard deviation of the latents.
+            generator: Source of randomness, on the CPU; equal states give equal images on every device.
+        """
+        dtype = self.base.input_sd.dtype
         masks = [mask]
         shells = []
         for _ in self.levels:
-            shells.append(haar_split(torch.zeros_like(masks[-1], dtype=torch.float32), masks[-1]))
+            shells.append(haar_split(torch.zeros_like(masks[-1], dtype=dtype), masks[-1]))
             masks.append(shells[-1].coarse_mask)
 
         def draw(like: Tensor) -> Tensor:
             noise = torch.randn(like.shape, generator=generator, dtype=torch.float32)
-            return temperature * noise.to(like.device)
+            return temperature * noise.to(like)
 
         x, _ = self.base.to_image(draw(shells[-1].coarse), self.base_context(shells[-1]), masks[-1])
         for k in reversed(range(len(self.levels))):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from blindharmony.errors import PreprocessingError
 from blindharmony.prep.grid import mask_box
-from blindharmony.prep.itk import THREADS, from_itk, to_itk
+from blindharmony.prep.itk import from_itk, sitk, threads, to_itk
 
 
 def log_bias_n4(
@@ -49,16 +48,17 @@ def log_bias_n4(
     small_mask = sitk.BinShrink(sitk.Cast(inside, sitk.sitkFloat32), factors) > 0.5
     extent = np.array(small.GetSize()) * np.array(small.GetSpacing())
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetNumberOfThreads(THREADS)
     n4.SetMaximumNumberOfIterations(list(iterations))
     n4.SetNumberOfControlPoints([max(1, round(e / distance_mm)) + 3 for e in extent])
     n4.SetConvergenceThreshold(1e-4)
     try:
-        n4.Execute(small, small_mask)
-        field = np.pad(from_itk(n4.GetLogBiasFieldAsImage(image)), around, mode="edge")
+        with threads(2):
+            n4.Execute(small, small_mask)
+            inner = from_itk(n4.GetLogBiasFieldAsImage(image))
     except RuntimeError as error:
         raise PreprocessingError(
             f"the bias field could not be estimated ({str(error).splitlines()[-1].strip()})",
             remedy="check the mask, or use --no-n4",
         ) from error
-    return field - field[positive].mean()
+    field = np.pad(inner, np.array(around), mode="edge")
+    return np.asarray(field - field[positive].mean(), dtype=np.float32)

@@ -1,8 +1,8 @@
 """The network that finds the brain: a 3-D LinkNet with the published deepbet weights.
 
 Architecture: Chaurasia & Culurciello, "LinkNet" (2017), in 3-D with instance norm; weights and use: Fisch et
-al., "deepbet: Fast brain extraction of T1-weighted MRI", Comput. Biol. Med. 179 (2024), MIT licence (see NOTICE).
-They are stored here as safetensors, half precision: no pickle, nothing to download.
+al., "deepbet: Fast brain extraction of T1-weighted MRI", Comput. Biol. Med. 179 (2024), MIT licence (see
+NOTICE). They are stored here as safetensors, half precision: no pickle, nothing to download.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def load_brainnet(name: str) -> LinkNet3d:
         2126258
     """
     blob = resources.files("blindharmony.prep").joinpath("assets", "deepbet.safetensors").read_bytes()
-    state = {k.removeprefix(f"{name}."): v.float() for k, v in load_safetensors(blob).items() if k.startswith(name)}
+    tensors = load_safetensors(blob)
+    state = {k.removeprefix(f"{name}."): v.float() for k, v in tensors.items() if k.startswith(f"{name}.")}
     net = LinkNet3d()
     net.load_state_dict(state)
     return net.eval().requires_grad_(False)

@@ -56,7 +56,7 @@ def extract_brain(
     # Linear, not nearest, on the way back: the outline is then as smooth as the network's own grid allows.
     probability = F.interpolate(fine[None, None], size, mode="trilinear", align_corners=False)[0, 0]
     mask = np.zeros(data.shape, dtype=bool)
-    mask[box] = ndimage.binary_fill_holes(_largest(probability.numpy() > 0.5))
+    mask[box] = _filled(_largest(probability.numpy() > 0.5))
     volume = float(mask.sum() * np.prod(spacing) / 1000)
     if not _MIN_ML <= volume <= _MAX_ML:
         raise PreprocessingError(f"the brain found has {volume:.0f} ml, which no brain has", remedy=_REMEDY)
@@ -74,13 +74,18 @@ def _probability(name: str, x: torch.Tensor, low: float, high: float) -> NDArray
     return p.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(mask)  # type: ignore[attr-defined]
+    return filled
+
+
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    labels, count = ndimage.label(mask)
+    labels, count = ndimage.label(mask)  # type: ignore[attr-defined]
     if count <= 1:
         return mask
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return labels == sizes.argmax()  # type: ignore[no-any-return]
+    return np.asarray(labels == sizes.argmax())
 
 
 def _box(coarse: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[slice, ...]:

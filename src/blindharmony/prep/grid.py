@@ -16,7 +16,7 @@ def voxel_map(
         >>> voxel_map(np.eye(4), np.eye(4), np.diag([2.0, 2.0, 2.0, 1.0]))[0, 0]
         np.float64(0.5)
     """
-    return np.linalg.inv(to_affine) @ matrix @ from_affine  # type: ignore[no-any-return]
+    return np.linalg.inv(to_affine) @ matrix @ from_affine
 
 
 def mask_box(mask: NDArray[np.bool_], margin: int) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
@@ -40,7 +40,7 @@ def shifted(affine: NDArray[np.float64], box: tuple[slice, ...]) -> NDArray[np.f
     """The affine of ``data[box]``."""
     moved = affine.copy()
     moved[:3, 3] = affine[:3, :3] @ [s.start for s in box] + affine[:3, 3]
-    return moved  # type: ignore[no-any-return]
+    return moved
 
 
 def sample(
@@ -55,9 +55,11 @@ def sample(
         order: Spline order.
     """
     linear, shift = to_voxels[:3, :3], to_voxels[:3, 3]
-    return ndimage.affine_transform(  # type: ignore[no-any-return]
-        np.asarray(data, np.float32), linear, shift, output_shape=shape, order=order, mode="constant", cval=0.0
+    values = np.asarray(data, np.float32)
+    sampled = ndimage.affine_transform(  # type: ignore[attr-defined]
+        values, linear, shift, output_shape=shape, order=order, mode="constant", cval=0.0
     )
+    return np.asarray(sampled, dtype=np.float32)
 
 
 def sample_inside(

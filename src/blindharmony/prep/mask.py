@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -82,7 +83,7 @@ def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
     millilitres = foreground.sum() * float(np.prod(scan.spacing)) / 1000
     if not _STRIPPED_ML[0] <= millilitres <= _STRIPPED_ML[1]:
         return None
-    labels, count = ndimage.label(foreground)
+    labels, count = ndimage.label(foreground)  # type: ignore[attr-defined]
     if count > 1:
         foreground = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
     return np.asarray(foreground)
@@ -94,12 +95,33 @@ def read_mask(path: str | Path) -> Scan:
     return Scan(volume.data, volume.affine, volume.data > 0)
 
 
-def _fitting(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
-    if mask.shape != scan.data.shape:
+def check_grid(mask: Scan, scan: Scan) -> None:
+    """Check that a mask lies on the scan's own grid: same voxels, and corners less than half a voxel apart.
+
+    Raises:
+        InputError: If it does not.
+    """
+    _check_shape(mask.data.shape, scan)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(scan.data.shape) - 1)
+    apart = corners @ (mask.affine - scan.affine)[:3, :3].T + (mask.affine - scan.affine)[:3, 3]
+    worst = float(np.linalg.norm(apart, axis=1).max())
+    if worst > min(scan.spacing) / 2:
         raise InputError(
-            f"the mask has {mask.shape} voxels, the scan {scan.data.shape}",
+            f"the mask lies elsewhere than the scan (by up to {worst:.1f} mm)",
+            remedy="give a mask on the scan's own grid, with the scan's own header",
+        )
+
+
+def _check_shape(shape: tuple[int, ...], scan: Scan) -> None:
+    if shape != scan.data.shape:
+        raise InputError(
+            f"the mask has {shape} voxels, the scan {scan.data.shape}",
             remedy="give a mask on the scan's own grid",
         )
+
+
+def _fitting(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
+    _check_shape(mask.shape, scan)
     if not (mask & (scan.data != scan.data[0, 0, 0])).any():
         raise InputError("the mask and the image do not overlap", remedy="check that they belong together")
     return mask
@@ -108,16 +130,35 @@ def _fitting(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
 def _from_command(command: str, scan: Scan) -> NDArray[np.bool_]:
     with tempfile.TemporaryDirectory() as folder:
         head, brain = Path(folder, "head.nii.gz"), Path(folder, "brain.nii.gz")
-        nib.save(nib.Nifti1Image(scan.data, scan.affine), head)
-        # Split first, fill in afterwards: a path with a space stays one argument, and no shell is involved.
-        words = [w.format(input=head, output=brain) for w in shlex.split(command)]
+        nifti: Any = nib.Nifti1Image
+        nib.save(nifti(scan.data, scan.affine), head)
+        _run(command, head, brain)
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise PreprocessingError(f"the mask command did not run ({error})", remedy="check --mask-command") from None
-        if done.returncode != 0 or not brain.exists():
-            last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
+            mask = read_mask(brain)
+            check_grid(mask, scan)
+            return _fitting(mask.inside(), scan)
+        except InputError as error:
             raise PreprocessingError(
-                f"the mask command failed with code {done.returncode} ({last[0]})", remedy="check --mask-command"
-            )
-        return _fitting(read_volume(brain).data > 0, scan)
+                f"the mask command wrote no usable mask ({error.what})", remedy="check --mask-command"
+            ) from None
+
+
+def _run(command: str, head: Path, brain: Path) -> None:
+    remedy = "check --mask-command"
+    try:
+        # Split first, fill in afterwards: a path with a space stays one argument, and no shell is involved.
+        words = [
+            w.replace("{input}", str(head)).replace("{output}", str(brain)) for w in shlex.split(command)
+        ]
+        done = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=_COMMAND_TIMEOUT_S, check=False
+        )
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        raise PreprocessingError(f"the mask command did not run ({error})", remedy=remedy) from None
+    if done.returncode != 0:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
+        raise PreprocessingError(
+            f"the mask command failed with code {done.returncode} ({last[0]})", remedy=remedy
+        )
+    if not brain.exists():
+        raise PreprocessingError("the mask command wrote no mask to {output}", remedy=remedy)

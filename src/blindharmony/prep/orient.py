@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from nibabel import orientations as axes
+from nibabel import orientations
 
 from blindharmony.prep.step import Params, Scan
+
+axes: Any = orientations  # without types
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Orient:
     name: str = "orient"
 
     def params(self, scan: Scan) -> Params:
-        """The axis codes of the scan, e.g. ``("L", "A", "S")``, and how its axes map to RAS+."""
+        """The axis codes of the scan, e.g. ``"LAS"``, and how its axes map to RAS+."""
         turn = axes.io_orientation(scan.affine)
         return {"axes": "".join(axes.ornt2axcodes(turn)), "turn": turn}
 

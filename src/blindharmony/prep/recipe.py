@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from blindharmony.image import Volume
-from blindharmony.prep.mask import BrainMask
+from blindharmony.prep.mask import BrainMask, check_grid
 from blindharmony.prep.orient import Orient
 from blindharmony.prep.place import Place
 from blindharmony.prep.step import Params, Scan, Step
@@ -24,7 +24,8 @@ class PrepRecipe(BaseModel):
     Attributes:
         n4: Whether the bias field is estimated and removed.
         n4_shrink_mm: Voxel size for fitting it.
-        gain_quantile: The intensity rank inside the mask that becomes 1.
+        gain: What becomes 1 inside the mask: the root mean square, robustly
+            (see :class:`~blindharmony.prep.steps.Gain`).
         template: Name of the template and grid.
 
     Example:
@@ -37,7 +38,7 @@ class PrepRecipe(BaseModel):
     template: str = "icbm152-brain-1mm"
     n4: bool = True
     n4_shrink_mm: float = 4.0
-    gain_quantile: float = 0.9
+    gain: Literal["rms"] = "rms"
 
     def digest(self) -> str:
         """A short hash: equal recipes prepare equally."""
@@ -51,7 +52,7 @@ class PrepRecipe(BaseModel):
         return [
             BrainMask(given=mask, command=mask_command, device=device),
             *n4,
-            Gain(quantile=self.gain_quantile),
+            Gain(),
             Place(),
         ]
 
@@ -70,7 +71,7 @@ class Prepared:
     """A scan in the flow's space, with the way back.
 
     Attributes:
-        scan: On the flow's grid, intensity 1 at the recipe's gain quantile.
+        scan: On the flow's grid, root mean square 1 inside the mask.
         history: The steps applied, in order.
     """
 
@@ -129,6 +130,7 @@ def prepare(
     orient = Orient()
     given: NDArray[np.bool_] | None = None
     if mask is not None:
+        check_grid(mask, scan)
         given = orient.apply(mask, orient.params(mask)).mask
     steps: list[Step] = [orient, *recipe.steps(mask=given, mask_command=mask_command, device=device)]
     for step in steps:

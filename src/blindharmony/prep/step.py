@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
-
 import numpy as np
+from numpy.typing import NDArray
 
 Params = Mapping[str, Any]
 
@@ -45,7 +44,9 @@ class Step(Protocol):
     detail (resampling) undoes only what was *changed* after it, and takes the rest from ``s``.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What results and messages call it."""
 
     def params(self, scan: Scan) -> Params:
         """Everything the step needs to know about this scan."""

@@ -34,22 +34,25 @@ class BiasN4:
 
 @dataclass(frozen=True)
 class Gain:
-    """Divide by one number, so that the intensity of rank ``quantile`` inside the mask becomes 1.
+    """Divide by one number, so that the root mean square inside the mask becomes 1.
+
+    Before the mean, values are clipped at their 99.9th percentile: a few bright vessels or a remnant of fat
+    do not count. Of the gains tried, this one leaves the scans of one scanner most alike.
 
     Example:
-        >>> scan = Scan(np.arange(27, dtype=np.float32).reshape(3, 3, 3), np.eye(4))
-        >>> Gain(0.5).params(scan)["gain"]
-        13.0
+        >>> scan = Scan(np.full((3, 3, 3), 5, dtype=np.float32), np.eye(4))
+        >>> Gain().params(scan)["gain"]
+        5.0
     """
 
-    quantile: float = 0.9
     name: str = "gain"
 
     def params(self, scan: Scan) -> Params:
         """The gain, in the scan's units."""
-        gain = float(np.quantile(scan.data[scan.inside()], self.quantile))
+        values = scan.data[scan.inside()].astype(np.float64)
+        gain = float(np.sqrt(np.square(values.clip(0, max(0.0, np.quantile(values, 0.999)))).mean()))
         if not gain > 0:
-            raise PreprocessingError("the brain is dark (its bright voxels are not positive)", remedy="check the mask")
+            raise PreprocessingError("no voxel of the brain is positive", remedy="check the mask")
         return {"gain": gain}
 
     def apply(self, scan: Scan, params: Params) -> Scan:

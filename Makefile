@@ -1,0 +1,32 @@
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(READY)  ## Make .venv with the package and the tools for tests and checks
+
+$(READY): pyproject.toml constraints.txt requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e . -r requirements-dev.txt
+	touch $@
+
+demo: $(READY)  ## Harmonize the included scan, results in demo-out/
+	$(BIN)/blindharmony demo demo-out
+
+test: $(READY)  ## Run the tests (without those on real scans)
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Check style, types and the order of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## Remove .venv and everything made by the other targets
+	rm -rf .venv demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,53 @@
+"""From the template grid back to the scan: the change of intensity travels, the scan itself is not resampled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.harmonize.curve_map import CurveMap
+from blindharmony.harmonize.result import Estimate
+from blindharmony.prep.recipe import Prepared
+
+_BINS = 200
+
+
+def carry_to_native(prepared: Prepared, estimate: Estimate) -> NDArray[np.float32]:
+    r"""The harmonized scan on its own grid, flow units, RAS+ axes: :math:`m(y) + R^{-1}(x_h - m(x))`.
+
+    :math:`m` is the part of the change that is a curve of intensity; it is evaluated at the scan's own voxels, inside the
+    brain and outside, so that no edge appears where the mask ends. Only what the curve does not explain is resampled
+    (:math:`R^{-1}`), and only inside the mask. A method that changes voxels freely gets the curve that explains most.
+
+    Args:
+        prepared: The scan and the way to the template grid.
+        estimate: The harmonized image there.
+    """
+    last = prepared.history[-1]
+    curve = estimate.intensity_map or fitted_curve(prepared.scan.data, estimate.image, prepared.scan.inside())
+    native = replace(last.before, data=curve(last.before.data))
+    rest = np.where(prepared.scan.inside(), estimate.image - curve(prepared.scan.data), 0).astype(np.float32)
+    if not np.abs(rest).max() > 1e-6:
+        return native.data
+    on_grid = last.step.apply(native, last.params)
+    return last.step.undo(replace(on_grid, data=on_grid.data + rest), last.params, native).data
+
+
+def fitted_curve(before: NDArray[np.float32], after: NDArray[np.float32], mask: NDArray[np.bool_]) -> CurveMap:
+    """The increasing curve that best explains ``after`` from ``before``: bin means of equal counts, sorted.
+
+    Example:
+        >>> x = np.linspace(0.1, 1, 4000, dtype=np.float32)
+        >>> curve = fitted_curve(x, 2 * x, np.ones(4000, bool))
+        >>> bool(np.allclose(curve(x), 2 * x, atol=1e-4))
+        True
+    """
+    x, y = before[mask].astype(np.float64), after[mask].astype(np.float64)
+    order = np.argsort(x, kind="stable")
+    bins = np.array_split(order, min(_BINS, max(2, x.size // 10)))
+    # Pool adjacent violators would be exact; a running maximum is enough for bins of many thousand voxels.
+    return CurveMap.through(
+        np.array([x[b].mean() for b in bins]), np.maximum.accumulate([y[b].mean() for b in bins])
+    )

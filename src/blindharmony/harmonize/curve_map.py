@@ -1,0 +1,53 @@
+"""An increasing intensity curve as a function that can be applied to any voxel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAX_SLOPE = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class CurveMap:
+    """Source intensity → harmonized intensity, piecewise linear, increasing, zero to zero.
+
+    Attributes:
+        x: Source intensities at the knots, strictly increasing, starting at 0.
+        y: Harmonized intensities, increasing, starting at 0.
+
+    Example:
+        >>> curve = CurveMap.through(np.array([1.0, 2.0]), np.array([2.0, 3.0]))
+        >>> curve(np.array([0.0, 0.5, 1.5, 3.0])).tolist()
+        [0.0, 1.0, 2.5, 4.5]
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+    @classmethod
+    def through(cls, x: NDArray[np.float64], y: NDArray[np.float64]) -> CurveMap:
+        """The curve through matched quantiles; ties of the source are joined, dark ends go to zero.
+
+        Args:
+            x: Source quantiles, not decreasing.
+            y: Harmonized quantiles at the same ranks, not decreasing.
+        """
+        positive = x > 0
+        knots, where = np.unique(x[positive], return_inverse=True)
+        values = np.bincount(where, weights=y[positive]) / np.bincount(where)
+        return cls(np.concatenate([[0.0], knots]), np.concatenate([[0.0], np.maximum(values, 0)]))
+
+    @property
+    def end_slope(self) -> float:
+        """Slope beyond the last knot: that of the line from zero to it, at most 4."""
+        return float(min(_MAX_SLOPE, self.y[-1] / self.x[-1]))
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Harmonized intensities; negative values pass with the slope at zero."""
+        slope = (self.y[1] - self.y[0]) / (self.x[1] - self.x[0])
+        out = np.interp(values, self.x, self.y)
+        out = np.where(values > self.x[-1], self.y[-1] + self.end_slope * (values - self.x[-1]), out)
+        return np.where(values < 0, slope * values, out).astype(np.float32)

@@ -1,0 +1,94 @@
+"""Whether a result can be trusted, in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.harmonize.typicality import Typicality
+from blindharmony.prep.recipe import Prepared
+from blindharmony.target import Target
+
+# Held-out target scans lie within about 2 of their own spread; beyond 4 nothing of the target was ever seen.
+_FOREIGN, _UNEXPLAINED = 4.0, 8.0
+_POOR_OVERLAP = 0.90
+_COARSE_MM = 2.2
+_BRAIN_ML = (850.0, 2100.0)
+
+Level = Literal["good", "caution", "poor"]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """A verdict and its reasons.
+
+    Attributes:
+        level: ``good``, ``caution`` (look at it) or ``poor`` (do not use it without a reason).
+        headline: One sentence.
+        warnings: What is wrong, one sentence each.
+        advice: What to do.
+    """
+
+    level: Level
+    headline: str
+    warnings: tuple[str, ...]
+    advice: tuple[str, ...]
+
+
+def judge(
+    prepared: Prepared, before: Typicality | None, after: Typicality | None, target: Target, warnings: tuple[str, ...]
+) -> Trust:
+    """Put together what preparation, flow and reader noticed.
+
+    Args:
+        prepared: The scan.
+        before: How typical the scan was for the target.
+        after: How typical the result is.
+        target: The target model.
+        warnings: What reading and the method noticed.
+    """
+    found, advice = list(warnings), []
+    level: Level = "good"
+    overlap = float(prepared.found("place").get("overlap", 1.0))
+    if overlap < _POOR_OVERLAP:
+        found.append(f"The brain overlaps the template by only {overlap:.2f} (Dice); the registration or the mask is off.")
+        advice.append("Look at the mask and template outlines under 'Preparation'.")
+        level = "caution"
+    millilitres = brain_ml(prepared.native.inside(), prepared.native.spacing)
+    if not _BRAIN_ML[0] <= millilitres <= _BRAIN_ML[1]:
+        found.append(f"The brain mask has {millilitres:.0f} ml; adult brains have 900 to 2000.")
+        advice.append("Check the mask, or give one with --mask.")
+        level = "caution"
+    coarse = max(prepared.native.spacing)
+    if coarse > _COARSE_MM:
+        found.append(f"The scan's slices are {coarse:.1f} mm thick: detail that was not scanned is not invented.")
+    if after is not None and after.excess > _FOREIGN:
+        found.append(
+            f"The result is unusual for the target: {after.bits:.2f} bits a voxel, {after.excess:.1f} spreads above its "
+            "own unseen scans."
+        )
+        advice.append("Compare before and after; look for a wrong sequence, pathology, contrast agent, noise or motion.")
+        level = "poor" if after.excess > _UNEXPLAINED else "caution"
+    headline = {
+        "good": f"Harmonized: the scan is as typical for {target.info.name} as its own unseen scans.",
+        "caution": "Harmonized, but look at it before you use it.",
+        "poor": f"Not explained: this does not look like any scan of {target.info.name}, before or after.",
+    }[level]
+    if level == "good" and after is None:
+        headline = "Harmonized; this target has no whole-volume flow to judge the result."
+    if before is not None and before.excess < 1.0:
+        advice.append("The scan looked like the target to begin with; harmonizing it may not be needed.")
+    return Trust(level, headline, tuple(found), tuple(advice))
+
+
+def brain_ml(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> float:
+    """Volume of a mask in millilitres.
+
+    Example:
+        >>> brain_ml(np.ones((10, 10, 10), bool), (2.0, 2.0, 1.0))
+        4.0
+    """
+    return float(mask.sum() * np.prod(spacing) / 1000)

@@ -1,0 +1,61 @@
+"""How surprised the target's flow is by an image, and what its own unseen scans usually cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blindharmony.flow.haar import haar_split
+from blindharmony.flow.pyramid import Density
+from blindharmony.target import Target
+
+
+def reduced(values: NDArray[np.float32], mask: NDArray[np.bool_], halvings: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A template-grid image at ``1 mm · 2^halvings``, masked means, as ``(1, 1, ...)`` tensors with its mask."""
+    x = torch.from_numpy(np.where(mask, values, 0).astype(np.float32))[None, None]
+    inside = torch.from_numpy(mask)[None, None]
+    for _ in range(halvings):
+        level = haar_split(x, inside)
+        x, inside = level.coarse, level.coarse_mask
+    return x, inside
+
+
+@dataclass(frozen=True)
+class Typicality:
+    """Bits a voxel of an image under the target's flow, beside those of held-out target scans.
+
+    Attributes:
+        bits: Of this image.
+        levels: Of each level, finest first, the coarsest image last.
+        excess: ``(bits − mean) / sd`` of the held-out scans; 0 is typical, above 3 is foreign.
+    """
+
+    bits: float
+    levels: tuple[float, ...]
+    excess: float
+
+
+def typicality(
+    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target, *, device: str = "cpu"
+) -> Typicality | None:
+    """Judge a template-grid image in flow units; None if the target has no whole-volume flow."""
+    if target.pyramid is None:
+        return None
+    flow = target.pyramid.to(device)
+    with torch.inference_mode():
+        x, inside = reduced(image, mask & target.fit_region, 1)
+        density = flow.density(x.to(device), inside.to(device))
+    bits = float(density.bits_per_dim()[0])
+    known = np.array(target.info.held_out.bits_per_dim or (bits,))
+    # With a handful of held-out scans the spread is a guess; below 0.05 bits it would cry wolf.
+    spread = max(float(known.std(ddof=1)) if known.size > 1 else 0.0, 0.05)
+    return Typicality(bits, level_bits(density), (bits - float(known.mean())) / spread)
+
+
+def level_bits(density: Density) -> tuple[float, ...]:
+    """Bits a number of each level of one image, finest first."""
+    nats, numbers = density.nats[0].double(), density.numbers[0].double()
+    return tuple((-nats / numbers / np.log(2) + 8).tolist())

@@ -1,0 +1,146 @@
+"""The method from end to end: a scan in, the same scan as the target scanner would have made it out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from os import PathLike
+
+import numpy as np
+
+from blindharmony.errors import BlindHarmonyError, UsageError
+from blindharmony.harmonize.carry import carry_to_native
+from blindharmony.harmonize.methods import estimate as harmonize_prepared
+from blindharmony.harmonize.trust import judge
+from blindharmony.harmonize.typicality import typicality
+from blindharmony.image import read_volume
+from blindharmony.image.volume import Source
+from blindharmony.prep.mask import read_mask
+from blindharmony.prep.recipe import prepare
+from blindharmony.prep.step import Scan
+from blindharmony.report.metrics import ncc
+from blindharmony.result import HarmonizeResult
+from blindharmony.target import Target, load_target
+
+Progress = Callable[[str, float], None]
+
+
+def harmonize(
+    scan: Source,
+    target: str | PathLike[str] | Target = "ds002748",
+    *,
+    mask: Source | None = None,
+    mask_command: str | None = None,
+    method: str = "curve",
+    keep_bias: bool = False,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> HarmonizeResult:
+    """Harmonize one scan of any scanner to the target scanner.
+
+    Args:
+        scan: A file, a nibabel image or an array.
+        target: A model, its file, or the name of an included one.
+        mask: Brain mask on the scan's grid; found automatically if not given.
+        mask_command: External brain extractor with ``{input}`` and ``{output}``.
+        method: ``curve`` (default), ``match``, ``latent`` or ``latent-published``.
+        keep_bias: Put the scan's own bias field back at the end.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: Equal seeds give equal bytes on the same machine.
+        progress: Called with a stage and the share of it that is done.
+
+    Raises:
+        BlindHarmonyError: With one line that names the file, what is wrong and what to do.
+
+    Example:
+        >>> harmonize("scan.nii.gz").save("out")                                  # doctest: +SKIP
+        (PosixPath('out/scan_desc-harmonized.nii.gz'), ...)
+    """
+    model = load_target(target if isinstance(target, Target) else str(target))
+    device = resolved_device(device)
+    say = progress or (lambda stage, share: None)
+    clock, seconds = time.perf_counter(), dict[str, float]()
+
+    def lap(stage: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[stage], clock = round(now - clock, 2), now
+
+    source = read_volume(scan)
+    given = None if mask is None else _mask_scan(mask)
+    try:
+        say("preparing", 0.0)
+        prepared = prepare(source, model.info.recipe, mask=given, mask_command=mask_command, device=device)
+        lap("preparing")
+        image, inside = prepared.scan.data, prepared.scan.inside()
+        found = harmonize_prepared(
+            method, image, inside, model, device=device, seed=seed, progress=lambda i, n: say("harmonizing", i / n)
+        )
+        lap("harmonizing")
+        say("judging", 0.0)
+        before, after = (typicality(x, inside, model, device=device) for x in (image, found.image))
+        trust = judge(prepared, before, after, model, (*source.warnings, *found.warnings))
+        lap("judging")
+        say("returning", 0.0)
+        native = carry_to_native(prepared, found)
+        if keep_bias and "log_bias" in prepared.found("n4"):
+            native = native * np.exp(prepared.found("n4")["log_bias"])
+        data = prepared.undo_axes((native * model.info.unit).astype(np.float32))
+        brain = prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5
+        lap("returning")
+    except BlindHarmonyError as error:
+        if error.path is None and source.path is not None and not isinstance(error, UsageError):
+            raise type(error)(error.what, remedy=error.remedy, path=source.path) from error
+        raise
+    figures: dict[str, float | str] = {
+        "correlation with the scan": round(ncc(image, found.image, inside), 5),
+        "mean change (%)": round(100 * float(np.abs(found.image - image)[inside].mean() / image[inside].mean()), 2),
+        **({"bits/voxel before": round(before.bits, 3)} if before else {}),
+        **({"bits/voxel after": round(after.bits, 3), "excess after (sd)": round(after.excess, 2)} if after else {}),
+        **found.figures,
+        **{f"seconds {k}": v for k, v in seconds.items()},
+    }
+    return HarmonizeResult(
+        source=source,
+        data=data,
+        mask=brain,
+        target=model,
+        method=method,
+        seed=seed,
+        device=device,
+        prepared=prepared,
+        estimate=found,
+        before=before,
+        after=after,
+        trust=trust,
+        figures=figures,
+        seconds=seconds,
+        options={"KeepBias": keep_bias, "MaskCommand": mask_command},
+    )
+
+
+def resolved_device(device: str) -> str:
+    """A device that is there: ``auto`` becomes ``cuda`` or ``cpu``.
+
+    Raises:
+        UsageError: If the device is unknown or not present.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    if kind == "cpu" or (kind == "cuda" and torch.cuda.is_available()):
+        return device
+    raise UsageError(f"the device '{device}' is not available here", remedy="use --device cpu or --device auto")
+
+
+def _mask_scan(mask: Source) -> Scan:
+    if isinstance(mask, str | PathLike):
+        return read_mask(mask)
+    volume = read_volume(mask.astype(np.float32) if isinstance(mask, np.ndarray) else mask)
+    return Scan(volume.data, volume.affine, volume.data > 0)

@@ -1,0 +1,157 @@
+"""Small line charts as inline SVG: colours come from the page, so they follow light and dark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+from blindharmony.report.numbers import number
+from blindharmony.report.ticks import ticks
+
+Series: TypeAlias = NDArray[np.floating[Any]]
+
+_WIDTH, _HEIGHT = 440.0, 260.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 12.0, 48.0
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A line through points.
+
+    Attributes:
+        x: Shape ``(n,)``.
+        y: Shape ``(n,)``; a point that is not finite leaves a gap.
+        style: CSS class that gives colour and dash.
+    """
+
+    x: Series
+    y: Series
+    style: str
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The area between two lines over the same ``x``, shapes ``(n,)``."""
+
+    x: Series
+    low: Series
+    high: Series
+    style: str
+
+
+def chart(
+    *marks: Line | Band,
+    label: str,
+    x_label: str,
+    y_label: str = "",
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    y_numbers: bool = True,
+) -> Markup:
+    """Draw lines and bands over common axes.
+
+    Args:
+        marks: Bottom to top.
+        label: What the chart shows, read out by a screen reader.
+        x_label: Quantity and unit along x.
+        y_label: Quantity and unit along y; nothing where a title says it.
+        x_range: Limits; those of the data if not given.
+        y_range: Limits; those of the data with a margin if not given.
+        y_numbers: Whether the numbers along y mean something.
+
+    Example:
+        >>> x = np.array([0.0, 1.0])
+        >>> drawn = chart(Line(x, x, "after"), label="<rising>", x_label="x", y_label="y")
+        >>> "&lt;rising&gt;" in drawn
+        True
+    """
+    x0, x1 = x_range or _limits([mark.x for mark in marks], margin=0.0)
+    heights = [y for mark in marks for y in ((mark.y,) if isinstance(mark, Line) else (mark.low, mark.high))]
+    y0, y1 = y_range or _limits(heights, margin=0.06)
+    axes = _Axes(x0, x1, y0, y1)
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
+            f"{_WIDTH:g}", f"{_HEIGHT:g}", label
+        ),
+        axes.grid(y_numbers=y_numbers),
+        # A nested viewport cuts off what leaves the axes, with no id that two charts could share.
+        Markup(
+            '<svg x="{0:g}" y="{1:g}" width="{2:g}" height="{3:g}" viewBox="{0:g} {1:g} {2:g} {3:g}">'
+        ).format(_LEFT, _TOP, _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM),
+        *(axes.draw(mark) for mark in marks),
+        Markup("</svg>"),
+        Markup('<text class="axis" x="{:g}" y="{:g}" text-anchor="middle">{}</text>').format(
+            (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, x_label
+        ),
+        Markup(
+            '<text class="axis" transform="translate(13 {:g}) rotate(-90)" text-anchor="middle">{}</text>'
+        ).format((_TOP + _HEIGHT - _BOTTOM) / 2, y_label),
+        Markup("</svg>"),
+    ]
+    return Markup("").join(parts)
+
+
+@dataclass(frozen=True)
+class _Axes:
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+    def across(self, x: Series) -> Series:
+        return _LEFT + (np.asarray(x) - self.x0) / (self.x1 - self.x0) * (_WIDTH - _LEFT - _RIGHT)
+
+    def down(self, y: Series) -> Series:
+        return (
+            _HEIGHT - _BOTTOM - (np.asarray(y) - self.y0) / (self.y1 - self.y0) * (_HEIGHT - _TOP - _BOTTOM)
+        )
+
+    def draw(self, mark: Line | Band) -> Markup:
+        if isinstance(mark, Line):
+            path = _path(self.across(mark.x), self.down(mark.y))
+            return Markup('<path class="line {}" d="{}"/>').format(mark.style, path)
+        x = np.concatenate([mark.x, mark.x[::-1]])
+        path = _path(self.across(x), self.down(np.concatenate([mark.high, mark.low[::-1]])))
+        return Markup('<path class="band {}" d="{}Z"/>').format(mark.style, path)
+
+    def grid(self, *, y_numbers: bool) -> Markup:
+        parts = []
+        for value in ticks(self.x0, self.x1):
+            x, y = float(self.across(np.array(value))), _HEIGHT - _BOTTOM
+            parts.append(
+                f'<path class="grid" d="M{x:.1f} {_TOP:g}V{y:g}"/>'
+                f'<text x="{x:.1f}" y="{y + 17:g}" text-anchor="middle">{escape(number(value))}</text>'
+            )
+        for value in ticks(self.y0, self.y1, most=5) if y_numbers else ():
+            y = float(self.down(np.array(value)))
+            parts.append(
+                f'<path class="grid" d="M{_LEFT:g} {y:.1f}H{_WIDTH - _RIGHT:g}"/>'
+                f'<text x="{_LEFT - 6:g}" y="{y + 4:.1f}" text-anchor="end">{escape(number(value))}</text>'
+            )
+        parts.append(f'<path class="base" d="M{_LEFT:g} {_HEIGHT - _BOTTOM:g}H{_WIDTH - _RIGHT:g}"/>')
+        return Markup("".join(parts))
+
+
+def _path(x: Series, y: Series) -> str:
+    parts, command = [], "M"
+    for across, down in zip(x, y, strict=True):
+        if not (np.isfinite(across) and np.isfinite(down)):
+            command = "M"
+            continue
+        parts.append(f"{command}{across:.1f} {down:.1f}")
+        command = "L"
+    return "".join(parts)
+
+
+def _limits(series: list[Series], *, margin: float) -> tuple[float, float]:
+    values = np.concatenate([np.ravel(np.asarray(s, np.float64)) for s in series])
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    room = margin * (high - low) if high > low else max(abs(high), 1.0) * 0.5
+    return low - room, high + room

@@ -1,0 +1,164 @@
+"""What a user gets back for one scan."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony import __version__
+from blindharmony.harmonize.result import Estimate
+from blindharmony.harmonize.trust import Trust
+from blindharmony.harmonize.typicality import Typicality
+from blindharmony.image import Volume, mask_name, output_name, report_name, sidecar_name, write_like, write_sidecar
+from blindharmony.prep.recipe import Prepared
+from blindharmony.report import write_report
+from blindharmony.result_evidence import scan_evidence
+from blindharmony.target import Target
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+
+@dataclass(frozen=True, eq=False)
+class HarmonizeResult:
+    """A harmonized scan with everything that is known about how it came about.
+
+    Attributes:
+        source: The scan as read.
+        data: Harmonized intensities in the target scanner's units, float32, in the file's own axes and shape.
+        mask: Brain mask, same axes.
+        target: The target model.
+        method: Name of the method.
+        seed: Seed used.
+        device: Where it was computed.
+        prepared: Every preparation step and what it found.
+        estimate: The result on the template grid.
+        before: How typical the scan was for the target, if the target can tell.
+        after: How typical the result is.
+        trust: Verdict, warnings and advice.
+        figures: Numbers worth keeping.
+        seconds: Time of each stage.
+    """
+
+    source: Volume
+    data: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    target: Target
+    method: str
+    seed: int
+    device: str
+    prepared: Prepared
+    estimate: Estimate
+    before: Typicality | None
+    after: Typicality | None
+    trust: Trust
+    figures: Mapping[str, float | str]
+    seconds: Mapping[str, float]
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """File name of the scan, ``scan.nii.gz`` for an image in memory."""
+        return self.source.path.name if self.source.path else "scan.nii.gz"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before using the result."""
+        return self.trust.warnings
+
+    @property
+    def trace(self) -> Sequence[Mapping[str, float]]:
+        """One entry for each step of the optimisation."""
+        return self.estimate.trace
+
+    @property
+    def image(self) -> nib.Nifti1Image:
+        """The harmonized scan as a nibabel image with the scan's place in space."""
+        import nibabel as nib
+
+        header = self.source.template.header
+        image = nib.Nifti1Image(self.data, self.source.affine)
+        if self.source.template.kind.startswith("nifti"):
+            for part in ("qform", "sform"):
+                matrix, code = getattr(header, f"get_{part}")(coded=True)
+                getattr(image, f"set_{part}")(matrix, int(code))
+            image.header.set_xyzt_units(*header.get_xyzt_units())
+        return image
+
+    @cached_property
+    def sidecar(self) -> dict[str, Any]:
+        """The JSON sidecar: where the image came from and how it was made."""
+        path = self.source.path
+        return {
+            "Description": f"T1w scan harmonized to the target scanner '{self.target.info.name}'"
+            if self.target.info.suffix == "T1w"
+            else f"{self.target.info.suffix} scan harmonized to the target scanner '{self.target.info.name}'",
+            "Sources": [self.name],
+            "SourceSHA256": hashlib.sha256(path.read_bytes()).hexdigest() if path else None,
+            "SkullStripped": self.prepared.found("brain-mask").get("source") == "stripped",
+            "SpatialReference": "orig",
+            "Units": f"intensity units of the target scanner '{self.target.info.name}'",
+            "Target": {
+                "Name": self.target.info.name,
+                "Digest": self.target.digest,
+                "Preparation": self.target.info.recipe.digest(),
+            },
+            "Method": self.method,
+            "Parameters": {"Seed": self.seed, "Device": self.device, **self.options},
+            "Preparation": self.prepared.summary(),
+            "Figures": dict(self.figures),
+            "Verdict": {"Level": self.trust.level, "Headline": self.trust.headline},
+            "Warnings": list(self.warnings),
+            "Versions": versions(),
+        }
+
+    def save(
+        self, folder: str | Path, *, report: bool = True, overwrite: bool = False
+    ) -> tuple[Path, ...]:
+        """Write scan, mask, sidecar and report into ``folder``; nothing is written beside the source.
+
+        The sidecar comes last: where it is, everything is.
+
+        Returns:
+            The files written, the harmonized scan first.
+
+        Raises:
+            OutputError: If a file exists and ``overwrite`` is false, or cannot be written.
+        """
+        folder = Path(folder)
+        scan = folder / output_name(self.name, "harmonized")
+        files = [write_like(self.source, self.data, scan, overwrite=overwrite)]
+        mask = folder / mask_name(self.name)
+        files.append(write_like(self.source, self.mask, mask, overwrite=overwrite, dtype=np.uint8))
+        if report:
+            files.append(self.report(folder / report_name(scan), overwrite=overwrite))
+        files.append(write_sidecar(folder / sidecar_name(scan), self.sidecar, overwrite=overwrite))
+        return tuple(files)
+
+    def report(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the report: one HTML file that needs nothing else."""
+        return write_report(scan_evidence(self), Path(path), overwrite=overwrite)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that decides a result."""
+    import nibabel
+    import SimpleITK
+    import torch
+
+    return {
+        "blindharmony": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "nibabel": nibabel.__version__,
+        "SimpleITK": str(SimpleITK.__version__),
+    }

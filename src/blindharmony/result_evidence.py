@@ -1,0 +1,107 @@
+"""A result as the evidence its report shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blindharmony.harmonize.methods import ABOUT
+from blindharmony.prep.template import load_template
+from blindharmony.report import Curve, ScanEvidence, Verdict, methods_text
+
+if TYPE_CHECKING:
+    from blindharmony.result import HarmonizeResult
+
+_CURVE_POINTS = 120
+
+
+def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
+    """Collect pictures, curves and numbers, all in the target scanner's units."""
+    from blindharmony.result import versions
+
+    target, prepared, estimate = result.target, result.prepared, result.estimate
+    unit = target.info.unit
+    inside = prepared.scan.inside()
+    template = load_template()
+    provenance = {
+        **versions(),
+        "target model": f"{target.info.name} ({target.digest or 'not saved'})",
+        "preparation": target.info.recipe.digest(),
+        "method": result.method,
+        "seed": str(result.seed),
+    }
+    return ScanEvidence(
+        name=result.name,
+        before=prepared.scan.data * np.float32(unit),
+        after=estimate.image * np.float32(unit),
+        mask=inside,
+        atlas=template.data / template.data.max(),
+        unit=f"target units ({target.info.name} scanner intensity)",
+        target_quantiles=target.quantiles * unit,
+        levels=target.levels,
+        verdict=Verdict(
+            result.trust.level, result.trust.headline, details=_details(result), advice=result.trust.advice
+        ),
+        methods=methods_text(
+            target=target.info.name,
+            scans=target.info.scans,
+            method=ABOUT[result.method],
+            version=provenance["blindharmony"],
+            n4=target.info.recipe.n4,
+            deepbet=prepared.found("brain-mask").get("source") == "network",
+        ),
+        curve=_curve(result, unit),
+        log_bias=_bias(result),
+        trace=estimate.trace,
+        figures=result.figures,
+        warnings=result.warnings,
+        preparation=prepared.summary(),
+        provenance=provenance,
+    )
+
+
+def _details(result: HarmonizeResult) -> list[str]:
+    details = []
+    known = result.target.info.held_out.bits_per_dim
+    if result.after is not None and result.before is not None and known:
+        details.append(
+            f"Under the target's flow the scan cost {result.before.bits:.2f} bits a voxel before and "
+            f"{result.after.bits:.2f} after; the target's own unseen scans cost {min(known):.2f} to {max(known):.2f}."
+        )
+    correlation = result.figures["correlation with the scan"]
+    details.append(f"The result correlates {correlation} with the scan inside the brain.")
+    return details
+
+
+def _curve(result: HarmonizeResult, unit: float) -> Curve | None:
+    """Where voxels of each intensity went, with the spread that place or detail adds."""
+    inside = result.prepared.scan.inside()
+    before, after = result.prepared.scan.data[inside], result.estimate.image[inside]
+    low, high = np.quantile(before, [0.002, 0.998])
+    edges = np.linspace(low, high, _CURVE_POINTS + 1)
+    which = np.digitize(before, edges) - 1
+    rows = []
+    for b in range(_CURVE_POINTS):
+        values = after[which == b]
+        if values.size > 20:
+            rows.append(((edges[b] + edges[b + 1]) / 2, *np.quantile(values, [0.5, 0.05, 0.95])))
+    if len(rows) < 2:
+        return None
+    x, y, lower, upper = np.array(rows).T * unit
+    return Curve(x, y, lower, upper)
+
+
+def _bias(result: HarmonizeResult) -> np.ndarray | None:
+    """The bias field taken out by preparation, brought to the template grid."""
+    found = result.prepared.found("n4")
+    if "log_bias" not in found:
+        return result.estimate.log_bias
+    last = result.prepared.history[-1]
+    from dataclasses import replace
+
+    field = replace(last.before, data=found["log_bias"])
+    return last.step.apply(field, last.params).data
+
+
+__all__ = ["scan_evidence"]

@@ -1,0 +1,144 @@
+"""What a target model knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from blindharmony.flow import MultiScaleFlow, MultiScaleSpec
+from blindharmony.flow.haar import haar_split
+from blindharmony.flow.pyramid import Pyramid, PyramidSpec
+from blindharmony.prep.recipe import PrepRecipe
+from blindharmony.prep.template import load_template
+
+FORMAT = 1
+
+
+class HeldOut(BaseModel):
+    """What was measured on target scans that never trained.
+
+    Attributes:
+        scans: How many.
+        bits_per_dim: Of each of them at the fitted resolution, 256 grey levels in [0, 1].
+        level_bits: For each scan, bits/dim of each level, finest first and the coarsest image last.
+        latent_sd: Standard deviation of the latents of each level, all channels together (1: calibrated).
+        matching_error: For each scan, the rms difference of its quantile curve from the mean one (flow units):
+            what histogram matching alone gets wrong.
+        slice_bits: Mean bits/dim of the slice flow, if there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scans: int = 0
+    bits_per_dim: tuple[float, ...] = ()
+    level_bits: tuple[tuple[float, ...], ...] = ()
+    latent_sd: tuple[float, ...] = ()
+    matching_error: tuple[float, ...] = ()
+    slice_bits: float | None = None
+
+
+class TargetInfo(BaseModel):
+    """Everything about a target model that is not an array.
+
+    Attributes:
+        format: Version of the file format.
+        name: What people call it.
+        suffix: BIDS suffix of the contrast.
+        scans: Number of training scans.
+        recipe: Preparation, applied to every scan that is harmonized.
+        unit: Intensity of 1.0 in the flow's units, in the target scanner's own units.
+        evidence_scale: How much one nat of the flow counts when an intensity curve is inferred; 0: not at all.
+        evidence_offset: What the flow answers on average for held-out target scans, whose truth is zero.
+        pyramid: Shape of the whole-volume flow.
+        slices: Shape of the slice flow, if there is one.
+        held_out: Measured on held-out scans.
+        data: Where the scans came from.
+        licence: Of the model.
+        made_with: Version of this package that trained it.
+        seed: Of the training.
+        notes: Anything else, for the model card.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    name: str
+    suffix: str = "T1w"
+    scans: int
+    recipe: PrepRecipe = PrepRecipe()
+    unit: float = 1.0
+    evidence_scale: float = Field(default=0.0, ge=0)
+    evidence_offset: tuple[float, ...] = ()
+    pyramid: PyramidSpec | None = None
+    slices: MultiScaleSpec | None = None
+    held_out: HeldOut = HeldOut()
+    data: str = ""
+    licence: str = ""
+    made_with: str = ""
+    seed: int = 0
+    notes: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A target model in memory.
+
+    Attributes:
+        info: Its description.
+        levels: Ranks at which intensity quantiles are kept, shape ``(Q,)``, increasing in (0, 1).
+        quantiles: Quantile curves of the training scans inside the fit region, flow units, shape ``(S, Q)``.
+        coverage: How many of the training masks cover each voxel of the template grid at 2 mm, in [0, 1].
+        pyramid: Whole-volume flow, if there is one.
+        slices: Slice flow, if there is one.
+        mean_image: Mean of the training scans on the template grid at 2 mm, where the published method starts.
+        digest: SHA-256 of the file, first 12 digits; empty if it was never saved.
+    """
+
+    info: TargetInfo
+    levels: NDArray[np.float64]
+    quantiles: NDArray[np.float64]
+    coverage: NDArray[np.float32]
+    mean_image: NDArray[np.float32]
+    pyramid: Pyramid | None = None
+    slices: MultiScaleFlow | None = None
+    digest: str = ""
+
+    @cached_property
+    def fit_region(self) -> NDArray[np.bool_]:
+        """Voxels of the template grid that at least half of the training masks cover, shape ``(X, Y, Z)``.
+
+        Brain extractors disagree about the outermost layer of CSF; what is compared between scans is compared
+        where they agree.
+        """
+        covered = self.coverage > 0.5
+        fine = covered.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        return fine[tuple(slice(n) for n in load_template().data.shape)]
+
+
+def atlas_tensor(levels_down: int = 1) -> torch.Tensor:
+    """The template's brain in [0, 1] with ``levels_down`` halvings of resolution, what flows know of the place."""
+    data = load_template().data
+    image = torch.from_numpy(data / data.max())[None, None]
+    mask = torch.ones_like(image, dtype=torch.bool)
+    for _ in range(levels_down):
+        level = haar_split(image, mask)
+        image, mask = level.coarse, level.coarse_mask
+    return image[0, 0]
+
+
+def included_targets() -> dict[str, Path]:
+    """Names and files of the models inside the package.
+
+    Example:
+        >>> "ds002748" in included_targets()
+        True
+    """
+    folder = Path(str(resources.files("blindharmony.target").joinpath("assets")))
+    return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}

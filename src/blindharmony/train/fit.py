@@ -1,0 +1,177 @@
+"""Fit one level of the pyramid: a plain loop that can be interrupted anywhere and goes on as if it had not been."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blindharmony.flow.haar import HaarLevel
+from blindharmony.flow.level import LevelFlow
+
+_RATE, _WARMUP, _DECAY, _CLIP = 2e-3, 20, 1e-4, 1.0
+
+
+class LevelData(NamedTuple):
+    """What one level learns from: numbers, what they may depend on, and where they exist."""
+
+    values: Tensor
+    context: Tensor
+    mask: Tensor
+
+    def patch(self, size: int | None, rng: np.random.Generator) -> LevelData:
+        """A random cube of ``size`` places that holds some brain, or everything if ``size`` is None."""
+        if size is None or max(self.values.shape[2:]) <= size:
+            return self
+        while True:
+            low = [int(rng.integers(0, max(1, n - size + 1))) for n in self.values.shape[2:]]
+            cut = (slice(None), slice(None), *[slice(a, a + size) for a in low])
+            if self.mask[cut].float().mean() > 0.2:
+                return LevelData(*(t[cut] for t in self))
+
+
+def level_data(level: HaarLevel, context: Tensor, *, base: bool) -> LevelData:
+    """The details of a level, or its coarse image for the coarsest one."""
+    if base:
+        return LevelData(level.coarse, context, level.coarse_mask)
+    return LevelData(level.detail, context, level.detail_mask)
+
+
+def nats_per_number(flow: LevelFlow, data: LevelData) -> tuple[Tensor, Tensor]:
+    """Mean negative log-density of the numbers in ``data``, and their latents."""
+    z, logdet = flow.to_latent(data.values, data.context, data.mask)
+    energy = 0.5 * (z.square() + math.log(2 * math.pi)).where(data.mask, 0.0).sum()
+    return (energy - logdet.sum()) / data.mask.sum().clamp_min(1), z
+
+
+@dataclass
+class FitState:
+    """Where a fit stands: enough to go on with the same result.
+
+    Attributes:
+        step: Steps done.
+        best: Lowest held-out nats a number so far.
+        best_weights: The weights that had it.
+        moments: Adam's running moments by parameter name.
+    """
+
+    step: int
+    best: float
+    best_weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+
+
+def fit_level(
+    flow: LevelFlow,
+    draw: Callable[[np.random.Generator], LevelData],
+    held_out: Sequence[LevelData],
+    *,
+    steps: int,
+    seed: tuple[int, ...],
+    patch: int | None = None,
+    state: FitState | None = None,
+    evaluations: int = 12,
+    on_step: Callable[[FitState, dict[str, float]], None] | None = None,
+    device: str = "cpu",
+) -> float:
+    """Train one level and keep the weights that were best on held-out scans.
+
+    Args:
+        flow: Trained in place.
+        draw: Gives the training data of one step.
+        held_out: Data that never trains.
+        steps: Number of steps; the learning rate falls along a cosine.
+        seed: Everything random in step ``i`` follows from ``(*seed, i)``, so that resuming repeats it.
+        patch: Side of the random cubes used instead of whole heads.
+        state: Where an interrupted fit stood.
+        evaluations: How often the held-out scans are looked at.
+        on_step: Called after each step with the state and numbers for the log; may raise to stop.
+        device: Where to train.
+
+    Returns:
+        Held-out nats a number.
+    """
+    flow.to(device)
+    optimiser = torch.optim.AdamW(flow.parameters(), lr=_RATE, weight_decay=_DECAY)
+    state = state or FitState(0, math.inf, {}, {})
+    _put_moments(optimiser, flow, state)
+    every = max(1, steps // evaluations)
+    while state.step < steps:
+        rng = np.random.default_rng((*seed, state.step))
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout
+        rate = _RATE * min(1.0, (state.step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * state.step / steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        flow.train()
+        data = draw(rng).patch(patch, rng)
+        loss, _ = nats_per_number(flow, LevelData(*(t.to(device) for t in data)))
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(flow.parameters(), _CLIP)
+        optimiser.step()
+        state.step += 1
+        log = {"step": float(state.step), "train": float(loss)}
+        if state.step % every == 0 or state.step == steps:
+            log["held_out"] = evaluate(flow, held_out, device)
+            if log["held_out"] < state.best:
+                state.best = log["held_out"]
+                state.best_weights = {k: v.detach().cpu().clone() for k, v in flow.state_dict().items()}
+        if on_step:
+            state.moments = _moments(optimiser, flow)
+            on_step(state, log)
+    if state.best_weights:
+        flow.load_state_dict(state.best_weights)
+    flow.eval()
+    return state.best
+
+
+@torch.no_grad()
+def evaluate(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu") -> float:
+    """Mean held-out nats a number."""
+    flow.eval()
+    costs = [float(nats_per_number(flow, LevelData(*(t.to(device) for t in d)))[0]) for d in held_out]
+    return float(np.mean(costs)) if costs else math.inf
+
+
+@torch.no_grad()
+def calibrate(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu") -> float:
+    """Shift and scale each latent channel so that held-out latents have mean 0 and spread 1.
+
+    Returns:
+        The spread of all latents before, 1 for a flow that needed no correction.
+    """
+    flow.eval()
+    first, second, count = (torch.zeros(flow.latent_mean.numel(), dtype=torch.float64) for _ in range(3))
+    for data in held_out:
+        moved = LevelData(*(t.to(device) for t in data))
+        z = nats_per_number(flow, moved)[1].double().where(moved.mask, 0.0).cpu()
+        first += z.sum((0, 2, 3, 4))
+        second += z.square().sum((0, 2, 3, 4))
+        count += data.mask.sum((0, 2, 3, 4)).double().cpu()
+    count = count.clamp_min(1)
+    mean = first / count
+    variance = (second / count - mean.square()).clamp_min(1e-4)
+    scale = flow.latent_log_sd.exp().double().cpu()
+    flow.latent_mean.add_((mean * scale).to(flow.latent_mean))
+    flow.latent_log_sd.add_((0.5 * variance.log()).to(flow.latent_log_sd))
+    return float((second.sum() / count.sum()).sqrt())
+
+
+def _moments(optimiser: torch.optim.Optimizer, flow: nn.Module) -> dict[str, Tensor]:
+    found = {}
+    for name, parameter in flow.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            found[f"{name}|{key}"] = value
+    return found
+
+
+def _put_moments(optimiser: torch.optim.Optimizer, flow: nn.Module, state: FitState) -> None:
+    for name, parameter in flow.named_parameters():
+        own = {k.split("|")[1]: v.clone() for k, v in state.moments.items() if k.split("|")[0] == name}
+        if own:
+            optimiser.state[parameter] = {k: v if k == "step" else v.to(parameter) for k, v in own.items()}

@@ -1,0 +1,216 @@
+"""From a folder of scans of one scanner to its target model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
+from blindharmony.flow.pyramid import Pyramid, PyramidSpec
+from blindharmony.harmonize.people import People
+from blindharmony.harmonize.typicality import level_bits
+from blindharmony.prep.recipe import PrepRecipe
+from blindharmony.target import HeldOut, Target, TargetInfo, save_target
+from blindharmony.target.model import atlas_tensor
+from blindharmony.train.evidence import calibrate_evidence
+from blindharmony.train.head import Head, prepare_head
+from blindharmony.train.pool import Pool, make_pool, mean_image
+from blindharmony.train.pyramid_fit import fit_pyramid
+
+_RANKS = 512
+_LEAST = 5
+
+Report = Callable[[str, float, dict[str, float]], None]
+
+
+def train_target(
+    scans: Sequence[Path],
+    out: Path,
+    *,
+    held_out: Sequence[Path] = (),
+    minutes: float = 30.0,
+    steps: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+    spec: PyramidSpec | None = None,
+    recipe: PrepRecipe | None = None,
+    name: str | None = None,
+    notes: dict[str, str] | None = None,
+    version: str = "",
+    report: Report | None = None,
+) -> Target:
+    """Prepare the scans, train the flow, calibrate it on held-out scans, and write the model.
+
+    Args:
+        scans: Training scans.
+        out: Where the model goes; intermediate files live in a folder beside it until it is done.
+        held_out: Scans that never train; if empty, every fifth training scan is held out (at most four).
+        minutes: Time for the flow, preparation not counted.
+        steps: Steps of every level instead of a time.
+        resume: Go on where an interrupted run stopped.
+        overwrite: Replace an existing model.
+        seed: Of everything random.
+        device: Where the flow trains.
+        spec: Shape of the flow.
+        recipe: Preparation.
+        name: Of the model; the file's name by default.
+        notes: For the model card: ``data``, ``licence`` and anything else.
+        version: Of the package, recorded.
+        report: Called with stage, share done and numbers.
+
+    Raises:
+        UsageError: If there are fewer than five scans, or ``resume`` does not fit the interrupted run.
+        OutputError: If the model exists already.
+        BlindHarmonyError: If a scan cannot be prepared; the message names it.
+    """
+    if out.exists() and not overwrite:
+        raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=out)
+    training, unseen = hold_out(list(scans), list(held_out))
+    recipe, spec, notes = recipe or PrepRecipe(), spec or PyramidSpec(), dict(notes or {})
+    work = out.with_name(f"{out.name}.work")
+    if not resume and work.exists():
+        for old in ("checkpoint.safetensors", "log.jsonl"):
+            work.joinpath(old).unlink(missing_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    say: Report = report or (lambda stage, done, numbers: None)
+    heads = [_prepared(p, i, len(training) + len(unseen), recipe, work, say) for i, p in enumerate(training + unseen)]
+    training_heads, unseen_heads = heads[: len(training)], heads[len(training) :]
+
+    def on_head(done: int, total: int) -> None:
+        say("deforming heads", done / total, {})
+
+    pool = make_pool(training_heads, work, seed=seed, on_head=on_head)
+    unseen_pool = make_pool(unseen_heads, work, seed=seed, copies=0)
+    torch.manual_seed(seed)
+    flow = Pyramid(spec, atlas_tensor())
+    plan: dict[str, Any] = {
+        "seed": seed,
+        "scans": [h.name for h in training_heads],
+        "held-out scans": [h.name for h in unseen_heads],
+        "preparation": recipe.digest(),
+        "flow": spec.model_dump(mode="json"),
+    }
+    spreads = fit_pyramid(
+        flow, pool, unseen_pool, work, plan=plan, minutes=minutes, steps=steps, resume=resume, device=device, report=say
+    )
+    say("calibrating", 1.0, {})
+    target = _assemble(flow, pool, training_heads, recipe, spec, name or out.stem, notes, version, seed)
+    target = _judged(target, unseen_heads, unseen_pool, spreads)
+    saved = save_target(target, out, overwrite=overwrite)
+    shutil.rmtree(work)
+    return saved
+
+
+def hold_out(scans: list[Path], given: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Training and held-out scans.
+
+    Example:
+        >>> training, unseen = hold_out([Path(f"{i}.nii") for i in range(10)], [])
+        >>> [p.name for p in unseen]
+        ['4.nii', '9.nii']
+    """
+    if len(scans) + len(given) < _LEAST:
+        raise UsageError(
+            f"{len(scans) + len(given)} scans are too few to learn a scanner from",
+            remedy=f"give at least {_LEAST}; 20 are a normal number",
+        )
+    chosen = {p.resolve() for p in given} or {p.resolve() for p in scans[4::5][:4]}
+    training = [p for p in scans if p.resolve() not in chosen]
+    return training, given or [p for p in scans if p.resolve() in chosen]
+
+
+def _prepared(path: Path, index: int, total: int, recipe: PrepRecipe, work: Path, say: Report) -> Head:
+    say(f"preparing {path.name}", index / total, {})
+    try:
+        return prepare_head(path, recipe, work)
+    except BlindHarmonyError as error:
+        if error.path is None:
+            raise type(error)(error.what, remedy=error.remedy, path=path) from error
+        raise
+
+
+def _images(heads: Sequence[Head]) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    pairs = (h.image() for h in heads)
+    return [(image.numpy(), mask.numpy()) for image, mask in pairs]
+
+
+def _assemble(
+    flow: Pyramid,
+    pool: Pool,
+    heads: Sequence[Head],
+    recipe: PrepRecipe,
+    spec: PyramidSpec,
+    name: str,
+    notes: dict[str, str],
+    version: str,
+    seed: int,
+) -> Target:
+    average, coverage = mean_image(pool)
+    levels = (np.arange(_RANKS) + 0.5) / _RANKS
+    info = TargetInfo(
+        name=name,
+        scans=len(heads),
+        recipe=recipe,
+        # The middle scan's gain: the harmonized image then looks like a scan of this scanner in numbers too.
+        unit=float(np.median([h.gain for h in heads])),
+        pyramid=spec,
+        data=notes.pop("data", ""),
+        licence=notes.pop("licence", ""),
+        made_with=version,
+        seed=seed,
+        notes=notes,
+    )
+    target = Target(
+        info=info,
+        levels=levels,
+        quantiles=np.zeros((0, _RANKS)),
+        coverage=coverage.numpy(),
+        mean_image=average.numpy(),
+        pyramid=flow.eval().requires_grad_(False),
+    )
+    curves = []
+    for head in heads:
+        image, mask = head.image()
+        curves.append(np.quantile(image.numpy()[mask.numpy() & target.fit_region], levels))
+    return replace(target, quantiles=np.array(curves))
+
+
+def _judged(target: Target, heads: Sequence[Head], pool: Pool, spreads: tuple[float, ...]) -> Target:
+    """The target with what held-out scans say about it."""
+    flow = target.pyramid
+    densities = []
+    with torch.inference_mode():
+        for index in range(len(heads)):
+            image, mask = pool.load(index, 0)
+            region = torch.from_numpy(target.coverage > 0.5)[None, None]
+            densities.append(flow.density(image, mask & region))  # type: ignore[union-attr]
+    scale, offset = calibrate_evidence(target, _images(heads))
+    held_out = HeldOut(
+        scans=len(heads),
+        bits_per_dim=tuple(float(d.bits_per_dim()[0]) for d in densities),
+        level_bits=tuple(level_bits(d) for d in densities),
+        latent_sd=spreads,
+        matching_error=_matching_errors(target, heads),
+    )
+    info = target.info.model_copy(
+        update={"held_out": held_out, "evidence_scale": scale, "evidence_offset": offset}
+    )
+    return replace(target, info=info)
+
+
+def _matching_errors(target: Target, heads: Sequence[Head]) -> tuple[float, ...]:
+    people = People(target.levels, target.quantiles)
+    found = []
+    for image, mask in _images(heads):
+        curve = np.quantile(image[mask & target.fit_region], target.levels)
+        found.append(float(np.sqrt(np.mean((curve - people.mean) ** 2))))
+    return tuple(found)

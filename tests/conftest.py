@@ -1,0 +1,28 @@
+"""Synthetic heads for every test; ``heads`` is importable because this file lies beside it."""
+
+import pytest
+from hypothesis import settings
+
+from blindharmony.image import Volume, read_volume
+from heads import Head, head_grid, synthetic_brain
+
+# Time on a shared machine says nothing about a law.
+settings.register_profile("laws", deadline=None)
+settings.load_profile("laws")
+
+
+@pytest.fixture(scope="session")
+def stripped_head() -> Head:
+    """A brain without skull on an oblique PIR grid of about 2.5 mm."""
+    return synthetic_brain(*head_grid(3, axes="PIR"), seed=3)
+
+
+@pytest.fixture(scope="session")
+def whole_head() -> Head:
+    """A brain with skull and scalp on an oblique LAS grid of about 3 mm."""
+    return synthetic_brain(*head_grid(4, mm=3.0, axes="LAS"), seed=4, skull=True)
+
+
+@pytest.fixture(scope="session")
+def stripped_volume(stripped_head: Head) -> Volume:
+    return read_volume(stripped_head.data, affine=stripped_head.affine)

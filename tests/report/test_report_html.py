@@ -1,0 +1,166 @@
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from blindharmony.errors import OutputError
+from blindharmony.report import Verdict, render_report, write_report
+
+SECTIONS = [
+    "verdict",
+    "images",
+    "difference",
+    "histograms",
+    "tissue",
+    "fit",
+    "preparation",
+    "trace",
+    "methods",
+    "about",
+]
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """All elements, and whether every one that opens is closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def html(evidence):
+    return render_report(evidence)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_every_element_is_closed(page):
+    assert page.open == []
+
+
+def test_every_section_is_there_and_reached_from_the_top(page):
+    ids = [a["id"] for tag, a in page.elements if tag == "section"]
+    links = [a["href"] for tag, a in page.elements if tag == "a"]
+    assert ids == SECTIONS
+    assert set(links) == {f"#{name}" for name in SECTIONS}
+
+
+def test_nothing_is_asked_of_the_outside(html, page):
+    for _, attributes in page.elements:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:"))
+    assert not re.search(r"url\(|@import|https?://|fetch\(|XMLHttpRequest", html)
+    assert "default-src 'none'" in html
+
+
+def test_pictures_and_charts_have_words(page):
+    assert all(a.get("alt") for tag, a in page.elements if tag == "img")
+    assert all(a.get("aria-label") for _, a in page.elements if a.get("role") == "img")
+
+
+def test_the_scripts_hash_is_the_one_the_page_allows(html):
+    script = re.search(r"<script>(.*)</script>", html, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in html
+
+
+def test_equal_evidence_gives_equal_bytes(html, make_evidence):
+    assert render_report(make_evidence()) == html
+
+
+def test_a_full_size_scan_stays_small(make_evidence):
+    assert len(render_report(make_evidence(shape=(160, 192, 160)))) < 3_000_000
+
+
+def test_every_name_is_escaped(make_evidence):
+    evil = "<script>alert('x')</script>\"&"
+    text = render_report(
+        make_evidence(
+            name=evil,
+            unit=evil,
+            verdict=Verdict("poor", evil, [evil], [evil]),
+            warnings=[evil],
+            figures={evil: evil},
+            preparation={evil: {evil: [evil]}},
+            trace=[{"step": 0, evil: 1.0}, {"step": 1, evil: 2.0}],
+            methods=evil,
+            provenance={evil: evil},
+        )
+    )
+    assert text.count("<script>") == 1
+    assert Page(text).open == []
+
+
+def test_it_does_without_the_optional_parts(make_evidence):
+    text = render_report(
+        make_evidence(
+            curve=None, log_bias=None, trace=(), figures={}, warnings=(), preparation={}, provenance={}
+        )
+    )
+    assert [a["id"] for tag, a in Page(text).elements if tag == "section"] == SECTIONS
+    for words in (
+        "No intensity curve was fitted.",
+        "No bias field was fitted.",
+        "No steps were recorded.",
+        "None.",
+    ):
+        assert words in text
+
+
+def test_it_survives_a_failed_scan(make_evidence, evidence):
+    holes = evidence.after.copy()
+    holes[::3] = np.nan
+    flat = np.zeros_like(evidence.after)
+    trace = [{"step": 0, "objective": float("nan")}, {"step": 1, "objective": float("inf")}]
+    one = evidence.target_quantiles[:1]
+    for changes in (
+        {"after": holes},
+        {"after": flat, "before": flat},
+        {"trace": trace, "target_quantiles": one},
+    ):
+        assert Page(render_report(make_evidence(**changes))).open == []
+
+
+def test_before_and_after_share_one_window(make_evidence, evidence):
+    text = render_report(make_evidence(after=evidence.before))
+    before, after = re.findall(r'class="layer (?:before|after)"><img src="([^"]+)" alt="axial', text)
+    assert before == after
+
+
+def test_evidence_that_does_not_fit_is_refused(make_evidence, evidence):
+    for changes in (
+        {"after": evidence.after[1:]},
+        {"mask": np.zeros_like(evidence.mask)},
+        {"levels": evidence.levels[1:]},
+        {"target_quantiles": evidence.target_quantiles[:0]},
+    ):
+        with pytest.raises(ValueError, match=r"shape|empty"):
+            make_evidence(**changes)
+
+
+def test_a_report_is_not_overwritten_unasked(evidence, tmp_path):
+    path = write_report(evidence, tmp_path / "new" / "sub-01.html")
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    with pytest.raises(OutputError, match="exists already"):
+        write_report(evidence, path)
+    assert write_report(evidence, path, overwrite=True) == path
