@@ -1,10 +1,14 @@
 """Synthetic heads for every test; ``heads`` is importable because this file lies beside it."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
 from blindharmony.image import Volume, read_volume
+from blindharmony.target import Target, save_target
 from heads import Head, head_grid, synthetic_brain
+from targets import synthetic_target
 
 # Time on a shared machine says nothing about a law.
 settings.register_profile("laws", deadline=None)
@@ -26,3 +30,16 @@ def whole_head() -> Head:
 @pytest.fixture(scope="session")
 def stripped_volume(stripped_head: Head) -> Volume:
     return read_volume(stripped_head.data, affine=stripped_head.affine)
+
+
+@pytest.fixture(scope="session")
+def tiny_target() -> Target:
+    """A target that knows five synthetic people and a small untrained flow; no N4, so that curves are exact."""
+    return synthetic_target()
+
+
+@pytest.fixture(scope="session")
+def tiny_target_file(tiny_target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("target") / "tiny.safetensors"
+    save_target(tiny_target, path)
+    return path

@@ -87,7 +87,7 @@ def harmonize_latent(
     not finite keeps its un-flowed image for that turn.
 
     Named deviations, also with :meth:`LatentSettings.published`: what lies outside the brain stays zero; the
-    fallback keeps single slices, not batches; the mean slice is that of the same place in the template;
+    fallback keeps single slices, not batches; the mean slice is the one at the same height;
     slices with under 5 % brain take the brightness of their neighbour.
 
     Source: Jeong et al. 2023 (BlindHarmony), section 3; the settings of the published program.
@@ -95,7 +95,7 @@ def harmonize_latent(
     Args:
         image: The source on the template grid, flow units, ``(X, Y, Z)``.
         mask: Its brain.
-        target: A model with a slice flow and a mean image.
+        target: A model with a slice flow.
         settings: Numbers.
         device: Where to compute.
         seed: Of the dequantisation noise.

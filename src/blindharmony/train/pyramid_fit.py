@@ -16,14 +16,13 @@ from blindharmony.flow.pyramid import Pyramid
 from blindharmony.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from blindharmony.train.fit import FitState, LevelData, calibrate, evaluate, fit_level, level_data
 from blindharmony.train.pool import Pool
+from blindharmony.train.progress import Report
 
 # Shares of the time: the coarsest image, then 16, 8, 4 and 2 mm. What is about contrast gets most for its size.
 _SHARES = (0.03, 0.05, 0.12, 0.35, 0.45)
 _PATCH = {0: 20}
 _TRIAL_STEPS = 4
 _SAVE_EVERY_S = 20.0
-
-Report = Callable[[str, float, dict[str, float]], None]
 
 
 class _Data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from blindharmony.target.model import atlas_tensor
 from blindharmony.train.evidence import calibrate_evidence
 from blindharmony.train.head import Head, prepare_head
 from blindharmony.train.pool import Pool, make_pool, mean_image
+from blindharmony.train.progress import Report
 from blindharmony.train.pyramid_fit import fit_pyramid
+from blindharmony.train.target_slices import with_slice_flow
 
 _RANKS = 512
 _LEAST = 5
-
-Report = Callable[[str, float, dict[str, float]], None]
 
 
 def train_target(
@@ -37,6 +37,8 @@ def train_target(
     held_out: Sequence[Path] = (),
     minutes: float = 30.0,
     steps: int | None = None,
+    slice_minutes: float = 0.0,
+    slice_steps: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     seed: int = 0,
@@ -44,6 +46,9 @@ def train_target(
     spec: PyramidSpec | None = None,
     recipe: PrepRecipe | None = None,
     name: str | None = None,
+    suffix: str = "T1w",
+    data: str = "",
+    licence: str = "",
     notes: dict[str, str] | None = None,
     version: str = "",
     report: Report | None = None,
@@ -56,6 +61,8 @@ def train_target(
         held_out: Scans that never train; if empty, every fifth training scan is held out (at most four).
         minutes: Time for the flow, preparation not counted.
         steps: Steps of every level instead of a time.
+        slice_minutes: Time for the slice flow of the published method; none is trained at 0.
+        slice_steps: Its steps instead of a time.
         resume: Go on where an interrupted run stopped.
         overwrite: Replace an existing model.
         seed: Of everything random.
@@ -63,7 +70,10 @@ def train_target(
         spec: Shape of the flow.
         recipe: Preparation.
         name: Of the model; the file's name by default.
-        notes: For the model card: ``data``, ``licence`` and anything else.
+        suffix: BIDS suffix of the contrast.
+        data: Where the scans come from, for the model card.
+        licence: Of the model, for the model card.
+        notes: Anything else for the model card.
         version: Of the package, recorded.
         report: Called with stage, share done and numbers.
 
@@ -75,10 +85,10 @@ def train_target(
     if out.exists() and not overwrite:
         raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=out)
     training, unseen = hold_out(list(scans), list(held_out))
-    recipe, spec, notes = recipe or PrepRecipe(), spec or PyramidSpec(), dict(notes or {})
+    recipe, spec = recipe or PrepRecipe(), spec or PyramidSpec()
     work = out.with_name(f"{out.name}.work")
     if not resume and work.exists():
-        for old in ("checkpoint.safetensors", "log.jsonl"):
+        for old in ("checkpoint.safetensors", "log.jsonl", "slices.safetensors"):
             work.joinpath(old).unlink(missing_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     say: Report = report or (lambda stage, done, numbers: None)
@@ -103,8 +113,33 @@ def train_target(
         flow, pool, unseen_pool, work, plan=plan, minutes=minutes, steps=steps, resume=resume, device=device, report=say
     )
     say("calibrating", 1.0, {})
-    target = _assemble(flow, pool, training_heads, recipe, spec, name or out.stem, notes, version, seed)
-    target = _judged(target, unseen_heads, unseen_pool, spreads)
+    info = TargetInfo(
+        name=name or out.stem,
+        suffix=suffix,
+        scans=len(training),
+        recipe=recipe,
+        # The middle scan's gain: the harmonized image then looks like a scan of this scanner in numbers too.
+        unit=float(np.median([h.gain for h in training_heads])),
+        pyramid=spec,
+        data=data,
+        licence=licence,
+        made_with=version,
+        seed=seed,
+        notes=dict(notes or {}),
+    )
+    target = _judged(_assemble(info, flow, pool, training_heads), unseen_heads, unseen_pool, spreads)
+    if slice_minutes > 0 or slice_steps:
+        target = with_slice_flow(
+            target,
+            training_heads,
+            unseen_heads,
+            minutes=slice_minutes,
+            steps=slice_steps,
+            seed=seed,
+            device=device,
+            checkpoint=work / "slices.safetensors",
+            report=say,
+        )
     saved = save_target(target, out, overwrite=overwrite)
     shutil.rmtree(work)
     return saved
@@ -143,32 +178,9 @@ def _images(heads: Sequence[Head]) -> list[tuple[NDArray[np.float32], NDArray[np
     return [(image.numpy(), mask.numpy()) for image, mask in pairs]
 
 
-def _assemble(
-    flow: Pyramid,
-    pool: Pool,
-    heads: Sequence[Head],
-    recipe: PrepRecipe,
-    spec: PyramidSpec,
-    name: str,
-    notes: dict[str, str],
-    version: str,
-    seed: int,
-) -> Target:
+def _assemble(info: TargetInfo, flow: Pyramid, pool: Pool, heads: Sequence[Head]) -> Target:
     average, coverage = mean_image(pool)
     levels = (np.arange(_RANKS) + 0.5) / _RANKS
-    info = TargetInfo(
-        name=name,
-        scans=len(heads),
-        recipe=recipe,
-        # The middle scan's gain: the harmonized image then looks like a scan of this scanner in numbers too.
-        unit=float(np.median([h.gain for h in heads])),
-        pyramid=spec,
-        data=notes.pop("data", ""),
-        licence=notes.pop("licence", ""),
-        made_with=version,
-        seed=seed,
-        notes=notes,
-    )
     target = Target(
         info=info,
         levels=levels,

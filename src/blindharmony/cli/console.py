@@ -1,0 +1,65 @@
+"""What a person sees: progress on a terminal, one plain line per event elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Screen:
+    """Progress and messages of one command.
+
+    Args:
+        quiet: Print only results and problems.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        # Results go to standard output, everything about the way there to standard error.
+        self.out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+        self.err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        self.quiet = quiet
+
+    def result(self, text: str) -> None:
+        """A result, on standard output."""
+        self.out.print(text)
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, on standard error."""
+        if not self.quiet:
+            self.err.print(text)
+
+    def problem(self, text: str) -> None:
+        """A warning or an error, always shown."""
+        self.err.print(text, style="red" if self.err.is_terminal else None)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Stage]:
+        """A bar on a terminal; nothing moves elsewhere."""
+        if self.quiet or not self.err.is_terminal:
+            yield Stage(None)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.err, transient=True) as bars:
+            yield Stage(bars, title)
+
+
+class Stage:
+    """One moving line: a stage and the share of it that is done."""
+
+    def __init__(self, bars: Progress | None, title: str = "") -> None:
+        self.bars, self.title = bars, title
+        self.task = None if bars is None else bars.add_task(title, total=1.0)
+
+    def __call__(self, stage: str, share: float) -> None:
+        """Show where the work stands."""
+        if self.bars is not None and self.task is not None:
+            self.bars.update(self.task, description=f"{self.title}: {stage}" if self.title else stage, completed=share)

@@ -1,0 +1,58 @@
+"""``blindharmony demo``: the main job on the included scan with the included model."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from blindharmony.cli import harmonize
+from blindharmony.cli.console import Screen
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb."""
+    p = verbs.add_parser(
+        "demo",
+        help="harmonize the included scan",
+        description="Harmonize an included head of another scanner (OpenNeuro ds000011, PDDL) to the included target.",
+    )
+    p.add_argument("out", nargs="?", default="blindharmony-demo", help="folder for the results (default: %(default)s)")
+    p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
+    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    p.set_defaults(run=run)
+
+
+def demo_scan() -> Path:
+    """The included scan.
+
+    Example:
+        >>> demo_scan().name
+        'sub-01_T1w.nii.gz'
+    """
+    return Path(str(resources.files("blindharmony.cli").joinpath("assets", "sub-01_T1w.nii.gz")))
+
+
+def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Harmonize it and say where to look."""
+    words = argparse.Namespace(
+        scans=[demo_scan()],
+        out=Path(arguments.out),
+        target=arguments.target,
+        mask=None,
+        mask_command=None,
+        method="curve",
+        participant_label=None,
+        keep_bias=False,
+        device="cpu",
+        seed=0,
+        no_report=False,
+        overwrite=True,
+        quiet=arguments.quiet,
+    )
+    code = harmonize.run(words, screen)
+    if code == 0:
+        report = Path(arguments.out, "sub-01_desc-harmonized_T1w.html").resolve()
+        screen.note(f"open {report.as_uri()} in a browser to see what changed")
+    return code

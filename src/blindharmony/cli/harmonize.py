@@ -1,0 +1,133 @@
+"""``blindharmony harmonize``: scans in, harmonized scans with sidecar and report out."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from blindharmony.cli.console import Screen
+from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError
+from blindharmony.image import find_scans, output_name
+
+_EPILOG = """\
+Each scan comes back in its own space, with its own header, float32, in the target scanner's intensity units:
+  sub-01_T1w.nii.gz  ->  sub-01_desc-harmonized_T1w.nii.gz, .json (how it was made), .html (the report)
+                         sub-01_desc-brain_mask.nii.gz    (the brain that was found)
+  scan.nii.gz        ->  scan_desc-harmonized.nii.gz, ...
+
+The brain mask is the one given, or the scan's own if the skull is already removed, or found by a network inside
+the package. Outside the brain the same intensity curve is applied; where a scan is zero it stays zero.
+
+examples:
+  blindharmony harmonize sub-01_T1w.nii.gz --out out
+  blindharmony harmonize scan.mgz --mask brain.mgz --target mysite.safetensors --out out
+  blindharmony harmonize study/ --participant-label 01 02 --out out
+  blindharmony harmonize scan.nii.gz --mask-command "hd-bet -i {input} -o {output}" --out out
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb."""
+    p = verbs.add_parser(
+        "harmonize",
+        help="harmonize scans to a target scanner",
+        description="Harmonize scans of any scanner to a target scanner.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, or BIDS study")
+    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
+    p.add_argument("--mask", type=Path, help="brain mask on the scan's grid (one scan only)")
+    p.add_argument("--mask-command", metavar="CMD", help="brain extractor to call, with {input} and {output} in it")
+    p.add_argument(
+        "--method",
+        default="curve",
+        metavar="NAME",
+        help="curve (default), match (histogram matching only), latent (published iteration), latent-published",
+    )
+    p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
+    p.add_argument("--keep-bias", action="store_true", help="leave the scan's own bias field in the result")
+    p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="equal seeds give equal files (default: %(default)s)")
+    p.add_argument("--no-report", action="store_true", help="write no HTML report")
+    p.add_argument("--overwrite", action="store_true", help="replace existing results")
+    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Harmonize every scan; one that fails does not stop the others."""
+    target_name = _known(arguments)
+    paths = find_scans(arguments.scans, participant_labels=arguments.participant_label)
+    _check(arguments, paths)
+    # Only now the slow imports: a typing error should answer at once.
+    from blindharmony.harmonization.methods import METHODS
+    from blindharmony.pipeline import harmonize
+    from blindharmony.target import load_target
+
+    if arguments.method not in METHODS:
+        raise UsageError(f"there is no method '{arguments.method}'", remedy=f"choose one of {', '.join(METHODS)}")
+    target = load_target(target_name)
+    failed = 0
+    for index, path in enumerate(paths):
+        name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
+        screen.note(f"{name}: harmonizing to {target.info.name}")
+        try:
+            _not_there(arguments, path)
+            with screen.progress(path.name) as stage:
+                result = harmonize(
+                    path,
+                    target,
+                    mask=arguments.mask,
+                    mask_command=arguments.mask_command,
+                    method=arguments.method,
+                    keep_bias=arguments.keep_bias,
+                    device=arguments.device,
+                    seed=arguments.seed,
+                    progress=stage,
+                )
+                stage("writing", 0.5)
+                files = result.save(arguments.out, report=not arguments.no_report, overwrite=arguments.overwrite)
+        except UsageError:
+            raise
+        except BlindHarmonyError as error:
+            failed += 1
+            screen.problem(f"blindharmony: {error}")
+            continue
+        except MemoryError:
+            failed += 1
+            screen.problem(f"blindharmony: {path}: not enough memory; close other programs or use a larger machine")
+            continue
+        screen.result(str(files[0]))
+        screen.note(f"{path.name}: {result.trust.headline} ({sum(result.seconds.values()):.0f} s)")
+        for warning in result.warnings:
+            screen.problem(f"{path.name}: warning: {warning}")
+        if not arguments.no_report:
+            screen.note(f"{path.name}: report in {files[2]}")
+    if failed:
+        screen.problem(f"blindharmony: {failed} of {len(paths)} scans failed")
+    return 1 if failed else 0
+
+
+def _known(arguments: argparse.Namespace) -> str:
+    if arguments.mask is not None and not arguments.mask.exists():
+        raise InputError("no such mask", remedy="check the path", path=arguments.mask)
+    return str(arguments.target)
+
+
+def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:
+    if arguments.mask is not None and len(paths) > 1:
+        raise UsageError("--mask goes with one scan", remedy="harmonize the scans one by one, or leave --mask out")
+    twice = [n for n, count in Counter(output_name(p.name, "harmonized") for p in paths).items() if count > 1]
+    if twice:
+        raise UsageError(f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders")
+
+
+def _not_there(arguments: argparse.Namespace, path: Path) -> None:
+    """Notice an existing result before the work, not after it."""
+    file = arguments.out / output_name(path.name, "harmonized")
+    if file.exists() and not arguments.overwrite:
+        raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)

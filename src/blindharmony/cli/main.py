@@ -1,0 +1,70 @@
+"""``blindharmony``: parse, run one verb, turn every outcome into an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from blindharmony import __version__
+from blindharmony.cli import demo, harmonize, info, train
+from blindharmony.cli.console import Screen
+from blindharmony.errors import BlindHarmonyError
+
+_INTERNAL, _INTERRUPTED = 70, 130
+
+_EPILOG = """\
+examples:
+  blindharmony demo                                   harmonize the included scan and look at the report
+  blindharmony harmonize scan.nii.gz --out out        one scan to the included target
+  blindharmony harmonize study/ --out out             every T1w scan of a folder or BIDS study
+  blindharmony train study/ --out mysite.safetensors  learn your own scanner from 20 of its scans
+
+exit codes: 0 done, 1 some scans failed, 2 wrong use, 66 no scan found, 70 internal error, 130 interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar, all verbs."""
+    top = argparse.ArgumentParser(
+        prog="blindharmony",
+        description="Make a scan of any MR scanner look like the target scanner's, learnt from target scans only.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"blindharmony {__version__}")
+    top.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for module in (harmonize, train, info, demo):
+        module.add_parser(verbs)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Words after the program's name; those of the process if None.
+
+    Returns:
+        The exit code.
+    """
+    arguments = parser().parse_args(argv)
+    screen = Screen(quiet=getattr(arguments, "quiet", False))
+    try:
+        return int(arguments.run(arguments, screen))
+    except BlindHarmonyError as error:
+        screen.problem(f"blindharmony: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        screen.problem("blindharmony: interrupted; what was finished is kept")
+        return _INTERRUPTED
+    except Exception as error:
+        if arguments.debug:
+            raise
+        screen.problem(f"blindharmony: internal error ({type(error).__name__}: {error}); run with --debug and report it")
+        return _INTERNAL
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""``blindharmony train``: scans of one scanner in, its target model out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from blindharmony import __version__
+from blindharmony.cli.console import Screen
+from blindharmony.errors import UsageError
+from blindharmony.image import find_scans
+
+_EPILOG = """\
+Give about 20 scans of one scanner and protocol; five are the least. Every fifth (four at most) is held out: it tells
+when to stop, calibrates the flow, and gives the figures that 'blindharmony info' shows. Preparation takes some
+10 to 30 s a scan and is done once; an interrupted run goes on with --resume and ends with the same model.
+Nothing is written beside your scans, and nothing leaves this machine.
+
+examples:
+  blindharmony train study/ --out mysite.safetensors
+  blindharmony train study/ --participant-label 01 02 03 04 05 06 --minutes 10 --out quick.safetensors
+  blindharmony train a.nii.gz b.nii.gz c.nii.gz d.nii.gz e.nii.gz --steps 300 --seed 1 --out mysite.safetensors
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb."""
+    p = verbs.add_parser(
+        "train",
+        help="learn a target scanner from its scans",
+        description="Learn what the scans of one scanner look like, as a target to harmonize to.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or a BIDS study")
+    p.add_argument("--out", required=True, type=Path, metavar="TARGET", help="model file, e.g. mysite.safetensors")
+    p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
+    p.add_argument("--held-out", nargs="+", metavar="LABEL", help="which of the subjects (or file names) never train")
+    p.add_argument("--minutes", type=float, default=30.0, help="time for the flow, preparation not counted (default: 30)")
+    p.add_argument("--steps", type=int, help="steps of every level instead of a time: exactly repeatable")
+    p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    p.add_argument("--slice-minutes", type=float, default=0.0, help="also train the slice flow of the published method")
+    p.add_argument("--slice-steps", type=int, help="steps of the slice flow instead of a time")
+    p.add_argument("--name", help="name of the model (default: the file's)")
+    p.add_argument("--data", default="", help="where the scans come from, for the model card")
+    p.add_argument("--licence", default="", help="licence of the model, for the model card")
+    p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
+    p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="equal seeds give equal models (default: %(default)s)")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing model")
+    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Train and say what came out."""
+    if arguments.minutes <= 0 or (arguments.steps is not None and arguments.steps < 1):
+        raise UsageError("--minutes and --steps must be positive", remedy="leave them out for the defaults")
+    paths = find_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=arguments.suffix)
+    held_out = _named(paths, arguments.held_out or [])
+    from blindharmony.pipeline import resolved_device
+    from blindharmony.training.target_fit import train_target
+
+    stages: list[str] = []
+    with screen.progress("") as stage:
+
+        def report(name: str, done: float, numbers: dict[str, float]) -> None:
+            if not stages or stages[-1] != name:
+                stages.append(name)
+                if not screen.err.is_terminal:
+                    screen.note(name)
+            cost = f", held out {numbers['held_out']:.4f} nats" if "held_out" in numbers else ""
+            if cost and not screen.err.is_terminal:
+                screen.note(f"{name}: step {numbers['step']:.0f}{cost}")
+            stage(name + cost, done)
+
+        target = train_target(
+            paths,
+            arguments.out,
+            held_out=held_out,
+            minutes=arguments.minutes,
+            steps=arguments.steps,
+            slice_minutes=arguments.slice_minutes,
+            slice_steps=arguments.slice_steps,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            seed=arguments.seed,
+            device=resolved_device(arguments.device),
+            name=arguments.name,
+            suffix=arguments.suffix,
+            data=arguments.data,
+            licence=arguments.licence,
+            version=__version__,
+            report=report,
+        )
+    screen.result(str(arguments.out))
+    bits = target.info.held_out.bits_per_dim
+    screen.note(
+        f"learnt {target.info.name} from {target.info.scans} scans; {len(bits)} held-out scans cost "
+        f"{min(bits):.2f} to {max(bits):.2f} bits a voxel"
+    )
+    return 0
+
+
+def _named(paths: list[Path], names: list[str]) -> list[Path]:
+    """The scans whose subject or file name is among ``names``."""
+    found = []
+    for name in names:
+        label = name if name.startswith("sub-") else f"sub-{name}"
+        own = [p for p in paths if p.name == name or p.name.split("_")[0] == label]
+        if not own:
+            raise UsageError(f"--held-out {name} is none of the scans", remedy="name subjects or files among the inputs")
+        found += own
+    return found

@@ -1,0 +1,168 @@
+"""The method from end to end on synthetic heads: what every user relies on."""
+
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError
+from blindharmony.pipeline import harmonize
+from blindharmony.prep.template import load_template
+from targets import synthetic_target
+
+
+@pytest.fixture(scope="module")
+def scan_file(stripped_head, tmp_path_factory):
+    """The oblique stripped head as int16 with a slope, scanner and aligned codes, and a trailing axis."""
+    path = tmp_path_factory.mktemp("scan") / "sub-01_T1w.nii.gz"
+    image = nib.Nifti1Image(np.zeros((*stripped_head.data.shape, 1), np.int16), stripped_head.affine)
+    image.header.set_slope_inter(0.5, 0)
+    image = nib.Nifti1Image(
+        np.round(stripped_head.data / stripped_head.data.max() * 4000)[..., None].astype(np.int16),
+        stripped_head.affine,
+        image.header,
+    )
+    image.set_qform(stripped_head.affine, 1)
+    image.set_sform(stripped_head.affine, 2)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(scan_file, tiny_target):
+    return harmonize(scan_file, tiny_target)
+
+
+def test_the_result_lies_exactly_on_the_scan(result, scan_file, tmp_path):
+    before, after = nib.load(scan_file), nib.load(result.save(tmp_path)[0])
+    assert after.shape == before.shape
+    np.testing.assert_array_equal(after.affine, before.affine)
+    for part in ("qform", "sform"):
+        a, b = (getattr(i.header, f"get_{part}")(coded=True) for i in (after, before))
+        np.testing.assert_array_equal(a[0], b[0])
+        assert int(a[1]) == int(b[1])
+    assert after.header.get_xyzt_units() == before.header.get_xyzt_units()
+    assert after.header.get_data_dtype() == np.float32
+
+
+def test_saving_writes_four_files_and_never_overwrites(result, tmp_path):
+    files = result.save(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "sub-01_desc-brain_mask.nii.gz",
+        "sub-01_desc-harmonized_T1w.html",
+        "sub-01_desc-harmonized_T1w.json",
+        "sub-01_desc-harmonized_T1w.nii.gz",
+    ]
+    sidecar = json.loads(files[-1].read_text())
+    assert sidecar["Target"]["Name"] == "tiny"
+    assert sidecar["Method"] == "curve"
+    assert len(sidecar["SourceSHA256"]) == 64
+    with pytest.raises(OutputError, match="overwrite"):
+        result.save(tmp_path)
+    result.save(tmp_path, overwrite=True)
+
+
+def test_zero_outside_a_stripped_brain_stays_zero(result, stripped_head):
+    assert (result.data[stripped_head.data == 0] == 0).all()
+
+
+def test_intensity_order_is_kept(result, stripped_head):
+    inside = result.mask
+    source, out = result.source.data[inside], result.data[inside]
+    order = np.argsort(source, kind="stable")
+    assert (np.diff(out[order]) >= -1e-2).all()
+
+
+def test_the_result_has_the_targets_intensities(result, tiny_target):
+    region = result.prepared.scan.inside() & tiny_target.fit_region
+    found = np.quantile(result.estimate.image[region], tiny_target.levels)
+    assert np.abs(found - tiny_target.quantiles.mean(0)).max() < 0.1
+
+
+@pytest.mark.parametrize("change", [lambda x: 37.0 * x, lambda x: x**1.5, lambda x: np.log1p(3 * x)])
+def test_monotone_changes_of_the_source_do_not_matter(change, stripped_head, tiny_target, result):
+    unit = stripped_head.data.max()
+    data = change(np.maximum(stripped_head.data, 0) / unit).astype(np.float32)
+    again = harmonize(data_image(data, stripped_head.affine), tiny_target, method="match")
+    reference = harmonize(data_image(stripped_head.data, stripped_head.affine), tiny_target, method="match")
+    inside = reference.mask & again.mask
+    difference = np.abs(again.data - reference.data)[inside].mean() / reference.data[inside].mean()
+    # Not exact: registration and interpolation see the changed scan.
+    assert difference < 0.02
+
+
+def test_a_scan_with_the_targets_own_intensities_is_left_alone(stripped_head, tiny_target):
+    first = harmonize(data_image(stripped_head.data, stripped_head.affine), tiny_target, method="match")
+    again = harmonize(data_image(first.data, stripped_head.affine), tiny_target, method="match")
+    inside = first.mask
+    assert np.abs(again.data - first.data)[inside].mean() < 0.01 * first.data[inside].mean()
+
+
+def test_equal_seeds_give_equal_bytes(scan_file, tiny_target, tmp_path):
+    files = [harmonize(scan_file, tiny_target, seed=3).save(tmp_path / str(i)) for i in range(2)]
+    for a, b in zip(*files, strict=True):
+        if a.suffix == ".gz":
+            assert a.read_bytes() == b.read_bytes()
+
+
+def test_arrays_images_and_paths_are_alike(scan_file, stripped_head, tiny_target, result):
+    image = nib.load(scan_file)
+    np.testing.assert_allclose(harmonize(image, tiny_target).data, result.data, rtol=1e-4, atol=1e-2)
+    assert result.image.shape == result.data.shape
+    # An array has no orientation of its own: one in RAS+ order at 1 mm is understood.
+    brain = load_template().data
+    assert harmonize(brain, tiny_target, method="match").data.shape == brain.shape
+
+
+def test_outside_the_brain_the_curve_goes_on(whole_head, tiny_target):
+    found = harmonize(
+        data_image(whole_head.data, whole_head.affine),
+        tiny_target,
+        mask=data_image(whole_head.brain.astype(np.float32), whole_head.affine),
+        method="match",
+    )
+    outside = (whole_head.data > 0) & ~whole_head.brain
+    source, out = whole_head.data[outside], found.data[outside]
+    assert (np.diff(out[np.argsort(source, kind="stable")]) >= -1e-2).all()
+    assert (out > 0).mean() > 0.99
+    assert found.sidecar["SkullStripped"] is False
+
+
+def test_a_mask_of_another_shape_is_refused(scan_file, tiny_target):
+    with pytest.raises(InputError, match="mask"):
+        harmonize(scan_file, tiny_target, mask=np.pad(np.ones((20, 20, 20)), 2))
+
+
+def test_noise_is_not_taken_for_a_head(tiny_target):
+    noise = np.random.default_rng(0).uniform(1, 2, (48, 48, 48)).astype(np.float32)
+    with pytest.raises(BlindHarmonyError, match="brain"):
+        harmonize(data_image(noise, np.diag([3.0, 3, 3, 1])), tiny_target)
+
+
+def test_unknown_methods_and_devices_are_named(scan_file, tiny_target):
+    with pytest.raises(UsageError, match="match"):
+        harmonize(scan_file, tiny_target, method="magic")
+    with pytest.raises(UsageError, match="--device"):
+        harmonize(scan_file, tiny_target, device="tpu")
+    with pytest.raises(UsageError, match="slice flow"):
+        harmonize(scan_file, tiny_target, method="latent")
+
+
+def test_without_a_flow_the_default_is_histogram_matching(scan_file, tiny_target):
+    plain = replace(tiny_target, pyramid=None, info=tiny_target.info.model_copy(update={"pyramid": None}))
+    a, b = harmonize(scan_file, plain), harmonize(scan_file, tiny_target, method="match")
+    np.testing.assert_array_equal(a.data, b.data)
+    assert a.after is None
+
+
+def test_the_flow_moves_the_curve_when_its_evidence_counts(scan_file, result):
+    strong = harmonize(scan_file, synthetic_target(evidence_scale=0.01))
+    assert any(abs(float(v)) > 0.01 for k, v in strong.figures.items() if k.startswith("person"))
+    assert len(strong.trace) > 1
+
+
+def data_image(data, affine):
+    return nib.Nifti1Image(np.asarray(data, np.float32), affine)
