@@ -59,16 +59,12 @@ def grid_affine(
     return matrix @ inv_ornt_aff(turn, (1, 1, 1))
 
 
-def head_grid(
-    seed: int = 0, mm: float = 2.5, axes: str | None = None
-) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+def head_grid(seed: int = 0, mm: float = 2.5, axes: str | None = None) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """Shape and affine of an oblique grid around a head, with unequal sides and voxel sizes."""
     rng = np.random.default_rng(seed)
     axes = axes or CODES[seed % len(CODES)]
     spacing = mm * rng.uniform(0.85, 1.15, 3)
-    affine = grid_affine(
-        tuple(spacing), axes, tuple(rng.uniform(-0.15, 0.15, 3)), tuple(rng.uniform(-20, 20, 3))
-    )
+    affine = grid_affine(tuple(spacing), axes, tuple(rng.uniform(-0.15, 0.15, 3)), tuple(rng.uniform(-20, 20, 3)))
     along = np.abs(axcodes2ornt(axes)[:, 0]).astype(int)
     size = (np.array([190, 220, 190])[along] / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
     return tuple(size.tolist()), affine

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
-from blindharmony.harmonize.people import People
+from blindharmony.harmonization.people import People
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.prep.template import load_template
 from blindharmony.target import HeldOut, Target, TargetInfo
@@ -31,9 +31,7 @@ def synthetic_target(*, evidence_scale: float = 0.001) -> Target:
         evidence_scale=evidence_scale,
         evidence_offset=(0.0,) * modes,
         pyramid=TINY,
-        held_out=HeldOut(
-            scans=3, bits_per_dim=(9.0, 9.5, 10.0), level_bits=((9.0,) * 5,) * 3, latent_sd=(1.0,) * 5
-        ),
+        held_out=HeldOut(scans=3, bits_per_dim=(9.0, 9.5, 10.0), level_bits=((9.0,) * 5,) * 3, latent_sd=(1.0,) * 5),
         data="synthetic",
         licence="CC0-1.0",
     )

@@ -10,8 +10,9 @@ Example:
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from blindharmony.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from blindharmony.errors import BlindHarmonyError
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
     from blindharmony.result import HarmonizeResult
     from blindharmony.target import Target, included_targets, load_target
     from blindharmony.training import train
-
-try:
-    __version__ = version("blindharmony")
-except PackageNotFoundError:  # running from a checkout that was never installed
-    __version__ = "0+unknown"
 
 _WHERE = {
     "BlindHarmonyError": "errors",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 
 from blindharmony.errors import BlindHarmonyError, UsageError
-from blindharmony.harmonize.carry import carry_to_native
-from blindharmony.harmonize.methods import estimate as harmonize_prepared
-from blindharmony.harmonize.trust import judge
-from blindharmony.harmonize.typicality import typicality
+from blindharmony.harmonization.carry import carry_to_native
+from blindharmony.harmonization.methods import estimate as harmonize_prepared
+from blindharmony.harmonization.trust import judge
+from blindharmony.harmonization.typicality import typicality
 from blindharmony.image import read_volume
 from blindharmony.image.volume import Source
 from blindharmony.prep.mask import read_mask
@@ -75,7 +76,13 @@ def harmonize(
         lap("preparing")
         image, inside = prepared.scan.data, prepared.scan.inside()
         found = harmonize_prepared(
-            method, image, inside, model, device=device, seed=seed, progress=lambda i, n: say("harmonizing", i / n)
+            method,
+            image,
+            inside,
+            model,
+            device=device,
+            seed=seed,
+            progress=lambda i, n: say("harmonizing", i / n),
         )
         lap("harmonizing")
         say("judging", 0.0)
@@ -141,6 +148,6 @@ def resolved_device(device: str) -> str:
 
 def _mask_scan(mask: Source) -> Scan:
     if isinstance(mask, str | PathLike):
-        return read_mask(mask)
+        return read_mask(Path(mask))
     volume = read_volume(mask.astype(np.float32) if isinstance(mask, np.ndarray) else mask)
     return Scan(volume.data, volume.affine, volume.data > 0)

@@ -13,15 +13,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony import __version__
-from blindharmony.harmonize.result import Estimate
-from blindharmony.harmonize.trust import Trust
-from blindharmony.harmonize.typicality import Typicality
-from blindharmony.image import Volume, mask_name, output_name, report_name, sidecar_name, write_like, write_sidecar
+from blindharmony.harmonization.result import Estimate
+from blindharmony.harmonization.trust import Trust
+from blindharmony.harmonization.typicality import Typicality
+from blindharmony.image import (
+    Volume,
+    mask_name,
+    output_name,
+    report_name,
+    sidecar_name,
+    write_like,
+    write_sidecar,
+)
 from blindharmony.prep.recipe import Prepared
 from blindharmony.report import write_report
 from blindharmony.result_evidence import scan_evidence
 from blindharmony.target import Target
+from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -120,9 +128,7 @@ class HarmonizeResult:
             "Versions": versions(),
         }
 
-    def save(
-        self, folder: str | Path, *, report: bool = True, overwrite: bool = False
-    ) -> tuple[Path, ...]:
+    def save(self, folder: str | Path, *, report: bool = True, overwrite: bool = False) -> tuple[Path, ...]:
         """Write scan, mask, sidecar and report into ``folder``; nothing is written beside the source.
 
         The sidecar comes last: where it is, everything is.
@@ -155,10 +161,10 @@ def versions() -> dict[str, str]:
     import torch
 
     return {
-        "blindharmony": __version__,
+        "blindharmony": VERSION,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "nibabel": nibabel.__version__,
-        "SimpleITK": str(SimpleITK.__version__),
+        "SimpleITK": str(SimpleITK.Version.VersionString()),
     }

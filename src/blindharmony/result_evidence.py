@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blindharmony.harmonize.methods import ABOUT
+from blindharmony.harmonization.methods import ABOUT
 from blindharmony.prep.template import load_template
 from blindharmony.report import Curve, ScanEvidence, Verdict, methods_text
 

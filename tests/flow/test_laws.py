@@ -69,20 +69,14 @@ CASES = {
     "mixing without bias": Case(lambda n, c: Mixing(3, bias=False), 3),
     "squeeze": Case(lambda n, c: Squeeze(n), 1, squeezes=True),
     "affine, first half": Case(lambda n, c: Coupling(3, Affine(), residual(n, c), "first"), 3, context=True),
-    "affine, batch norm": Case(
-        lambda n, c: Coupling(4, Affine(), residual(n, c, norm="batch")), 4, context=True
-    ),
+    "affine, batch norm": Case(lambda n, c: Coupling(4, Affine(), residual(n, c, norm="batch")), 4, context=True),
     "spline, second half": Case(lambda n, c: Coupling(3, Spline(), bottleneck(n, c)), 3, context=True),
-    "spline, alternate": Case(
-        lambda n, c: Coupling(5, Spline(4), bottleneck(n, c), "alternate"), 5, context=True
-    ),
+    "spline, alternate": Case(lambda n, c: Coupling(5, Spline(4), bottleneck(n, c), "alternate"), 5, context=True),
     "split": Case(lambda n, c: SplitAndJoin(Split(3)), 3),
     "split with prior": Case(
         lambda n, c: SplitAndJoin(Split(4, GaussianGiven(bottleneck(n, c)(2, 4)))), 4, context=True
     ),
-    "chain": Case(
-        lambda n, c: Chain([*spline_step(3, n, c, "first"), *spline_step(3, n, c)]), 3, context=True
-    ),
+    "chain": Case(lambda n, c: Chain([*spline_step(3, n, c, "first"), *spline_step(3, n, c)]), 3, context=True),
     "chain with squeeze": Case(
         lambda n, c: Chain([Squeeze(n), *spline_step(2**n, n, c)]), 1, context=True, squeezes=True
     ),
@@ -132,9 +126,7 @@ def setup(request, device):
 def over(dtypes=(torch.float32, torch.float64), masks=(False, True)):
     """Parametrise a law over the table."""
     settings = [
-        pytest.param(
-            (name, ndim, dtype, mask, context), id=f"{name}-{ndim}d-{dtype}-mask{mask:d}-context{context:d}"
-        )
+        pytest.param((name, ndim, dtype, mask, context), id=f"{name}-{ndim}d-{dtype}-mask{mask:d}-context{context:d}")
         for name, case in CASES.items()
         for ndim, dtype, mask, context in product((2, 3), dtypes, masks, (False, True))
         if case.context or not context

@@ -19,9 +19,7 @@ SPECS = {
     "affine 3d": MultiScaleSpec(
         ndim=3, levels=2, steps=1, coupling="affine", conditioner="bottleneck", width=6, closing_mixing=True
     ),
-    "context 2d": MultiScaleSpec(
-        levels=2, steps=1, width=6, context_channels=2, split_prior=True, mixing=False
-    ),
+    "context 2d": MultiScaleSpec(levels=2, steps=1, width=6, context_channels=2, split_prior=True, mixing=False),
 }
 SPACE = {2: (4, 8), 3: (4, 4, 4)}
 

@@ -71,9 +71,7 @@ def test_gradients_are_finite_everywhere(value, raw):
             assert torch.isfinite(tensor).all()
 
 
-@pytest.mark.parametrize(
-    "options", [{"bins": 1}, {"bound": 0.0}, {"minimum": 0.0}, {"bins": 10, "minimum": 0.1}]
-)
+@pytest.mark.parametrize("options", [{"bins": 1}, {"bound": 0.0}, {"minimum": 0.0}, {"bins": 10, "minimum": 0.1}])
 def test_impossible_curves_are_refused(options):
     with pytest.raises(ValueError, match="a spline needs"):
         Spline(**options)

@@ -20,8 +20,7 @@ def refused(tmp_path, data, *words, affine=None, kind=nib.Nifti1Image):
 def test_path_image_array_and_volume_agree(scan):
     image = nib.load(scan)
     volumes = [
-        read_volume(source)
-        for source in (str(scan), scan, image, nib.Nifti1Image(image.get_fdata(), image.affine))
+        read_volume(source) for source in (str(scan), scan, image, nib.Nifti1Image(image.get_fdata(), image.affine))
     ]
     volumes.append(read_volume(image.get_fdata(), affine=image.affine))
     for volume in volumes:

@@ -42,9 +42,7 @@ class TestPrepare:
         native = prepared.native
         assert aff2axcodes(native.affine) == ("R", "A", "S")
         assert sorted(native.data.shape) == sorted(stripped_head.data.shape)
-        np.testing.assert_array_equal(
-            prepared.undo_axes(native.mask.astype(np.float32)) > 0, stripped_head.brain
-        )
+        np.testing.assert_array_equal(prepared.undo_axes(native.mask.astype(np.float32)) > 0, stripped_head.brain)
 
     def test_all_steps_undone_give_the_scan(self, prepared, stripped_head):
         scan = prepared.scan
@@ -80,9 +78,7 @@ class TestGivenMask:
         volume = read_volume(whole_head.data, affine=whole_head.affine)
         prepared = prepare(volume, NO_N4, mask=whole_head.masked)
         assert prepared.found("brain-mask")["source"] == "given"
-        np.testing.assert_array_equal(
-            prepared.undo_axes(prepared.native.mask.astype(np.float32)) > 0, whole_head.brain
-        )
+        np.testing.assert_array_equal(prepared.undo_axes(prepared.native.mask.astype(np.float32)) > 0, whole_head.brain)
         assert template_distance(prepared.found("place")["matrix"], whole_head.to_scan).mean() < 1.5
 
     def test_elsewhere_is_refused(self, whole_head):

@@ -113,9 +113,7 @@ def test_every_name_is_escaped(make_evidence):
 
 def test_it_does_without_the_optional_parts(make_evidence):
     text = render_report(
-        make_evidence(
-            curve=None, log_bias=None, trace=(), figures={}, warnings=(), preparation={}, provenance={}
-        )
+        make_evidence(curve=None, log_bias=None, trace=(), figures={}, warnings=(), preparation={}, provenance={})
     )
     assert [a["id"] for tag, a in Page(text).elements if tag == "section"] == SECTIONS
     for words in (

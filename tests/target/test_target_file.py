@@ -168,9 +168,7 @@ class TestDamage:
         message = refusal(path, pack(tensors, description))
         assert "damaged" in message
 
-    @pytest.mark.parametrize(
-        "name", ["levels", "quantiles", "coverage", "mean_image", "pyramid.base.input_sd"]
-    )
+    @pytest.mark.parametrize("name", ["levels", "quantiles", "coverage", "mean_image", "pyramid.base.input_sd"])
     def test_wrong_shape(self, content, path, name):
         tensors, description = parts(content)
         tensors[name] = torch.zeros(2, 5, 2, dtype=tensors[name].dtype)

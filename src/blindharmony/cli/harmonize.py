@@ -123,7 +123,9 @@ def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:
         raise UsageError("--mask goes with one scan", remedy="harmonize the scans one by one, or leave --mask out")
     twice = [n for n, count in Counter(output_name(p.name, "harmonized") for p in paths).items() if count > 1]
     if twice:
-        raise UsageError(f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders")
+        raise UsageError(
+            f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders"
+        )
 
 
 def _not_there(arguments: argparse.Namespace, path: Path) -> None:

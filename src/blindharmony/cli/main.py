@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from blindharmony import __version__
 from blindharmony.cli import demo, harmonize, info, train
 from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError
+from blindharmony.version import VERSION
 
 _INTERNAL, _INTERRUPTED = 70, 130
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"blindharmony {__version__}")
+    top.add_argument("--version", action="version", version=f"blindharmony {VERSION}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for module in (harmonize, train, info, demo):
@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        screen.problem(f"blindharmony: internal error ({type(error).__name__}: {error}); run with --debug and report it")
+        screen.problem(
+            f"blindharmony: internal error ({type(error).__name__}: {error}); run with --debug and report it"
+        )
         return _INTERNAL
 
 

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from blindharmony import __version__
 from blindharmony.cli.console import Screen
 from blindharmony.errors import UsageError
 from blindharmony.image import find_scans
+from blindharmony.version import VERSION
 
 _EPILOG = """\
 Give about 20 scans of one scanner and protocol; five are the least. Every fifth (four at most) is held out: it tells
@@ -37,7 +37,9 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--out", required=True, type=Path, metavar="TARGET", help="model file, e.g. mysite.safetensors")
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
     p.add_argument("--held-out", nargs="+", metavar="LABEL", help="which of the subjects (or file names) never train")
-    p.add_argument("--minutes", type=float, default=30.0, help="time for the flow, preparation not counted (default: 30)")
+    p.add_argument(
+        "--minutes", type=float, default=30.0, help="time for the flow, preparation not counted (default: 30)"
+    )
     p.add_argument("--steps", type=int, help="steps of every level instead of a time: exactly repeatable")
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     p.add_argument("--slice-minutes", type=float, default=0.0, help="also train the slice flow of the published method")
@@ -91,7 +93,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             suffix=arguments.suffix,
             data=arguments.data,
             licence=arguments.licence,
-            version=__version__,
+            version=VERSION,
             report=report,
         )
     screen.result(str(arguments.out))
@@ -110,6 +112,8 @@ def _named(paths: list[Path], names: list[str]) -> list[Path]:
         label = name if name.startswith("sub-") else f"sub-{name}"
         own = [p for p in paths if p.name == name or p.name.split("_")[0] == label]
         if not own:
-            raise UsageError(f"--held-out {name} is none of the scans", remedy="name subjects or files among the inputs")
+            raise UsageError(
+                f"--held-out {name} is none of the scans", remedy="name subjects or files among the inputs"
+            )
         found += own
     return found

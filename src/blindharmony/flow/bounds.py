@@ -55,9 +55,7 @@ def unbounded(value: Tensor, cap: float = LOG_SCALE_CAP) -> Tensor:
     return cap * torch.atanh((value / cap).clamp(-0.999, 0.999))
 
 
-def check_range(
-    x: Tensor, mask: Tensor | None = None, *, what: str = "image", limit: float = LARGEST_VALUE
-) -> None:
+def check_range(x: Tensor, mask: Tensor | None = None, *, what: str = "image", limit: float = LARGEST_VALUE) -> None:
     """Refuse values that no prepared image has, instead of answering with nonsense.
 
     Args:

@@ -104,7 +104,5 @@ class GaussianGiven(nn.Module):
     ) -> Tensor:
         """Draw x given the rest; zero at places that do not exist."""
         mean, log_spread = self._mean_and_spread(given, cond)
-        z = StandardNormal().sample(
-            tuple(mean.shape), temperature=temperature, generator=generator, like=mean
-        )
+        z = StandardNormal().sample(tuple(mean.shape), temperature=temperature, generator=generator, like=mean)
         return visible(torch.addcmul(mean, z, log_spread.exp()), cond)

@@ -157,9 +157,7 @@ class Pyramid(nn.Module):
         ]
         return Density(torch.stack(nats, 1), torch.stack([m.flatten(1).sum(1) for _, _, m in parts], 1))
 
-    def sample(
-        self, mask: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(self, mask: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Images of the target scanner inside ``mask``, shape like it.
 
         Args:

@@ -87,9 +87,7 @@ class MultiScaleSpec(BaseModel):
 
     def network(self, channels: int, out: int) -> nn.Module:
         """Return a conditioner that reads ``channels`` and answers ``out``."""
-        make = partial(
-            Bottleneck, context=self.context_channels, ndim=self.ndim, width=self.width, kernel=self.kernel
-        )
+        make = partial(Bottleneck, context=self.context_channels, ndim=self.ndim, width=self.width, kernel=self.kernel)
         if self.conditioner == "bottleneck":
             return make(channels, out)
         return ConvResNet(

@@ -58,9 +58,7 @@ class Squeeze(Bijection):
         """Move every block into the channels."""
         space = x.shape[2:]
         if len(space) != self.ndim or any(size % 2 for size in space):
-            msg = (
-                f"cannot squeeze sizes {tuple(space)}: {self.ndim} even ones expected; crop or pad the image"
-            )
+            msg = f"cannot squeeze sizes {tuple(space)}: {self.ndim} even ones expected; crop or pad the image"
             raise ValueError(msg)
         halves = list(chain.from_iterable((size // 2, 2) for size in space))
         blocks = x.reshape(*x.shape[:2], *halves)

@@ -120,9 +120,5 @@ def _translated(error: OSError, path: Path) -> OutputError:
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return OutputError("the folder is read-only", remedy="choose a folder you may write to", path=path)
     if error.errno in {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}:
-        return OutputError(
-            "a file and a folder have the same name", remedy="choose another folder", path=path
-        )
-    return OutputError(
-        f"cannot be written ({error.strerror or error})", remedy="choose another folder", path=path
-    )
+        return OutputError("a file and a folder have the same name", remedy="choose another folder", path=path)
+    return OutputError(f"cannot be written ({error.strerror or error})", remedy="choose another folder", path=path)

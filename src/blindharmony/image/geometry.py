@@ -111,9 +111,7 @@ def orientation_warnings(image: SpatialImage, shape: tuple[int, int, int]) -> tu
 _UNKNOWN = "the header has no orientation, so left and right are only assumed"
 
 
-def _farthest(
-    one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, int, int]
-) -> float:
+def _farthest(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, int, int]) -> float:
     # The distance between two affine maps is largest at a corner of the box.
     corners = np.array(list(product(*((0, n - 1) for n in shape), (1,))))
     return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())

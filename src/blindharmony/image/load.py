@@ -71,9 +71,7 @@ def load_array(image: SpatialImage, path: Path | None) -> npt.NDArray[np.generic
         with np.errstate(all="ignore"):
             return np.asanyarray(image.dataobj)
     except Exception as error:
-        raise InputError(
-            f"the voxels cannot be read ({_first_line(error)})", remedy=_AGAIN, path=path
-        ) from error
+        raise InputError(f"the voxels cannot be read ({_first_line(error)})", remedy=_AGAIN, path=path) from error
 
 
 def _check_declared(image: SpatialImage, offset: int, dtype: np.dtype[np.generic], path: Path | None) -> None:
@@ -83,9 +81,7 @@ def _check_declared(image: SpatialImage, offset: int, dtype: np.dtype[np.generic
     file, voxels = Path(filename), prod(int(n) for n in image.shape)
     limit = MAX_VOXELS_GZ if file.suffix.lower() in {".gz", ".mgz"} else MAX_VOXELS
     if voxels > limit:
-        raise InputError(
-            f"the header declares {voxels:.1e} voxels, more than any head scan", remedy=_AGAIN, path=path
-        )
+        raise InputError(f"the header declares {voxels:.1e} voxels, more than any head scan", remedy=_AGAIN, path=path)
     needed = int(offset) + voxels * dtype.itemsize
     held = stored_bytes(file, needed)
     if held < needed:

@@ -22,9 +22,7 @@ def check_file(path: Path) -> None:
             ``.img``/``.hdr`` partner, or is named ``.gz`` without being compressed or the other way round.
     """
     if path.is_symlink() and not path.exists():
-        raise InputError(
-            "the link points to nothing", remedy="fetch the content, e.g. with datalad get", path=path
-        )
+        raise InputError("the link points to nothing", remedy="fetch the content, e.g. with datalad get", path=path)
     if path.is_dir():
         raise InputError("this is a folder", remedy="name one scan in it", path=path)
     if not path.exists():
@@ -33,9 +31,7 @@ def check_file(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(132)
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", remedy="check its permissions", path=path
-        ) from error
+        raise InputError(f"cannot be read ({error.strerror})", remedy="check its permissions", path=path) from error
     if start[128:] == b"DICM":
         raise InputError("this is a DICOM file", remedy="convert its series with dcm2niix", path=path)
     stem, extension = split_name(path)
@@ -54,13 +50,9 @@ def check_file(path: Path) -> None:
 def _check_compression(path: Path, extension: str, start: bytes) -> None:
     named, packed = extension.endswith((".gz", ".mgz")), start[:2] == b"\x1f\x8b"
     if named and not packed:
-        raise InputError(
-            f"named {extension} but not compressed", remedy="rename it or download it again", path=path
-        )
+        raise InputError(f"named {extension} but not compressed", remedy="rename it or download it again", path=path)
     if packed and not named:
-        raise InputError(
-            f"compressed but named {extension}", remedy=f"rename it to {extension}.gz", path=path
-        )
+        raise InputError(f"compressed but named {extension}", remedy=f"rename it to {extension}.gz", path=path)
 
 
 def _check_partner(path: Path, stem: str, extension: str) -> None:

@@ -14,9 +14,7 @@ MAX_NEGATIVE = 0.05
 MAX_MAGNITUDE = 1e12
 
 
-def clean_values(
-    data: npt.NDArray[np.generic], path: Path | None
-) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+def clean_values(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
     """Return the intensities as finite float32, with what was repaired.
 
     Up to 5 % NaN or infinite voxels become 0 and are reported.
@@ -50,9 +48,7 @@ def clean_values(
     if not values.any():
         raise InputError("the image is empty, every voxel is 0", remedy="check the conversion", path=path)
     if values.min() == values.max():
-        raise InputError(
-            f"the image is constant, every voxel is {low:g}", remedy="check the conversion", path=path
-        )
+        raise InputError(f"the image is constant, every voxel is {low:g}", remedy="check the conversion", path=path)
     negative = np.count_nonzero(values < 0) / np.count_nonzero(values)
     if negative > MAX_NEGATIVE:
         raise InputError(
@@ -63,9 +59,7 @@ def clean_values(
     return values, repaired
 
 
-def _finite(
-    data: npt.NDArray[np.generic], path: Path | None
-) -> tuple[npt.NDArray[np.generic], tuple[str, ...]]:
+def _finite(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.NDArray[np.generic], tuple[str, ...]]:
     if data.dtype.kind != "f":
         return data, ()
     bad = ~np.isfinite(data)

@@ -107,9 +107,7 @@ def _image_of(array: npt.NDArray[np.generic], affine: npt.ArrayLike | None) -> n
     return nib.spatialimages.SpatialImage(array, matrix)
 
 
-def _from_image(
-    image: nib.spatialimages.SpatialImage, path: Path | None, known: tuple[str, ...] = ()
-) -> Volume:
+def _from_image(image: nib.spatialimages.SpatialImage, path: Path | None, known: tuple[str, ...] = ()) -> Volume:
     shape = check_shape(image.shape, path)
     header: Any = image.header
     # An image made in memory may leave its affine to the header.

@@ -32,9 +32,7 @@ class _Block(nn.Module):
             *_Unit(nn.Conv3d(cin, cout, 3, stride, 1, bias=False), cout),
             *_Unit(nn.Conv3d(cout, cout, 3, 1, 1, bias=False), cout, relu=False),
         )
-        self.downsample = (
-            _Unit(nn.Conv3d(cin, cout, 1, stride, bias=False), cout, relu=False) if cin != cout else None
-        )
+        self.downsample = _Unit(nn.Conv3d(cin, cout, 1, stride, bias=False), cout, relu=False) if cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)

@@ -147,9 +147,7 @@ def _run(command: str, head: Path, brain: Path) -> None:
     remedy = "check --mask-command"
     try:
         # Split first, fill in afterwards: a path with a space stays one argument, and no shell is involved.
-        words = [
-            w.replace("{input}", str(head)).replace("{output}", str(brain)) for w in shlex.split(command)
-        ]
+        words = [w.replace("{input}", str(head)).replace("{output}", str(brain)) for w in shlex.split(command)]
         done = subprocess.run(
             words, capture_output=True, text=True, errors="replace", timeout=_COMMAND_TIMEOUT_S, check=False
         )
@@ -157,8 +155,6 @@ def _run(command: str, head: Path, brain: Path) -> None:
         raise PreprocessingError(f"the mask command did not run ({error})", remedy=remedy) from None
     if done.returncode != 0:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        raise PreprocessingError(
-            f"the mask command failed with code {done.returncode} ({last[0]})", remedy=remedy
-        )
+        raise PreprocessingError(f"the mask command failed with code {done.returncode} ({last[0]})", remedy=remedy)
     if not brain.exists():
         raise PreprocessingError("the mask command wrote no mask to {output}", remedy=remedy)

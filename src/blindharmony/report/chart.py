@@ -79,17 +79,17 @@ def chart(
         ),
         axes.grid(y_numbers=y_numbers),
         # A nested viewport cuts off what leaves the axes, with no id that two charts could share.
-        Markup(
-            '<svg x="{0:g}" y="{1:g}" width="{2:g}" height="{3:g}" viewBox="{0:g} {1:g} {2:g} {3:g}">'
-        ).format(_LEFT, _TOP, _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM),
+        Markup('<svg x="{0:g}" y="{1:g}" width="{2:g}" height="{3:g}" viewBox="{0:g} {1:g} {2:g} {3:g}">').format(
+            _LEFT, _TOP, _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+        ),
         *(axes.draw(mark) for mark in marks),
         Markup("</svg>"),
         Markup('<text class="axis" x="{:g}" y="{:g}" text-anchor="middle">{}</text>').format(
             (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, x_label
         ),
-        Markup(
-            '<text class="axis" transform="translate(13 {:g}) rotate(-90)" text-anchor="middle">{}</text>'
-        ).format((_TOP + _HEIGHT - _BOTTOM) / 2, y_label),
+        Markup('<text class="axis" transform="translate(13 {:g}) rotate(-90)" text-anchor="middle">{}</text>').format(
+            (_TOP + _HEIGHT - _BOTTOM) / 2, y_label
+        ),
         Markup("</svg>"),
     ]
     return Markup("").join(parts)
@@ -106,9 +106,7 @@ class _Axes:
         return _LEFT + (np.asarray(x) - self.x0) / (self.x1 - self.x0) * (_WIDTH - _LEFT - _RIGHT)
 
     def down(self, y: Series) -> Series:
-        return (
-            _HEIGHT - _BOTTOM - (np.asarray(y) - self.y0) / (self.y1 - self.y0) * (_HEIGHT - _TOP - _BOTTOM)
-        )
+        return _HEIGHT - _BOTTOM - (np.asarray(y) - self.y0) / (self.y1 - self.y0) * (_HEIGHT - _TOP - _BOTTOM)
 
     def draw(self, mark: Line | Band) -> Markup:
         if isinstance(mark, Line):

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 # Blue and orange stay apart in every common form of colour blindness; black is the surrounding air.
 _SHARES = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
-_COLOURS = np.array(
-    [[176, 224, 255], [38, 110, 214], [16, 16, 20], [204, 92, 18], [255, 226, 160]], np.float64
-)
+_COLOURS = np.array([[176, 224, 255], [38, 110, 214], [16, 16, 20], [204, 92, 18], [255, 226, 160]], np.float64)
 
 
 def diverging(values: NDArray[np.floating[Any]], limit: float) -> NDArray[np.uint8]:

@@ -73,9 +73,7 @@ class Gauge:
 
 def distance_gauge(distance: Distance) -> Gauge:
     """Distance from the target's median scan; no distance is too small to be the target's."""
-    gauge = Gauge.around(
-        "Distance from the target", distance.before, distance.after, list(distance.usual), zero=True
-    )
+    gauge = Gauge.around("Distance from the target", distance.before, distance.after, list(distance.usual), zero=True)
     return replace(gauge, low=0.0)
 
 
@@ -94,8 +92,7 @@ def tissue_gauges(before: Quantiles, after: Quantiles, target: Quantiles, levels
         return []
     names = ("Gray / white contrast", "White matter", "Gray matter", "Fluid")
     return [
-        Gauge.around(name, first[i], second[i], [scan[i] for scan in rest], zero=False)
-        for i, name in enumerate(names)
+        Gauge.around(name, first[i], second[i], [scan[i] for scan in rest], zero=False) for i, name in enumerate(names)
     ]
 
 

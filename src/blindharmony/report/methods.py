@@ -24,9 +24,7 @@ _REFERENCES = {
 }
 
 
-def methods_text(
-    *, target: str, scans: int, method: str, version: str, n4: bool = True, deepbet: bool = True
-) -> str:
+def methods_text(*, target: str, scans: int, method: str, version: str, n4: bool = True, deepbet: bool = True) -> str:
     """A paragraph to paste, then its references, one per line.
 
     Args:

@@ -62,9 +62,7 @@ def comparison(evidence: ScanEvidence) -> list[Frame]:
 
     def layers(slices: Slices) -> tuple[Layer, ...]:
         return (
-            Layer(
-                "before", jpeg(gray(strip(evidence.before, slices), shades)), f"{slices.plane} slices before"
-            ),
+            Layer("before", jpeg(gray(strip(evidence.before, slices), shades)), f"{slices.plane} slices before"),
             Layer("after", jpeg(gray(strip(evidence.after, slices), shades)), f"{slices.plane} slices after"),
         )
 
@@ -121,9 +119,7 @@ def _coloured(
     return _frames(mask, layers, count)
 
 
-def _frames(
-    mask: NDArray[np.bool_], layers: Callable[[Slices], tuple[Layer, ...]], count: int
-) -> list[Frame]:
+def _frames(mask: NDArray[np.bool_], layers: Callable[[Slices], tuple[Layer, ...]], count: int) -> list[Frame]:
     chosen = [choose(mask, plane, count) for plane in PLANES]
     return [Frame(slices, layers(slices)) for slices in chosen]
 

@@ -20,14 +20,22 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         ("training scans", str(info.scans)),
         ("held-out scans", str(held_out.scans)),
         ("licence", info.licence or "not recorded"),
-        ("preparation", f"{recipe.digest()}: template {recipe.template}, N4 {'on' if recipe.n4 else 'off'}, gain {recipe.gain}"),
+        (
+            "preparation",
+            f"{recipe.digest()}: template {recipe.template}, N4 {'on' if recipe.n4 else 'off'}, gain {recipe.gain}",
+        ),
         ("weights", f"{weights:,}"),
         ("flows", ", ".join(_flows(target)) or "none"),
         ("intensity unit", f"1.0 in the flow is {info.unit:.4g} on the target scanner"),
     ]
     if held_out.bits_per_dim:
         bits = held_out.bits_per_dim
-        rows.append(("held-out bits/dim", f"{np.mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f}), at 2 mm and 256 grey levels"))
+        rows.append(
+            (
+                "held-out bits/dim",
+                f"{np.mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f}), at 2 mm and 256 grey levels",
+            )
+        )
         levels = np.mean(held_out.level_bits, 0)
         rows.append(("  by level", ", ".join(f"{b:.2f}" for b in levels) + " (finest first, coarsest image last)"))
         spreads = ", ".join(f"{s:.3f}" for s in held_out.latent_sd)
@@ -35,7 +43,10 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
     if held_out.slice_bits is not None:
         rows.append(("slice flow bits/dim", f"{held_out.slice_bits:.3f}, at 1 mm"))
     rows += [(k, v) for k, v in info.notes.items()]
-    rows += [("made with", f"blindharmony {info.made_with}, seed {info.seed}, format {info.format}"), ("hash", target.digest)]
+    rows += [
+        ("made with", f"blindharmony {info.made_with}, seed {info.seed}, format {info.format}"),
+        ("hash", target.digest),
+    ]
     return rows
 
 

@@ -60,7 +60,9 @@ def load_target(target: str | Path | Target) -> Target:
     path = included_targets().get(str(target), Path(target))
     if not path.is_file():
         known = ", ".join(included_targets()) or "none"
-        raise TargetError("no such target model", remedy=f"give a model file or an included name ({known})", path=target)
+        raise TargetError(
+            "no such target model", remedy=f"give a model file or an included name ({known})", path=target
+        )
     if path.stat().st_size > _MAX_BYTES:
         raise TargetError("this file is too large to be a target model", remedy=_TRAIN, path=path)
     try:

@@ -12,9 +12,7 @@ from scipy import ndimage, stats
 Image = NDArray[np.floating[Any]]
 
 
-def new_edges(
-    after: Image, before: Image, mask: NDArray[np.bool_], *, strong: float = 0.1, reach: int = 2
-) -> float:
+def new_edges(after: Image, before: Image, mask: NDArray[np.bool_], *, strong: float = 0.1, reach: int = 2) -> float:
     """Share (0…1) of the output's strong edges with no strong edge of the input nearby.
 
     An image's strong edges are the ``strong`` share of brain voxels with the steepest intensity (gradient of

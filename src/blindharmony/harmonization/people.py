@@ -1,6 +1,7 @@
 r"""How the intensities of the target scanner differ between people: a few numbers per head.
 
-A quantile curve :math:`Q(u)` gives the intensity of rank :math:`u` inside the fit region. Over the target's training scans
+A quantile curve :math:`Q(u)` gives the intensity of rank :math:`u` inside the fit region. Over the target's training
+scans
 
 .. math:: Q_i(u) \approx \bar Q(u) + \sum_{k=1}^{K} c_{ik}\, s_k\, v_k(u), \qquad c_{ik} \sim N(0, 1),
 
@@ -45,7 +46,7 @@ class People:
     @cached_property
     def mean(self) -> Array:
         """The pooled curve, what masked histogram matching matches to."""
-        return self.curves.mean(0)  # type: ignore[no-any-return]
+        return np.asarray(self.curves.mean(0))
 
     @cached_property
     def modes(self) -> Array:
@@ -55,14 +56,14 @@ class People:
         _, spread, rows = np.linalg.svd(self.curves - self.mean, full_matrices=False)
         keep = min(self.components, len(self.curves) - 2)
         modes = rows[:keep] * spread[:keep, None] / np.sqrt(len(self.curves) - 1)
-        return modes * np.where(modes.sum(1) < 0, -1.0, 1.0)[:, None]  # type: ignore[no-any-return]
+        return np.asarray(modes * np.where(modes.sum(1) < 0, -1.0, 1.0)[:, None], np.float64)
 
     def curve(self, coefficients: Array) -> Array:
         """The increasing quantile curve of a person with these coefficients, shape ``(Q,)``."""
         curve = self.mean + coefficients @ self.modes
         # Far from the mean a sum of components may fold over; an intensity curve must not.
-        return np.maximum.accumulate(curve + _MIN_STEP * np.arange(curve.size))  # type: ignore[no-any-return]
+        return np.asarray(np.maximum.accumulate(curve + _MIN_STEP * np.arange(curve.size)))
 
     def coefficients(self, curve: Array) -> Array:
         """The coefficients that describe a curve best (least squares), shape ``(K,)``."""
-        return np.linalg.lstsq(self.modes.T, curve - self.mean, rcond=None)[0]  # type: ignore[no-any-return]
+        return np.asarray(np.linalg.lstsq(self.modes.T, curve - self.mean, rcond=None)[0], np.float64)

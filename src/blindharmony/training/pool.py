@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from blindharmony.image import write_bytes
-from blindharmony.train.head import Head, half_resolution
+from blindharmony.training.head import Head, half_resolution
 
 COPIES = 5
 # Six hundred images are plenty for a network of this size; with many heads each needs fewer copies.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from blindharmony.errors import UsageError
 from blindharmony.image import write_bytes
-from blindharmony.train.fit import FitState
+from blindharmony.training.fit import FitState
 
 _PARTS = ("best", "moments")
 
@@ -38,7 +38,12 @@ def save_checkpoint(path: Path, flow: nn.Module, checkpoint: Checkpoint) -> None
     tensors: dict[str, Tensor] = {f"flow.{k}": v for k, v in flow.state_dict().items()}
     for part, values in zip(_PARTS, (checkpoint.fit.best_weights, checkpoint.fit.moments), strict=True):
         tensors |= {f"{part}.{k}": v for k, v in values.items()}
-    meta = {"level": checkpoint.level, "step": checkpoint.fit.step, "best": checkpoint.fit.best, "plan": checkpoint.plan}
+    meta = {
+        "level": checkpoint.level,
+        "step": checkpoint.fit.step,
+        "best": checkpoint.fit.best,
+        "plan": checkpoint.plan,
+    }
     content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"run": json.dumps(meta)})
     write_bytes(path, content, overwrite=True)
 

@@ -20,7 +20,7 @@ from blindharmony.errors import UsageError
 from blindharmony.flow import MultiScaleFlow, MultiScaleSpec
 from blindharmony.flow.dequantise import dequantise
 from blindharmony.image import write_bytes
-from blindharmony.train.slice_data import CEILING, SliceData, deferred_interrupt, randomness
+from blindharmony.training.slice_data import CEILING, SliceData, deferred_interrupt, randomness
 
 Volumes: TypeAlias = Sequence[NDArray[np.float32]]
 Masks: TypeAlias = Sequence[NDArray[np.bool_]]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blindharmony.harmonize.fidelity import cosine, distance, ncc, non_edge_l1, non_edge_mask, sobel
+from blindharmony.harmonization.fidelity import cosine, distance, ncc, non_edge_l1, non_edge_mask, sobel
 
 
 def head(ndim: int, seed: int = 0, n: int = 2) -> tuple[torch.Tensor, torch.Tensor]:

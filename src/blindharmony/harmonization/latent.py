@@ -15,9 +15,9 @@ from torch import Tensor
 from blindharmony.errors import InputError, UsageError
 from blindharmony.flow import MultiScaleFlow
 from blindharmony.flow.dequantise import dequantise, quantise
-from blindharmony.harmonize.fidelity import centred, cosine, distance, ncc, non_edge_l1, non_edge_mask
-from blindharmony.harmonize.result import Estimate
-from blindharmony.harmonize.slices import SliceWindow, fill_ends, start_slices
+from blindharmony.harmonization.fidelity import centred, cosine, distance, ncc, non_edge_l1, non_edge_mask
+from blindharmony.harmonization.result import Estimate
+from blindharmony.harmonization.slices import SliceWindow, fill_ends, start_slices
 from blindharmony.target.model import Target
 
 #: Note of a target on the intensity that is 1.0 for its slice flow, and what holds without it.

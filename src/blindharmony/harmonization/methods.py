@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.errors import UsageError
-from blindharmony.harmonize.curve import harmonize_curve
-from blindharmony.harmonize.latent import LatentSettings, harmonize_latent
-from blindharmony.harmonize.match import harmonize_match
-from blindharmony.harmonize.result import Estimate
+from blindharmony.harmonization.curve import harmonize_curve
+from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
+from blindharmony.harmonization.match import harmonize_match
+from blindharmony.harmonization.result import Estimate
 from blindharmony.target import Target
 
 Method = Literal["curve", "match", "latent", "latent-published"]
@@ -22,12 +22,12 @@ METHODS: tuple[str, ...] = get_args(Method)
 ABOUT: dict[str, str] = {
     "curve": "One increasing intensity curve was inferred: masked histogram matching to the target's mean quantile "
     "curve, corrected by what the flow's likelihood says about this person.",
-    "match": "Intensities were matched, rank by rank inside the brain, to the target's mean quantile curve; no flow was "
-    "used.",
-    "latent": "The published BlindHarmony iteration (correlation and non-edge terms, shrinkage of the flow's latent) was "
-    "run slice by slice with tuned settings.",
-    "latent-published": "The published BlindHarmony iteration was run slice by slice with the settings of the released "
-    "program (August 2023).",
+    "match": "Intensities were matched, rank by rank inside the brain, to the target's mean quantile curve; no flow "
+    "was used.",
+    "latent": "The published BlindHarmony iteration (correlation and non-edge terms, shrinkage of the flow's latent) "
+    "was run slice by slice with tuned settings.",
+    "latent-published": "The published BlindHarmony iteration was run slice by slice with the settings of the "
+    "released program (August 2023).",
 }
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.harmonize.curve_map import CurveMap
-from blindharmony.harmonize.result import Estimate
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.result import Estimate
 from blindharmony.prep.recipe import Prepared
 
 _BINS = 200
@@ -17,8 +17,8 @@ _BINS = 200
 def carry_to_native(prepared: Prepared, estimate: Estimate) -> NDArray[np.float32]:
     r"""The harmonized scan on its own grid, flow units, RAS+ axes: :math:`m(y) + R^{-1}(x_h - m(x))`.
 
-    :math:`m` is the part of the change that is a curve of intensity; it is evaluated at the scan's own voxels, inside the
-    brain and outside, so that no edge appears where the mask ends. Only what the curve does not explain is resampled
+    :math:`m` is the part of the change that is a curve of intensity; it is evaluated at the scan's own voxels, inside
+    the brain and outside, so that no edge appears where the mask ends. Only what the curve does not explain is resampled
     (:math:`R^{-1}`), and only inside the mask. A method that changes voxels freely gets the curve that explains most.
 
     Args:
@@ -48,6 +48,4 @@ def fitted_curve(before: NDArray[np.float32], after: NDArray[np.float32], mask: 
     order = np.argsort(x, kind="stable")
     bins = np.array_split(order, min(_BINS, max(2, x.size // 10)))
     # Pool adjacent violators would be exact; a running maximum is enough for bins of many thousand voxels.
-    return CurveMap.through(
-        np.array([x[b].mean() for b in bins]), np.maximum.accumulate([y[b].mean() for b in bins])
-    )
+    return CurveMap.through(np.array([x[b].mean() for b in bins]), np.maximum.accumulate([y[b].mean() for b in bins]))

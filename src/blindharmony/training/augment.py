@@ -63,9 +63,7 @@ def deformed_points(points: Tensor, spec: AugmentSpec, rng: np.random.Generator,
     return moved
 
 
-def sample_at(
-    data: Tensor, mask: Tensor, points: Tensor, to_scan: NDArray[np.float64]
-) -> tuple[Tensor, Tensor]:
+def sample_at(data: Tensor, mask: Tensor, points: Tensor, to_scan: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
     """Sample a masked native scan at template points, as :func:`~blindharmony.prep.grid.sample_inside` does.
 
     Args:

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.errors import PreprocessingError
-from blindharmony.harmonize.curve_map import CurveMap
-from blindharmony.harmonize.people import People
-from blindharmony.harmonize.result import Estimate
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.people import People
+from blindharmony.harmonization.result import Estimate
 from blindharmony.target import Target
 
 _MIN_VOXELS = 10_000
@@ -27,7 +27,8 @@ def source_quantiles(
     region = mask & target.fit_region
     if region.sum() < _MIN_VOXELS:
         raise PreprocessingError(
-            f"only {region.sum()} brain voxels lie where the template has brain", remedy="check the mask and the header"
+            f"only {region.sum()} brain voxels lie where the template has brain",
+            remedy="check the mask and the header",
         )
     return np.quantile(image[region], target.levels), region
 

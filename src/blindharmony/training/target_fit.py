@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
-from blindharmony.harmonize.people import People
-from blindharmony.harmonize.typicality import level_bits
+from blindharmony.harmonization.people import People
+from blindharmony.harmonization.typicality import level_bits
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import HeldOut, Target, TargetInfo, save_target
 from blindharmony.target.model import atlas_tensor
-from blindharmony.train.evidence import calibrate_evidence
-from blindharmony.train.head import Head, prepare_head
-from blindharmony.train.pool import Pool, make_pool, mean_image
-from blindharmony.train.progress import Report
-from blindharmony.train.pyramid_fit import fit_pyramid
-from blindharmony.train.target_slices import with_slice_flow
+from blindharmony.training.evidence import calibrate_evidence
+from blindharmony.training.head import Head, prepare_head
+from blindharmony.training.pool import Pool, make_pool, mean_image
+from blindharmony.training.progress import Report
+from blindharmony.training.pyramid_fit import fit_pyramid
+from blindharmony.training.target_slices import with_slice_flow
 
 _RANKS = 512
 _LEAST = 5
@@ -110,7 +110,16 @@ def train_target(
         "flow": spec.model_dump(mode="json"),
     }
     spreads = fit_pyramid(
-        flow, pool, unseen_pool, work, plan=plan, minutes=minutes, steps=steps, resume=resume, device=device, report=say
+        flow,
+        pool,
+        unseen_pool,
+        work,
+        plan=plan,
+        minutes=minutes,
+        steps=steps,
+        resume=resume,
+        device=device,
+        report=say,
     )
     say("calibrating", 1.0, {})
     info = TargetInfo(
@@ -213,9 +222,7 @@ def _judged(target: Target, heads: Sequence[Head], pool: Pool, spreads: tuple[fl
         latent_sd=spreads,
         matching_error=_matching_errors(target, heads),
     )
-    info = target.info.model_copy(
-        update={"held_out": held_out, "evidence_scale": scale, "evidence_offset": offset}
-    )
+    info = target.info.model_copy(update={"held_out": held_out, "evidence_scale": scale, "evidence_offset": offset})
     return replace(target, info=info)
 
 

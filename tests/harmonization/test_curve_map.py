@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blindharmony.harmonize.curve_map import CurveMap
-from blindharmony.harmonize.people import People
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.people import People
 
 values = st.lists(st.floats(0, 1e4, allow_nan=False), min_size=2, max_size=60)
 

@@ -18,7 +18,7 @@ from blindharmony.image import read_volume, write_bytes
 from blindharmony.prep.grid import mask_box, shifted, voxel_map
 from blindharmony.prep.recipe import PrepRecipe, prepare
 from blindharmony.prep.template import load_template
-from blindharmony.train.augment import AugmentSpec, deformed_points, sample_at, template_points
+from blindharmony.training.augment import AugmentSpec, deformed_points, sample_at, template_points
 
 
 @dataclass(frozen=True, eq=False)

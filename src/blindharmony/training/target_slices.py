@@ -8,9 +8,9 @@ from pathlib import Path
 
 from blindharmony.flow import MultiScaleSpec, small_2d
 from blindharmony.target import Target
-from blindharmony.train.head import Head
-from blindharmony.train.progress import Report
-from blindharmony.train.slice_flow import train_slice_flow
+from blindharmony.training.head import Head
+from blindharmony.training.progress import Report
+from blindharmony.training.slice_flow import train_slice_flow
 
 # A whole 1 mm head takes 25 MB; forty of them hold more slices than a flow of this size can learn by heart.
 _MOST_HEADS = 40

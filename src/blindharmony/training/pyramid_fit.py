@@ -13,10 +13,10 @@ import numpy as np
 from blindharmony.flow.haar import HaarLevel
 from blindharmony.flow.level import LevelFlow
 from blindharmony.flow.pyramid import Pyramid
-from blindharmony.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from blindharmony.train.fit import FitState, LevelData, calibrate, evaluate, fit_level, level_data
-from blindharmony.train.pool import Pool
-from blindharmony.train.progress import Report
+from blindharmony.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from blindharmony.training.fit import FitState, LevelData, calibrate, evaluate, fit_level, level_data
+from blindharmony.training.pool import Pool
+from blindharmony.training.progress import Report
 
 # Shares of the time: the coarsest image, then 16, 8, 4 and 2 mm. What is about contrast gets most for its size.
 _SHARES = (0.03, 0.05, 0.12, 0.35, 0.45)
@@ -101,7 +101,9 @@ def fit_pyramid(
                 continue
             total = plan["steps"][position]
 
-            def on_step(state: FitState, numbers: dict[str, float], position: int = position, total: int = total) -> None:
+            def on_step(
+                state: FitState, numbers: dict[str, float], position: int = position, total: int = total
+            ) -> None:
                 nonlocal saved
                 if "held_out" in numbers:
                     log.write(json.dumps({"level": order[position], **numbers}) + "\n")

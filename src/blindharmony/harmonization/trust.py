@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.harmonize.typicality import Typicality
+from blindharmony.harmonization.typicality import Typicality
 from blindharmony.prep.recipe import Prepared
 from blindharmony.target import Target
 
@@ -39,7 +39,11 @@ class Trust:
 
 
 def judge(
-    prepared: Prepared, before: Typicality | None, after: Typicality | None, target: Target, warnings: tuple[str, ...]
+    prepared: Prepared,
+    before: Typicality | None,
+    after: Typicality | None,
+    target: Target,
+    warnings: tuple[str, ...],
 ) -> Trust:
     """Put together what preparation, flow and reader noticed.
 
@@ -54,7 +58,9 @@ def judge(
     level: Level = "good"
     overlap = float(prepared.found("place").get("overlap", 1.0))
     if overlap < _POOR_OVERLAP:
-        found.append(f"The brain overlaps the template by only {overlap:.2f} (Dice); the registration or the mask is off.")
+        found.append(
+            f"The brain overlaps the template by only {overlap:.2f} (Dice); the registration or the mask is off."
+        )
         advice.append("Look at the mask and template outlines under 'Preparation'.")
         level = "caution"
     millilitres = brain_ml(prepared.native.inside(), prepared.native.spacing)
@@ -67,10 +73,12 @@ def judge(
         found.append(f"The scan's slices are {coarse:.1f} mm thick: detail that was not scanned is not invented.")
     if after is not None and after.excess > _FOREIGN:
         found.append(
-            f"The result is unusual for the target: {after.bits:.2f} bits a voxel, {after.excess:.1f} spreads above its "
-            "own unseen scans."
+            f"The result is unusual for the target: {after.bits:.2f} bits a voxel, {after.excess:.1f} spreads above "
+            "its own unseen scans."
         )
-        advice.append("Compare before and after; look for a wrong sequence, pathology, contrast agent, noise or motion.")
+        advice.append(
+            "Compare before and after; look for a wrong sequence, pathology, contrast agent, noise or motion."
+        )
         level = "poor" if after.excess > _UNEXPLAINED else "caution"
     headline = {
         "good": f"Harmonized: the scan is as typical for {target.info.name} as its own unseen scans.",

@@ -10,9 +10,9 @@ import torch
 
 from blindharmony.errors import InputError, UsageError
 from blindharmony.flow import MultiScaleFlow, MultiScaleSpec
-from blindharmony.harmonize.fidelity import ncc
-from blindharmony.harmonize.latent import LatentSettings, harmonize_latent
-from blindharmony.harmonize.slices import SliceWindow, fill_ends
+from blindharmony.harmonization.fidelity import ncc
+from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
+from blindharmony.harmonization.slices import SliceWindow, fill_ends
 from blindharmony.target.model import Target, TargetInfo
 
 SHAPE = (32, 40, 12)
@@ -46,9 +46,7 @@ def scene():
     return truth, source, mask, target
 
 
-@pytest.mark.parametrize(
-    "settings", [LatentSettings(), LatentSettings.published()], ids=["default", "published"]
-)
+@pytest.mark.parametrize("settings", [LatentSettings(), LatentSettings.published()], ids=["default", "published"])
 def test_result_is_like_the_source_inside_and_zero_outside(scene, settings):
     _, source, mask, target = scene
     seen = []
@@ -97,8 +95,7 @@ def test_published_ablation_hardly_differs(scene):
     # What is known of the published numbers: ten times 0.999 leaves the latent nearly where it was.
     _, source, mask, target = scene
     whole, without = (
-        harmonize_latent(source, mask, target, LatentSettings.published(flow_identity=f)).image
-        for f in (False, True)
+        harmonize_latent(source, mask, target, LatentSettings.published(flow_identity=f)).image for f in (False, True)
     )
     assert np.abs(whole - without)[mask].mean() < 0.02
 

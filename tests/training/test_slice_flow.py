@@ -12,8 +12,8 @@ import torch
 
 from blindharmony.errors import UsageError
 from blindharmony.flow import MultiScaleSpec
-from blindharmony.train.slice_data import SliceData
-from blindharmony.train.slice_flow import train_slice_flow
+from blindharmony.training.slice_data import SliceData
+from blindharmony.training.slice_flow import train_slice_flow
 
 SPEC = MultiScaleSpec(levels=2, steps=1, width=4, coupling="affine", blocks=1, dropout=0.1, centre=0.5)
 SHAPE = (16, 16, 6)
@@ -23,9 +23,7 @@ def scans(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]
     rng, mask = np.random.default_rng(seed), np.zeros(SHAPE, bool)
     mask[3:13, 4:12, 1:5] = True
     tissue = np.where(np.arange(16)[:, None, None] < 8, 0.9, 1.25)
-    volumes = [
-        np.where(mask, tissue + 0.05 * rng.normal(size=SHAPE), 7).astype(np.float32) for _ in range(count)
-    ]
+    volumes = [np.where(mask, tissue + 0.05 * rng.normal(size=SHAPE), 7).astype(np.float32) for _ in range(count)]
     return volumes, [mask] * count
 
 

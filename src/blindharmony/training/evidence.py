@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.harmonize.curve import CurveEvidence, climb
-from blindharmony.harmonize.curve_map import CurveMap
-from blindharmony.harmonize.match import source_quantiles
-from blindharmony.harmonize.people import People
+from blindharmony.harmonization.curve import CurveEvidence, climb
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.match import source_quantiles
+from blindharmony.harmonization.people import People
 from blindharmony.target import Target
 
 _SCALES = (0.0005, 0.002, 0.008)

@@ -1,16 +1,17 @@
 r"""The default method: one increasing intensity curve, inferred under the flow.
 
-Write the harmonized image as :math:`x_c = Q_c(F_y(y))`: the scan's own intensity ranks, and the quantile curve of a person
-of the target population, :math:`Q_c = \bar Q + \sum_k c_k s_k v_k`. The coefficients of this head are
+Write the harmonized image as :math:`x_c = Q_c(F_y(y))`: the scan's own intensity ranks, and the quantile curve of a
+person of the target population, :math:`Q_c = \bar Q + \sum_k c_k s_k v_k`. The coefficients of this head are
 
-.. math:: \hat c = \arg\max_c\; \tau\,\bigl[\log p_\theta(x_c) + \textstyle\sum_v \log |\partial x_c / \partial x_0|\bigr]
-    - \tfrac12 \|c\|^2 \;-\; b
+.. math:: \hat c = \arg\max_c\; \tau\,\bigl[\log p_\theta(x_c)
+    + \textstyle\sum_v \log |\partial x_c / \partial x_0|\bigr] - \tfrac12 \|c\|^2 \;-\; b
 
-:math:`x_0` is masked histogram matching. The Jacobian makes it a likelihood of the *scan*: without it a flow prefers blank images.
-Voxels are not independent evidence about contrast, so the flow's nats count only :math:`\tau \ll 1`; :math:`\tau` and the
-offset :math:`b` of the answers come from held-out target scans, for which the truth is known. Ranks never change: no anatomy can appear.
+where :math:`x_0` is masked histogram matching. The Jacobian makes it a likelihood of the *scan*: without it a flow
+prefers blank images. Voxels are not independent evidence about contrast, so the flow's nats count only
+:math:`\tau \ll 1`; :math:`\tau` and the offset :math:`b` of the answers come from held-out target scans, for which
+the truth is known. Ranks never change: no anatomy can appear.
 
-Source: the likelihood of a scan through an invertible scanner model follows Durkan et al. 2019, eq. 1 (change of variables).
+Source: the likelihood of a scan through an invertible map follows Durkan et al. 2019, eq. 1 (change of variables).
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from blindharmony.harmonize.curve_map import CurveMap
-from blindharmony.harmonize.match import source_quantiles
-from blindharmony.harmonize.people import People
-from blindharmony.harmonize.result import Estimate
-from blindharmony.harmonize.typicality import reduced
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.match import source_quantiles
+from blindharmony.harmonization.people import People
+from blindharmony.harmonization.result import Estimate
+from blindharmony.harmonization.typicality import reduced
 from blindharmony.target import Target
 
 # The 4 mm image: coarse enough to be about contrast and not about noise, and forty milliseconds a look.
@@ -52,7 +53,12 @@ class CurveEvidence:
     """
 
     def __init__(
-        self, matched: NDArray[np.float32], region: NDArray[np.bool_], target: Target, people: People, device: str
+        self,
+        matched: NDArray[np.float32],
+        region: NDArray[np.bool_],
+        target: Target,
+        people: People,
+        device: str,
     ) -> None:
         if target.pyramid is None:
             msg = "this target has no whole-volume flow"
@@ -64,7 +70,7 @@ class CurveEvidence:
         modes, slopes = [], []
         for mode in people.modes:
             # Differences of nearly equal quantiles are noise: the mode is smoothed over about 1 % of the ranks.
-            smooth = ndimage.gaussian_filter1d(mode, 5, mode="nearest")
+            smooth = ndimage.gaussian_filter1d(mode, 5, mode="nearest")  # type: ignore[attr-defined]
             slope = np.gradient(smooth, people.mean)
             modes.append(np.interp(values, people.mean, smooth))
             slopes.append(np.interp(values, people.mean, slope))
@@ -94,7 +100,8 @@ def climb(
         nats = evidence(c)
         value = -scale * nats.cpu() + 0.5 * c.square().sum()
         value.backward()  # type: ignore[no-untyped-call]
-        trace.append({"step": float(len(trace)), "objective": float(value), "log-likelihood": float(nats)})
+        numbers = {"objective": value.item(), "log-likelihood": nats.item()}
+        trace.append({"step": float(len(trace)), **numbers})
         if progress:
             progress(min(len(trace), 2 * _STEPS), 2 * _STEPS)
         return value

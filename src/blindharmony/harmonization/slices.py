@@ -76,9 +76,7 @@ class SliceWindow:
         (x, h), (y, w) = self.rows, self.columns
         volume = np.zeros(self.shape, np.float32)
         part = volume[x : x + h, y : y + w]
-        part[:, :, list(self.heights)] = (
-            slices[:, 0, : part.shape[0], : part.shape[1]].permute(1, 2, 0).cpu().numpy()
-        )
+        part[:, :, list(self.heights)] = slices[:, 0, : part.shape[0], : part.shape[1]].permute(1, 2, 0).cpu().numpy()
         return volume
 
 

@@ -1,0 +1,1 @@
+"""Estimate the harmonized image under the target's density."""
