@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError
+from blindharmony.errors import BlindHarmonyError, InputError, NothingFoundError, OutputError, UsageError
 from blindharmony.image import find_scans, output_name
 
 _EPILOG = """\
@@ -61,7 +61,7 @@ def add_parser(verbs: Any) -> None:
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
     target_name = _known(arguments)
-    paths = find_scans(arguments.scans, participant_labels=arguments.participant_label)
+    paths, missing = _found(arguments)
     _check(arguments, paths)
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.harmonization.methods import METHODS
@@ -71,7 +71,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.method not in METHODS:
         raise UsageError(f"there is no method '{arguments.method}'", remedy=f"choose one of {', '.join(METHODS)}")
     target = load_target(target_name)
-    failed = 0
+    for problem in missing:
+        screen.problem(f"blindharmony: {problem}")
+    failed = len(missing)
     for index, path in enumerate(paths):
         name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
         screen.note(f"{name}: harmonizing to {target.info.name}")
@@ -108,8 +110,24 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         if not arguments.no_report:
             screen.note(f"{path.name}: report in {files[2]}")
     if failed:
-        screen.problem(f"blindharmony: {failed} of {len(paths)} scans failed")
+        screen.problem(f"blindharmony: {failed} of {len(paths) + len(missing)} scans failed")
     return 1 if failed else 0
+
+
+def _found(arguments: argparse.Namespace) -> tuple[list[Path], list[NothingFoundError]]:
+    """The scans, and inputs that hold none; it is an error only if no input holds any."""
+    if arguments.participant_label or len(arguments.scans) == 1:
+        return find_scans(arguments.scans, participant_labels=arguments.participant_label), []
+    paths: list[Path] = []
+    missing = []
+    for item in arguments.scans:
+        try:
+            paths += [p for p in find_scans([item]) if p not in paths]
+        except NothingFoundError as error:
+            missing.append(error)
+    if not paths:
+        raise missing[0]
+    return paths, missing
 
 
 def _known(arguments: argparse.Namespace) -> str:

@@ -18,7 +18,7 @@ def carry_to_native(prepared: Prepared, estimate: Estimate) -> NDArray[np.float3
     r"""The harmonized scan on its own grid, flow units, RAS+ axes: :math:`m(y) + R^{-1}(x_h - m(x))`.
 
     :math:`m` is the part of the change that is a curve of intensity; it is evaluated at the scan's own voxels, inside
-    the brain and outside, so that no edge appears where the mask ends. Only what the curve does not explain is resampled
+    the brain and outside, so that no edge appears where the mask ends. Only what it does not explain is resampled
     (:math:`R^{-1}`), and only inside the mask. A method that changes voxels freely gets the curve that explains most.
 
     Args:

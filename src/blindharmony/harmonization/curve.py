@@ -67,15 +67,15 @@ class CurveEvidence:
         self.first = HALVINGS - 1
         x, self.mask = (t.to(device) for t in reduced(matched, region, HALVINGS))
         values = x.cpu().numpy()
-        modes, slopes = [], []
-        for mode in people.modes:
-            # Differences of nearly equal quantiles are noise: the mode is smoothed over about 1 % of the ranks.
-            smooth = ndimage.gaussian_filter1d(mode, 5, mode="nearest")  # type: ignore[attr-defined]
-            slope = np.gradient(smooth, people.mean)
-            modes.append(np.interp(values, people.mean, smooth))
-            slopes.append(np.interp(values, people.mean, slope))
+        mean = _smooth(people.mean)
+        # Where many voxels share one intensity the mean curve is flat, and a slope over it means nothing.
+        step = np.maximum(np.gradient(mean), 0.05 * np.median(np.gradient(mean)) + 1e-6)
+        modes = [_smooth(mode) for mode in people.modes]
+        knots = np.maximum.accumulate(mean + 1e-6 * np.arange(mean.size))
+        images = [np.interp(values, knots, mode) for mode in modes]
+        slopes = [np.interp(values, knots, np.gradient(mode) / step) for mode in modes]
         self.image = x
-        self.modes = torch.from_numpy(np.concatenate(modes, 1).astype(np.float32)).to(device)
+        self.modes = torch.from_numpy(np.concatenate(images, 1).astype(np.float32)).to(device)
         self.slopes = torch.from_numpy(np.concatenate(slopes, 1).astype(np.float32)).to(device)
 
     def __call__(self, coefficients: Tensor) -> Tensor:
@@ -85,6 +85,12 @@ class CurveEvidence:
         slope = 1 + (self.slopes * weights).sum(1, keepdim=True)
         volume = slope.clamp_min(0.05).log().where(self.mask, 0.0).sum()
         return self.flow.density(image, self.mask, first=self.first).nats.sum() + volume
+
+
+def _smooth(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A curve over ranks without the noise of nearly equal quantiles: a Gaussian of about 1 % of the ranks."""
+    smooth = ndimage.gaussian_filter1d(curve, curve.size / 100, mode="nearest")  # type: ignore[attr-defined]
+    return np.asarray(smooth)
 
 
 def climb(

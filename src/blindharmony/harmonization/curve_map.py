@@ -35,7 +35,8 @@ class CurveMap:
             x: Source quantiles, not decreasing.
             y: Harmonized quantiles at the same ranks, not decreasing.
         """
-        positive = x > 0
+        # Far below the brightest there is nothing but rounding, and a slope over it would be absurd.
+        positive = x > 1e-6 * x.max()
         knots, where = np.unique(x[positive], return_inverse=True)
         values = np.bincount(where, weights=y[positive]) / np.bincount(where)
         return cls(np.concatenate([[0.0], knots]), np.concatenate([[0.0], np.maximum(values, 0)]))

@@ -42,6 +42,7 @@ def harmonize_match(image: NDArray[np.float32], mask: NDArray[np.bool_], target:
         target: Its mean quantile curve is used; no flow.
     """
     quantiles, _ = source_quantiles(image, mask, target)
-    curve = CurveMap.through(quantiles, People(target.levels, target.quantiles).mean)
+    people = People(target.levels, target.quantiles)
+    curve = CurveMap.through(quantiles, people.curve(np.zeros(len(people.modes))))
     out = np.where(mask, curve(image), 0).astype(np.float32)
     return Estimate(out, intensity_map=curve)

@@ -62,7 +62,7 @@ class People:
         """The increasing quantile curve of a person with these coefficients, shape ``(Q,)``."""
         curve = self.mean + coefficients @ self.modes
         # Far from the mean a sum of components may fold over; an intensity curve must not.
-        return np.asarray(np.maximum.accumulate(curve + _MIN_STEP * np.arange(curve.size)))
+        return np.asarray(np.maximum.accumulate(curve) + _MIN_STEP * np.arange(curve.size))
 
     def coefficients(self, curve: Array) -> Array:
         """The coefficients that describe a curve best (least squares), shape ``(K,)``."""

@@ -73,13 +73,15 @@ def judge(
         found.append(f"The scan's slices are {coarse:.1f} mm thick: detail that was not scanned is not invented.")
     if after is not None and after.excess > _FOREIGN:
         found.append(
-            f"The result is unusual for the target: {after.bits:.2f} bits a voxel, {after.excess:.1f} spreads above "
-            "its own unseen scans."
+            f"The result is unusual for the target: {_place(after, target)} it is {after.excess:.1f} spreads less "
+            "probable than the target's own unseen scans."
         )
         advice.append(
             "Compare before and after; look for a wrong sequence, pathology, contrast agent, noise or motion."
         )
         level = "poor" if after.excess > _UNEXPLAINED else "caution"
+    if after is not None and after.smoother > _FOREIGN:
+        found.append("The scan is smoother than the target's: detail that was not scanned is not invented.")
     headline = {
         "good": f"Harmonized: the scan is as typical for {target.info.name} as its own unseen scans.",
         "caution": "Harmonized, but look at it before you use it.",
@@ -90,6 +92,14 @@ def judge(
     if before is not None and before.excess < 1.0:
         advice.append("The scan looked like the target to begin with; harmonizing it may not be needed.")
     return Trust(level, headline, tuple(found), tuple(advice))
+
+
+def _place(found: Typicality, target: Target) -> str:
+    """The level that is least probable, in words."""
+    level = int(np.argmax(found.excesses))
+    pyramid = target.info.pyramid
+    size = (pyramid.finest_mm if pyramid else 1.0) * 2 ** min(level, len(found.levels) - 1)
+    return f"in its {'brightness' if level == len(found.levels) - 1 else 'detail'} at {size:g} mm"
 
 
 def brain_ml(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> float:

@@ -12,6 +12,8 @@ from blindharmony.flow.haar import haar_split
 from blindharmony.flow.pyramid import Density
 from blindharmony.target import Target
 
+_LEAST_SPREAD = 0.15
+
 
 def reduced(values: NDArray[np.float32], mask: NDArray[np.bool_], halvings: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A template-grid image at ``1 mm · 2^halvings``, masked means, as ``(1, 1, ...)`` tensors with its mask."""
@@ -28,14 +30,24 @@ class Typicality:
     """Bits a voxel of an image under the target's flow, beside those of held-out target scans.
 
     Attributes:
-        bits: Of this image.
+        bits: Of this image, all levels together.
         levels: Of each level, finest first, the coarsest image last.
-        excess: ``(bits − mean) / sd`` of the held-out scans; 0 is typical, above 3 is foreign.
+        excesses: ``(bits − mean) / sd`` of the held-out scans for each level; 0 is typical.
     """
 
     bits: float
     levels: tuple[float, ...]
-    excess: float
+    excesses: tuple[float, ...]
+
+    @property
+    def excess(self) -> float:
+        """The largest excess of any level: contrast shows in coarse levels, which hold few of the voxels."""
+        return max(self.excesses)
+
+    @property
+    def smoother(self) -> float:
+        """How far the finest level lies *below* the held-out scans: an image without their noise or detail."""
+        return -self.excesses[0]
 
 
 def typicality(
@@ -48,11 +60,12 @@ def typicality(
     with torch.inference_mode():
         x, inside = reduced(image, mask & target.fit_region, 1)
         density = flow.density(x.to(device), inside.to(device))
-    bits = float(density.bits_per_dim()[0])
-    known = np.array(target.info.held_out.bits_per_dim or (bits,))
-    # With a handful of held-out scans the spread is a guess; below 0.05 bits it would cry wolf.
-    spread = max(float(known.std(ddof=1)) if known.size > 1 else 0.0, 0.05)
-    return Typicality(bits, level_bits(density), (bits - float(known.mean())) / spread)
+    found = level_bits(density)
+    known = np.array(target.info.held_out.level_bits or (found,))
+    spread = known.std(0, ddof=1) if len(known) > 1 else np.zeros(len(found))
+    # With a handful of held-out scans the spread is a guess; a small one would cry wolf.
+    excesses = (np.array(found) - known.mean(0)) / np.maximum(spread, _LEAST_SPREAD)
+    return Typicality(float(density.bits_per_dim()[0]), found, tuple(excesses.tolist()))
 
 
 def level_bits(density: Density) -> tuple[float, ...]:

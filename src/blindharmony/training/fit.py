@@ -115,7 +115,7 @@ def fit_level(
         nn.utils.clip_grad_norm_(flow.parameters(), _CLIP)
         optimiser.step()
         state.step += 1
-        log = {"step": float(state.step), "train": float(loss)}
+        log = {"step": float(state.step), "train": loss.item()}
         if state.step % every == 0 or state.step == steps:
             log["held_out"] = evaluate(flow, held_out, device)
             if log["held_out"] < state.best:

@@ -21,7 +21,7 @@ from blindharmony.target import HeldOut, Target, TargetInfo, save_target
 from blindharmony.target.model import atlas_tensor
 from blindharmony.training.evidence import calibrate_evidence
 from blindharmony.training.head import Head, prepare_head
-from blindharmony.training.pool import Pool, make_pool, mean_image
+from blindharmony.training.pool import COPIES, Pool, make_pool, mean_image
 from blindharmony.training.progress import Report
 from blindharmony.training.pyramid_fit import fit_pyramid
 from blindharmony.training.target_slices import with_slice_flow
@@ -44,6 +44,7 @@ def train_target(
     seed: int = 0,
     device: str = "cpu",
     spec: PyramidSpec | None = None,
+    copies: int = COPIES,
     recipe: PrepRecipe | None = None,
     name: str | None = None,
     suffix: str = "T1w",
@@ -68,6 +69,7 @@ def train_target(
         seed: Of everything random.
         device: Where the flow trains.
         spec: Shape of the flow.
+        copies: Deformed copies of each training head.
         recipe: Preparation.
         name: Of the model; the file's name by default.
         suffix: BIDS suffix of the contrast.
@@ -98,7 +100,7 @@ def train_target(
     def on_head(done: int, total: int) -> None:
         say("deforming heads", done / total, {})
 
-    pool = make_pool(training_heads, work, seed=seed, on_head=on_head)
+    pool = make_pool(training_heads, work, seed=seed, copies=copies, on_head=on_head)
     unseen_pool = make_pool(unseen_heads, work, seed=seed, copies=0)
     torch.manual_seed(seed)
     flow = Pyramid(spec, atlas_tensor())
@@ -107,6 +109,7 @@ def train_target(
         "scans": [h.name for h in training_heads],
         "held-out scans": [h.name for h in unseen_heads],
         "preparation": recipe.digest(),
+        "deformed copies": copies,
         "flow": spec.model_dump(mode="json"),
     }
     spreads = fit_pyramid(

@@ -1,0 +1,157 @@
+"""The command as a user meets it: names, exit codes, one clear line for every bad file."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from blindharmony.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def scan(stripped_head, tmp_path_factory):
+    path = tmp_path_factory.mktemp("scans") / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(stripped_head.data, stripped_head.affine), path)
+    return path
+
+
+def test_help_of_every_verb_teaches(capsys):
+    for words in (["--help"], ["harmonize", "--help"], ["train", "--help"], ["info", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
+        assert "example" in capsys.readouterr().out
+
+
+def test_version_and_wrong_use(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("blindharmony ")
+    with pytest.raises(SystemExit) as stop:
+        main(["harmonize"])
+    assert stop.value.code == 2
+
+
+def test_info_prints_the_card(capsys, tiny_target_file):
+    assert main(["info", str(tiny_target_file)]) == 0
+    text = capsys.readouterr().out
+    for word in ("training scans", "licence", "CC0-1.0", "held-out bits/dim", "hash"):
+        assert word in text
+    assert main(["info", str(tiny_target_file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "tiny"
+
+
+def test_good_and_bad_scans_together(capsys, scan, tiny_target_file, tmp_path):
+    bad = tmp_path / "truncated.nii.gz"
+    bad.write_bytes(scan.read_bytes()[:2000])
+    flat = tmp_path / "flat.nii"
+    nib.save(nib.Nifti1Image(np.ones((20, 20, 20), np.float32), np.eye(4)), flat)
+    text = tmp_path / "text.nii"
+    text.write_text("not an image")
+    nan = tmp_path / "nan.nii.gz"
+    nib.save(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)), nan)
+    series = tmp_path / "series.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((20, 20, 20, 3), np.float32), np.eye(4)), series)
+    files = [bad, flat, scan, text, nan, series, tmp_path / "gone.nii"]
+    out = tmp_path / "out"
+    words = ["harmonize", *map(str, files), "--target", str(tiny_target_file), "--out", str(out), "--method", "match"]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert said.out.strip() == str(out / "scan_desc-harmonized.nii.gz")
+    for file in (bad, flat, text, nan, series, tmp_path / "gone.nii"):
+        lines = [line for line in said.err.splitlines() if file.name in line and line.startswith("blindharmony:")]
+        assert len(lines) == 1
+        assert ";" in lines[0]
+    assert "Traceback" not in said.err
+    assert (out / "scan_desc-harmonized.nii.gz").exists()
+    # A second run finds the results there and leaves them alone.
+    assert main(["harmonize", str(scan), "--target", str(tiny_target_file), "--out", str(out)]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "hint"),
+    [
+        (["harmonize", "nowhere.nii", "--out", "o"], 66, "nowhere.nii"),
+        (["harmonize", "SCAN", "--out", "o", "--target", "nothing"], 2, "included name"),
+        (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--method", "magic"], 2, "choose one of"),
+        (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--device", "cuda:7"], 2, "--device cpu"),
+        (["harmonize", "SCAN", "--out", "o", "--mask", "nomask.nii"], 1, "nomask.nii"),
+        (["harmonize", "EMPTY", "--out", "o"], 66, "EMPTY"),
+        (["train", "SCAN", "--out", "o.safetensors"], 2, "at least 5"),
+        (["info", "nothing"], 2, "nothing"),
+    ],
+)
+def test_exit_codes(words, code, hint, capsys, scan, tiny_target_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    words = [{"SCAN": str(scan), "TINY": str(tiny_target_file)}.get(w, w) for w in words]
+    assert main(words) == code
+    said = capsys.readouterr()
+    assert hint in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_damaged_or_newer_model_is_named(capsys, scan, tmp_path, tiny_target_file):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(tiny_target_file.read_bytes()[:-500])
+    assert main(["harmonize", str(scan), "--target", str(broken), "--out", str(tmp_path)]) == 2
+    assert "broken.safetensors" in capsys.readouterr().err
+
+
+def test_an_internal_error_is_one_line(capsys, scan, tiny_target_file, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("blindharmony.pipeline.prepare", fail)
+    assert main(["harmonize", str(scan), "--target", str(tiny_target_file), "--out", str(tmp_path)]) == 70
+    assert "boom" in capsys.readouterr().err
+
+
+def test_a_mask_that_misses_the_brain_is_refused(capsys, scan, tiny_target_file, tmp_path):
+    image = nib.load(scan)
+    far = np.zeros(image.shape, np.uint8)
+    far[:2, :2, :2] = 1
+    mask = tmp_path / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(far, image.affine), mask)
+    words = [
+        "harmonize",
+        str(scan),
+        "--mask",
+        str(mask),
+        "--target",
+        str(tiny_target_file),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(words) == 1
+    assert "mask" in capsys.readouterr().err
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, blindharmony; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_every_public_name_is_there():
+    import blindharmony
+
+    assert len(blindharmony.__all__) <= 12
+    for name in blindharmony.__all__:
+        assert getattr(blindharmony, name) is not None
+
+
+def test_gzip_with_a_broken_checksum(capsys, scan, tiny_target_file, tmp_path):
+    raw = gzip.decompress(scan.read_bytes())
+    broken = bytearray(gzip.compress(raw))
+    broken[-6] ^= 0xFF
+    file = tmp_path / "crc.nii.gz"
+    file.write_bytes(bytes(broken))
+    assert main(["harmonize", str(file), "--target", str(tiny_target_file), "--out", str(tmp_path / "o")]) == 1
+    assert "crc.nii.gz" in capsys.readouterr().err

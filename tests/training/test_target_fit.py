@@ -1,0 +1,130 @@
+"""Training: repeatable, resumable with the same bytes, and honest about what it held out."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from blindharmony.errors import InputError, OutputError, UsageError
+from blindharmony.prep.recipe import PrepRecipe
+from blindharmony.target import load_target
+from blindharmony.training.head import prepare_head
+from blindharmony.training.target_fit import train_target
+from heads import head_grid, synthetic_brain
+from targets import TINY
+
+PLAIN = PrepRecipe(n4=False)
+QUICK = {"spec": TINY, "recipe": PLAIN, "copies": 1}
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    paths = []
+    for seed in range(5):
+        head = synthetic_brain(*head_grid(seed, mm=3.0), seed=seed)
+        paths.append(folder / f"sub-{seed:02d}_T1w.nii.gz")
+        nib.save(nib.Nifti1Image(head.data, head.affine), paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def place(scans, tmp_path_factory):
+    """Makes the name of a new model whose scans are prepared already."""
+    heads = tmp_path_factory.mktemp("heads")
+    for scan in scans:
+        prepare_head(scan, PLAIN, heads)
+
+    def new():
+        out = tmp_path_factory.mktemp("model") / "site.safetensors"
+        shutil.copytree(heads, out.with_name(out.name + ".work"))
+        return out
+
+    return new
+
+
+@pytest.fixture(scope="module")
+def trained(scans, place):
+    out = place()
+    return out, train_target(scans, out, steps=4, version="test", **QUICK)
+
+
+def test_the_model_knows_what_it_was_made_of(trained):
+    out, target = trained
+    again = load_target(out)
+    assert again.digest == target.digest
+    assert again.info.scans == 4
+    assert again.info.held_out.scans == 1
+    assert len(again.info.held_out.level_bits[0]) == len(TINY.widths) + 1
+    assert np.isfinite(again.info.held_out.bits_per_dim).all()
+    assert again.info.recipe == PLAIN
+    assert (np.diff(again.quantiles, axis=1) >= 0).all()
+    assert not out.with_name(out.name + ".work").exists()
+
+
+def test_an_interrupted_training_ends_with_the_same_bytes(scans, trained, place):
+    out = place()
+    seen = []
+
+    def interrupt(stage, done, numbers):
+        seen.append(stage)
+        if stage.startswith("8 mm") and numbers.get("step") == 2:
+            raise KeyboardInterrupt
+
+    options = {"steps": 4, "version": "test", **QUICK}
+    with pytest.raises(KeyboardInterrupt):
+        train_target(scans, out, report=interrupt, **options)
+    assert not out.exists()
+    stages = []
+    train_target(scans, out, resume=True, report=lambda s, d, n: stages.append(s), **options)
+    # Levels that were finished are not trained again.
+    assert not any(s.startswith("32 mm") for s in stages)
+    assert out.read_bytes() == trained[0].read_bytes()
+
+
+def test_resuming_something_else_is_refused(scans, place):
+    out = place()
+
+    def interrupt(stage, done, numbers):
+        if stage.startswith("16 mm"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_target(scans, out, steps=2, report=interrupt, **QUICK)
+    with pytest.raises(UsageError, match="another seed"):
+        train_target(scans, out, steps=2, seed=1, resume=True, **QUICK)
+
+
+def test_a_log_is_kept_while_it_runs(scans, place):
+    out = place()
+    logs = []
+
+    def look(stage, done, numbers):
+        log = out.with_name(out.name + ".work") / "log.jsonl"
+        if stage == "calibrating":
+            logs.extend(json.loads(line) for line in log.read_text().splitlines())
+
+    train_target(scans, out, steps=2, report=look, **QUICK)
+    assert {entry["level"] for entry in logs} == set(range(len(TINY.widths) + 1))
+    assert all(np.isfinite(entry["held_out"]) for entry in logs)
+
+
+def test_too_few_scans_existing_models_and_bad_scans(scans, trained, tmp_path):
+    with pytest.raises(UsageError, match="at least 5"):
+        train_target(scans[:3], tmp_path / "x.safetensors")
+    with pytest.raises(OutputError, match="overwrite"):
+        train_target(scans, trained[0])
+    bad = tmp_path / "bad.nii"
+    bad.write_text("no image")
+    with pytest.raises(InputError, match=r"bad\.nii"):
+        train_target([*scans, bad], tmp_path / "x.safetensors", recipe=PLAIN)
+
+
+def test_the_slice_flow_of_the_published_method_can_be_added(scans, place):
+    out = place()
+    target = train_target(scans, out, steps=1, slice_steps=1, **QUICK)
+    assert target.slices is not None
+    assert load_target(out).info.slices == target.slices.spec
+    assert target.info.held_out.slice_bits is not None
