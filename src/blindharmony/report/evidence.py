@@ -68,7 +68,7 @@ class ScanEvidence:
         unit: Name of the intensity unit.
         curve: The intensity curve, if one was fitted.
         log_bias: Logarithm of the smooth field that was taken out, same shape, if one was fitted.
-        target_quantiles: Intensity quantiles of each held-out target scan, shape ``(subjects, levels)``.
+        target_quantiles: Intensity quantiles of each target scan, shape ``(subjects, levels)``.
         levels: The quantiles' levels, increasing within 0…1, shape ``(levels,)``.
         trace: One mapping per optimisation step: ``step``, ``objective``, any other series.
         figures: Numbers for the table, by name.

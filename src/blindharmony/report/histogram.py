@@ -51,7 +51,7 @@ class Distance:
     Attributes:
         before: Of the scan.
         after: Of the harmonized scan.
-        usual: Of each held-out target scan to the median of all, sorted.
+        usual: Of each target scan to the median of all, sorted.
     """
 
     before: float
