@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +28,7 @@ from blindharmony.prep.recipe import Prepared
 from blindharmony.report import write_report
 from blindharmony.result_evidence import scan_evidence
 from blindharmony.target import Target
-from blindharmony.version import VERSION
+from blindharmony.version import versions
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -152,19 +151,3 @@ class HarmonizeResult:
     def report(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the report: one HTML file that needs nothing else."""
         return write_report(scan_evidence(self), Path(path), overwrite=overwrite)
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that decides a result."""
-    import nibabel
-    import SimpleITK
-    import torch
-
-    return {
-        "blindharmony": VERSION,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "nibabel": nibabel.__version__,
-        "SimpleITK": str(SimpleITK.Version.VersionString()),
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from blindharmony.harmonization.methods import ABOUT
 from blindharmony.prep.template import load_template
 from blindharmony.report import Curve, ScanEvidence, Verdict, methods_text
+from blindharmony.version import versions
 
 if TYPE_CHECKING:
     from blindharmony.result import HarmonizeResult
@@ -18,8 +20,6 @@ _CURVE_POINTS = 120
 
 def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
     """Collect pictures, curves and numbers, all in the target scanner's units."""
-    from blindharmony.result import versions
-
     target, prepared, estimate = result.target, result.prepared, result.estimate
     unit = target.info.unit
     inside = prepared.scan.inside()
@@ -96,10 +96,8 @@ def _bias(result: HarmonizeResult) -> np.ndarray | None:
     """The bias field taken out by preparation, brought to the template grid."""
     found = result.prepared.found("n4")
     if "log_bias" not in found:
-        return result.estimate.log_bias
+        return None
     last = result.prepared.history[-1]
-    from dataclasses import replace
-
     field = replace(last.before, data=found["log_bias"])
     return last.step.apply(field, last.params).data
 

@@ -60,7 +60,6 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
-    target_name = _known(arguments)
     paths, missing = _found(arguments)
     _check(arguments, paths)
     # Only now the slow imports: a typing error should answer at once.
@@ -70,7 +69,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
     if arguments.method not in METHODS:
         raise UsageError(f"there is no method '{arguments.method}'", remedy=f"choose one of {', '.join(METHODS)}")
-    target = load_target(target_name)
+    target = load_target(arguments.target)
     for problem in missing:
         screen.problem(f"blindharmony: {problem}")
     failed = len(missing)
@@ -130,13 +129,9 @@ def _found(arguments: argparse.Namespace) -> tuple[list[Path], list[NothingFound
     return paths, missing
 
 
-def _known(arguments: argparse.Namespace) -> str:
+def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:
     if arguments.mask is not None and not arguments.mask.exists():
         raise InputError("no such mask", remedy="check the path", path=arguments.mask)
-    return str(arguments.target)
-
-
-def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:
     if arguments.mask is not None and len(paths) > 1:
         raise UsageError("--mask goes with one scan", remedy="harmonize the scans one by one, or leave --mask out")
     twice = [n for n, count in Counter(output_name(p.name, "harmonized") for p in paths).items() if count > 1]

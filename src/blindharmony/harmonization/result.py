@@ -28,7 +28,6 @@ class Estimate:
         trace: One entry for each optimisation step.
         figures: Numbers worth keeping.
         warnings: Plain sentences.
-        log_bias: The source's bias field that was removed, on the template grid.
     """
 
     image: NDArray[np.float32]
@@ -36,4 +35,3 @@ class Estimate:
     trace: Sequence[Mapping[str, float]] = ()
     figures: Mapping[str, float | str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
-    log_bias: NDArray[np.float32] | None = None

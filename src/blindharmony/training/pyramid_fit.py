@@ -14,7 +14,7 @@ from blindharmony.flow.haar import HaarLevel
 from blindharmony.flow.level import LevelFlow
 from blindharmony.flow.pyramid import Pyramid
 from blindharmony.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from blindharmony.training.fit import FitState, LevelData, calibrate, evaluate, fit_level, level_data
+from blindharmony.training.fit import FitState, LevelData, calibrate, fit_level, level_data
 from blindharmony.training.pool import Pool
 from blindharmony.training.progress import Report
 
@@ -155,7 +155,6 @@ def _measured(
         fit_level(part, data.draw(k), (), steps=2, seed=(0, k), patch=_PATCH.get(k), device=device)
         began = time.monotonic()
         fit_level(part, data.draw(k), (), steps=_TRIAL_STEPS, seed=(0, k), patch=_PATCH.get(k), device=device)
-        evaluate(part, (), device)
         each = (time.monotonic() - began) / _TRIAL_STEPS
         part.load_state_dict(before)
         counts.append(max(20, int(0.9 * share * minutes * 60 / each)))
