@@ -30,6 +30,7 @@ def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
         "preparation": target.info.recipe.digest(),
         "method": result.method,
         "seed": str(result.seed),
+        "scan (SHA-256)": str(result.sidecar["SourceSHA256"] or "in memory"),
     }
     return ScanEvidence(
         name=result.name,
