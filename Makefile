@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt requirements-dev.txt
 	touch $@
 
 demo: $(READY)  ## Harmonize the included scan, results in demo-out/
-	$(BIN)/blindharmony demo demo-out
+	$(BIN)/blindharmony demo demo-out --overwrite
 
 test: $(READY)  ## Run the tests (without those on real scans)
 	$(BIN)/python -m pytest

@@ -20,6 +20,7 @@ def add_parser(verbs: Any) -> None:
     )
     p.add_argument("out", nargs="?", default="blindharmony-demo", help="folder for the results (default: %(default)s)")
     p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
+    p.add_argument("--overwrite", action="store_true", help="replace existing results")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     p.set_defaults(run=run)
 
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         device="cpu",
         seed=0,
         no_report=False,
-        overwrite=True,
+        overwrite=arguments.overwrite,
         quiet=arguments.quiet,
     )
     code = harmonize.run(words, screen)

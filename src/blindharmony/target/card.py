@@ -40,6 +40,9 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         rows.append(("  by level", ", ".join(f"{b:.2f}" for b in levels) + " (finest first, coarsest image last)"))
         spreads = ", ".join(f"{s:.3f}" for s in held_out.latent_sd)
         rows.append(("  latent spread", f"{spreads} before calibration (1: calibrated)"))
+    if held_out.matching_error:
+        error = np.mean(held_out.matching_error)
+        rows.append(("matching alone", f"misses a held-out scan's intensities by {error:.4f} (rms, flow units)"))
     if held_out.slice_bits is not None:
         rows.append(("slice flow bits/dim", f"{held_out.slice_bits:.3f}, at 1 mm"))
     rows += [(k, v) for k, v in info.notes.items()]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
@@ -19,7 +18,7 @@ from blindharmony.harmonization.typicality import level_bits
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import HeldOut, Target, TargetInfo, save_target
 from blindharmony.target.model import atlas_tensor
-from blindharmony.training.evidence import calibrate_evidence
+from blindharmony.training.evidence import Scan, calibrate_evidence
 from blindharmony.training.head import Head, prepare_head
 from blindharmony.training.pool import COPIES, Pool, make_pool, mean_image
 from blindharmony.training.progress import Report
@@ -185,11 +184,6 @@ def _prepared(path: Path, index: int, total: int, recipe: PrepRecipe, work: Path
         raise
 
 
-def _images(heads: Sequence[Head]) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    pairs = (h.image() for h in heads)
-    return [(image.numpy(), mask.numpy()) for image, mask in pairs]
-
-
 def _assemble(info: TargetInfo, flow: Pyramid, pool: Pool, heads: Sequence[Head]) -> Target:
     average, coverage = mean_image(pool)
     levels = (np.arange(_RANKS) + 0.5) / _RANKS
@@ -217,22 +211,23 @@ def _judged(target: Target, heads: Sequence[Head], pool: Pool, spreads: tuple[fl
             image, mask = pool.load(index, 0)
             region = torch.from_numpy(target.coverage > 0.5)[None, None]
             densities.append(flow.density(image, mask & region))  # type: ignore[union-attr]
-    scale, offset = calibrate_evidence(target, _images(heads))
+    images = [(image.numpy(), mask.numpy()) for image, mask in (h.image() for h in heads)]
+    scale, offset = calibrate_evidence(target, images)
     held_out = HeldOut(
         scans=len(heads),
         bits_per_dim=tuple(float(d.bits_per_dim()[0]) for d in densities),
         level_bits=tuple(level_bits(d) for d in densities),
         latent_sd=spreads,
-        matching_error=_matching_errors(target, heads),
+        matching_error=_matching_errors(target, images),
     )
     info = target.info.model_copy(update={"held_out": held_out, "evidence_scale": scale, "evidence_offset": offset})
     return replace(target, info=info)
 
 
-def _matching_errors(target: Target, heads: Sequence[Head]) -> tuple[float, ...]:
+def _matching_errors(target: Target, scans: Sequence[Scan]) -> tuple[float, ...]:
     people = People(target.levels, target.quantiles)
     found = []
-    for image, mask in _images(heads):
+    for image, mask in scans:
         curve = np.quantile(image[mask & target.fit_region], target.levels)
         found.append(float(np.sqrt(np.mean((curve - people.mean) ** 2))))
     return tuple(found)
