@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
-from blindharmony.harmonization.people import People
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.prep.template import load_template
 from blindharmony.target import HeldOut, Target, TargetInfo
@@ -13,7 +12,7 @@ from blindharmony.target.model import atlas_tensor
 TINY = PyramidSpec(widths=(4, 4, 4, 4), rounds=1, blocks=0, bins=4, dropout=0.0)
 
 
-def synthetic_target(*, evidence_scale: float = 0.001) -> Target:
+def synthetic_target() -> Target:
     """Five people whose scans are the template through slightly different curves."""
     brain = load_template().data
     inside = brain > 0
@@ -22,14 +21,11 @@ def synthetic_target(*, evidence_scale: float = 0.001) -> Target:
     curves = np.array([np.quantile(values**g, levels) for g in (0.9, 0.95, 1.0, 1.05, 1.1)])
     torch.manual_seed(0)
     flow = Pyramid(TINY, atlas_tensor()).eval().requires_grad_(False)
-    modes = len(People(levels, curves).modes)
     info = TargetInfo(
         name="tiny",
         scans=5,
         recipe=PrepRecipe(n4=False),
         unit=1000.0,
-        evidence_scale=evidence_scale,
-        evidence_offset=(0.0,) * modes,
         pyramid=TINY,
         held_out=HeldOut(scans=3, bits_per_dim=(9.0, 9.5, 10.0), level_bits=((9.0,) * 5,) * 3, latent_sd=(1.0,) * 5),
         data="synthetic",

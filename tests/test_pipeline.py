@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from blindharmony.errors import InputError, OutputError, UsageError
+from blindharmony.harmonization.ranks import rank_features
 from blindharmony.pipeline import harmonize
 from blindharmony.prep.template import load_template
-from targets import synthetic_target
+from blindharmony.target.person import PersonModel
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +153,18 @@ def test_without_a_flow_the_default_is_histogram_matching(scan_file, tiny_target
     assert a.after is None
 
 
-def test_the_flow_moves_the_curve_when_its_evidence_counts(scan_file, result):
-    strong = harmonize(scan_file, synthetic_target(evidence_scale=0.01))
-    assert any(abs(float(v)) > 0.01 for k, v in strong.figures.items() if k.startswith("person"))
-    assert len(strong.trace) > 1
+def test_a_person_model_moves_the_curve_of_a_known_head(scan_file, tiny_target, result):
+    levels, plain = tiny_target.levels, tiny_target.quantiles
+    region = result.prepared.scan.inside() & tiny_target.fit_region
+    matched = np.where(region, result.estimate.image, 0).astype(np.float32)
+    own = rank_features(matched, region, tiny_target.atlas)
+    rows = own + np.array([0.0, 1.0, -1.0])[:, None] * np.linspace(0.5, 1, own.size)
+    curves = tiny_target.mean_curve * np.array([1.2, 0.9, 0.9])[:, None]
+    knows = replace(tiny_target, person=PersonModel(rows, curves, np.arange(3)))
+    moved = harmonize(scan_file, knows)
+    found = np.quantile(moved.estimate.image[region], levels)
+    assert 1.1 < found[64] / plain.mean(0)[64] < 1.2
+    assert float(moved.figures["surprise"]) < 0.2
 
 
 def data_image(data, affine):

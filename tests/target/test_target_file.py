@@ -16,6 +16,7 @@ from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.target import HeldOut, Target, TargetInfo, load_target, save_target
 from blindharmony.target.file import _KEY
 from blindharmony.target.model import FORMAT, atlas_tensor
+from blindharmony.target.person import PersonModel
 
 SPEC = PyramidSpec(widths=(3, 3), blocks=0, bins=4)
 ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
@@ -43,6 +44,7 @@ def target() -> Target:
         quantiles=rng.uniform(size=(3, 9)),
         coverage=rng.uniform(size=(80, 96, 80)).astype(np.float32),
         mean_image=rng.uniform(size=(80, 96, 80)).astype(np.float32),
+        person=PersonModel(rng.normal(size=(6, 4)), rng.uniform(size=(6, 9)), np.arange(6) // 2),
         pyramid=pyramid,
         slices=slices,
     )
@@ -90,6 +92,8 @@ class TestRoundTrip:
         for name in ARRAYS:
             np.testing.assert_array_equal(getattr(loaded, name), getattr(target, name))
             assert getattr(loaded, name).dtype == getattr(target, name).dtype
+        for name in ("features", "curves", "heads"):
+            np.testing.assert_array_equal(getattr(loaded.person, name), getattr(target.person, name))
         for part in ("pyramid", "slices"):
             was, now = getattr(target, part).state_dict(), getattr(loaded, part).state_dict()
             assert was.keys() == now.keys()
@@ -161,20 +165,23 @@ class TestDamage:
         with contextlib.suppress(TargetError):
             assert isinstance(load_target(path), Target)
 
-    @pytest.mark.parametrize("name", [*ARRAYS, "pyramid.base.input_sd"])
+    @pytest.mark.parametrize("name", [*ARRAYS, "person.curves", "pyramid.base.input_sd"])
     def test_missing_tensor(self, content, path, name):
         tensors, description = parts(content)
         del tensors[name]
         message = refusal(path, pack(tensors, description))
         assert "damaged" in message
 
-    @pytest.mark.parametrize("name", ["levels", "quantiles", "coverage", "mean_image", "pyramid.base.input_sd"])
+    @pytest.mark.parametrize(
+        "name",
+        ["levels", "quantiles", "coverage", "mean_image", "person.heads", "person.curves", "pyramid.base.input_sd"],
+    )
     def test_wrong_shape(self, content, path, name):
         tensors, description = parts(content)
         tensors[name] = torch.zeros(2, 5, 2, dtype=tensors[name].dtype)
         assert "damaged" in refusal(path, pack(tensors, description))
 
-    @pytest.mark.parametrize("name", ["quantiles", "mean_image"])
+    @pytest.mark.parametrize("name", ["quantiles", "mean_image", "person.features"])
     def test_values_that_are_no_numbers(self, content, path, name):
         tensors, description = parts(content)
         tensors[name] = torch.full_like(tensors[name], torch.nan)
@@ -197,6 +204,16 @@ class TestDamage:
     def test_description_of_another_kind(self, content, path, description):
         tensors, _ = parts(content)
         refusal(path, pack(tensors, description))
+
+
+class TestEarlierFormats:
+    def test_format_1_had_no_person_model_and_evidence_that_means_nothing_now(self, target, content, path):
+        tensors, description = parts(content)
+        old = {k: v for k, v in tensors.items() if not k.startswith("person.")}
+        path.write_bytes(pack(old, description | {"format": 1, "evidence_scale": 0.5, "evidence_offset": [0.0, 0.1]}))
+        loaded = load_target(path)
+        assert loaded.person is None
+        np.testing.assert_array_equal(loaded.quantiles, target.quantiles)
 
 
 class TestForeign:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_MAX_SLOPE = 4.0
+# The slope beyond the last knot comes from the brightest part of the curve below it, and stays within reason.
+_TOP_SHARE = 0.15
+_POWERS = (0.25, 2.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +22,8 @@ class CurveMap:
 
     Example:
         >>> curve = CurveMap.through(np.array([1.0, 2.0]), np.array([2.0, 3.0]))
-        >>> curve(np.array([0.0, 0.5, 1.5, 3.0])).tolist()
-        [0.0, 1.0, 2.5, 4.5]
+        >>> curve(np.array([0.0, 0.5, 1.5, 3.0])).round(1).tolist()
+        [0.0, 1.0, 2.5, 3.9]
     """
 
     x: NDArray[np.float64]
@@ -42,13 +44,17 @@ class CurveMap:
         return cls(np.concatenate([[0.0], knots]), np.concatenate([[0.0], np.maximum(values, 0)]))
 
     @property
-    def end_slope(self) -> float:
-        """Slope beyond the last knot: that of the line from zero to it, at most 4."""
-        return float(min(_MAX_SLOPE, self.y[-1] / self.x[-1]))
+    def end_power(self) -> float:
+        r"""Beyond the last knot the curve goes on as :math:`y \propto x^p`: its power over the brightest 15 %."""
+        start = np.interp((1 - _TOP_SHARE) * self.x[-1], self.x, self.y)
+        if not 0 < start < self.y[-1]:
+            return 1.0
+        return float(np.clip(np.log(self.y[-1] / start) / -np.log(1 - _TOP_SHARE), *_POWERS))
 
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Harmonized intensities; negative values pass with the slope at zero."""
         slope = (self.y[1] - self.y[0]) / (self.x[1] - self.x[0])
         out = np.interp(values, self.x, self.y)
-        out = np.where(values > self.x[-1], self.y[-1] + self.end_slope * (values - self.x[-1]), out)
+        beyond = self.y[-1] * (np.maximum(values, self.x[-1]) / self.x[-1]) ** self.end_power
+        out = np.where(values > self.x[-1], beyond, out)
         return np.where(values < 0, slope * values, out).astype(np.float32)

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from blindharmony.errors import PreprocessingError
 from blindharmony.harmonization.curve_map import CurveMap
-from blindharmony.harmonization.people import People
 from blindharmony.harmonization.result import Estimate
 from blindharmony.target import Target
 
@@ -42,7 +41,6 @@ def harmonize_match(image: NDArray[np.float32], mask: NDArray[np.bool_], target:
         target: Its mean quantile curve is used; no flow.
     """
     quantiles, _ = source_quantiles(image, mask, target)
-    people = People(target.levels, target.quantiles)
-    curve = CurveMap.through(quantiles, people.curve(np.zeros(len(people.modes))))
+    curve = CurveMap.through(quantiles, target.mean_curve)
     out = np.where(mask, curve(image), 0).astype(np.float32)
     return Estimate(out, intensity_map=curve)

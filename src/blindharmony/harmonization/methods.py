@@ -13,6 +13,7 @@ from blindharmony.harmonization.curve import harmonize_curve
 from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
 from blindharmony.harmonization.match import harmonize_match
 from blindharmony.harmonization.result import Estimate
+from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.target import Target
 
 Method = Literal["curve", "match", "latent", "latent-published"]
@@ -20,8 +21,8 @@ METHODS: tuple[str, ...] = get_args(Method)
 
 # One full sentence each: help texts and the methods paragraph of reports use them.
 ABOUT: dict[str, str] = {
-    "curve": "One increasing intensity curve was inferred: masked histogram matching to the target's mean quantile "
-    "curve, corrected by what the flow's likelihood says about this person.",
+    "curve": "One increasing intensity curve was inferred: masked histogram matching to the quantile curve that this "
+    "person would have on the target scanner, predicted from the order of the intensities and their place in the head.",
     "match": "Intensities were matched, rank by rank inside the brain, to the target's mean quantile curve; no flow "
     "was used.",
     "latent": "The published BlindHarmony iteration (correlation and non-edge terms, shrinkage of the flow's latent) "
@@ -39,6 +40,7 @@ def estimate(
     *,
     device: str = "cpu",
     seed: int = 0,
+    scanner: ScannerModel | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Harmonize an image on the template grid with a method by name.
@@ -47,7 +49,7 @@ def estimate(
         UsageError: If there is no such method, or the target lacks what it needs.
     """
     if method == "curve":
-        return harmonize_curve(image, mask, target, device=device, progress=progress)
+        return harmonize_curve(image, mask, target, scanner=scanner)
     if method == "match":
         return harmonize_match(image, mask, target)
     if method in ("latent", "latent-published"):

@@ -75,12 +75,12 @@ def _probability(name: str, x: torch.Tensor, low: float, high: float) -> NDArray
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(mask)  # type: ignore[attr-defined]
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(mask)
     return filled
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    labels, count = ndimage.label(mask)  # type: ignore[attr-defined]
+    labels, count = ndimage.label(mask)
     if count <= 1:
         return mask
     sizes = np.bincount(labels.ravel())

@@ -56,7 +56,7 @@ def sample(
     """
     linear, shift = to_voxels[:3, :3], to_voxels[:3, 3]
     values = np.asarray(data, np.float32)
-    sampled = ndimage.affine_transform(  # type: ignore[attr-defined]
+    sampled = ndimage.affine_transform(
         values, linear, shift, output_shape=shape, order=order, mode="constant", cval=0.0
     )
     return np.asarray(sampled, dtype=np.float32)

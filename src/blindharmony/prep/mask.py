@@ -83,7 +83,7 @@ def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
     millilitres = foreground.sum() * float(np.prod(scan.spacing)) / 1000
     if not _STRIPPED_ML[0] <= millilitres <= _STRIPPED_ML[1]:
         return None
-    labels, count = ndimage.label(foreground)  # type: ignore[attr-defined]
+    labels, count = ndimage.label(foreground)
     if count > 1:
         foreground = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
     return np.asarray(foreground)

@@ -41,7 +41,7 @@ def density(values: Quantiles, levels: Quantiles, at: NDArray[np.float64]) -> ND
     borders, last = np.unique(np.asarray(values)[::-1], return_index=True)
     # Beyond the outermost levels nothing is known: flat, rather than a heap at the end.
     reached = np.interp(at, borders, np.asarray(levels)[::-1][last])
-    return np.asarray(ndimage.gaussian_filter1d(np.gradient(reached, at), sigma=at.size / 80))  # type: ignore[attr-defined]
+    return np.asarray(ndimage.gaussian_filter1d(np.gradient(reached, at), sigma=at.size / 80))
 
 
 @dataclass(frozen=True)

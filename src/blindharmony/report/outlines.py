@@ -30,9 +30,9 @@ def outline(volume: NDArray[Any], slices: Slices, *, above: float, blur: float =
     drawn = []
     for index in slices.indices:
         cut = slice_of(volume, slices.plane, index).astype(np.float32)
-        fine = ndimage.zoom(ndimage.gaussian_filter(cut, blur) if blur else cut, _FINER, order=1)  # type: ignore[attr-defined]
+        fine = ndimage.zoom(ndimage.gaussian_filter(cut, blur) if blur else cut, _FINER, order=1)
         inside = fine > above
-        drawn.append(inside & ~ndimage.binary_erosion(inside, border_value=1))  # type: ignore[attr-defined]
+        drawn.append(inside & ~ndimage.binary_erosion(inside, border_value=1))
     return np.concatenate(drawn, axis=1)
 
 

@@ -42,7 +42,10 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         rows.append(("  latent spread", f"{spreads} before calibration (1: calibrated)"))
     if held_out.matching_error:
         error = np.mean(held_out.matching_error)
-        rows.append(("matching alone", f"misses a held-out scan's intensities by {error:.4f} (rms, flow units)"))
+        rows.append(("matching alone", f"misses a left-out scan's intensities by {error:.4f} (rms, flow units)"))
+    if held_out.person_error:
+        error = np.mean(held_out.person_error)
+        rows.append(("with the person model", f"misses them by {error:.4f}"))
     if held_out.slice_bits is not None:
         rows.append(("slice flow bits/dim", f"{held_out.slice_bits:.3f}, at 1 mm"))
     rows += [(k, v) for k, v in info.notes.items()]

@@ -22,10 +22,14 @@ from blindharmony.flow import MultiScaleFlow
 from blindharmony.flow.pyramid import Pyramid
 from blindharmony.image import write_bytes
 from blindharmony.target.model import FORMAT, Target, TargetInfo, atlas_tensor, included_targets
+from blindharmony.target.person import PersonModel
 
 _KEY = "blindharmony"
 _MAX_BYTES = 1 << 30
 _ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
+_PERSON = ("features", "curves", "heads")
+# Fields of earlier formats that no longer mean anything: the flow's tempered evidence about curves (format 1).
+_GONE = ("evidence_scale", "evidence_offset")
 
 
 def save_target(target: Target, path: str | Path, *, overwrite: bool = False) -> Target:
@@ -38,6 +42,8 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
         OutputError: If the file exists and ``overwrite`` is false, or cannot be written.
     """
     tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(target, name))) for name in _ARRAYS}
+    if target.person is not None:
+        tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(getattr(target.person, k))) for k in _PERSON}
     for part, module in (("pyramid", target.pyramid), ("slices", target.slices)):
         if module is not None:
             tensors |= {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
@@ -92,9 +98,10 @@ def _parse(content: bytes, path: Path) -> Target:
             path=path,
         )
     try:
-        info = TargetInfo.model_validate(description)
+        info = TargetInfo.model_validate(_migrated(description))
         tensors = load_tensors(content)
         arrays = _checked({name: tensors[name].numpy() for name in _ARRAYS})
+        person = _person(tensors, arrays["levels"].size)
         pyramid = Pyramid(info.pyramid, atlas_tensor()) if info.pyramid else None
         slices = MultiScaleFlow(info.slices) if info.slices else None
         for part, module in (("pyramid", pyramid), ("slices", slices)):
@@ -102,7 +109,7 @@ def _parse(content: bytes, path: Path) -> Target:
     except (ValidationError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TargetError(f"this target model is damaged ({reason})", remedy=_TRAIN, path=path) from None
-    return Target(info=info, pyramid=pyramid, slices=slices, digest=_digest(content), **arrays)
+    return Target(info=info, person=person, pyramid=pyramid, slices=slices, digest=_digest(content), **arrays)
 
 
 def _checked(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -115,6 +122,23 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has values that are no numbers")
     return arrays
+
+
+def _migrated(description: dict[str, Any]) -> dict[str, Any]:
+    """A description of an earlier format in the words of this one."""
+    return {k: v for k, v in description.items() if k not in _GONE}
+
+
+def _person(tensors: dict[str, Tensor], ranks: int) -> PersonModel | None:
+    """The person model, None in models of format 1."""
+    if "person.features" not in tensors:
+        return None
+    features, curves, heads = (tensors[f"person.{k}"].numpy() for k in _PERSON)
+    if heads.shape != features.shape[:1] or curves.shape != (*heads.shape, ranks) or not features.shape[1]:
+        raise ValueError(f"person has shapes {features.shape}, {curves.shape}, {heads.shape}")
+    if not (np.isfinite(features).all() and np.isfinite(curves).all()):
+        raise ValueError("person has values that are no numbers")
+    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads)
 
 
 def _fill(module: nn.Module | None, tensors: dict[str, Tensor], part: str) -> None:

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from scipy import ndimage
 
 from blindharmony.flow import MultiScaleFlow, MultiScaleSpec
 from blindharmony.flow.haar import haar_split
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.prep.template import load_template
+from blindharmony.target.person import PersonModel
 
-FORMAT = 1
+FORMAT = 2
 
 
 class HeldOut(BaseModel):
@@ -29,8 +31,9 @@ class HeldOut(BaseModel):
         bits_per_dim: Of each of them at the fitted resolution, 256 grey levels in [0, 1].
         level_bits: For each scan, bits/dim of each level, finest first and the coarsest image last.
         latent_sd: Standard deviation of the latents of each level, all channels together (1: calibrated).
-        matching_error: For each scan, the rms difference of its quantile curve from the mean one (flow units):
-            what histogram matching alone gets wrong.
+        matching_error: For each target scan, the rms difference of its quantile curve from the mean of the others
+            (flow units): what histogram matching alone gets wrong.
+        person_error: The same for the curve that the person model predicts without having seen the scan.
         slice_bits: Mean bits/dim of the slice flow, if there is one.
     """
 
@@ -41,6 +44,7 @@ class HeldOut(BaseModel):
     level_bits: tuple[tuple[float, ...], ...] = ()
     latent_sd: tuple[float, ...] = ()
     matching_error: tuple[float, ...] = ()
+    person_error: tuple[float, ...] = ()
     slice_bits: float | None = None
 
 
@@ -54,8 +58,6 @@ class TargetInfo(BaseModel):
         scans: Number of training scans.
         recipe: Preparation, applied to every scan that is harmonized.
         unit: Intensity of 1.0 in the flow's units, in the target scanner's own units.
-        evidence_scale: How much one nat of the flow counts when an intensity curve is inferred; 0: not at all.
-        evidence_offset: What the flow answers on average for held-out target scans, whose truth is zero.
         pyramid: Shape of the whole-volume flow.
         slices: Shape of the slice flow, if there is one.
         held_out: Measured on held-out scans.
@@ -74,8 +76,6 @@ class TargetInfo(BaseModel):
     scans: int
     recipe: PrepRecipe = PrepRecipe()
     unit: float = 1.0
-    evidence_scale: float = Field(default=0.0, ge=0)
-    evidence_offset: tuple[float, ...] = ()
     pyramid: PyramidSpec | None = None
     slices: MultiScaleSpec | None = None
     held_out: HeldOut = HeldOut()
@@ -93,11 +93,12 @@ class Target:
     Attributes:
         info: Its description.
         levels: Ranks at which intensity quantiles are kept, shape ``(Q,)``, increasing in (0, 1).
-        quantiles: Quantile curves of the training scans inside the fit region, flow units, shape ``(S, Q)``.
+        quantiles: Quantile curves of the target's scans inside the fit region, flow units, shape ``(S, Q)``.
         coverage: How many of the training masks cover each voxel of the template grid at 2 mm, in [0, 1].
         pyramid: Whole-volume flow, if there is one.
         slices: Slice flow, if there is one.
         mean_image: Mean of the training scans on the template grid at 2 mm, where the published method starts.
+        person: Tells a head's quantile curve from its rank features, if it was trained.
         digest: SHA-256 of the file, first 12 digits; empty if it was never saved.
     """
 
@@ -106,9 +107,21 @@ class Target:
     quantiles: NDArray[np.float64]
     coverage: NDArray[np.float32]
     mean_image: NDArray[np.float32]
+    person: PersonModel | None = None
     pyramid: Pyramid | None = None
     slices: MultiScaleFlow | None = None
     digest: str = ""
+
+    @cached_property
+    def mean_curve(self) -> NDArray[np.float64]:
+        """Mean quantile curve of the target's scans, what histogram matching matches to, shape ``(Q,)``."""
+        # Where many voxels share one intensity the curve must still increase.
+        return np.asarray(np.maximum.accumulate(self.quantiles.mean(0)) + 1e-7 * np.arange(self.levels.size))
+
+    @cached_property
+    def atlas(self) -> NDArray[np.float32]:
+        """The mean head on the 1 mm template grid, linearly interpolated."""
+        return upsampled(self.mean_image)
 
     @cached_property
     def fit_region(self) -> NDArray[np.bool_]:
@@ -120,6 +133,16 @@ class Target:
         covered = self.coverage > 0.5
         fine = covered.repeat(2, 0).repeat(2, 1).repeat(2, 2)
         return fine[tuple(slice(n) for n in load_template().data.shape)]
+
+
+def upsampled(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A 2 mm image of the template grid at 1 mm, linearly interpolated between the centres of its voxels.
+
+    Example:
+        >>> upsampled(np.ones((2, 2, 2), np.float32)).shape
+        (4, 4, 4)
+    """
+    return np.asarray(ndimage.zoom(image, 2, order=1, mode="nearest", grid_mode=True), np.float32)
 
 
 def atlas_tensor(levels_down: int = 1) -> torch.Tensor:

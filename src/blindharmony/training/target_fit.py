@@ -5,21 +5,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
-from blindharmony.harmonization.people import People
 from blindharmony.harmonization.typicality import level_bits
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import HeldOut, Target, TargetInfo, save_target
 from blindharmony.target.model import atlas_tensor
-from blindharmony.training.evidence import Scan, calibrate_evidence
 from blindharmony.training.head import Head, prepare_head
+from blindharmony.training.people_fit import fit_people
 from blindharmony.training.pool import COPIES, Pool, make_pool, mean_image
 from blindharmony.training.progress import Report
 from blindharmony.training.pyramid_fit import fit_pyramid
@@ -138,7 +139,8 @@ def train_target(
         seed=seed,
         notes=dict(notes or {}),
     )
-    target = _judged(_assemble(info, flow, pool, training_heads), unseen_heads, unseen_pool, spreads)
+    target = _judged(_assemble(info, flow, pool), unseen_pool, spreads)
+    target = with_people(target, heads, (pool, unseen_pool), report=say)
     if slice_minutes > 0 or slice_steps:
         target = with_slice_flow(
             target,
@@ -184,50 +186,61 @@ def _prepared(path: Path, index: int, total: int, recipe: PrepRecipe, work: Path
         raise
 
 
-def _assemble(info: TargetInfo, flow: Pyramid, pool: Pool, heads: Sequence[Head]) -> Target:
+def _assemble(info: TargetInfo, flow: Pyramid, pool: Pool) -> Target:
     average, coverage = mean_image(pool)
-    levels = (np.arange(_RANKS) + 0.5) / _RANKS
-    target = Target(
+    return Target(
         info=info,
-        levels=levels,
+        levels=(np.arange(_RANKS) + 0.5) / _RANKS,
         quantiles=np.zeros((0, _RANKS)),
         coverage=coverage.numpy(),
         mean_image=average.numpy(),
         pyramid=flow.eval().requires_grad_(False),
     )
-    curves = []
-    for head in heads:
-        image, mask = head.image()
-        curves.append(np.quantile(image.numpy()[mask.numpy() & target.fit_region], levels))
-    return replace(target, quantiles=np.array(curves))
 
 
-def _judged(target: Target, heads: Sequence[Head], pool: Pool, spreads: tuple[float, ...]) -> Target:
-    """The target with what held-out scans say about it."""
+def _judged(target: Target, pool: Pool, spreads: tuple[float, ...]) -> Target:
+    """The target with what its flow says about held-out scans."""
     flow = target.pyramid
     densities = []
     with torch.inference_mode():
-        for index in range(len(heads)):
+        for index in range(len(pool.files)):
             image, mask = pool.load(index, 0)
             region = torch.from_numpy(target.coverage > 0.5)[None, None]
             densities.append(flow.density(image, mask & region))  # type: ignore[union-attr]
-    images = [(image.numpy(), mask.numpy()) for image, mask in (h.image() for h in heads)]
-    scale, offset = calibrate_evidence(target, images)
     held_out = HeldOut(
-        scans=len(heads),
+        scans=len(pool.files),
         bits_per_dim=tuple(float(d.bits_per_dim()[0]) for d in densities),
         level_bits=tuple(level_bits(d) for d in densities),
         latent_sd=spreads,
-        matching_error=_matching_errors(target, images),
     )
-    info = target.info.model_copy(update={"held_out": held_out, "evidence_scale": scale, "evidence_offset": offset})
-    return replace(target, info=info)
+    return replace(target, info=target.info.model_copy(update={"held_out": held_out}))
 
 
-def _matching_errors(target: Target, scans: Sequence[Scan]) -> tuple[float, ...]:
-    people = People(target.levels, target.quantiles)
-    found = []
-    for image, mask in scans:
-        curve = np.quantile(image[mask & target.fit_region], target.levels)
-        found.append(float(np.sqrt(np.mean((curve - people.mean) ** 2))))
-    return tuple(found)
+def _arrays(head: Head) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    image, mask = head.image()
+    return image.numpy(), mask.numpy()
+
+
+def with_people(target: Target, heads: Sequence[Head], pools: Sequence[Pool], *, report: Report) -> Target:
+    """The target with the quantile curves of all its scans and the person model taught by them.
+
+    Every scan serves, held-out ones too: with twenty heads each counts, and the model is judged by leaving each head
+    out in turn.
+    """
+    images = [partial(_arrays, head) for head in heads]
+    coarse = [
+        (image[0, 0].numpy(), mask[0, 0].numpy())
+        for image, mask in (pool.load(index, 0) for pool in pools for index in range(len(pool.files)))
+    ]
+    person = fit_people(
+        images, coarse, target.fit_region, target.levels, on_head=lambda i, n: report("learning the people", i / n, {})
+    )
+    plain = person.curves[person.themselves]
+    others = (plain.sum(0) - plain) / (len(plain) - 1)
+    errors = {
+        "matching_error": tuple(np.sqrt(((others - plain) ** 2).mean(1)).tolist()),
+        "person_error": tuple(np.sqrt(((person.left_out() - plain) ** 2).mean(1)).tolist()),
+    }
+    held_out = target.info.held_out.model_copy(update=errors)
+    info = target.info.model_copy(update={"held_out": held_out})
+    return replace(target, info=info, quantiles=plain, person=person)

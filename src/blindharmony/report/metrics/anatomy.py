@@ -34,11 +34,11 @@ def new_edges(after: Image, before: Image, mask: NDArray[np.bool_], *, strong: f
         >>> new_edges(7 * x + 1, x, np.ones(x.shape, bool))
         0.0
     """
-    core = np.asarray(ndimage.binary_erosion(mask, iterations=3))  # type: ignore[attr-defined]
+    core = np.asarray(ndimage.binary_erosion(mask, iterations=3))
     if not core.any():
         return float("nan")
     old, new = _edges(before, core, strong), _edges(after, core, strong)
-    near = ndimage.maximum_filter(old.astype(np.uint8), size=2 * reach + 1)  # type: ignore[attr-defined]
+    near = ndimage.maximum_filter(old.astype(np.uint8), size=2 * reach + 1)
     return float(np.mean(near[new] == 0)) if new.any() else 0.0
 
 
@@ -73,7 +73,7 @@ def local_spearman(a: Image, b: Image, mask: NDArray[np.bool_], *, window: int =
 
 
 def _edges(image: Image, core: NDArray[np.bool_], strong: float) -> NDArray[np.bool_]:
-    slope = ndimage.gaussian_gradient_magnitude(image.astype(np.float32), sigma=1.0)  # type: ignore[attr-defined]
+    slope = ndimage.gaussian_gradient_magnitude(image.astype(np.float32), sigma=1.0)
     return np.asarray((slope > np.quantile(slope[core], 1 - strong)) & core)
 
 

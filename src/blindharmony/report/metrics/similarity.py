@@ -96,12 +96,12 @@ def ssim(a: Image, b: Image, mask: NDArray[np.bool_], data_range: float | None =
 
 
 def _mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(ndimage.uniform_filter(x, size=_WINDOW))  # type: ignore[attr-defined]
+    return np.asarray(ndimage.uniform_filter(x, size=_WINDOW))
 
 
 def _box(mask: NDArray[np.bool_], *, margin: int) -> tuple[slice, ...]:
     # Nothing outside it reaches a window inside the mask: the head's empty half costs no time.
-    bounds = ndimage.find_objects(mask.astype(np.uint8))[0]  # type: ignore[attr-defined]
+    bounds = ndimage.find_objects(mask.astype(np.uint8))[0]
     spans = zip(bounds, mask.shape, strict=True)
     return tuple(slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in spans)
 

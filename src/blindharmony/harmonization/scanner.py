@@ -1,0 +1,143 @@
+r"""The model of a source scanner: one increasing curve for all its scans, one gain for each.
+
+.. math:: x_j = T(g_j\, y_j), \qquad \operatorname{rms}(x_j) = 1
+
+:math:`y_j` are prepared scans. A scan's ranks say which quantile curve :math:`\hat Q_j` its person would have on the
+target scanner. Alone it is mapped by :math:`\hat Q_j \circ F_j`. Scans of one scanner share the curve that gives the
+mean scan, rank by rank, the intensities of the mean person:
+
+.. math:: \frac1n \sum_j T\bigl(g_j\, Q_{y_j}(u)\bigr) = \frac1n \sum_j \hat Q_j(u) \quad \text{for every rank } u
+
+What is left of the errors about single persons shrinks with their number, and true differences between people
+survive, because nobody is forced onto a curve of their own. (The least-squares curve through all
+:math:`(Q_{y_j}, \hat Q_j)` is flatter than the true one: a bright scan is partly a bright person.) The gains follow
+from the scale that preparation gives every target scan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.errors import InputError
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.summary import ScanSummary, whole_quantiles
+from blindharmony.image import write_text
+from blindharmony.target import Target
+
+Array = NDArray[np.float64]
+
+_ROUNDS = 8
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ScannerModel:
+    """The curve of one source scanner towards one target.
+
+    Attributes:
+        curve: Prepared intensity times gain → flow units of the target.
+        scans: How many scans it was fitted to.
+        target: Digest of the target model.
+        disagreement: Root mean square difference between the shared curve and each scan's own (flow units).
+    """
+
+    curve: CurveMap
+    scans: int
+    target: str
+    disagreement: float
+
+    def gain(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+        r"""The factor that gives a scan of this scanner the target's scale: :math:`\operatorname{rms}(T(gy)) = 1`."""
+        return _gain(self.curve, whole_quantiles(image, mask))
+
+    def save(self, path: Path, *, overwrite: bool = False) -> Path:
+        """Write the model as JSON.
+
+        Raises:
+            OutputError: If the file exists and ``overwrite`` is false.
+        """
+        content = {
+            "blindharmony-scanner": _FORMAT,
+            "scans": self.scans,
+            "target": self.target,
+            "disagreement": self.disagreement,
+            "source": self.curve.x.tolist(),
+            "harmonized": self.curve.y.tolist(),
+        }
+        write_text(path, json.dumps(content, indent=1) + "\n", overwrite=overwrite)
+        return path
+
+    @classmethod
+    def load(cls, path: Path, target: Target) -> ScannerModel:
+        """Read a model that was fitted for this target.
+
+        Raises:
+            InputError: If it is no scanner model, damaged, or made for another target.
+        """
+        try:
+            content = json.loads(path.read_text())
+            if content["blindharmony-scanner"] != _FORMAT:
+                raise InputError("this scanner model is of another format", remedy="fit it again", path=path)
+            x, y = (np.array(content[k], np.float64) for k in ("source", "harmonized"))
+            rising = x.ndim == 1 and x.shape == y.shape and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
+            if not rising or x.size < 2 or not np.isfinite([x, y]).all():
+                raise ValueError
+            found = cls(CurveMap(x, y), int(content["scans"]), str(content["target"]), float(content["disagreement"]))
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", remedy="check the path", path=path) from None
+        except (ValueError, KeyError, TypeError):
+            raise InputError("this is not a scanner model", remedy="make one with --save-scanner", path=path) from None
+        if found.target != target.digest:
+            raise InputError(
+                f"this scanner model was fitted for another target ({found.target}, not {target.digest})",
+                remedy="fit it again with --group --save-scanner",
+                path=path,
+            )
+        return found
+
+
+def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
+    """The scanner model of scans that share a scanner; with one scan, that scan's own curve.
+
+    Args:
+        scans: Summaries of prepared scans, at least one.
+        target: The target they are harmonized to.
+    """
+    persons = [s.person for s in scans]
+    gains = np.ones(len(scans))
+    for _ in range(_ROUNDS if len(scans) > 1 else 1):
+        curve = _shared_curve([g * s.quantiles for g, s in zip(gains, scans, strict=True)], persons)
+        if len(scans) > 1:
+            gains = np.array([_gain(curve, s.whole) for s in scans])
+            gains /= np.exp(np.log(gains).mean())
+    off = [curve((g * s.quantiles).astype(np.float32)) - s.person for g, s in zip(gains, scans, strict=True)]
+    return ScannerModel(curve, len(scans), target.digest, float(np.sqrt(np.mean(np.square(off)))))
+
+
+def _shared_curve(sources: Sequence[Array], persons: Sequence[Array]) -> CurveMap:
+    """The curve that gives the mean scan, rank by rank, the intensities of the mean person."""
+    wanted = np.mean(persons, 0)
+    curve = CurveMap.through(np.mean(sources, 0), wanted)
+    for _ in range(_ROUNDS if len(sources) > 1 else 0):
+        # The mean of curved values is not the curve of the mean: what is still off is taken out on the target's side.
+        found = np.mean([curve(s.astype(np.float32)) for s in sources], 0)
+        curve = CurveMap(curve.x, CurveMap.through(found, wanted)(curve.y.astype(np.float32)).astype(np.float64))
+    return curve
+
+
+def _gain(curve: CurveMap, values: Array) -> float:
+    """The factor with which the curve gives these values a root mean square of 1 (bisection in the log)."""
+    low, high = np.log(0.1), np.log(10.0)
+    for _ in range(50):
+        middle = (low + high) / 2
+        out = curve((np.exp(middle) * values).astype(np.float32)).astype(np.float64)
+        # Preparation clips the brightest thousandth when it sets the scale.
+        rms = np.sqrt((np.minimum(out, np.quantile(out, 0.999)) ** 2).mean())
+        low, high = (middle, high) if rms < 1 else (low, middle)
+    return float(np.exp((low + high) / 2))

@@ -1,0 +1,80 @@
+"""What the target's people look like to any scanner: rank features and quantile curves of its own scans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.ranks import rank_features
+from blindharmony.target.model import upsampled
+from blindharmony.target.person import PersonModel
+from blindharmony.training.random_scanner import inside_mean, rician, thick_slices
+
+Image = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+_FWHM = 2.3548
+
+
+def seen_as(image: Image, mask: Mask, rng: np.random.Generator) -> list[Image]:
+    """A head as it is, with two strengths of noise, two of blur, and in thick slices along a random axis.
+
+    Args:
+        image: Template grid, flow units, zero outside the mask.
+        mask: Brain.
+        rng: Source of the noise.
+    """
+    axis = int(rng.integers(3))
+    blurs = [partial(ndimage.gaussian_filter, sigma=width / _FWHM) for width in (1.5, 2.5)]
+    slices = partial(thick_slices, axis=axis, size=3)
+    noisy = [np.where(mask, rician(image, share, rng), 0).astype(np.float32) for share in (0.02, 0.04)]
+    return [image, *noisy, *(inside_mean(image, mask, smooth) for smooth in (*blurs, slices))]
+
+
+def fit_people(
+    heads: Sequence[Callable[[], tuple[Image, Mask]]],
+    coarse: Sequence[tuple[Image, Mask]],
+    region: Mask,
+    levels: NDArray[np.float64],
+    *,
+    on_head: Callable[[int, int], None] | None = None,
+) -> PersonModel:
+    """The person model of a target.
+
+    The mean head that a scan is compared with never contains that scan itself: a head must not look typical only
+    because it was averaged in.
+
+    Args:
+        heads: For every target scan a call that gives it on the template grid, in flow units, and its mask.
+        coarse: The same scans at 2 mm; their mean is the atlas.
+        region: Where scans are compared, template grid.
+        levels: Ranks of the quantile curves.
+        on_head: Called with heads done and their number.
+    """
+    total = np.sum([x * m for x, m in coarse], 0)
+    count = np.sum([m for _, m in coarse], 0).astype(np.float32)
+    plain = [np.asarray(np.quantile(image[mask & region], levels), np.float64) for image, mask in (h() for h in heads)]
+    mean: NDArray[np.float64] = np.mean(plain, 0)
+    features, curves, owners = [], [], []
+    for index, (head, (own, own_mask)) in enumerate(zip(heads, coarse, strict=True)):
+        image, mask = head()
+        inside = mask & region
+        others = (total - own * own_mask) / np.maximum(count - own_mask, 1)
+        atlas = upsampled(others.astype(np.float32))
+        image = np.where(inside, image, 0).astype(np.float32)
+        for version in seen_as(image, inside, np.random.default_rng(index)):
+            curve = np.asarray(np.quantile(version[inside], levels), np.float64)
+            # Noise raises the mean square; preparation would scale it away.
+            curve *= np.sqrt((plain[index] ** 2).mean() / (curve**2).mean())
+            matched = np.where(inside, CurveMap.through(curve, mean)(version), 0).astype(np.float32)
+            features.append(rank_features(matched, inside, atlas))
+            curves.append(curve)
+            owners.append(index)
+        if on_head:
+            on_head(index + 1, len(heads))
+    return PersonModel(np.array(features), np.array(curves), np.array(owners))

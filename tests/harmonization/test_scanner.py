@@ -1,0 +1,126 @@
+"""Scans of one scanner: the shared curve, their gains, and what is kept of it in a file."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blindharmony.errors import InputError, OutputError
+from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
+from blindharmony.harmonization.summary import ScanSummary
+
+CURVES = {"gamma": lambda x: x**1.5, "log": lambda x: np.log1p(3 * x), "exp": np.expm1, "none": lambda x: x}
+
+
+@pytest.fixture
+def target(tiny_target):
+    return replace(tiny_target, digest="0123456789ab")
+
+
+def people(target, count, seed=0):
+    """Quantile curves of different heads, root mean square 1 as after preparation."""
+    rng = np.random.default_rng(seed)
+    base = target.mean_curve
+    bends = np.array([np.sin(np.pi * (k + 1) * target.levels) for k in range(2)])
+    curves = np.array([base * np.exp(0.06 * rng.normal(size=2) @ bends) for _ in range(count)])
+    whole = np.array([np.interp((np.arange(1000) + 0.5) / 1000, target.levels, c) for c in curves])
+    scale = np.sqrt((np.minimum(whole, np.quantile(whole, 0.999, axis=1)[:, None]) ** 2).mean(1))[:, None]
+    return curves / scale, whole / scale
+
+
+def through(change, curves, whole, persons):
+    """Summaries of the people's scans by a scanner, each scaled as preparation does."""
+    found = []
+    for curve, values, person in zip(curves, whole, persons, strict=True):
+        scale = np.sqrt((change(values) ** 2).mean())
+        found.append(ScanSummary(change(curve) / scale, change(values) / scale, person, 0.0))
+    return found
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_curve_of_a_scanner_is_found_from_scans_of_people_who_are_known(target, name):
+    curves, whole = people(target, 8)
+    scans = through(CURVES[name], curves, whole, curves)
+    model = fit_scanner(scans, target)
+    for scan, truth in zip(scans, curves, strict=True):
+        gain = model.gain(scan.whole.astype(np.float32), np.ones(1000, bool))
+        error = np.sqrt(np.mean((model.curve((gain * scan.quantiles).astype(np.float32)) - truth) ** 2))
+        assert 20 * np.log10(truth[-1] / error) > 45
+
+
+def test_together_scans_are_better_known_than_alone(target):
+    curves, whole = people(target, 8)
+    guesses = np.broadcast_to(curves.mean(0), curves.shape)
+    scans = through(CURVES["gamma"], curves, whole, guesses)
+    together = fit_scanner(scans, target)
+
+    def error(model, scan, truth):
+        gain = model.gain(scan.whole.astype(np.float32), np.ones(1000, bool))
+        return np.sqrt(np.mean((model.curve((gain * scan.quantiles).astype(np.float32)) - truth) ** 2))
+
+    shared = [error(together, s, c) for s, c in zip(scans, curves, strict=True)]
+    alone = [error(fit_scanner([s], target), s, c) for s, c in zip(scans, curves, strict=True)]
+    assert np.mean(shared) < 0.3 * np.mean(alone)
+
+
+def test_the_order_and_the_gain_of_the_scans_do_not_matter(target):
+    curves, whole = people(target, 5)
+    scans = through(CURVES["log"], curves, whole, curves)
+    louder = [replace(s, quantiles=g * s.quantiles, whole=g * s.whole) for g, s in zip([1, 3, 0.5, 2, 1], scans)]  # noqa: B905
+    a, b = fit_scanner(scans, target), fit_scanner(louder[::-1], target)
+    for first, second in zip(scans, louder, strict=True):
+        outs = []
+        for model, scan in ((a, first), (b, second)):
+            gain = model.gain(scan.whole.astype(np.float32), np.ones(1000, bool))
+            outs.append(model.curve((gain * scan.quantiles).astype(np.float32)))
+        np.testing.assert_allclose(outs[0], outs[1], atol=0.004)
+
+
+class TestFile:
+    @pytest.fixture
+    def model(self, target):
+        curves, whole = people(target, 3)
+        return fit_scanner(through(CURVES["gamma"], curves, whole, curves), target)
+
+    def test_it_comes_back_equal(self, model, target, tmp_path):
+        again = ScannerModel.load(model.save(tmp_path / "scanner.json"), target)
+        np.testing.assert_array_equal(again.curve.x, model.curve.x)
+        np.testing.assert_array_equal(again.curve.y, model.curve.y)
+        assert (again.scans, again.target, again.disagreement) == (3, target.digest, model.disagreement)
+
+    def test_an_existing_file_is_kept(self, model, tmp_path):
+        path = model.save(tmp_path / "scanner.json")
+        with pytest.raises(OutputError):
+            model.save(path)
+
+    def test_another_target_is_refused(self, model, target, tmp_path):
+        path = model.save(tmp_path / "scanner.json")
+        with pytest.raises(InputError, match="another target"):
+            ScannerModel.load(path, replace(target, digest="ffffffffffff"))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"source": [1, 0]},
+            {"source": [0, 1], "harmonized": [1, 0]},
+            {"source": "curve"},
+            {"harmonized": [0.0, float("nan")], "source": [0, 1]},
+            {"scans": None},
+            {"blindharmony-scanner": 99},
+        ],
+    )
+    def test_damage_is_named(self, model, target, tmp_path, change):
+        path = model.save(tmp_path / "scanner.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        with pytest.raises(InputError, match=r"scanner\.json: .*scanner model"):
+            ScannerModel.load(path, target)
+
+    @pytest.mark.parametrize("text", ["", "[]", "3", "{}", "\x00"])
+    def test_other_files_are_refused(self, target, tmp_path, text):
+        path = tmp_path / "scanner.json"
+        path.write_text(text)
+        with pytest.raises(InputError, match="not a scanner model"):
+            ScannerModel.load(path, target)
+        with pytest.raises(InputError, match="cannot be read"):
+            ScannerModel.load(tmp_path / "missing.json", target)

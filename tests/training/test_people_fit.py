@@ -1,0 +1,104 @@
+"""Teaching the person model: versions of heads, and no head in its own mean head."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from blindharmony.training.people_fit import fit_people, seen_as
+from blindharmony.training.random_scanner import ScannerRange, inside_mean, rician, smooth_field, spoil, thick_slices
+
+LEVELS = (np.arange(64) + 0.5) / 64
+
+
+@pytest.fixture(scope="module")
+def heads():
+    rng = np.random.default_rng(0)
+    mask = ndimage.binary_erosion(np.ones((32, 36, 32), bool), iterations=2)
+    shared = ndimage.gaussian_filter(rng.normal(size=mask.shape), 2.0)
+    found = []
+    for _ in range(5):
+        x = shared + 0.5 * ndimage.gaussian_filter(rng.normal(size=mask.shape), 1.5)
+        x = np.where(mask, 0.3 + (x - x.min()) / (x.max() - x.min()), 0)
+        found.append(((x / np.sqrt((x[mask] ** 2).mean())).astype(np.float32), mask))
+    return found
+
+
+def calls_of(heads):
+    return [lambda h=h: h for h in heads]
+
+
+def halved(image, mask):
+    blocks = (16, 2, 18, 2, 16, 2)
+    return image.reshape(blocks).mean((1, 3, 5)), mask.reshape(blocks).all((1, 3, 5))
+
+
+def test_every_head_teaches_in_six_versions_and_the_first_is_itself(heads):
+    calls = []
+    coarse = [halved(*h) for h in heads]
+    region = heads[0][1]
+    model = fit_people(calls_of(heads), coarse, region, LEVELS, on_head=lambda i, n: calls.append((i, n)))
+    assert calls == [(i + 1, 5) for i in range(5)]
+    assert model.features.shape == (30, 48)
+    own = np.array([np.quantile(x[region], LEVELS) for x, _ in heads])
+    np.testing.assert_allclose(model.curves[model.themselves], own, rtol=1e-5)
+    again = fit_people(calls_of(heads), coarse, region, LEVELS)
+    np.testing.assert_array_equal(again.features, model.features)
+
+
+def test_a_head_is_not_compared_with_a_mean_that_holds_it(heads):
+    coarse = [halved(*h) for h in heads]
+    spiked = [(x.copy(), m) for x, m in coarse]
+    spiked[2] = (spiked[2][0] + 5.0, spiked[2][1])
+    a, b = (fit_people(calls_of(heads), c, heads[0][1], LEVELS) for c in (coarse, spiked))
+    same = [np.allclose(a.features[6 * i], b.features[6 * i]) for i in range(5)]
+    assert same == [False, False, True, False, False]
+
+
+def test_versions_keep_the_mask_and_spoil_as_they_say(heads):
+    image, mask = heads[0]
+    versions = seen_as(image, mask, np.random.default_rng(0))
+    assert all((v[~mask] == 0).all() for v in versions)
+    rough = [float(np.abs(np.diff(v, axis=0))[mask[1:]].mean()) for v in versions]
+    assert rough[2] > rough[1] > rough[0] > rough[3] > rough[4]
+
+
+def test_smoothing_inside_a_mask_keeps_a_constant(heads):
+    _, mask = heads[0]
+    out = inside_mean(mask.astype(np.float32), mask, lambda a: ndimage.gaussian_filter(a, 2.0))
+    np.testing.assert_allclose(out, mask, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_thick_slices_keep_a_ramp(axis, size):
+    ramp = np.moveaxis(np.broadcast_to(np.arange(24, dtype=np.float32)[:, None, None], (24, 5, 5)), 0, axis)
+    out = thick_slices(np.ascontiguousarray(ramp), axis, size)
+    inner = np.moveaxis(np.abs(out - ramp), axis, 0)[size:-size]
+    assert inner.max() < 1e-4
+
+
+def test_noise_of_a_magnitude_image_lifts_the_dark():
+    rng = np.random.default_rng(0)
+    dark, bright = (rician(np.full((40, 40, 40), v, np.float32), 0.05, rng) for v in (0.0, 1.5))
+    assert dark.mean() == pytest.approx(0.05 * 1.5 * np.sqrt(np.pi / 2), rel=0.01)
+    assert bright.std() == pytest.approx(0.05 * 1.5, rel=0.02)
+
+
+def test_a_field_is_smooth_and_scaled(heads):
+    _, mask = heads[0]
+    field = smooth_field(mask.shape, mask, np.random.default_rng(1), spacing=20.0)
+    assert np.abs(field[mask]).max() == pytest.approx(1)
+    assert abs(field[mask].mean()) < 1e-6
+    assert np.abs(np.diff(field, axis=0)).max() < 0.4
+
+
+def test_random_scanners_are_repeatable_and_change_the_image(heads):
+    image, mask = heads[0]
+    reach = ScannerRange(often=1.0)
+    (a, plain), (b, _) = (spoil(image, mask, np.random.default_rng(3), reach) for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - image)[mask].mean() > 0.01
+    assert not np.array_equal(a, plain)
+    untouched, same = spoil(image, mask, np.random.default_rng(3), ScannerRange(often=0.0))
+    np.testing.assert_array_equal(untouched, image)
+    np.testing.assert_array_equal(same, image)
