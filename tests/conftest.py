@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from hypothesis import settings
 
 from blindharmony.image import Volume, read_volume
 from blindharmony.target import Target, save_target
 from heads import Head, head_grid, synthetic_brain
+from labelled import labelled_brain
 from targets import synthetic_target
 
 # Time on a shared machine says nothing about a law.
@@ -43,3 +46,18 @@ def tiny_target_file(tiny_target: Target, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("target") / "tiny.safetensors"
     save_target(tiny_target, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def labelled_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``scan``, ``dseg`` and ``mask`` (``.nii.gz``) on an oblique LAS grid, with codes and units."""
+    image, labels, _ = labelled_brain()
+    folder = tmp_path_factory.mktemp("labelled")
+    affine = np.array([[-2.0, 0.1, 0, 40], [0.1, 2.0, 0, -50], [0, 0, 2.0, -30], [0, 0, 0, 1]])
+    for name, data in {"scan": np.round(image), "dseg": labels, "mask": labels > 0}.items():
+        nifti = nib.Nifti1Image(data.astype(np.int16), affine)
+        nifti.set_qform(affine, 1)
+        nifti.set_sform(affine, 4)
+        nifti.header.set_xyzt_units("mm", "sec")
+        nib.save(nifti, folder / f"{name}.nii.gz")
+    return folder

@@ -94,7 +94,7 @@ def rician(image: Image, share: float, rng: np.random.Generator) -> Image:
     """
     spread = share * _TOP
     real, imaginary = (rng.normal(0, spread, image.shape).astype(np.float32) for _ in range(2))
-    return np.hypot(image + real, imaginary)
+    return np.asarray(np.hypot(image + real, imaginary), np.float32)
 
 
 def recontrasted(image: Image, mask: Mask, rng: np.random.Generator, most: float) -> Image:
@@ -114,8 +114,7 @@ def smooth_field(shape: tuple[int, ...], mask: Mask, rng: np.random.Generator, *
         points = np.arange(n) / spacing + 1 + rng.random()
         field = CubicSpline(np.arange(field.shape[axis]), field, axis=axis)(points)
     field = field - field[mask].mean()
-    scaled: Image = np.asarray(field / max(float(np.abs(field[mask]).max()), 1e-6), np.float32)
-    return scaled
+    return np.asarray(field / max(float(np.abs(field[mask]).max()), 1e-6), np.float32)
 
 
 def thick_slices(image: Image, axis: int, size: int, phase: int = 0) -> Image:
