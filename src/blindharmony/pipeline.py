@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from blindharmony.errors import BlindHarmonyError, UsageError
 from blindharmony.harmonization.carry import carry_to_native
 from blindharmony.harmonization.methods import estimate as harmonize_prepared
+from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
+from blindharmony.harmonization.summary import ScanSummary, summarize
 from blindharmony.harmonization.trust import judge
 from blindharmony.harmonization.typicality import typicality
-from blindharmony.image import read_volume
+from blindharmony.image import Volume, read_volume
 from blindharmony.image.volume import Source
 from blindharmony.prep.mask import read_mask
-from blindharmony.prep.recipe import prepare
+from blindharmony.prep.recipe import Prepared, prepare
 from blindharmony.prep.step import Scan
 from blindharmony.report.metrics import ncc
 from blindharmony.result import HarmonizeResult
@@ -33,9 +37,12 @@ def harmonize(
     mask: Source | None = None,
     mask_command: str | None = None,
     method: str = "curve",
+    scanner: ScannerModel | str | PathLike[str] | None = None,
+    refine: bool = True,
     keep_bias: bool = False,
     device: str = "cpu",
     seed: int = 0,
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> HarmonizeResult:
     """Harmonize one scan of any scanner to the target scanner.
@@ -46,9 +53,12 @@ def harmonize(
         mask: Brain mask on the scan's grid; found automatically if not given.
         mask_command: External brain extractor with ``{input}`` and ``{output}``.
         method: ``curve`` (default), ``match``, ``latent`` or ``latent-published``.
+        scanner: Model of the scanner that made the scan, or its file: scans of one scanner share a curve.
+        refine: Whether noise, blur and foreign tissue contrast are taken out after the curve.
         keep_bias: Put the scan's own bias field back at the end.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: Equal seeds give equal bytes on the same machine.
+        cache: Folder in which preparation is kept for the next time.
         progress: Called with a stage and the share of it that is done.
 
     Raises:
@@ -59,6 +69,9 @@ def harmonize(
         (PosixPath('out/scan_desc-harmonized.nii.gz'), ...)
     """
     model = load_target(target if isinstance(target, Target) else str(target))
+    shared = ScannerModel.load(Path(scanner), model) if isinstance(scanner, str | PathLike) else scanner
+    if shared is not None and method != "curve":
+        raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
     device = resolved_device(device)
     say = progress or (lambda stage, share: None)
     clock, seconds = time.perf_counter(), dict[str, float]()
@@ -69,10 +82,9 @@ def harmonize(
         seconds[stage], clock = round(now - clock, 2), now
 
     source = read_volume(scan)
-    given = None if mask is None else _mask_scan(mask)
-    try:
+    with naming(source):
         say("preparing", 0.0)
-        prepared = prepare(source, model.info.recipe, mask=given, mask_command=mask_command, device=device)
+        prepared = prepared_for(model, source, mask=mask, mask_command=mask_command, device=device, cache=cache)
         lap("preparing")
         image, inside = prepared.scan.data, prepared.scan.inside()
         found = harmonize_prepared(
@@ -82,6 +94,8 @@ def harmonize(
             model,
             device=device,
             seed=seed,
+            scanner=shared,
+            refine=refine,
             progress=lambda i, n: say("harmonizing", i / n),
         )
         lap("harmonizing")
@@ -90,16 +104,12 @@ def harmonize(
         trust = judge(prepared, before, after, model, (*source.warnings, *found.warnings))
         lap("judging")
         say("returning", 0.0)
-        native = carry_to_native(prepared, found)
+        native = carry_to_native(prepared, found, model, device=device)
         if keep_bias and "log_bias" in prepared.found("n4"):
             native = native * np.exp(prepared.found("n4")["log_bias"])
         data = prepared.undo_axes((native * model.info.unit).astype(np.float32))
         brain = prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5
         lap("returning")
-    except BlindHarmonyError as error:
-        if error.path is None and source.path is not None and not isinstance(error, UsageError):
-            raise type(error)(error.what, remedy=error.remedy, path=source.path) from error
-        raise
     figures: dict[str, float | str] = {
         "correlation with the scan": round(ncc(image, found.image, inside), 5),
         "mean change (%)": round(100 * float(np.abs(found.image - image)[inside].mean() / image[inside].mean()), 2),
@@ -123,8 +133,66 @@ def harmonize(
         trust=trust,
         figures=figures,
         seconds=seconds,
-        options={"KeepBias": keep_bias, "MaskCommand": mask_command},
+        options={"KeepBias": keep_bias, "MaskCommand": mask_command, "Refine": refine, "Scanner": _named(shared)},
     )
+
+
+def summarize_scan(
+    scan: Source,
+    target: str | PathLike[str] | Target = "ds002748",
+    *,
+    mask: Source | None = None,
+    mask_command: str | None = None,
+    device: str = "cpu",
+    cache: Path | None = None,
+) -> ScanSummary:
+    """What a scan adds to the model of its scanner: prepare it and take its quantiles and the person in them.
+
+    The options are those of :func:`harmonize`.
+    """
+    model, source = load_target(target if isinstance(target, Target) else str(target)), read_volume(scan)
+    with naming(source):
+        prepared = prepared_for(
+            model, source, mask=mask, mask_command=mask_command, device=resolved_device(device), cache=cache
+        )
+        return summarize(prepared.scan.data, prepared.scan.inside(), model)
+
+
+def learn_scanner(
+    scans: Sequence[Source], target: str | PathLike[str] | Target = "ds002748", *, cache: Path | None = None
+) -> ScannerModel:
+    """The model of the scanner that made all these scans, to be given to :func:`harmonize`.
+
+    Example:
+        >>> scanner = learn_scanner(["a.nii.gz", "b.nii.gz"])                     # doctest: +SKIP
+        >>> harmonize("a.nii.gz", scanner=scanner).save("out")                    # doctest: +SKIP
+    """
+    model = load_target(target if isinstance(target, Target) else str(target))
+    return fit_scanner([summarize_scan(s, model, cache=cache) for s in scans], model)
+
+
+def prepared_for(
+    target: Target, source: Volume, *, mask: Source | None, mask_command: str | None, device: str, cache: Path | None
+) -> Prepared:
+    """A scan in the target's flow space."""
+    given = None if mask is None else _mask_scan(mask)
+    return prepare(source, target.info.recipe, mask=given, mask_command=mask_command, device=device, cache=cache)
+
+
+@contextmanager
+def naming(source: Volume) -> Iterator[None]:
+    """Errors inside name the scan's file."""
+    try:
+        yield
+    except BlindHarmonyError as error:
+        if error.path is None and source.path is not None and not isinstance(error, UsageError):
+            raise type(error)(error.what, remedy=error.remedy, path=source.path) from error
+        raise
+
+
+def _named(scanner: ScannerModel | None) -> dict[str, Any] | None:
+    """A scanner model as a sidecar mentions it."""
+    return None if scanner is None else {"Scans": scanner.scans, "Digest": scanner.digest}
 
 
 def resolved_device(device: str) -> str:

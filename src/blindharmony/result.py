@@ -100,6 +100,14 @@ class HarmonizeResult:
             image.header.set_xyzt_units(*header.get_xyzt_units())
         return image
 
+    @property
+    def uncertainty(self) -> NDArray[np.float32] | None:
+        """One standard deviation of each voxel's error, target units; None if the method does not know it."""
+        if self.estimate.error is None:
+            return None
+        unit = np.float32(self.target.info.unit)
+        return np.where(self.mask, unit * self.estimate.error(self.data / unit), 0).astype(np.float32)
+
     @cached_property
     def sidecar(self) -> dict[str, Any]:
         """The JSON sidecar: where the image came from and how it was made."""
@@ -127,10 +135,13 @@ class HarmonizeResult:
             "Versions": versions(),
         }
 
-    def save(self, folder: str | Path, *, report: bool = True, overwrite: bool = False) -> tuple[Path, ...]:
+    def save(
+        self, folder: str | Path, *, report: bool = True, uncertainty: bool = False, overwrite: bool = False
+    ) -> tuple[Path, ...]:
         """Write scan, mask, sidecar and report into ``folder``; nothing is written beside the source.
 
-        The sidecar comes last: where it is, everything is.
+        The sidecar comes last: where it is, everything is. With ``uncertainty`` the error bar of every voxel is
+        written too (``desc-harmonizedSD``).
 
         Returns:
             The files written, the harmonized scan first.
@@ -143,6 +154,9 @@ class HarmonizeResult:
         files = [write_like(self.source, self.data, scan, overwrite=overwrite)]
         mask = folder / mask_name(self.name)
         files.append(write_like(self.source, self.mask, mask, overwrite=overwrite, dtype=np.uint8))
+        if uncertainty and self.uncertainty is not None:
+            error = folder / output_name(self.name, "harmonizedSD")
+            files.append(write_like(self.source, self.uncertainty, error, overwrite=overwrite))
         if report:
             files.append(self.report(folder / report_name(scan), overwrite=overwrite))
         files.append(write_sidecar(folder / sidecar_name(scan), self.sidecar, overwrite=overwrite))

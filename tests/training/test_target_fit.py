@@ -10,13 +10,16 @@ import pytest
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import load_target
+from blindharmony.target.restorer import RestorerSpec
 from blindharmony.training.head import prepare_head
 from blindharmony.training.target_fit import train_target
 from heads import head_grid, synthetic_brain
 from targets import TINY
 
+SMALL = RestorerSpec(width=4, deep_width=4, blocks=1)
+
 PLAIN = PrepRecipe(n4=False)
-QUICK = {"spec": TINY, "recipe": PLAIN, "copies": 1}
+QUICK = {"spec": TINY, "recipe": PLAIN, "copies": 1, "restorer": False}
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +131,14 @@ def test_the_slice_flow_of_the_published_method_can_be_added(scans, place):
     assert target.slices is not None
     assert load_target(out).info.slices == target.slices.spec
     assert target.info.held_out.slice_bits is not None
+
+
+def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, place, tmp_path, monkeypatch):
+    monkeypatch.setattr("blindharmony.training.target_restorer.RestorerSpec", lambda: SMALL)
+    out = place()
+    target = train_target(scans, out, steps=1, **{**QUICK, "restorer": True, "restorer_steps": 2})
+    again = load_target(out)
+    assert again.info.restorer == SMALL
+    assert len(again.info.held_out.restorer_change) == 1
+    for a, b in zip(again.restorer.state_dict().values(), target.restorer.state_dict().values(), strict=True):
+        assert (a == b).all()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from blindharmony.cli import group
 from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError, InputError, NothingFoundError, OutputError, UsageError
 from blindharmony.image import find_scans, output_name
@@ -24,6 +26,8 @@ examples:
   blindharmony harmonize sub-01_T1w.nii.gz --out out
   blindharmony harmonize scan.mgz --mask brain.mgz --target mysite.safetensors --out out
   blindharmony harmonize study/ --participant-label 01 02 --out out
+  blindharmony harmonize siteA/ --group --save-scanner siteA.json --out out
+  blindharmony harmonize new.nii.gz --scanner siteA.json --out out
   blindharmony harmonize scan.nii.gz --mask-command "hd-bet -i {input} -o {output}" --out out
 """
 
@@ -48,7 +52,10 @@ def add_parser(verbs: Any) -> None:
         metavar="NAME",
         help="curve (default), match (histogram matching only), latent (published iteration), latent-published",
     )
+    group.add_options(p)
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
+    p.add_argument("--no-refine", action="store_true", help="only an intensity curve: leave noise and blur alone")
+    p.add_argument("--uncertainty", action="store_true", help="also write the error bar of every voxel")
     p.add_argument("--keep-bias", action="store_true", help="leave the scan's own bias field in the result")
     p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="equal seeds give equal files (default: %(default)s)")
@@ -62,6 +69,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
     paths, missing = _found(arguments)
     _check(arguments, paths)
+    group.check(arguments)
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.harmonization.methods import METHODS
     from blindharmony.pipeline import harmonize
@@ -72,6 +80,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     target = load_target(arguments.target)
     for problem in missing:
         screen.problem(f"blindharmony: {problem}")
+    cache = arguments.out / ".prepared" if arguments.group else None
+    scanner = group.fitted_scanner(arguments, paths, target, cache, screen) if cache else arguments.scanner
     failed = len(missing)
     for index, path in enumerate(paths):
         name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
@@ -85,13 +95,21 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                     mask=arguments.mask,
                     mask_command=arguments.mask_command,
                     method=arguments.method,
+                    scanner=scanner,
+                    refine=not arguments.no_refine,
+                    cache=cache,
                     keep_bias=arguments.keep_bias,
                     device=arguments.device,
                     seed=arguments.seed,
                     progress=stage,
                 )
                 stage("writing", 0.5)
-                files = result.save(arguments.out, report=not arguments.no_report, overwrite=arguments.overwrite)
+                files = result.save(
+                    arguments.out,
+                    report=not arguments.no_report,
+                    uncertainty=arguments.uncertainty,
+                    overwrite=arguments.overwrite,
+                )
         except UsageError:
             raise
         except BlindHarmonyError as error:
@@ -107,7 +125,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         for warning in result.warnings:
             screen.problem(f"{path.name}: warning: {warning}")
         if not arguments.no_report:
-            screen.note(f"{path.name}: report in {files[2]}")
+            screen.note(f"{path.name}: report in {files[-2]}")
+    if cache:
+        shutil.rmtree(cache, ignore_errors=True)
     if failed:
         screen.problem(f"blindharmony: {failed} of {len(paths) + len(missing)} scans failed")
     return 1 if failed else 0

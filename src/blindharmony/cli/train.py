@@ -37,11 +37,11 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--out", required=True, type=Path, metavar="TARGET", help="model file, e.g. mysite.safetensors")
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
     p.add_argument("--held-out", nargs="+", metavar="LABEL", help="which of the subjects (or file names) never train")
-    p.add_argument(
-        "--minutes", type=float, default=30.0, help="time for the flow, preparation not counted (default: 30)"
-    )
+    p.add_argument("--minutes", type=float, default=30.0, help="time to learn, preparation not counted (default: 30)")
     p.add_argument("--steps", type=int, help="steps of every level instead of a time: exactly repeatable")
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    p.add_argument("--restorer-steps", type=int, help="steps of the restorer instead of a third of the time")
+    p.add_argument("--no-restorer", action="store_true", help="train no restorer: curves only, no refinement")
     p.add_argument("--slice-minutes", type=float, default=0.0, help="also train the slice flow of the published method")
     p.add_argument("--slice-steps", type=int, help="steps of the slice flow instead of a time")
     p.add_argument("--name", help="name of the model (default: the file's)")
@@ -83,6 +83,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             held_out=held_out,
             minutes=arguments.minutes,
             steps=arguments.steps,
+            restorer=not arguments.no_restorer,
+            restorer_steps=arguments.restorer_steps,
             slice_minutes=arguments.slice_minutes,
             slice_steps=arguments.slice_steps,
             resume=arguments.resume,

@@ -8,13 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.refine import on_own_grid, refine
 from blindharmony.harmonization.result import Estimate
 from blindharmony.prep.recipe import Prepared
+from blindharmony.target import Target
 
 _BINS = 200
 
 
-def carry_to_native(prepared: Prepared, estimate: Estimate) -> NDArray[np.float32]:
+def carry_to_native(
+    prepared: Prepared, estimate: Estimate, target: Target, *, device: str = "cpu"
+) -> NDArray[np.float32]:
     r"""The harmonized scan on its own grid, flow units, RAS+ axes: :math:`m(y) + R^{-1}(x_h - m(x))`.
 
     :math:`m` is the part of the change that is a curve of intensity; it is evaluated at the scan's own voxels, inside
@@ -24,10 +28,17 @@ def carry_to_native(prepared: Prepared, estimate: Estimate) -> NDArray[np.float3
     Args:
         prepared: The scan and the way to the template grid.
         estimate: The harmonized image there.
+        target: Its restorer works on the scan's own grid where voxels are of about 1 mm, with the strength that was
+            found on the template grid: interpolation would blunt it.
+        device: Where the restorer computes.
     """
     last = prepared.history[-1]
     curve = estimate.intensity_map or fitted_curve(prepared.scan.data, estimate.image, prepared.scan.inside())
     native = replace(last.before, data=curve(last.before.data))
+    if estimate.refinement and on_own_grid(native.spacing):
+        inside = native.inside()
+        change = refine(np.where(inside, native.data, 0), inside, target, strength=estimate.refinement, device=device)
+        return np.where(inside, change.image, native.data)
     rest = np.where(prepared.scan.inside(), estimate.image - curve(prepared.scan.data), 0).astype(np.float32)
     if not np.abs(rest).max() > 1e-6:
         return native.data

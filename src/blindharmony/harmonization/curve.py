@@ -14,10 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.error_bar import error_bar
 from blindharmony.harmonization.result import Estimate
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import summarize
 from blindharmony.target import Target
+
+# A scan whose own curve is this many usual errors away from its scanner's curve was hardly made by that scanner.
+_OTHER_SCANNER = 4.0
+_STRANGE = 0.8
 
 
 def harmonize_curve(
@@ -38,14 +43,34 @@ def harmonize_curve(
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
+    found = summarize(image, mask, target)
+    person, warnings = target.person, []
+    moved = float(np.sqrt(np.mean((found.person - target.mean_curve) ** 2)))
+    figures: dict[str, float | str] = {
+        "person's difference from the mean (rms)": round(moved, 4),
+        "surprise": round(found.surprise, 3),
+    }
+    curve, wanted = CurveMap.through(found.quantiles, found.person), found.person
     if scanner is not None:
         gain = scanner.gain(image, mask)
         curve = CurveMap(scanner.curve.x / gain, scanner.curve.y)
-        figures: dict[str, float | str] = {"scans of the scanner": scanner.scans, "gain": round(gain, 4)}
-    else:
-        found = summarize(image, mask, target)
-        curve = CurveMap.through(found.quantiles, found.person)
-        moved = float(np.sqrt(np.mean((found.person - target.mean_curve) ** 2)))
-        figures = {"person's difference from the mean (rms)": round(moved, 4), "surprise": round(found.surprise, 3)}
+        wanted = curve(found.quantiles.astype(np.float32)).astype(np.float64)
+        off = float(np.sqrt(np.mean((wanted - found.person) ** 2)))
+        figures |= {"scans of the scanner": scanner.scans, "gain": round(gain, 4), "off its own curve": round(off, 4)}
+        if person is not None and off > _OTHER_SCANNER * float(np.sqrt((person.error**2).mean())):
+            warnings.append(
+                "This scan does not fit the model of its scanner: alone it would have got another curve. "
+                "Was it made by another scanner, or with another sequence?"
+            )
+    elif person is not None and found.surprise > _STRANGE:
+        warnings.append(
+            "The order of intensities is unlike that of any head of the target; the scan was matched to the mean head."
+        )
+    bar = None
+    if person is not None:
+        bar = error_bar(person, wanted, surprise=found.surprise, scans=scanner.scans if scanner else 1)
+        figures["error bar (% of the brightest tissue)"] = round(
+            100 * float(bar.deviation.mean()) / float(np.quantile(wanted, 0.95)), 2
+        )
     out = np.where(mask, curve(image), 0).astype(np.float32)
-    return Estimate(out, intensity_map=curve, figures=figures)
+    return Estimate(out, intensity_map=curve, error=bar, figures=figures, warnings=warnings)

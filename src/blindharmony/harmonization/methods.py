@@ -12,6 +12,7 @@ from blindharmony.errors import UsageError
 from blindharmony.harmonization.curve import harmonize_curve
 from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
 from blindharmony.harmonization.match import harmonize_match
+from blindharmony.harmonization.refine import refined
 from blindharmony.harmonization.result import Estimate
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.target import Target
@@ -41,6 +42,7 @@ def estimate(
     device: str = "cpu",
     seed: int = 0,
     scanner: ScannerModel | None = None,
+    refine: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Harmonize an image on the template grid with a method by name.
@@ -49,7 +51,8 @@ def estimate(
         UsageError: If there is no such method, or the target lacks what it needs.
     """
     if method == "curve":
-        return harmonize_curve(image, mask, target, scanner=scanner)
+        found = harmonize_curve(image, mask, target, scanner=scanner)
+        return refined(found, mask, target, device=device) if refine and target.restorer else found
     if method == "match":
         return harmonize_match(image, mask, target)
     if method in ("latent", "latent-published"):

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from blindharmony.harmonization.error_bar import ErrorBar
+
 
 class IntensityMap(Protocol):
     """A change of intensity that can be evaluated at any voxel of any grid."""
@@ -25,6 +27,8 @@ class Estimate:
         image: Flow units, shape of the template grid, zero outside the mask.
         intensity_map: The part of the change that is a function of intensity; None if the
             method changes voxels freely.
+        error: Harmonized intensity → standard deviation of its error, if the method knows it.
+        refinement: Share of the restorer's change that was applied on top of the intensity map.
         trace: One entry for each optimisation step.
         figures: Numbers worth keeping.
         warnings: Plain sentences.
@@ -32,6 +36,8 @@ class Estimate:
 
     image: NDArray[np.float32]
     intensity_map: IntensityMap | None = None
+    error: ErrorBar | None = None
+    refinement: float = 0.0
     trace: Sequence[Mapping[str, float]] = ()
     figures: Mapping[str, float | str] = field(default_factory=dict)
     warnings: Sequence[str] = ()

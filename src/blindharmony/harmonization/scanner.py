@@ -16,6 +16,7 @@ from the scale that preparation gives every target scan.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,12 +57,12 @@ class ScannerModel:
         r"""The factor that gives a scan of this scanner the target's scale: :math:`\operatorname{rms}(T(gy)) = 1`."""
         return _gain(self.curve, whole_quantiles(image, mask))
 
-    def save(self, path: Path, *, overwrite: bool = False) -> Path:
-        """Write the model as JSON.
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model as written, first 12 digits."""
+        return hashlib.sha256(self._text().encode()).hexdigest()[:12]
 
-        Raises:
-            OutputError: If the file exists and ``overwrite`` is false.
-        """
+    def _text(self) -> str:
         content = {
             "blindharmony-scanner": _FORMAT,
             "scans": self.scans,
@@ -70,7 +71,15 @@ class ScannerModel:
             "source": self.curve.x.tolist(),
             "harmonized": self.curve.y.tolist(),
         }
-        write_text(path, json.dumps(content, indent=1) + "\n", overwrite=overwrite)
+        return json.dumps(content, indent=1) + "\n"
+
+    def save(self, path: Path, *, overwrite: bool = False) -> Path:
+        """Write the model as JSON.
+
+        Raises:
+            OutputError: If the file exists and ``overwrite`` is false.
+        """
+        write_text(path, self._text(), overwrite=overwrite)
         return path
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from blindharmony.image import Volume
+from blindharmony.prep.keep import keep, kept, kept_name
 from blindharmony.prep.mask import BrainMask, check_grid
 from blindharmony.prep.orient import Orient
 from blindharmony.prep.place import Place
@@ -111,6 +113,7 @@ def prepare(
     mask: Scan | None = None,
     mask_command: str | None = None,
     device: str = "cpu",
+    cache: Path | None = None,
 ) -> Prepared:
     """Bring a scan to the flow's space as the recipe says.
 
@@ -120,12 +123,12 @@ def prepare(
         mask: Brain mask on the scan's grid (see :func:`~blindharmony.prep.mask.read_mask`).
         mask_command: External brain extractor, used if no mask is given and the scan is not stripped.
         device: Where the included brain extractor runs.
+        cache: Folder in which the numbers of every step are kept, and from which they are taken the next time.
 
     Raises:
         InputError: If the mask does not fit.
         PreprocessingError: If a step fails; the message says which and what to do.
     """
-    history: list[Done] = []
     scan = Scan(volume.data, volume.affine)
     orient = Orient()
     given: NDArray[np.bool_] | None = None
@@ -133,8 +136,13 @@ def prepare(
         check_grid(mask, scan)
         given = orient.apply(mask, orient.params(mask)).mask
     steps: list[Step] = [orient, *recipe.steps(mask=given, mask_command=mask_command, device=device)]
-    for step in steps:
-        params = step.params(scan)
+    file = cache / kept_name(volume.data, volume.affine, recipe.digest(), given, mask_command) if cache else None
+    known = kept(file) if file else None
+    history: list[Done] = []
+    for index, step in enumerate(steps):
+        params = known[index] if known else step.params(scan)
         history.append(Done(step, params, scan))
         scan = step.apply(scan, params)
+    if file and not known:
+        keep(file, [done.params for done in history])
     return Prepared(scan, tuple(history))

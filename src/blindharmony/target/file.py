@@ -23,10 +23,12 @@ from blindharmony.flow.pyramid import Pyramid
 from blindharmony.image import write_bytes
 from blindharmony.target.model import FORMAT, Target, TargetInfo, atlas_tensor, included_targets
 from blindharmony.target.person import PersonModel
+from blindharmony.target.restorer import Restorer
 
 _KEY = "blindharmony"
 _MAX_BYTES = 1 << 30
 _ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
+_NETWORKS = ("pyramid", "slices", "restorer")
 _PERSON = ("features", "curves", "heads")
 # Fields of earlier formats that no longer mean anything: the flow's tempered evidence about curves (format 1).
 _GONE = ("evidence_scale", "evidence_offset")
@@ -44,7 +46,7 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
     tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(target, name))) for name in _ARRAYS}
     if target.person is not None:
         tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(getattr(target.person, k))) for k in _PERSON}
-    for part, module in (("pyramid", target.pyramid), ("slices", target.slices)):
+    for part, module in ((p, getattr(target, p)) for p in _NETWORKS):
         if module is not None:
             tensors |= {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     content = save_tensors(tensors, {_KEY: target.info.model_dump_json()})
@@ -104,12 +106,15 @@ def _parse(content: bytes, path: Path) -> Target:
         person = _person(tensors, arrays["levels"].size)
         pyramid = Pyramid(info.pyramid, atlas_tensor()) if info.pyramid else None
         slices = MultiScaleFlow(info.slices) if info.slices else None
-        for part, module in (("pyramid", pyramid), ("slices", slices)):
+        restorer = Restorer(info.restorer) if info.restorer else None
+        for part, module in zip(_NETWORKS, (pyramid, slices, restorer), strict=True):
             _fill(module, {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}, part)
     except (ValidationError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TargetError(f"this target model is damaged ({reason})", remedy=_TRAIN, path=path) from None
-    return Target(info=info, person=person, pyramid=pyramid, slices=slices, digest=_digest(content), **arrays)
+    return Target(
+        info=info, person=person, pyramid=pyramid, slices=slices, restorer=restorer, digest=_digest(content), **arrays
+    )
 
 
 def _checked(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -19,6 +19,7 @@ from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.prep.template import load_template
 from blindharmony.target.person import PersonModel
+from blindharmony.target.restorer import Restorer, RestorerSpec
 
 FORMAT = 2
 
@@ -34,6 +35,7 @@ class HeldOut(BaseModel):
         matching_error: For each target scan, the rms difference of its quantile curve from the mean of the others
             (flow units): what histogram matching alone gets wrong.
         person_error: The same for the curve that the person model predicts without having seen the scan.
+        restorer_change: Root mean square of the change that the restorer makes to each of them (flow units).
         slice_bits: Mean bits/dim of the slice flow, if there is one.
     """
 
@@ -45,6 +47,7 @@ class HeldOut(BaseModel):
     latent_sd: tuple[float, ...] = ()
     matching_error: tuple[float, ...] = ()
     person_error: tuple[float, ...] = ()
+    restorer_change: tuple[float, ...] = ()
     slice_bits: float | None = None
 
 
@@ -60,6 +63,7 @@ class TargetInfo(BaseModel):
         unit: Intensity of 1.0 in the flow's units, in the target scanner's own units.
         pyramid: Shape of the whole-volume flow.
         slices: Shape of the slice flow, if there is one.
+        restorer: Shape of the restorer, if there is one.
         held_out: Measured on held-out scans.
         data: Where the scans came from.
         licence: Of the model.
@@ -78,6 +82,7 @@ class TargetInfo(BaseModel):
     unit: float = 1.0
     pyramid: PyramidSpec | None = None
     slices: MultiScaleSpec | None = None
+    restorer: RestorerSpec | None = None
     held_out: HeldOut = HeldOut()
     data: str = ""
     licence: str = ""
@@ -97,6 +102,7 @@ class Target:
         coverage: How many of the training masks cover each voxel of the template grid at 2 mm, in [0, 1].
         pyramid: Whole-volume flow, if there is one.
         slices: Slice flow, if there is one.
+        restorer: Takes out noise, blur and foreign contrast, if it was trained.
         mean_image: Mean of the training scans on the template grid at 2 mm, where the published method starts.
         person: Tells a head's quantile curve from its rank features, if it was trained.
         digest: SHA-256 of the file, first 12 digits; empty if it was never saved.
@@ -110,6 +116,7 @@ class Target:
     person: PersonModel | None = None
     pyramid: Pyramid | None = None
     slices: MultiScaleFlow | None = None
+    restorer: Restorer | None = None
     digest: str = ""
 
     @cached_property

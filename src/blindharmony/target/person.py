@@ -91,6 +91,17 @@ class PersonModel:
         k = self._kernel(features[None], self.features)[0]
         return float(1 - k @ self._precision @ k / (_STRENGTH * _LENGTH**2))
 
+    @cached_property
+    def error(self) -> Array:
+        """Root mean square error about heads left out of training, by rank, shape ``(Q,)``."""
+        return np.asarray(np.sqrt(((self.left_out() - self.curves[self.themselves]) ** 2).mean(0)))
+
+    @cached_property
+    def spread(self) -> Array:
+        """Root mean square difference of a head from the mean of the others, by rank, shape ``(Q,)``."""
+        own = self.curves[self.themselves]
+        return np.asarray(own.std(0) * len(own) / max(len(own) - 1, 1))
+
     def left_out(self) -> Array:
         """What each head's curve would have been without any version of it in training, shape ``(heads, Q)``."""
         found = []

@@ -99,7 +99,7 @@ def fit_level(
     flow.to(device)
     optimiser = torch.optim.AdamW(flow.parameters(), lr=_RATE, weight_decay=_DECAY)
     state = state or FitState(0, math.inf, {}, {})
-    _put_moments(optimiser, flow, state)
+    put_moments(optimiser, flow, state)
     every = max(1, steps // evaluations)
     while state.step < steps:
         rng = np.random.default_rng((*seed, state.step))
@@ -122,7 +122,7 @@ def fit_level(
                 state.best = log["held_out"]
                 state.best_weights = {k: v.detach().cpu().clone() for k, v in flow.state_dict().items()}
         if on_step:
-            state.moments = _moments(optimiser, flow)
+            state.moments = moments_of(optimiser, flow)
             on_step(state, log)
     if state.best_weights:
         flow.load_state_dict(state.best_weights)
@@ -162,7 +162,8 @@ def calibrate(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu
     return float((second.sum() / count.sum()).sqrt())
 
 
-def _moments(optimiser: torch.optim.Optimizer, flow: nn.Module) -> dict[str, Tensor]:
+def moments_of(optimiser: torch.optim.Optimizer, flow: nn.Module) -> dict[str, Tensor]:
+    """Adam's running moments by parameter name, for a checkpoint."""
     found = {}
     for name, parameter in flow.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
@@ -170,7 +171,8 @@ def _moments(optimiser: torch.optim.Optimizer, flow: nn.Module) -> dict[str, Ten
     return found
 
 
-def _put_moments(optimiser: torch.optim.Optimizer, flow: nn.Module, state: FitState) -> None:
+def put_moments(optimiser: torch.optim.Optimizer, flow: nn.Module, state: FitState) -> None:
+    """Give an optimiser the moments of a checkpoint."""
     for name, parameter in flow.named_parameters():
         own = {k.split("|")[1]: v.clone() for k, v in state.moments.items() if k.split("|")[0] == name}
         if own:

@@ -24,10 +24,12 @@ from blindharmony.training.people_fit import fit_people
 from blindharmony.training.pool import COPIES, Pool, make_pool, mean_image
 from blindharmony.training.progress import Report
 from blindharmony.training.pyramid_fit import fit_pyramid
+from blindharmony.training.target_restorer import with_restorer
 from blindharmony.training.target_slices import with_slice_flow
 
 _RANKS = 512
 _LEAST = 5
+_FLOW_SHARE = 2 / 3
 
 
 def train_target(
@@ -39,6 +41,8 @@ def train_target(
     steps: int | None = None,
     slice_minutes: float = 0.0,
     slice_steps: int | None = None,
+    restorer: bool = True,
+    restorer_steps: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     seed: int = 0,
@@ -60,10 +64,12 @@ def train_target(
         scans: Training scans.
         out: Where the model goes; intermediate files live in a folder beside it until it is done.
         held_out: Scans that never train; if empty, every fifth training scan is held out (at most four).
-        minutes: Time for the flow, preparation not counted.
-        steps: Steps of every level instead of a time.
+        minutes: Time for flow (two thirds) and restorer, preparation not counted.
+        steps: Steps of every level of the flow instead of a time.
         slice_minutes: Time for the slice flow of the published method; none is trained at 0.
         slice_steps: Its steps instead of a time.
+        restorer: Whether a restorer is trained too.
+        restorer_steps: Its steps instead of a time.
         resume: Go on where an interrupted run stopped.
         overwrite: Replace an existing model.
         seed: Of everything random.
@@ -90,7 +96,7 @@ def train_target(
     recipe, spec = recipe or PrepRecipe(), spec or PyramidSpec()
     work = out.with_name(f"{out.name}.work")
     if not resume and work.exists():
-        for old in ("checkpoint.safetensors", "log.jsonl", "slices.safetensors"):
+        for old in ("checkpoint.safetensors", "log.jsonl", "slices.safetensors", "restorer.safetensors"):
             work.joinpath(old).unlink(missing_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     say: Report = report or (lambda stage, done, numbers: None)
@@ -112,13 +118,14 @@ def train_target(
         "deformed copies": copies,
         "flow": spec.model_dump(mode="json"),
     }
+    flow_minutes = minutes * (_FLOW_SHARE if restorer else 1)
     spreads = fit_pyramid(
         flow,
         pool,
         unseen_pool,
         work,
         plan=plan,
-        minutes=minutes,
+        minutes=flow_minutes,
         steps=steps,
         resume=resume,
         device=device,
@@ -141,6 +148,20 @@ def train_target(
     )
     target = _judged(_assemble(info, flow, pool), unseen_pool, spreads)
     target = with_people(target, heads, (pool, unseen_pool), report=say)
+    if restorer:
+        target = with_restorer(
+            target,
+            training_heads,
+            unseen_heads,
+            minutes=minutes - flow_minutes,
+            steps=restorer_steps,
+            seed=seed,
+            plan=plan,
+            folder=work,
+            resume=resume,
+            device=device,
+            report=say,
+        )
     if slice_minutes > 0 or slice_steps:
         target = with_slice_flow(
             target,

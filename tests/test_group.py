@@ -1,0 +1,101 @@
+"""Scans of one scanner harmonized together, and later ones with what was learnt, from Python and from the command."""
+
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from blindharmony.cli.main import main
+from blindharmony.errors import UsageError
+from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.pipeline import harmonize, learn_scanner
+from blindharmony.target import load_target
+from heads import head_grid, synthetic_brain
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Three people on one scanner with a strong gamma, each with a gain of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    paths = []
+    for seed, gain in enumerate((1.0, 2.5, 0.7)):
+        head = synthetic_brain(*head_grid(seed, mm=3.0), seed=seed)
+        bent = gain * (np.maximum(head.data, 0) / head.data.max()) ** 1.4 * 900
+        paths.append(folder / f"sub-{seed}_T1w.nii.gz")
+        nib.save(nib.Nifti1Image(bent.astype(np.float32), head.affine), paths[-1])
+    return paths
+
+
+def test_a_group_shares_a_curve_and_later_scans_use_it(scans, tiny_target_file, tmp_path, capsys):
+    out, model = tmp_path / "out", tmp_path / "site.json"
+    words = ["--target", str(tiny_target_file), "--no-report"]
+    code = main(
+        [
+            "harmonize",
+            *map(str, scans),
+            *words,
+            "--out",
+            str(out),
+            "--group",
+            "--save-scanner",
+            str(model),
+            "--uncertainty",
+        ]
+    )
+    assert code == 0
+    said = capsys.readouterr()
+    assert "one scanner to 3 scans" in said.err
+    assert not (out / ".prepared").exists()
+    assert json.loads(model.read_text())["scans"] == 3
+    sidecar = json.loads((out / "sub-1_desc-harmonized_T1w.json").read_text())
+    assert sidecar["Parameters"]["Scanner"]["Scans"] == 3
+    # One by one with the saved model: the same result.
+    again = tmp_path / "again"
+    assert main(["harmonize", str(scans[1]), *words, "--out", str(again), "--scanner", str(model)]) == 0
+    a, b = (nib.load(f / "sub-1_desc-harmonized_T1w.nii.gz").get_fdata() for f in (out, again))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_python_has_the_same(scans, tiny_target_file):
+    target = load_target(tiny_target_file)
+    model = learn_scanner(scans, target)
+    assert model.scans == 3
+    found = harmonize(scans[0], target, scanner=model)
+    brain = found.prepared.scan.inside()
+    values = np.sort(found.estimate.image[brain])
+    assert np.sqrt((np.minimum(values, np.quantile(values, 0.999)) ** 2).mean()) == pytest.approx(1, abs=0.01)
+    assert found.uncertainty is None  # this target knows no persons
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--save-scanner", "x.json"], "--group"),
+        (["--group", "--scanner", "x.json"], "exclude"),
+        (["--group", "--method", "match"], "--method curve"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(scans, tiny_target_file, tmp_path, capsys, words, hint):
+    main(["harmonize", str(scans[0]), "--target", str(tiny_target_file), "--out", str(tmp_path), *words])
+    assert hint in capsys.readouterr().err
+
+
+def test_a_bad_scan_does_not_stop_its_group(scans, tiny_target_file, tmp_path, capsys):
+    bad = tmp_path / "sub-9_T1w.nii.gz"
+    bad.write_bytes(scans[0].read_bytes()[:3000])
+    words = ["harmonize", *map(str, [*scans[:2], bad]), "--target", str(tiny_target_file), "--out", str(tmp_path / "o")]
+    assert main([*words, "--group", "--no-report"]) == 1
+    said = capsys.readouterr()
+    assert "one scanner to 2 scans" in said.err
+    assert len(said.out.split()) == 2
+    assert "sub-9" in said.err
+
+
+def test_a_model_for_another_method_is_refused(scans, tiny_target_file):
+    target = load_target(tiny_target_file)
+    model = ScannerModel(None, 1, target.digest, 0.0)
+    with pytest.raises(UsageError, match="scanner model"):
+        harmonize(scans[0], target, method="match", scanner=model)
+    assert replace(model, scans=2).scans == 2
