@@ -47,7 +47,7 @@ def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
         methods=methods_text(
             target=target.info.name,
             scans=target.info.scans,
-            method=ABOUT[result.method],
+            method=_method(result),
             version=provenance["blindharmony"],
             n4=target.info.recipe.n4,
             deepbet=prepared.found("brain-mask").get("source") == "network",
@@ -73,6 +73,24 @@ def _details(result: HarmonizeResult) -> list[str]:
     correlation = result.figures["correlation with the scan"]
     details.append(f"The result correlates {correlation} with the scan inside the brain.")
     return details
+
+
+def _method(result: HarmonizeResult) -> str:
+    """What was done, in sentences for a paper."""
+    said = ABOUT[result.method]
+    scanner = result.options.get("Scanner")
+    if scanner:
+        said = (
+            f"One increasing intensity curve was shared by the {scanner['Scans']} scans of its scanner: the one that "
+            "gives their mean the intensities that these persons together would have on the target scanner, predicted "
+            "from the order of the intensities and their place in the head; each scan kept a gain of its own."
+        )
+    if result.estimate.refinement:
+        said += (
+            " Noise, blur and foreign tissue contrast were then reduced by a network that had learnt from target scans "
+            f"seen through random simulated scanners (strength {result.estimate.refinement:.2f})."
+        )
+    return said
 
 
 def _curve(result: HarmonizeResult, unit: float) -> Curve | None:

@@ -64,7 +64,9 @@ def fitted(pairs, folder, *, steps=4, resume=False, on_step=None):
 
 def test_every_head_is_seen_on_two_grids_and_patches_fit_together(pairs):
     assert [len(row) for row in pairs.files] == [VERSIONS + 2] * 4
-    seen, truth, mask = pairs.patch(np.random.default_rng(0))
+    seen, truth, mask, own = pairs.patch(np.random.default_rng(0))
+    assert {pairs.patch(np.random.default_rng(i))[3].item() for i in range(9)} == {0, 1}
+    assert own.shape == (1, 1, 1)
     assert seen.shape == truth.shape == mask.shape == (PATCH,) * 3
     assert (seen[~mask] == 0).all()
     again = pairs.patch(np.random.default_rng(0))

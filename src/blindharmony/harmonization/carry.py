@@ -37,7 +37,9 @@ def carry_to_native(
     native = replace(last.before, data=curve(last.before.data))
     if estimate.refinement and on_own_grid(native.spacing):
         inside = native.inside()
-        change = refine(np.where(inside, native.data, 0), inside, target, strength=estimate.refinement, device=device)
+        change = refine(
+            np.where(inside, native.data, 0), inside, target, strength=estimate.refinement, own_grid=True, device=device
+        )
         return np.where(inside, change.image, native.data)
     rest = np.where(prepared.scan.inside(), estimate.image - curve(prepared.scan.data), 0).astype(np.float32)
     if not np.abs(rest).max() > 1e-6:

@@ -49,7 +49,13 @@ class Refinement:
 
 
 def refine(
-    image: Image, mask: Mask, target: Target, *, strength: float | None = None, device: str = "cpu"
+    image: Image,
+    mask: Mask,
+    target: Target,
+    *,
+    strength: float | None = None,
+    own_grid: bool = False,
+    device: str = "cpu",
 ) -> Refinement:
     """Take out of a curve's result what the target's own scans never show.
 
@@ -57,15 +63,17 @@ def refine(
         image: Flow units, voxels of about 1 mm; what lies outside the mask is neither seen nor changed.
         mask: Brain.
         target: With a restorer.
+        own_grid: Whether the image lies on the scan's own grid, not the template's.
         strength: Use this one instead of finding it.
         device: Where to compute.
     """
     if target.restorer is None or strength == 0 or not mask.any():
         return Refinement(image, 0.0, 0.0)
     box, _ = mask_box(mask, margin=1)
-    x, inside = (_padded(torch.from_numpy(np.ascontiguousarray(a[box])).to(device)) for a in (np.where(mask, image, 0), mask))
+    brain = np.where(mask, image, 0)
+    x, inside = (_padded(torch.from_numpy(np.ascontiguousarray(a[box])).to(device)) for a in (brain, mask))
     with torch.inference_mode():
-        change = target.restorer.to(device)(x, inside) - x
+        change = target.restorer.to(device)(x, inside, float(own_grid)) - x
         target.restorer.to("cpu")
         rms = float((change.square().sum() / inside.sum()).sqrt())
         if strength is None:

@@ -10,7 +10,7 @@ from blindharmony.target.model import Target
 def card_rows(target: Target) -> list[tuple[str, str]]:
     """What a model is, as names and values: data, preparation, size, held-out figures, licence, hash."""
     info, held_out = target.info, target.info.held_out
-    modules = [m for m in (target.pyramid, target.slices) if m is not None]
+    modules = [m for m in (target.pyramid, target.slices, target.restorer) if m is not None]
     weights = sum(p.numel() for m in modules for p in m.parameters())
     recipe = info.recipe
     rows = [
@@ -25,7 +25,7 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
             f"{recipe.digest()}: template {recipe.template}, N4 {'on' if recipe.n4 else 'off'}, gain {recipe.gain}",
         ),
         ("weights", f"{weights:,}"),
-        ("flows", ", ".join(_flows(target)) or "none"),
+        ("networks", ", ".join(_networks(target)) or "none"),
         ("intensity unit", f"1.0 in the flow is {info.unit:.4g} on the target scanner"),
     ]
     if held_out.bits_per_dim:
@@ -46,6 +46,10 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
     if held_out.person_error:
         error = np.mean(held_out.person_error)
         rows.append(("with the person model", f"misses them by {error:.4f}"))
+    if held_out.restorer_change:
+        rows.append(
+            ("restorer", f"changes unseen scans of the target by {max(held_out.restorer_change):.4f} at most (rms)")
+        )
     if held_out.slice_bits is not None:
         rows.append(("slice flow bits/dim", f"{held_out.slice_bits:.3f}, at 1 mm"))
     rows += [(k, v) for k, v in info.notes.items()]
@@ -56,10 +60,12 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
     return rows
 
 
-def _flows(target: Target) -> list[str]:
+def _networks(target: Target) -> list[str]:
     found = []
     if target.pyramid is not None:
         found.append(f"whole-volume pyramid ({len(target.pyramid.levels)} levels)")
     if target.slices is not None:
         found.append("slice flow")
+    if target.restorer is not None:
+        found.append("restorer")
     return found

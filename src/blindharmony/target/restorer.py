@@ -10,6 +10,7 @@ Source: blocks as channels, Zhang et al. 2018 (FFDNet, arXiv 1710.04026); U-Net,
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -43,7 +44,6 @@ class Restorer(nn.Module):
     """Image and mask ``(B, 1, X, Y, Z)``, sides multiples of 4, to the restored image.
 
     Example:
-        >>> import torch
         >>> x = torch.rand(1, 1, 8, 8, 8)
         >>> bool(torch.equal(Restorer(RestorerSpec(width=8, deep_width=8, blocks=1))(x, x > 0), x))
         True
@@ -53,7 +53,7 @@ class Restorer(nn.Module):
         super().__init__()
         self.spec = spec
         w, d = spec.width, spec.deep_width
-        self.enter = nn.Conv3d(16, w, 3, padding=1)
+        self.enter = nn.Conv3d(24, w, 3, padding=1)
         self.down_blocks = nn.Sequential(*(_Block(w) for _ in range(spec.blocks)))
         self.down = nn.Conv3d(w, d, 2, stride=2)
         self.deep = nn.Sequential(*(_Block(d) for _ in range(2 * spec.blocks)))
@@ -63,20 +63,17 @@ class Restorer(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The restored image, unchanged outside the mask."""
+    def forward(self, x: Tensor, mask: Tensor, own_grid: Tensor | float = 0.0) -> Tensor:
+        """The restored image, unchanged outside the mask.
+
+        ``own_grid`` is 1 for a scan on its own grid and 0 on the template's, whose interpolation looks like blur.
+        """
         inside = mask.to(x.dtype)
-        h = self.enter(_blocks_as_channels(_both(x * inside - inside, inside)))
+        h = self.enter(_blocks_as_channels(torch.cat([x * inside - inside, inside, inside * own_grid], 1)))
         h = self.down_blocks(h)
         h = h + self.up(self.deep(self.down(h)))
         h = self.leave(F.silu(self.up_blocks(h)))
         return x + inside * _channels_as_blocks(h)
-
-
-def _both(x: Tensor, inside: Tensor) -> Tensor:
-    import torch
-
-    return torch.cat([x, inside], 1)
 
 
 def _blocks_as_channels(x: Tensor) -> Tensor:

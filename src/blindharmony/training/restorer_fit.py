@@ -92,10 +92,10 @@ def fit_restorer(
 
 def _loss(net: Restorer, pairs: Pairs, rng: np.random.Generator, device: str) -> Tensor:
     cubes = [pairs.patch(rng) for _ in range(_BATCH)]
-    seen, truth, mask = (torch.from_numpy(np.stack(p))[:, None].to(device) for p in zip(*cubes, strict=True))
+    seen, truth, mask, own = (torch.from_numpy(np.stack(p))[:, None].to(device) for p in zip(*cubes, strict=True))
     inside = mask.float()
     count = inside.sum((1, 2, 3, 4))
-    after, before = (((x - truth) ** 2 * inside).sum((1, 2, 3, 4)) / count for x in (net(seen, mask), seen))
+    after, before = (((x - truth) ** 2 * inside).sum((1, 2, 3, 4)) / count for x in (net(seen, mask, own), seen))
     return (after / (before + _SMALL)).mean()
 
 

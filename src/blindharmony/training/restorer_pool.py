@@ -32,13 +32,17 @@ _SIDE = 4  # what the restorer's two halvings ask for
 
 @dataclass(frozen=True)
 class Pairs:
-    """Files of pairs: for each head and grid, the head once and ``VERSIONS`` views of it."""
+    """Files of pairs: for each head and grid (template, own), the head once, almost as it is, and other views."""
 
     files: tuple[tuple[Path, ...], ...]
 
-    def patch(self, rng: np.random.Generator) -> tuple[Image, Image, Mask]:
-        """A random cube of a random pair: what another scanner saw, the truth, the mask; left and right may swap."""
-        row = self.files[int(rng.integers(len(self.files)))]
+    def patch(self, rng: np.random.Generator) -> tuple[Image, Image, Mask, Image]:
+        """A random cube of a random pair: what another scanner saw, the truth, the mask, 1 if on the scan's own grid.
+
+        Left and right may be swapped.
+        """
+        index = int(rng.integers(len(self.files)))
+        row = self.files[index]
         with safe_open(row[0], "np") as truth, safe_open(row[int(rng.integers(1, len(row)))], "np") as seen:
             whole = truth.get_slice("mask")
             for _ in range(50):
@@ -49,7 +53,8 @@ class Pairs:
             parts = seen.get_slice("image")[cut], truth.get_slice("image")[cut], whole[cut]
         turn = -1 if rng.random() < 0.5 else 1
         x, y, mask = (np.ascontiguousarray(p[::turn]) for p in parts)
-        return x.astype(np.float32), y.astype(np.float32), mask.astype(bool)
+        own = np.full((1, 1, 1), index % 2, np.float32)
+        return x.astype(np.float32), y.astype(np.float32), mask.astype(bool), own
 
 
 def make_pairs(
