@@ -29,6 +29,7 @@ class HeldOut(BaseModel):
         bits_per_dim: Of each of them at the fitted resolution, 256 grey levels in [0, 1].
         level_bits: For each scan, bits/dim of each level, finest first and the coarsest image last.
         latent_sd: Standard deviation of the latents of each level, all channels together (1: calibrated).
+        latent_channels: The same for each channel of each level; empty in models made before it was kept.
         matching_error: For each scan, the rms difference of its quantile curve from the mean one (flow units):
             what histogram matching alone gets wrong.
         slice_bits: Mean bits/dim of the slice flow, if there is one.
@@ -40,6 +41,7 @@ class HeldOut(BaseModel):
     bits_per_dim: tuple[float, ...] = ()
     level_bits: tuple[tuple[float, ...], ...] = ()
     latent_sd: tuple[float, ...] = ()
+    latent_channels: tuple[tuple[float, ...], ...] = ()
     matching_error: tuple[float, ...] = ()
     slice_bits: float | None = None
 

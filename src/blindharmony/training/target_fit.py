@@ -15,6 +15,7 @@ from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.harmonization.people import People
 from blindharmony.harmonization.typicality import level_bits
+from blindharmony.image import write_text
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import HeldOut, Target, TargetInfo, save_target
 from blindharmony.target.model import atlas_tensor
@@ -57,7 +58,8 @@ def train_target(
 
     Args:
         scans: Training scans.
-        out: Where the model goes; intermediate files live in a folder beside it until it is done.
+        out: Where the model goes, with its training log beside it; intermediate files live in a folder there until
+            it is done.
         held_out: Scans that never train; if empty, every fifth training scan is held out (at most four).
         minutes: Time for the flow, preparation not counted.
         steps: Steps of every level instead of a time.
@@ -111,7 +113,7 @@ def train_target(
         "deformed copies": copies,
         "flow": spec.model_dump(mode="json"),
     }
-    spreads = fit_pyramid(
+    calibrated = fit_pyramid(
         flow,
         pool,
         unseen_pool,
@@ -123,6 +125,7 @@ def train_target(
         device=device,
         report=say,
     )
+    spreads = tuple(c.spread for c in calibrated)
     say("calibrating", 1.0, {})
     info = TargetInfo(
         name=name or out.stem,
@@ -151,9 +154,22 @@ def train_target(
             checkpoint=work / "slices.safetensors",
             report=say,
         )
-    saved = save_target(target, out, overwrite=overwrite)
+    channels = {"latent_channels": tuple(c.spreads for c in calibrated)}
+    info = target.info.model_copy(update={"held_out": target.info.held_out.model_copy(update=channels)})
+    saved = save_target(replace(target, info=info), out, overwrite=overwrite)
+    write_text(log_name(out), (work / "log.jsonl").read_text(), overwrite=True)
     shutil.rmtree(work)
     return saved
+
+
+def log_name(model: Path) -> Path:
+    """Where the log of a model's training is kept: one JSON object a line.
+
+    Example:
+        >>> log_name(Path("mysite.safetensors")).name
+        'mysite.log.jsonl'
+    """
+    return model.with_name(f"{model.stem}.log.jsonl")
 
 
 def hold_out(scans: list[Path], given: list[Path]) -> tuple[list[Path], list[Path]]:
