@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blindharmony.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from blindharmony.assessment import assess
     from blindharmony.errors import BlindHarmonyError
     from blindharmony.image import find_scans, read_volume
     from blindharmony.pipeline import harmonize
@@ -28,6 +29,7 @@ _WHERE = {
     "HarmonizeResult": "result",
     "PrepRecipe": "prep.recipe",
     "Target": "target",
+    "assess": "assessment",
     "find_scans": "image",
     "harmonize": "pipeline",
     "included_targets": "target",
@@ -42,6 +44,7 @@ __all__ = [
     "PrepRecipe",
     "Target",
     "__version__",
+    "assess",
     "find_scans",
     "harmonize",
     "included_targets",

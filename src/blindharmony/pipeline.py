@@ -172,7 +172,13 @@ def learn_scanner(
 
 
 def prepared_for(
-    target: Target, source: Volume, *, mask: Source | None, mask_command: str | None, device: str, cache: Path | None
+    target: Target,
+    source: Volume,
+    *,
+    mask: Source | None = None,
+    mask_command: str | None = None,
+    device: str = "cpu",
+    cache: Path | None = None,
 ) -> Prepared:
     """A scan in the target's flow space."""
     given = None if mask is None else _mask_scan(mask)

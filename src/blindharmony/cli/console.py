@@ -36,8 +36,13 @@ class Screen:
         self.err.print(text, style="red" if self.err.is_terminal else None)
 
     @contextmanager
-    def progress(self, title: str) -> Iterator[Stage]:
-        """A bar on a terminal; nothing moves elsewhere."""
+    def progress(self, title: str, *, left: bool = True) -> Iterator[Stage]:
+        """A bar on a terminal; nothing moves elsewhere.
+
+        Args:
+            title: What stands before the stage.
+            left: Whether the bar estimates the time left; else the stage's own words do.
+        """
         if self.quiet or not self.err.is_terminal:
             yield Stage(None)
             return
@@ -46,7 +51,7 @@ class Screen:
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *((TimeRemainingColumn(),) if left else ()),
         )
         with Progress(*columns, console=self.err, transient=True) as bars:
             yield Stage(bars, title)

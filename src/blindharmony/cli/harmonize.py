@@ -10,8 +10,9 @@ from typing import Any
 
 from blindharmony.cli import group
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError, InputError, NothingFoundError, OutputError, UsageError
-from blindharmony.image import find_scans, output_name
+from blindharmony.cli.inputs import check_mask, found_scans
+from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
+from blindharmony.image import output_name
 
 _EPILOG = """\
 Each scan comes back in its own space, with its own header, float32, in the target scanner's intensity units:
@@ -67,7 +68,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
-    paths, missing = _found(arguments)
+    paths, missing = found_scans(arguments.scans, arguments.participant_label)
     _check(arguments, paths)
     group.check(arguments)
     # Only now the slow imports: a typing error should answer at once.
@@ -133,27 +134,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     return 1 if failed else 0
 
 
-def _found(arguments: argparse.Namespace) -> tuple[list[Path], list[NothingFoundError]]:
-    """The scans, and inputs that hold none; it is an error only if no input holds any."""
-    if arguments.participant_label or len(arguments.scans) == 1:
-        return find_scans(arguments.scans, participant_labels=arguments.participant_label), []
-    paths: list[Path] = []
-    missing = []
-    for item in arguments.scans:
-        try:
-            paths += [p for p in find_scans([item]) if p not in paths]
-        except NothingFoundError as error:
-            missing.append(error)
-    if not paths:
-        raise missing[0]
-    return paths, missing
-
-
 def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:
-    if arguments.mask is not None and not arguments.mask.exists():
-        raise InputError("no such mask", remedy="check the path", path=arguments.mask)
-    if arguments.mask is not None and len(paths) > 1:
-        raise UsageError("--mask goes with one scan", remedy="harmonize the scans one by one, or leave --mask out")
+    check_mask(arguments.mask, paths)
     twice = [n for n, count in Counter(output_name(p.name, "harmonized") for p in paths).items() if count > 1]
     if twice:
         raise UsageError(

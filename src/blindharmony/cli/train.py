@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
+from blindharmony.cli.training_screen import TrainingScreen
 from blindharmony.errors import UsageError
 from blindharmony.image import find_scans
 from blindharmony.version import VERSION
@@ -16,6 +17,9 @@ Give about 20 scans of one scanner and protocol; five are the least. Every fifth
 when to stop, calibrates the flow, and gives the figures that 'blindharmony info' shows. Preparation takes some
 10 to 30 s a scan and is done once; an interrupted run goes on with --resume and ends with the same model.
 Nothing is written beside your scans, and nothing leaves this machine.
+
+Written: TARGET, and beside it TARGET's name with .log.jsonl (what was measured on the way) and .training.html (held-out
+curves, calibration, heads drawn from the flow).
 
 examples:
   blindharmony train study/ --out mysite.safetensors
@@ -62,21 +66,11 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     paths = find_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=arguments.suffix)
     held_out = _named(paths, arguments.held_out or [])
     from blindharmony.pipeline import resolved_device
-    from blindharmony.training.target_fit import train_target
+    from blindharmony.report.training_page import write_training_page
+    from blindharmony.training.target_fit import log_name, train_target
 
-    stages: list[str] = []
-    with screen.progress("") as stage:
-
-        def report(name: str, done: float, numbers: dict[str, float]) -> None:
-            if not stages or stages[-1] != name:
-                stages.append(name)
-                if not screen.err.is_terminal:
-                    screen.note(name)
-            cost = f", held out {numbers['held_out']:.4f} nats" if "held_out" in numbers else ""
-            if cost and not screen.err.is_terminal:
-                screen.note(f"{name}: step {numbers['step']:.0f}{cost}")
-            stage(name + cost, done)
-
+    page = arguments.out.with_name(f"{arguments.out.stem}.training.html")
+    with screen.progress("", left=False) as stage:
         target = train_target(
             paths,
             arguments.out,
@@ -96,14 +90,16 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             data=arguments.data,
             licence=arguments.licence,
             version=VERSION,
-            report=report,
+            report=TrainingScreen(screen, stage),
         )
+        write_training_page(target, log_name(arguments.out), page, seed=arguments.seed, overwrite=True)
     screen.result(str(arguments.out))
     bits = target.info.held_out.bits_per_dim
     screen.note(
         f"learnt {target.info.name} from {target.info.scans} scans; {len(bits)} held-out scans cost "
         f"{min(bits):.2f} to {max(bits):.2f} bits a voxel"
     )
+    screen.note(f"open {page.resolve().as_uri()} in a browser to see how it went")
     return 0
 
 

@@ -8,6 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from blindharmony.harmonization.coverage import mask_fit
+from blindharmony.harmonization.order import order_problem, tissue_order
+from blindharmony.harmonization.standing import level_names
 from blindharmony.harmonization.typicality import Typicality
 from blindharmony.prep.recipe import Prepared
 from blindharmony.target import Target
@@ -68,6 +71,16 @@ def judge(
         found.append(f"The brain mask has {millilitres:.0f} ml; adult brains have 900 to 2000.")
         advice.append("Check the mask, or give one with --mask.")
         level = "caution"
+    fit = mask_fit(prepared.scan.inside(), target)
+    if fit.grade:
+        found += fit.problems()
+        advice.append("Check the mask and the field of view under 'Preparation'.")
+        level = "poor" if fit.grade > 1 else "caution"
+    order = order_problem(tissue_order(prepared.scan.data, prepared.scan.inside(), target), target.info.suffix)
+    if order:
+        found.append(order)
+        advice.append("Check that this is the right sequence.")
+        level = "poor"
     coarse = max(prepared.native.spacing)
     if coarse > _COARSE_MM:
         found.append(f"The scan's slices are {coarse:.1f} mm thick: detail that was not scanned is not invented.")
@@ -79,7 +92,7 @@ def judge(
         advice.append(
             "Compare before and after; look for a wrong sequence, pathology, contrast agent, noise or motion."
         )
-        level = "poor" if after.excess > _UNEXPLAINED else "caution"
+        level = "poor" if after.excess > _UNEXPLAINED or level == "poor" else "caution"
     if after is not None and after.smoother > _FOREIGN:
         found.append("The scan is smoother than the target's: detail that was not scanned is not invented.")
     headline = {
@@ -96,10 +109,7 @@ def judge(
 
 def _place(found: Typicality, target: Target) -> str:
     """The level that is least probable, in words."""
-    level = int(np.argmax(found.excesses))
-    pyramid = target.info.pyramid
-    size = (pyramid.finest_mm if pyramid else 1.0) * 2 ** min(level, len(found.levels) - 1)
-    return f"in its {'brightness' if level == len(found.levels) - 1 else 'detail'} at {size:g} mm"
+    return f"in its {level_names(target)[int(np.argmax(found.excesses))]}"
 
 
 def brain_ml(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> float:

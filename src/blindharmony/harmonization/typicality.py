@@ -12,7 +12,7 @@ from blindharmony.flow.haar import haar_split
 from blindharmony.flow.pyramid import Density
 from blindharmony.target import Target
 
-_LEAST_SPREAD = 0.15
+LEAST_SPREAD = 0.15
 
 
 def reduced(values: NDArray[np.float32], mask: NDArray[np.bool_], halvings: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +64,7 @@ def typicality(
     known = np.array(target.info.held_out.level_bits or (found,))
     spread = known.std(0, ddof=1) if len(known) > 1 else np.zeros(len(found))
     # With a handful of held-out scans the spread is a guess; a small one would cry wolf.
-    excesses = (np.array(found) - known.mean(0)) / np.maximum(spread, _LEAST_SPREAD)
+    excesses = (np.array(found) - known.mean(0)) / np.maximum(spread, LEAST_SPREAD)
     return Typicality(float(density.bits_per_dim()[0]), found, tuple(excesses.tolist()))
 
 

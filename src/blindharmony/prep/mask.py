@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from blindharmony.errors import InputError, PreprocessingError
 from blindharmony.image import read_volume
+from blindharmony.image.volume import Source
 from blindharmony.prep.extract import extract_brain
 from blindharmony.prep.step import Params, Scan
 
@@ -89,9 +90,9 @@ def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
     return np.asarray(foreground)
 
 
-def read_mask(path: str | Path) -> Scan:
-    """A mask file as a scan, everything above zero inside; see :class:`BrainMask` for the checks."""
-    volume = read_volume(path)
+def read_mask(mask: Source) -> Scan:
+    """A mask (file, image or array) as a scan, everything above zero inside; see :class:`BrainMask` for the checks."""
+    volume = read_volume(mask.astype(np.float32) if isinstance(mask, np.ndarray) else mask)
     return Scan(volume.data, volume.affine, volume.data > 0)
 
 

@@ -14,7 +14,7 @@ from blindharmony.prep.template import Template
 
 _SEED = 20231
 _MIN_OVERLAP = 0.80
-_REMEDY = "check the orientation in the header and the brain mask"
+_REMEDY = "check that the whole brain was scanned, the brain mask, and the orientation in the header"
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ def render_report(evidence: ScanEvidence) -> str:
     distance = distances(before, after, target, levels)
     difference, difference_limit = viewers.difference(evidence)
     bias, bias_limit = viewers.bias(evidence) if evidence.log_bias is not None else ([], 0.0)
-    environment = _environment()
-    script = _text(environment, "script.js")
+    environment = page_environment()
+    script = asset_text(environment, "script.js")
     icon, word = _LEVELS[evidence.verdict.level]
     return environment.get_template("report.html").render(
         evidence=evidence,
@@ -60,7 +60,7 @@ def render_report(evidence: ScanEvidence) -> str:
         curve=curve_chart(evidence.curve, evidence.unit) if evidence.curve else None,
         tissues=tissue_gauges(before, after, target, levels),
         trace=trace_charts(evidence),
-        style=Markup("\n").join(_text(environment, name) for name in _STYLES),
+        style=Markup("\n").join(asset_text(environment, name) for name in _STYLES),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -80,7 +80,8 @@ def write_report(evidence: ScanEvidence, path: str | os.PathLike[str], *, overwr
     return write_text(path, render_report(evidence), overwrite=overwrite)
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Templates of the package, every value escaped."""
     environment = Environment(
         loader=PackageLoader("blindharmony.report"),
         # Every template is HTML and every name may come from a stranger's file.
@@ -94,7 +95,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _text(environment: Environment, name: str) -> Markup:
+def asset_text(environment: Environment, name: str) -> Markup:
+    """A style or script of the package as it is."""
     # Style and script are the package's own and stand in raw-text elements: escaped, they would break.
     loader = environment.loader
     if loader is None:

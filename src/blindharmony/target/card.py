@@ -40,6 +40,8 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         rows.append(("  by level", ", ".join(f"{b:.2f}" for b in levels) + " (finest first, coarsest image last)"))
         spreads = ", ".join(f"{s:.3f}" for s in held_out.latent_sd)
         rows.append(("  latent spread", f"{spreads} before calibration (1: calibrated)"))
+        for name, own in zip(("finest", "second", "third", "fourth"), held_out.latent_channels, strict=False):
+            rows.append((f"    {name}, by channel", ", ".join(f"{s:.2f}" for s in own)))
     if held_out.matching_error:
         error = np.mean(held_out.matching_error)
         rows.append(("matching alone", f"misses a left-out scan's intensities by {error:.4f} (rms, flow units)"))

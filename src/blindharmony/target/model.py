@@ -32,6 +32,7 @@ class HeldOut(BaseModel):
         bits_per_dim: Of each of them at the fitted resolution, 256 grey levels in [0, 1].
         level_bits: For each scan, bits/dim of each level, finest first and the coarsest image last.
         latent_sd: Standard deviation of the latents of each level, all channels together (1: calibrated).
+        latent_channels: The same for each channel of each level; empty in models made before it was kept.
         matching_error: For each target scan, the rms difference of its quantile curve from the mean of the others
             (flow units): what histogram matching alone gets wrong.
         person_error: The same for the curve that the person model predicts without having seen the scan.
@@ -45,6 +46,7 @@ class HeldOut(BaseModel):
     bits_per_dim: tuple[float, ...] = ()
     level_bits: tuple[tuple[float, ...], ...] = ()
     latent_sd: tuple[float, ...] = ()
+    latent_channels: tuple[tuple[float, ...], ...] = ()
     matching_error: tuple[float, ...] = ()
     person_error: tuple[float, ...] = ()
     restorer_change: tuple[float, ...] = ()

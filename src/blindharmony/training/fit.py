@@ -138,13 +138,23 @@ def evaluate(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu"
     return float(np.mean(costs)) if costs else math.inf
 
 
-@torch.no_grad()
-def calibrate(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu") -> float:
-    """Shift and scale each latent channel so that held-out latents have mean 0 and spread 1.
+class Calibration(NamedTuple):
+    """What the latents of one level's held-out data were like before they were corrected.
 
-    Returns:
-        The spread of all latents before, 1 for a flow that needed no correction.
+    Attributes:
+        spread: Root mean square of all latents, 1 for a flow that needs no correction.
+        means: Mean of each channel, 0 for such a flow.
+        spreads: Standard deviation of each channel, 1 for such a flow.
     """
+
+    spread: float
+    means: tuple[float, ...]
+    spreads: tuple[float, ...]
+
+
+@torch.no_grad()
+def latent_moments(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu") -> Calibration:
+    """Mean and spread of each latent channel over all places of the held-out data."""
     flow.eval()
     first, second, count = (torch.zeros(flow.latent_mean.numel(), dtype=torch.float64) for _ in range(3))
     for data in held_out:
@@ -153,13 +163,24 @@ def calibrate(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu
         first += z.sum((0, 2, 3, 4))
         second += z.square().sum((0, 2, 3, 4))
         count += data.mask.sum((0, 2, 3, 4)).double().cpu()
-    count = count.clamp_min(1)
-    mean = first / count
-    variance = (second / count - mean.square()).clamp_min(1e-4)
-    scale = flow.latent_log_sd.exp().double().cpu()
-    flow.latent_mean.add_((mean * scale).to(flow.latent_mean))
-    flow.latent_log_sd.add_((0.5 * variance.log()).to(flow.latent_log_sd))
-    return float((second.sum() / count.sum()).sqrt())
+    mean = first / count.clamp_min(1)
+    spread = (second / count.clamp_min(1) - mean.square()).clamp_min(1e-4).sqrt()
+    whole = float((second.sum() / count.sum().clamp_min(1)).sqrt())
+    return Calibration(whole, tuple(mean.tolist()), tuple(spread.tolist()))
+
+
+@torch.no_grad()
+def calibrate(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu") -> Calibration:
+    """Shift and scale each latent channel so that held-out latents have mean 0 and spread 1.
+
+    Returns:
+        What they were like before.
+    """
+    found = latent_moments(flow, held_out, device)
+    mean, spread = (torch.tensor(v, dtype=torch.float64) for v in (found.means, found.spreads))
+    flow.latent_mean.add_((mean * flow.latent_log_sd.exp().double().cpu()).to(flow.latent_mean))
+    flow.latent_log_sd.add_(spread.log().to(flow.latent_log_sd))
+    return found
 
 
 def moments_of(optimiser: torch.optim.Optimizer, flow: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from blindharmony.flow.haar import HaarLevel
 from blindharmony.flow.level import LevelFlow
 from blindharmony.flow.pyramid import Pyramid
 from blindharmony.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from blindharmony.training.fit import FitState, LevelData, calibrate, fit_level, level_data
+from blindharmony.training.fit import Calibration, FitState, LevelData, calibrate, fit_level, latent_moments, level_data
 from blindharmony.training.pool import Pool
 from blindharmony.training.progress import Report
 
@@ -67,8 +67,8 @@ def fit_pyramid(
     resume: bool,
     device: str = "cpu",
     report: Report | None = None,
-) -> tuple[float, ...]:
-    """Train, calibrate on held-out scans, and return the latent spread of each level before calibration.
+) -> tuple[Calibration, ...]:
+    """Train, calibrate on held-out scans, and return what the latents of each level were like before.
 
     Args:
         flow: Trained in place.
@@ -94,7 +94,8 @@ def fit_pyramid(
     else:
         set_scales(flow, data)
         plan["steps"] = [steps] * len(order) if steps else _measured(flow, data, order, shares, minutes, device)
-    saved = time.monotonic()
+    saved = began = time.monotonic()
+    recent: list[float] = []
     with (folder / "log.jsonl").open("a" if resume else "w") as log:
         for position, k in enumerate(order):
             if position < start.level:
@@ -105,9 +106,13 @@ def fit_pyramid(
                 state: FitState, numbers: dict[str, float], position: int = position, total: int = total
             ) -> None:
                 nonlocal saved
+                recent.append(numbers["train"])
                 if "held_out" in numbers:
-                    log.write(json.dumps({"level": order[position], **numbers}) + "\n")
+                    # One step's loss is mostly noise; the mean since the last look at held-out scans is comparable.
+                    row = {**numbers, "train": float(np.mean(recent)), "seconds": round(time.monotonic() - began, 2)}
+                    log.write(json.dumps({"level": order[position], **row}) + "\n")
                     log.flush()
+                    recent.clear()
                 if report:
                     done = float(shares[:position].sum() + shares[position] * state.step / total)
                     report(_stage(flow, order[position]), done, numbers)
@@ -128,7 +133,15 @@ def fit_pyramid(
                 device=device,
             )
     flow.to("cpu")
-    return tuple(calibrate(level_flow(flow, k), unseen.all(k)) for k in reversed(order))
+    found = []
+    with (folder / "log.jsonl").open("a") as log:
+        for k in reversed(order):
+            part, seen = level_flow(flow, k), unseen.all(k)
+            found.append(calibrate(part, seen))
+            after = latent_moments(part, seen)
+            row = {"level": k, "calibration": {"before": found[-1]._asdict(), "after": after._asdict()}}
+            log.write(json.dumps(row) + "\n")
+    return tuple(found)
 
 
 def set_scales(flow: Pyramid, data: _Data) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.harmonization.typicality import level_bits
+from blindharmony.image import write_text
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import HeldOut, Target, TargetInfo, save_target
 from blindharmony.target.model import atlas_tensor
@@ -62,7 +63,8 @@ def train_target(
 
     Args:
         scans: Training scans.
-        out: Where the model goes; intermediate files live in a folder beside it until it is done.
+        out: Where the model goes, with its training log beside it; intermediate files live in a folder there until
+            it is done.
         held_out: Scans that never train; if empty, every fifth training scan is held out (at most four).
         minutes: Time for flow (two thirds) and restorer, preparation not counted.
         steps: Steps of every level of the flow instead of a time.
@@ -119,7 +121,7 @@ def train_target(
         "flow": spec.model_dump(mode="json"),
     }
     flow_minutes = minutes * (_FLOW_SHARE if restorer else 1)
-    spreads = fit_pyramid(
+    calibrated = fit_pyramid(
         flow,
         pool,
         unseen_pool,
@@ -131,6 +133,7 @@ def train_target(
         device=device,
         report=say,
     )
+    spreads = tuple(c.spread for c in calibrated)
     say("calibrating", 1.0, {})
     info = TargetInfo(
         name=name or out.stem,
@@ -174,9 +177,22 @@ def train_target(
             checkpoint=work / "slices.safetensors",
             report=say,
         )
-    saved = save_target(target, out, overwrite=overwrite)
+    channels = {"latent_channels": tuple(c.spreads for c in calibrated)}
+    info = target.info.model_copy(update={"held_out": target.info.held_out.model_copy(update=channels)})
+    saved = save_target(replace(target, info=info), out, overwrite=overwrite)
+    write_text(log_name(out), (work / "log.jsonl").read_text(), overwrite=True)
     shutil.rmtree(work)
     return saved
+
+
+def log_name(model: Path) -> Path:
+    """Where the log of a model's training is kept: one JSON object a line.
+
+    Example:
+        >>> log_name(Path("mysite.safetensors")).name
+        'mysite.log.jsonl'
+    """
+    return model.with_name(f"{model.stem}.log.jsonl")
 
 
 def hold_out(scans: list[Path], given: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -1,0 +1,45 @@
+"""Scans named on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blindharmony.errors import InputError, NothingFoundError, UsageError
+from blindharmony.image import find_scans
+
+
+def found_scans(items: list[str], labels: list[str] | None) -> tuple[list[Path], list[NothingFoundError]]:
+    """The scans, and inputs that hold none; it is an error only if no input holds any.
+
+    Args:
+        items: Files, folders or BIDS studies.
+        labels: BIDS subjects, all if None.
+
+    Raises:
+        NothingFoundError: If there is no scan at all.
+    """
+    if labels or len(items) == 1:
+        return find_scans(items, participant_labels=labels), []
+    paths: list[Path] = []
+    missing = []
+    for item in items:
+        try:
+            paths += [p for p in find_scans([item]) if p not in paths]
+        except NothingFoundError as error:
+            missing.append(error)
+    if not paths:
+        raise missing[0]
+    return paths, missing
+
+
+def check_mask(mask: Path | None, paths: list[Path]) -> None:
+    """Check that a mask is there and belongs to one scan.
+
+    Raises:
+        InputError: If there is no such file.
+        UsageError: If there are several scans.
+    """
+    if mask is not None and not mask.exists():
+        raise InputError("no such mask", remedy="check the path", path=mask)
+    if mask is not None and len(paths) > 1:
+        raise UsageError("--mask goes with one scan", remedy="give the scans one by one, or leave --mask out")

@@ -1,0 +1,139 @@
+r"""Where a number stands among the same number of a few known scans.
+
+With :math:`n` known values of mean :math:`m` and spread :math:`s`, a new value :math:`x` of the same kind has
+
+.. math:: \frac{x - m}{s\sqrt{1 + 1/n}} \sim t_{n-1},
+
+if values are about normal. That is wide where :math:`n` is small, as it should be: four scans do not tell what one
+scan in a hundred looks like.
+
+Source: the predictive distribution of a normal sample, e.g. Gelman et al., Bayesian Data Analysis, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from blindharmony.harmonization.typicality import LEAST_SPREAD, Typicality
+from blindharmony.target import Target
+
+# One target scan in fifty. With four held-out scans that is 4 of their spreads.
+_RARE = 0.02
+_FEW = 4.0
+
+
+class Standing(BaseModel):
+    """One number of a scan beside those of known target scans.
+
+    Attributes:
+        name: What was measured.
+        value: Of this scan; bits a voxel, or the unit that ``name`` implies.
+        excess: ``(value − mean) / spread`` of the known scans.
+        quantile: Share of target scans expected below this value (predictive t); None with fewer than two known.
+        rank: How many of the known scans lie below.
+        known: How many there are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    value: float
+    excess: float
+    quantile: float | None
+    rank: int
+    known: int
+
+    @property
+    def high(self) -> bool:
+        """Whether hardly any target scan has so much."""
+        return self.excess > _FEW if self.quantile is None else self.quantile > 1 - _RARE
+
+    @property
+    def low(self) -> bool:
+        """Whether hardly any target scan has so little."""
+        return self.excess < -_FEW if self.quantile is None else self.quantile < _RARE
+
+
+def standing(name: str, value: float, known: Sequence[float], *, least_spread: float = 0.0) -> Standing:
+    """Compare a value with known ones.
+
+    Args:
+        name: What was measured.
+        value: Of the scan.
+        known: Of target scans.
+        least_spread: A smaller spread of the known ones is not believed.
+
+    Example:
+        >>> found = standing("x", 4.0, [0.0, 1.0, 2.0])
+        >>> found.excess, found.rank, round(found.quantile, 3), found.high
+        (3.0, 3, 0.939, False)
+    """
+    values = np.array(known, np.float64)
+    spread = max(float(values.std(ddof=1)) if values.size > 1 else 0.0, least_spread, np.finfo(np.float64).tiny)
+    excess = (value - float(values.mean())) / spread if values.size else 0.0
+    quantile = None
+    if values.size > 1:
+        quantile = float(stats.t.cdf(excess / np.sqrt(1 + 1 / values.size), values.size - 1))
+    return Standing(
+        name=name,
+        value=value,
+        excess=excess,
+        quantile=quantile,
+        rank=int((values < value).sum()),
+        known=values.size,
+    )
+
+
+def level_names(target: Target) -> list[str]:
+    """The levels of a target's pyramid in words, finest first, the coarsest image last.
+
+    Example:
+        >>> from blindharmony.target import load_target
+        >>> level_names(load_target("ds002748"))[::4]
+        ['detail at 2 mm', 'brightness at 32 mm']
+    """
+    pyramid = target.info.pyramid
+    if pyramid is None:
+        return []
+    details = [f"detail at {pyramid.finest_mm * 2**k:g} mm" for k in range(len(pyramid.widths))]
+    return [*details, f"brightness at {pyramid.finest_mm * 2 ** len(pyramid.widths):g} mm"]
+
+
+def flow_standings(found: Typicality | None, target: Target) -> list[Standing]:
+    """Bits a voxel of every level, then of all together, beside the held-out scans; empty without a flow."""
+    if found is None:
+        return []
+    held_out = target.info.held_out
+    known = list(zip(*held_out.level_bits, strict=True)) or [()] * len(found.levels)
+    rows = [
+        standing(name, bits, of_known, least_spread=LEAST_SPREAD)
+        for name, bits, of_known in zip(level_names(target), found.levels, known, strict=True)
+    ]
+    return [*rows, standing("in all", found.bits, held_out.bits_per_dim, least_spread=LEAST_SPREAD)]
+
+
+def intensity_standing(quantiles: np.ndarray, target: Target) -> Standing | None:
+    r"""How far a scan's quantile curve lies from the target's mean curve, beside the target's own scans.
+
+    The distance is the root mean square over ranks, in flow units; each scan of the target is compared with the mean
+    of the others. Distances are compared on a log scale, as they are positive and skewed.
+
+    Args:
+        quantiles: Of the scan at the target's ranks, flow units, shape ``(Q,)``.
+        target: Its scans' curves are used.
+
+    Returns:
+        None with fewer than three curves.
+    """
+    curves = target.quantiles
+    if len(curves) < 3:
+        return None
+    others = (curves.sum(0) - curves) / (len(curves) - 1)
+    known = np.sqrt(((curves - others) ** 2).mean(1))
+    distance = float(np.sqrt(((quantiles - curves.mean(0)) ** 2).mean()))
+    found = standing("intensities", float(np.log(distance + 1e-6)), np.log(known + 1e-6).tolist(), least_spread=0.3)
+    return found.model_copy(update={"value": distance})
