@@ -71,7 +71,7 @@ def test_samples_are_written_once_and_repeatable(files, tiny_target_file, tmp_pa
     head = nib.load(tmp_path / "a" / names[0])
     assert head.shape == (80, 96, 80)
     assert np.allclose(np.diag(head.affine)[:3], 2)
-    assert "src=\"http" not in (tmp_path / "a" / "samples.html").read_text()
+    assert 'src="http' not in (tmp_path / "a" / "samples.html").read_text()
     capsys.readouterr()
     assert main([*words, str(tmp_path / "a")]) != 0
     assert "--overwrite" in capsys.readouterr().err

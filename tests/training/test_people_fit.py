@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from blindharmony.training.people_fit import fit_people, seen_as
-from blindharmony.training.random_scanner import ScannerRange, inside_mean, rician, smooth_field, spoil, thick_slices
+from blindharmony.training.random_scanner import inside_mean, rician, spoil, thick_slices
 
 LEVELS = (np.arange(64) + 0.5) / 64
 
@@ -84,21 +84,11 @@ def test_noise_of_a_magnitude_image_lifts_the_dark():
     assert bright.std() == pytest.approx(0.05 * 1.5, rel=0.02)
 
 
-def test_a_field_is_smooth_and_scaled(heads):
-    _, mask = heads[0]
-    field = smooth_field(mask.shape, mask, np.random.default_rng(1), spacing=20.0)
-    assert np.abs(field[mask]).max() == pytest.approx(1)
-    assert abs(field[mask].mean()) < 1e-6
-    assert np.abs(np.diff(field, axis=0)).max() < 0.4
-
-
 def test_random_scanners_are_repeatable_and_change_the_image(heads):
     image, mask = heads[0]
-    reach = ScannerRange(often=1.0)
-    (a, plain), (b, _) = (spoil(image, mask, np.random.default_rng(3), reach) for _ in range(2))
-    np.testing.assert_array_equal(a, b)
-    assert np.abs(a - image)[mask].mean() > 0.01
-    assert not np.array_equal(a, plain)
-    untouched, same = spoil(image, mask, np.random.default_rng(3), ScannerRange(often=0.0))
-    np.testing.assert_array_equal(untouched, image)
-    np.testing.assert_array_equal(same, image)
+    seen = [spoil(image, mask, np.random.default_rng(seed)) for seed in (*range(12), 0)]
+    np.testing.assert_array_equal(seen[0], seen[-1])
+    changes = [np.abs(s - image)[mask].mean() for s in seen[:-1]]
+    assert 0 < sum(c == 0 for c in changes) < 8
+    assert max(changes) > 0.02
+    assert all((s[~mask] == 0).all() for s in seen)

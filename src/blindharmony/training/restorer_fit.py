@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from blindharmony.target.restorer import Restorer, RestorerSpec
 from blindharmony.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from blindharmony.training.fit import FitState, moments_of, put_moments
-from blindharmony.training.restorer_pool import Pairs
+from blindharmony.training.restorer_pool import Cubes
 
 _RATE, _WARMUP, _CLIP, _BATCH, _SLOWEST = 6e-4, 200, 0.5, 2, 0.999
 _SMALL = 2e-4  # mean square error of a matched clean scan, flow units
@@ -29,7 +29,7 @@ _TRIAL, _SAVE_EVERY = 6, 100
 
 
 def fit_restorer(
-    pairs: Pairs,
+    cubes: Cubes,
     spec: RestorerSpec,
     *,
     minutes: float,
@@ -44,7 +44,7 @@ def fit_restorer(
     """The trained network: the running mean of the weights, which is steadier than the last ones.
 
     Args:
-        pairs: What it learns from.
+        cubes: What it learns from.
         spec: Its shape.
         minutes: Time, if ``steps`` is None; the number of steps is then fixed after a short trial.
         steps: Steps of two cubes each.
@@ -65,14 +65,14 @@ def fit_restorer(
     optimiser = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=1e-4, betas=(0.9, 0.98))
     put_moments(optimiser, net, state)
     if not known:
-        plan["steps"] = steps or _measured(net, pairs, minutes, device)
+        plan["steps"] = steps or _measured(net, cubes, minutes, device)
     total = int(plan["steps"])
     while state.step < total:
         rng = np.random.default_rng((seed, 77, state.step))
         rate = min(1.0, (state.step + 1) / _WARMUP) * (0.5 * (1 + math.cos(math.pi * state.step / total)) + 0.01)
         for group in optimiser.param_groups:
             group["lr"] = _RATE * rate
-        loss = _loss(net, pairs, rng, device)
+        loss = _loss(net, cubes, rng, device)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), _CLIP)
@@ -90,9 +90,9 @@ def fit_restorer(
     return net.cpu().eval().requires_grad_(False)
 
 
-def _loss(net: Restorer, pairs: Pairs, rng: np.random.Generator, device: str) -> Tensor:
-    cubes = [pairs.patch(rng) for _ in range(_BATCH)]
-    seen, truth, mask, own = (torch.from_numpy(np.stack(p))[:, None].to(device) for p in zip(*cubes, strict=True))
+def _loss(net: Restorer, cubes: Cubes, rng: np.random.Generator, device: str) -> Tensor:
+    drawn = [cubes.patch(rng) for _ in range(_BATCH)]
+    seen, truth, mask, own = (torch.from_numpy(np.stack(p))[:, None].to(device) for p in zip(*drawn, strict=True))
     inside = mask.float()
     count = inside.sum((1, 2, 3, 4))
     after, before = (((x - truth) ** 2 * inside).sum((1, 2, 3, 4)) / count for x in (net(seen, mask, own), seen))
@@ -103,13 +103,13 @@ def _copy(net: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in net.state_dict().items()}
 
 
-def _measured(net: Restorer, pairs: Pairs, minutes: float, device: str) -> int:
+def _measured(net: Restorer, cubes: Cubes, minutes: float, device: str) -> int:
     """Steps that fit in the time."""
     rng = np.random.default_rng(0)
     began = 0.0
     for step in range(_TRIAL + 2):
         if step == 2:  # the first ones warm caches up
             began = time.monotonic()
-        _loss(net, pairs, rng, device).backward()  # type: ignore[no-untyped-call]
+        _loss(net, cubes, rng, device).backward()  # type: ignore[no-untyped-call]
     net.zero_grad()
     return max(20, int(0.95 * minutes * 60 * _TRIAL / (time.monotonic() - began)))

@@ -16,9 +16,9 @@ from blindharmony.target.restorer import RestorerSpec
 from blindharmony.training.head import Head
 from blindharmony.training.progress import Report
 from blindharmony.training.restorer_fit import fit_restorer
-from blindharmony.training.restorer_pool import make_pairs
+from blindharmony.training.restorer_pool import make_cubes
 
-# A head takes eight pictures of 30 MB; more heads than this teach a network of this size little.
+# A head takes 50 MB of disk; more heads than this teach a network of this size little.
 _MOST_HEADS = 40
 
 
@@ -47,22 +47,16 @@ def with_restorer(
         steps: Steps to take.
         seed: Of weights and draws.
         plan: To recognise an interrupted run.
-        folder: For pairs and the checkpoint.
+        folder: For heads and the checkpoint.
         resume: Go on from the checkpoint.
         device: Where to train.
         spec: Its shape.
         report: Called with stage, share done and numbers.
     """
     spec = spec or RestorerSpec()
-    pairs = make_pairs(
-        heads[:_MOST_HEADS],
-        target,
-        folder,
-        seed=seed,
-        on_head=lambda i, n: report("imagining other scanners", i / n, {}),
-    )
+    cubes = make_cubes(heads[:_MOST_HEADS], target, folder, on_head=lambda i, n: report("cutting heads", i / n, {}))
     net = fit_restorer(
-        pairs,
+        cubes,
         spec,
         minutes=minutes,
         steps=steps,
