@@ -5,7 +5,8 @@
 OASIS is a BIDS study of one scanner with ages in participants.tsv. "Old heads, young target": the person model is
 taught by subjects under 40 and judged on those over 50, through gamma 1.5, one by one and as a group. "Pair": the two
 scans of one person, prepared, and after harmonization to a target taught by the training subjects: PSNR between the
-two in the common mask, and the root mean square difference of their quantile curves.
+two in the common mask, and the root mean square difference of their quantile curves,
+and "relative", that difference in units of the images' spread: what only adds contrast makes no difference there.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def pair_difference(one, other, target):
         curves = [np.quantile(x[h.mask & target.fit_region], RANKS) for x, h in ((a, one), (b, other))]
         rows[name] = {
             "psnr": round(psnr(a, b, both, data_range=reach), 2),
+            "relative": round(float(np.sqrt(((a - b)[both] ** 2).mean()) / np.hypot(a[both].std(), b[both].std())), 4),
             "curves": round(float(np.sqrt(((curves[0] - curves[1]) ** 2).mean())), 4),
         }
     return rows

@@ -163,7 +163,7 @@ def _domain_rows(heads, domain, target):
         for head, source, image in zip(heads, seen, images, strict=True):
             row = {"domain": domain, "method": method, "subject": head.subject, "seconds": seconds}
             row |= {**measured(head, image), "truth": _contrast(head, head.image)}
-            if "curve" in method:
+            if method.endswith("refinement"):
                 row |= anatomy(source, image, head.mask)
             rows.append(row)
     return rows
