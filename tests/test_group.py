@@ -9,8 +9,9 @@ import pytest
 
 from blindharmony.cli.main import main
 from blindharmony.errors import UsageError
+from blindharmony.group import learn_scanner
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.pipeline import harmonize, learn_scanner
+from blindharmony.pipeline import harmonize
 from blindharmony.target import load_target
 from heads import head_grid, synthetic_brain
 

@@ -18,7 +18,7 @@ from blindharmony.harmonization.trust import brain_ml
 from blindharmony.harmonization.typicality import typicality
 from blindharmony.image import read_volume
 from blindharmony.image.volume import Source
-from blindharmony.pipeline import Progress, naming, prepared_for, resolved_device
+from blindharmony.pipeline import Progress, corrected, naming, prepared_for, resolved_device
 from blindharmony.prep.recipe import Prepared
 from blindharmony.target import Target, load_target
 
@@ -120,7 +120,8 @@ def assess(
         image, inside = prepared.scan.data, prepared.scan.inside()
         say("judging", 0.6)
         before = _standings(image, inside, model, device)
-        found = estimate(method, image, inside, model, device=device, seed=seed)
+        again, _ = corrected(prepared, model, None) if method == "curve" else (prepared, None)
+        found = estimate(method, again.scan.data, inside, model, device=device, seed=seed)
         say("judging", 0.9)
         after = _standings(found.image, inside, model, device)
     fit, order = mask_fit(inside, model), tissue_order(image, inside, model)

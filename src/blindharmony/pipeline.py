@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from blindharmony.errors import BlindHarmonyError, UsageError
 from blindharmony.harmonization.carry import carry_to_native
+from blindharmony.harmonization.curve import harmonize_curve
 from blindharmony.harmonization.methods import estimate as harmonize_prepared
-from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
-from blindharmony.harmonization.summary import ScanSummary, summarize
+from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.trust import judge
 from blindharmony.harmonization.typicality import typicality
 from blindharmony.image import Volume, read_volume
 from blindharmony.image.volume import Source
+from blindharmony.prep.lift import prepare_again
 from blindharmony.prep.mask import read_mask
 from blindharmony.prep.recipe import Prepared, prepare
 from blindharmony.prep.step import Scan
@@ -72,6 +72,7 @@ def harmonize(
     shared = ScannerModel.load(Path(scanner), model) if isinstance(scanner, str | PathLike) else scanner
     if shared is not None and method != "curve":
         raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
+    named = None if shared is None else {"Scans": shared.scans, "Digest": shared.digest}
     device = resolved_device(device)
     say = progress or (lambda stage, share: None)
     clock, seconds = time.perf_counter(), dict[str, float]()
@@ -87,9 +88,12 @@ def harmonize(
         prepared = prepared_for(model, source, mask=mask, mask_command=mask_command, device=device, cache=cache)
         lap("preparing")
         image, inside = prepared.scan.data, prepared.scan.inside()
+        if method == "curve":
+            prepared, shared = corrected(prepared, model, shared, cache=cache)
+            lap("bias correction in the target's contrast")
         found = harmonize_prepared(
             method,
-            image,
+            prepared.scan.data,
             inside,
             model,
             device=device,
@@ -127,48 +131,29 @@ def harmonize(
         seed=seed,
         device=device,
         prepared=prepared,
+        source_image=image,
         estimate=found,
         before=before,
         after=after,
         trust=trust,
         figures=figures,
         seconds=seconds,
-        options={"KeepBias": keep_bias, "MaskCommand": mask_command, "Refine": refine, "Scanner": _named(shared)},
+        options={"KeepBias": keep_bias, "MaskCommand": mask_command, "Refine": refine, "Scanner": named},
     )
 
 
-def summarize_scan(
-    scan: Source,
-    target: str | PathLike[str] | Target = "ds002748",
-    *,
-    mask: Source | None = None,
-    mask_command: str | None = None,
-    device: str = "cpu",
-    cache: Path | None = None,
-) -> ScanSummary:
-    """What a scan adds to the model of its scanner: prepare it and take its quantiles and the person in them.
+def corrected(
+    prepared: Prepared, target: Target, scanner: ScannerModel | None, *, cache: Path | None = None
+) -> tuple[Prepared, ScannerModel | None]:
+    """The scan with its bias field taken out in the target's contrast, and what is left of its scanner's curve.
 
-    The options are those of :func:`harmonize`.
+    A first curve says what the scan as it came would look like on the target; there the field is found again.
     """
-    model, source = load_target(target if isinstance(target, Target) else str(target)), read_volume(scan)
-    with naming(source):
-        prepared = prepared_for(
-            model, source, mask=mask, mask_command=mask_command, device=resolved_device(device), cache=cache
-        )
-        return summarize(prepared.scan.data, prepared.scan.inside(), model)
-
-
-def learn_scanner(
-    scans: Sequence[Source], target: str | PathLike[str] | Target = "ds002748", *, cache: Path | None = None
-) -> ScannerModel:
-    """The model of the scanner that made all these scans, to be given to :func:`harmonize`.
-
-    Example:
-        >>> scanner = learn_scanner(["a.nii.gz", "b.nii.gz"])                     # doctest: +SKIP
-        >>> harmonize("a.nii.gz", scanner=scanner).save("out")                    # doctest: +SKIP
-    """
-    model = load_target(target if isinstance(target, Target) else str(target))
-    return fit_scanner([summarize_scan(s, model, cache=cache) for s in scans], model)
+    if not target.info.recipe.n4 or (scanner is not None and scanner.then is None):
+        return prepared, scanner
+    first = harmonize_curve(prepared.scan.data, prepared.scan.inside(), target, scanner=scanner).intensity_map
+    again = prepared if first is None else prepare_again(prepared, target.info.recipe, first, cache=cache)
+    return again, scanner.then if scanner else None
 
 
 def prepared_for(
@@ -194,11 +179,6 @@ def naming(source: Volume) -> Iterator[None]:
         if error.path is None and source.path is not None and not isinstance(error, UsageError):
             raise type(error)(error.what, remedy=error.remedy, path=source.path) from error
         raise
-
-
-def _named(scanner: ScannerModel | None) -> dict[str, Any] | None:
-    """A scanner model as a sidecar mentions it."""
-    return None if scanner is None else {"Scans": scanner.scans, "Digest": scanner.digest}
 
 
 def resolved_device(device: str) -> str:

@@ -47,6 +47,7 @@ class HarmonizeResult:
         seed: Seed used.
         device: Where it was computed.
         prepared: Every preparation step and what it found.
+        source_image: The scan as prepared in its own contrast, template grid, flow units.
         estimate: The result on the template grid.
         before: How typical the scan was for the target, if the target can tell.
         after: How typical the result is.
@@ -63,6 +64,7 @@ class HarmonizeResult:
     seed: int
     device: str
     prepared: Prepared
+    source_image: NDArray[np.float32]
     estimate: Estimate
     before: Typicality | None
     after: Typicality | None

@@ -34,7 +34,7 @@ def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
     }
     return ScanEvidence(
         name=result.name,
-        before=prepared.scan.data * np.float32(unit),
+        before=result.source_image * np.float32(unit),
         after=estimate.image * np.float32(unit),
         mask=inside,
         atlas=template.data / template.data.max(),
@@ -96,7 +96,7 @@ def _method(result: HarmonizeResult) -> str:
 def _curve(result: HarmonizeResult, unit: float) -> Curve | None:
     """Where voxels of each intensity went, with the spread that place or detail adds."""
     inside = result.prepared.scan.inside()
-    before, after = result.prepared.scan.data[inside], result.estimate.image[inside]
+    before, after = result.source_image[inside], result.estimate.image[inside]
     low, high = np.quantile(before, [0.002, 0.998])
     edges = np.linspace(low, high, _CURVE_POINTS + 1)
     which = np.digitize(before, edges) - 1

@@ -52,31 +52,39 @@ def fitted_scanner(
     Raises:
         BlindHarmonyError: If no scan is left.
     """
+    from blindharmony.group import in_two_rounds, summarize_scan
     from blindharmony.harmonization.scanner import fit_scanner
-    from blindharmony.pipeline import summarize_scan
+    from blindharmony.harmonization.summary import ScanSummary
 
-    found, problems = [], []
-    with screen.progress("looking at the group") as stage:
-        for index, path in enumerate(paths):
-            stage(f"looking at {path.name}", index / len(paths))
-            try:
-                found.append(
-                    summarize_scan(
-                        path,
-                        target,
-                        mask=arguments.mask,
-                        mask_command=arguments.mask_command,
-                        device=arguments.device,
-                        cache=cache,
+    def look(rounds: str, known: ScannerModel | None) -> list[ScanSummary]:
+        found, problems = [], []
+        with screen.progress("looking at the group") as stage:
+            for index, path in enumerate(paths):
+                stage(f"{rounds} look at {path.name}", index / len(paths))
+                try:
+                    found.append(
+                        summarize_scan(
+                            path,
+                            target,
+                            scanner=known,
+                            mask=arguments.mask,
+                            mask_command=arguments.mask_command,
+                            device=arguments.device,
+                            cache=cache,
+                        )
                     )
-                )
-            except UsageError:
-                raise
-            except BlindHarmonyError as error:
-                problems.append(error)  # it will be reported when its turn comes to be harmonized
-    if not found:
-        raise problems[0]
+                except UsageError:
+                    raise
+                except BlindHarmonyError as error:
+                    problems.append(error)  # it will be reported when its turn comes to be harmonized
+        if not found:
+            raise problems[0]
+        return found
+
+    found = look("first", None)
     scanner = fit_scanner(found, target)
+    if target.info.recipe.n4:
+        scanner = in_two_rounds(scanner, look("second", scanner), target)
     screen.note(f"fitted one scanner to {len(found)} scans")
     if len(found) == 1:
         screen.problem("blindharmony: warning: a group of one scan is no better than the scan alone")

@@ -21,6 +21,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +47,14 @@ class ScannerModel:
         scans: How many scans it was fitted to.
         target: Digest of the target model.
         disagreement: Root mean square difference between the shared curve and each scan's own (flow units).
+        then: What is left to do after bias correction in the target's contrast (:mod:`~blindharmony.prep.lift`).
     """
 
     curve: CurveMap
     scans: int
     target: str
     disagreement: float
+    then: ScannerModel | None = None
 
     def gain(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
         r"""The factor that gives a scan of this scanner the target's scale: :math:`\operatorname{rms}(T(gy)) = 1`."""
@@ -68,8 +71,8 @@ class ScannerModel:
             "scans": self.scans,
             "target": self.target,
             "disagreement": self.disagreement,
-            "source": self.curve.x.tolist(),
-            "harmonized": self.curve.y.tolist(),
+            **_knots(self.curve),
+            **({"then": {"disagreement": self.then.disagreement, **_knots(self.then.curve)}} if self.then else {}),
         }
         return json.dumps(content, indent=1) + "\n"
 
@@ -93,14 +96,12 @@ class ScannerModel:
             content = json.loads(path.read_text())
             if content["blindharmony-scanner"] != _FORMAT:
                 raise InputError("this scanner model is of another format", remedy="fit it again", path=path)
-            x, y = (np.array(content[k], np.float64) for k in ("source", "harmonized"))
-            rising = x.ndim == 1 and x.shape == y.shape and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
-            if not rising or x.size < 2 or not np.isfinite([x, y]).all():
-                raise ValueError
-            found = cls(CurveMap(x, y), int(content["scans"]), str(content["target"]), float(content["disagreement"]))
+            scans, made_for, then = int(content["scans"]), str(content["target"]), content.get("then")
+            later = None if then is None else cls(_curve(then), scans, made_for, float(then["disagreement"]))
+            found = cls(_curve(content), scans, made_for, float(content["disagreement"]), later)
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", remedy="check the path", path=path) from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError("this is not a scanner model", remedy="make one with --save-scanner", path=path) from None
         if found.target != target.digest:
             raise InputError(
@@ -109,6 +110,18 @@ class ScannerModel:
                 path=path,
             )
         return found
+
+
+def _knots(curve: CurveMap) -> dict[str, list[float]]:
+    return {"source": curve.x.tolist(), "harmonized": curve.y.tolist()}
+
+
+def _curve(content: dict[str, Any]) -> CurveMap:
+    x, y = (np.array(content[k], np.float64) for k in ("source", "harmonized"))
+    rising = x.ndim == 1 and x.shape == y.shape and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
+    if not rising or x.size < 2 or not np.isfinite([x, y]).all():
+        raise ValueError
+    return CurveMap(x, y)
 
 
 def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:

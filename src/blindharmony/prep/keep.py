@@ -17,7 +17,7 @@ from blindharmony.image import write_bytes
 from blindharmony.prep.step import Params
 
 
-def kept_name(*parts: NDArray[Any] | str | None) -> str:
+def kept_name(*parts: NDArray[Any] | str | float | None) -> str:
     """A file name that changes with any of the inputs of preparation.
 
     Example:

@@ -1,0 +1,71 @@
+"""Scans of one scanner: what each adds, and the model they share, in two rounds.
+
+The first curve is fitted to the scans as prepared in their own contrast. With it their bias fields are found again in
+the target's contrast, and what is left of the curve is fitted to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+
+from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
+from blindharmony.harmonization.summary import ScanSummary, summarize
+from blindharmony.image import read_volume
+from blindharmony.image.volume import Source
+from blindharmony.pipeline import corrected, naming, prepared_for, resolved_device
+from blindharmony.target import Target, load_target
+
+
+def summarize_scan(
+    scan: Source,
+    target: str | PathLike[str] | Target = "ds002748",
+    *,
+    scanner: ScannerModel | None = None,
+    mask: Source | None = None,
+    mask_command: str | None = None,
+    device: str = "cpu",
+    cache: Path | None = None,
+) -> ScanSummary:
+    """What a scan adds to the model of its scanner: prepare it and take its quantiles and the person in them.
+
+    Args:
+        scan: A file, a nibabel image or an array.
+        target: A model, its file, or the name of an included one.
+        scanner: The first round's model: the summary is then of the scan corrected in the target's contrast.
+        mask: As for :func:`~blindharmony.pipeline.harmonize`, like the rest.
+        mask_command: External brain extractor.
+        device: Where the included brain extractor runs.
+        cache: Folder in which preparation is kept for the next time.
+    """
+    model, source = load_target(target if isinstance(target, Target) else str(target)), read_volume(scan)
+    with naming(source):
+        prepared = prepared_for(
+            model, source, mask=mask, mask_command=mask_command, device=resolved_device(device), cache=cache
+        )
+        if scanner is not None:
+            prepared, _ = corrected(prepared, model, replace(scanner, then=scanner), cache=cache)
+        return summarize(prepared.scan.data, prepared.scan.inside(), model)
+
+
+def in_two_rounds(first: ScannerModel, again: Sequence[ScanSummary], target: Target) -> ScannerModel:
+    """The first round's model with the second's inside."""
+    return replace(first, then=fit_scanner(again, target)) if target.info.recipe.n4 else first
+
+
+def learn_scanner(
+    scans: Sequence[Source], target: str | PathLike[str] | Target = "ds002748", *, cache: Path | None = None
+) -> ScannerModel:
+    """The model of the scanner that made all these scans, to be given to :func:`~blindharmony.pipeline.harmonize`.
+
+    Example:
+        >>> scanner = learn_scanner(["a.nii.gz", "b.nii.gz"])                     # doctest: +SKIP
+        >>> harmonize("a.nii.gz", scanner=scanner).save("out")                    # doctest: +SKIP
+    """
+    model = load_target(target if isinstance(target, Target) else str(target))
+    first = fit_scanner([summarize_scan(s, model, cache=cache) for s in scans], model)
+    if not model.info.recipe.n4:
+        return first
+    return in_two_rounds(first, [summarize_scan(s, model, scanner=first, cache=cache) for s in scans], model)
