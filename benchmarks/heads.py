@@ -10,8 +10,9 @@ import numpy as np
 from blindharmony.image import find_scans, read_volume
 from blindharmony.prep.grid import sample, voxel_map
 from blindharmony.prep.orient import Orient
-from blindharmony.prep.recipe import PrepRecipe, prepare
+from blindharmony.prep.recipe import Done, Prepared, PrepRecipe, prepare
 from blindharmony.prep.step import Scan
+from blindharmony.prep.steps import Gain
 from blindharmony.prep.template import load_template
 
 RANKS = (np.arange(512) + 0.5) / 512
@@ -75,14 +76,26 @@ def _prepared(path, study, subject, recipe):
     return content
 
 
-def prepared_again(scan: Scan, recipe: PrepRecipe, *, n4: bool, matrix=None):
-    """The intensity steps of the recipe for a changed scan with a known mask and place: N4 if asked, gain, placing."""
-    for step in recipe.steps(mask=scan.mask)[1:]:
-        if step.name == "place":
-            scan = scan if matrix is None else step.apply(scan, {"matrix": matrix})
-        elif step.name == "gain" or n4:
-            scan = step.apply(scan, step.params(scan))
+def prepared_with(scan: Scan, recipe: PrepRecipe, matrix) -> Prepared:
+    """A changed scan prepared with the mask and the place of the scan it was made from."""
+    found, *rest = recipe.steps(mask=scan.mask)
+    history = [Done(found, {"mask": scan.mask, "source": "given"}, scan)]
+    for step in rest:
+        params = {"matrix": matrix, "overlap": 1.0} if step.name == "place" else step.params(scan)
+        history.append(Done(step, params, scan))
+        scan = step.apply(scan, params)
+    return Prepared(scan, tuple(history))
+
+
+def inside(scan: Scan):
+    """Intensities, zero outside the mask."""
     return np.where(scan.inside(), scan.data, 0).astype(np.float32)
+
+
+def rescaled(image, mask):
+    """An image of the template grid with the gain that preparation gives."""
+    scan = on_template(image, mask)
+    return inside(Gain().apply(scan, Gain().params(scan)))
 
 
 def on_template(image, mask):

@@ -44,7 +44,7 @@ def main():
     arguments = parser.parse_args()
     target = load_target(arguments.target)
     heads = heads_of(arguments.study, arguments.subjects, arguments.work, target.info.recipe)
-    seen = [s for _, s in sources(heads, arguments.domain, target.info.recipe)]
+    seen = [s for _, s, _ in sources(heads, arguments.domain, target.info.recipe)]
     rows = {}
 
     def measure(name, how):

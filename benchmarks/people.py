@@ -47,7 +47,7 @@ def curves_target(heads) -> Target:
 
 def old_heads(heads, target, recipe):
     """Method → PSNR of each head."""
-    seen = [s for _, s in sources(heads, "gamma1.5", recipe)]
+    seen = [s for _, s, _ in sources(heads, "gamma1.5", recipe)]
     pairs = [(x, h.mask) for x, h in zip(seen, heads, strict=True)]
     model = fit_scanner([summarize(x, m, target) for x, m in pairs], target)
     images = {

@@ -3,8 +3,8 @@
     python benchmarks/simulated.py STUDY --target MODEL --subjects sub-51 sub-52 ... --work DIR --out FILE.json
 
 STUDY is a BIDS study of the target scanner; the subjects never trained. The truth is the prepared scan. Domains of
-intensity and detail change the prepared scan; domains with a bias field change the scan as it came, and "n4 + match"
-and the methods of this package see it after N4, "match" and "nyul" without. Mask and place are those of the truth for
+intensity and detail change the prepared scan; domains with a bias field, and "raw gamma1.5", change the scan as it came:
+"n4 + match", pooled matching and the methods of this package see it after N4, "match" and "nyul" without. Mask and place are those of the truth for
 all. Groups are all subjects, simulated as one scanner: one curve, one noise level. PSNR in the mask, data range: the
 truth's 99th percentile. "people": rank correlation over subjects of grey over white matter with the truth's.
 """
@@ -24,66 +24,82 @@ from scipy.stats import spearmanr
 from blindharmony.harmonization.methods import estimate
 from blindharmony.harmonization.scanner import fit_scanner
 from blindharmony.harmonization.summary import summarize
+from blindharmony.pipeline import corrected
 from blindharmony.report.metrics import local_spearman, new_edges, psnr, ssim, tissue_contrast
 from blindharmony.simulation import DOMAINS, simulate
 from blindharmony.target import load_target
-from heads import heads_of, on_template, prepared_again
+from heads import heads_of, inside, prepared_with, rescaled
 
 PAPER = ("exp", "log", "gamma0.7", "gamma0.8", "gamma0.9", "gamma1.2", "gamma1.3", "gamma1.5")
-FIELDS = ("bias", "all")
+FROM_RAW = ("bias", "all", "raw gamma1.5")
 
 
 def sources(heads, domain, recipe, seed=1):
-    """Every head through one simulated scanner: as it is scaled without N4, and as the package prepares it.
+    """Every head through one simulated scanner: as scaled without N4, as prepared, and the preparation if it was done.
 
-    What changes only intensities or detail is done to the prepared scan. A coil's field is put on the scan as it
-    came: correcting a corrected scan again would be another task.
+    What changes only intensities or detail is done to the prepared scan. A coil's field, and "raw gamma1.5", are put
+    on the scan as it came: correcting a corrected scan again would be another task.
     """
     top = max(float(h.image[h.mask].max()) for h in heads)
     level = float(np.median([np.quantile(h.image[h.mask], 0.9) for h in heads]))
     for index, h in enumerate(heads):
-        if domain == "none":
-            yield h.image, h.image
-            continue
         own = {"seed": seed, "scan_seed": index}
-        if domain in FIELDS:
+        if domain == "none":
+            yield h.image, h.image, None
+        elif domain in FROM_RAW:
             own |= {"top": top * h.gain, "level": level * h.gain, "labels": h.raw_labels}
-            made = simulate(h.raw.data, h.raw.inside(), h.raw.spacing, domain, **own).image
+            name = domain.removeprefix("raw ")
+            made = simulate(h.raw.data, h.raw.inside(), h.raw.spacing, name, **own).image
             scan = replace(h.raw, data=made)
-            yield tuple(prepared_again(scan, recipe, n4=n4, matrix=h.matrix) for n4 in (False, True))
+            prepared = prepared_with(scan, recipe, h.matrix)
+            plain = prepared_with(scan, recipe.model_copy(update={"n4": False}), h.matrix)
+            yield inside(plain.scan), inside(prepared.scan), prepared
         else:
             made = simulate(h.image, h.mask, (1, 1, 1), domain, labels=h.labels, top=top, level=level, **own).image
-            seen = prepared_again(on_template(made, h.mask), recipe, n4=False)
-            yield seen, seen
+            seen = rescaled(made, h.mask)
+            yield seen, seen, None
 
 
-def results(heads, plain, seen, target):
+def results(heads, found, target):
     """Method → harmonized images, and seconds for a scan."""
     masks = [h.mask for h in heads]
-    pairs = list(zip(seen, masks, strict=True))
+    plain, seen, preparations = zip(*found, strict=True)
 
     def each(images, how):
         began = time.perf_counter()
-        found = [how(x, m) for x, m in zip(images, masks, strict=True)]
-        return found, (time.perf_counter() - began) / len(found)
+        out = [how(x, m) for x, m in zip(images, masks, strict=True)]
+        return out, (time.perf_counter() - began) / len(out)
+
+    def again(scanner):
+        """As the package goes on: what was prepared from the raw scan is corrected in the target's contrast."""
+        if preparations[0] is None:
+            return seen, scanner
+        pairs = [corrected(p, target, scanner) for p in preparations]
+        return [inside(p.scan) for p, _ in pairs], pairs[0][1]
 
     yield "source", plain, 0.0
     yield "match", *each(plain, lambda x, m: matched(x, m, target))
     yield "nyul", *each(plain, lambda x, m: nyul(x, m, target))
     yield "n4 + match", *each(seen, lambda x, m: matched(x, m, target))
-    yield "curve", *each(seen, lambda x, m: estimate("curve", x, m, target, refine=False).image)
+    alone, _ = again(None)
+    yield "curve", *each(alone, lambda x, m: estimate("curve", x, m, target, refine=False).image)
     if target.restorer is not None:
-        yield "curve + refinement", *each(seen, lambda x, m: estimate("curve", x, m, target).image)
+        yield "curve + refinement", *each(alone, lambda x, m: estimate("curve", x, m, target).image)
     if len(heads) > 1:
         yield "group: pooled matching", pooled(seen, masks, target), 0.0
         began = time.perf_counter()
-        model = fit_scanner([summarize(x, m, target) for x, m in pairs], target)
+        first = fit_scanner([summarize(x, m, target) for x, m in zip(seen, masks, strict=True)], target)
+        images, model = again(replace(first, then=first))
+        if preparations[0] is None:
+            model = first
+        else:
+            model = fit_scanner([summarize(x, m, target) for x, m in zip(images, masks, strict=True)], target)
         fit = (time.perf_counter() - began) / len(heads)
-        found, seconds = each(seen, lambda x, m: estimate("curve", x, m, target, scanner=model, refine=False).image)
-        yield "group: curve", found, seconds + fit
+        out, seconds = each(images, lambda x, m: estimate("curve", x, m, target, scanner=model, refine=False).image)
+        yield "group: curve", out, seconds + fit
         if target.restorer is not None:
-            found, seconds = each(seen, lambda x, m: estimate("curve", x, m, target, scanner=model).image)
-            yield "group: curve + refinement", found, seconds + fit
+            out, seconds = each(images, lambda x, m: estimate("curve", x, m, target, scanner=model).image)
+            yield "group: curve + refinement", out, seconds + fit
 
 
 def measured(head, image):
@@ -134,7 +150,7 @@ def main():
     parser.add_argument("study", type=Path)
     parser.add_argument("--subjects", nargs="+", required=True)
     parser.add_argument("--target", required=True)
-    parser.add_argument("--domains", nargs="+", default=["none", *DOMAINS])
+    parser.add_argument("--domains", nargs="+", default=["none", *DOMAINS, "raw gamma1.5"])
     parser.add_argument("--work", type=Path, required=True, help="prepared scans and finished domains are kept here")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -143,7 +159,7 @@ def main():
     labelled = all(h.labels is not None for h in heads)
     rows = []
     for domain in arguments.domains:
-        if domain != "none" and DOMAINS[domain].needs_labels and not labelled:
+        if domain in DOMAINS and DOMAINS[domain].needs_labels and not labelled:
             continue
         stored = arguments.work / f"{arguments.study.name}_{target.digest}_{domain}_{len(heads)}.json"
         if not stored.exists():
@@ -157,10 +173,10 @@ def main():
 
 
 def _domain_rows(heads, domain, target):
-    plain, seen = zip(*sources(heads, domain, target.info.recipe), strict=True)
+    found = list(sources(heads, domain, target.info.recipe))
     rows = []
-    for method, images, seconds in results(heads, plain, seen, target):
-        for head, source, image in zip(heads, seen, images, strict=True):
+    for method, images, seconds in results(heads, found, target):
+        for head, (_, source, _), image in zip(heads, found, images, strict=True):
             row = {"domain": domain, "method": method, "subject": head.subject, "seconds": seconds}
             row |= {**measured(head, image), "truth": _contrast(head, head.image)}
             if method.endswith("refinement"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 PAPER = ("exp", "log", "gamma0.7", "gamma0.8", "gamma0.9", "gamma1.2", "gamma1.3", "gamma1.5")
-HARD = ("bias", "noise", "thick", "blur", "tissue", "gre", "ir", "all")
+HARD = ("raw gamma1.5", "bias", "noise", "thick", "blur", "tissue", "gre", "ir", "all")
 SINGLE = ("source", "match", "nyul", "n4 + match", "curve", "curve + refinement")
 GROUP = ("group: pooled matching", "group: curve", "group: curve + refinement")
 RIVALS = ("match", "nyul", "n4 + match")

@@ -27,8 +27,8 @@ from blindharmony.target import Target
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-_LEAST_NCC, _MOST_EDGES = 0.9, 1.25
-_TRIES = (1.0, 0.75, 0.5, 0.25)
+_LEAST_NCC, _MOST_EDGES = 0.9, 1.75
+_TRIES = (1.0, 0.8, 0.6, 0.4, 0.2)
 # The restorer saw voxels of about 1 mm; on other grids its change is carried over from the template's.
 _OWN_GRID_MM = (0.75, 1.25)
 
