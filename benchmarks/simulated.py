@@ -3,10 +3,11 @@
     python benchmarks/simulated.py STUDY --target MODEL --subjects sub-51 sub-52 ... --work DIR --out FILE.json
 
 STUDY is a BIDS study of the target scanner; the subjects never trained. The truth is the prepared scan. Domains of
-intensity and detail change the prepared scan; domains with a bias field, and "raw gamma1.5", change the scan as it came:
-"n4 + match", pooled matching and the methods of this package see it after N4, "match" and "nyul" without. Mask and place are those of the truth for
-all. Groups are all subjects, simulated as one scanner: one curve, one noise level. PSNR in the mask, data range: the
-truth's 99th percentile. "people": rank correlation over subjects of grey over white matter with the truth's.
+intensity and detail change the prepared scan; domains with a bias field, and "raw gamma1.5", change the scan as it
+came: "n4 + match", pooled matching and the methods of this package see it after N4, "match" and "nyul" without. Mask
+and place are those of the truth for all. Groups are all subjects, simulated as one scanner: one curve, one noise
+level. PSNR in the mask, data range: the truth's 99th percentile. "people": rank correlation over subjects of grey over
+white matter with the truth's.
 """
 
 from __future__ import annotations
