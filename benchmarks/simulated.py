@@ -32,6 +32,8 @@ from blindharmony.target import load_target
 from heads import heads_of, inside, prepared_with, rescaled
 
 PAPER = ("exp", "log", "gamma0.7", "gamma0.8", "gamma0.9", "gamma1.2", "gamma1.3", "gamma1.5")
+# For methods that use ranks all monotone domains are one task, and refinement has nothing to do: once is enough.
+SAME = PAPER[:-1]
 FROM_RAW = ("bias", "all", "raw gamma1.5")
 
 
@@ -61,7 +63,7 @@ def sources(heads, domain, recipe, seed=1):
             yield seen, seen, None
 
 
-def results(heads, found, target):
+def results(heads, found, target, *, refined=True):
     """Method → harmonized images, and seconds for a scan."""
     masks = [h.mask for h in heads]
     plain, seen, preparations = zip(*found, strict=True)
@@ -84,7 +86,7 @@ def results(heads, found, target):
     yield "n4 + match", *each(seen, lambda x, m: matched(x, m, target))
     alone, _ = again(None)
     yield "curve", *each(alone, lambda x, m: estimate("curve", x, m, target, refine=False).image)
-    if target.restorer is not None:
+    if refined:
         yield "curve + refinement", *each(alone, lambda x, m: estimate("curve", x, m, target).image)
     if len(heads) > 1:
         yield "group: pooled matching", pooled(seen, masks, target), 0.0
@@ -98,7 +100,7 @@ def results(heads, found, target):
         fit = (time.perf_counter() - began) / len(heads)
         out, seconds = each(images, lambda x, m: estimate("curve", x, m, target, scanner=model, refine=False).image)
         yield "group: curve", out, seconds + fit
-        if target.restorer is not None:
+        if refined:
             out, seconds = each(images, lambda x, m: estimate("curve", x, m, target, scanner=model).image)
             yield "group: curve + refinement", out, seconds + fit
 
@@ -176,7 +178,8 @@ def main():
 def _domain_rows(heads, domain, target):
     found = list(sources(heads, domain, target.info.recipe))
     rows = []
-    for method, images, seconds in results(heads, found, target):
+    refined = target.restorer is not None and domain not in SAME
+    for method, images, seconds in results(heads, found, target, refined=refined):
         for head, (_, source, _), image in zip(heads, found, images, strict=True):
             row = {"domain": domain, "method": method, "subject": head.subject, "seconds": seconds}
             row |= {**measured(head, image), "truth": _contrast(head, head.image)}

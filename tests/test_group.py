@@ -59,6 +59,30 @@ def test_a_group_shares_a_curve_and_later_scans_use_it(scans, tiny_target_file, 
     np.testing.assert_array_equal(a, b)
 
 
+def test_a_table_names_the_scanners(scans, tiny_target_file, tmp_path, capsys):
+    table = tmp_path / "scanners.tsv"
+    table.write_text(f"scan\tscanner\n{scans[0].name}\tSite A\n{scans[1].name}\tSite A\n{scans[2].name}\t\n")
+    words = [
+        "harmonize",
+        *map(str, scans),
+        "--target",
+        str(tiny_target_file),
+        "--out",
+        str(tmp_path / "o"),
+        "--no-report",
+    ]
+    models = tmp_path / "models"
+    assert main([*words, "--group-table", str(table), "--save-scanner", str(models)]) == 0
+    assert "fitted scanner Site A to 2 scans" in capsys.readouterr().err
+    assert [p.name for p in models.iterdir()] == ["Site-A.json"]
+    found = [json.loads((tmp_path / "o" / f"sub-{i}_desc-harmonized_T1w.json").read_text()) for i in range(3)]
+    assert [f["Parameters"]["Scanner"] and f["Parameters"]["Scanner"]["Scans"] for f in found] == [2, 2, None]
+    for text in ("a\tb\n1\t2\n", "scan\tscanner\nother.nii\tx\n"):
+        table.write_text(text)
+        assert main([*words, "--group-table", str(table)]) != 0
+        assert "scanners.tsv" in capsys.readouterr().err
+
+
 def test_python_has_the_same(scans, tiny_target_file):
     target = load_target(tiny_target_file)
     model = learn_scanner(scans, target)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
+from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
+    from blindharmony.harmonization.summary import ScanSummary
     from blindharmony.target import Target
 
 
@@ -21,7 +24,18 @@ def add_options(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the scans share one scanner and sequence: fit one curve to all (much better than one by one)",
     )
-    p.add_argument("--save-scanner", type=Path, metavar="FILE", help="keep the fitted scanner for later scans (.json)")
+    p.add_argument(
+        "--group-table",
+        type=Path,
+        metavar="TSV",
+        help="several scanners: a table with columns 'scan' (file name) and 'scanner'; the rest goes one by one",
+    )
+    p.add_argument(
+        "--save-scanner",
+        type=Path,
+        metavar="FILE",
+        help="keep the fitted scanner for later scans (.json); with --group-table a folder",
+    )
     p.add_argument("--scanner", type=Path, metavar="FILE", help="use a scanner fitted before: scan by scan later on")
 
 
@@ -32,63 +46,123 @@ def check(arguments: argparse.Namespace) -> None:
         UsageError: If options contradict each other.
         OutputError: If the scanner file exists already.
     """
-    if arguments.save_scanner and not arguments.group:
+    together = bool(arguments.group or arguments.group_table)
+    if sum(map(bool, (arguments.group, arguments.group_table, arguments.scanner))) > 1:
+        raise UsageError("--group, --group-table and --scanner exclude each other", remedy="use one of them")
+    if arguments.save_scanner and not together:
         raise UsageError("--save-scanner needs several scans to fit", remedy="add --group")
-    if arguments.scanner and arguments.group:
-        raise UsageError("--scanner and --group exclude each other", remedy="use one of them")
-    if (arguments.group or arguments.scanner) and arguments.method != "curve":
+    if (together or arguments.scanner) and arguments.method != "curve":
         raise UsageError(f"the method '{arguments.method}' has no scanner model", remedy="use --method curve")
-    if arguments.save_scanner and arguments.save_scanner.exists() and not arguments.overwrite:
-        raise OutputError(
-            "exists already", remedy="pass --overwrite or choose another name", path=arguments.save_scanner
-        )
+    file = arguments.save_scanner
+    if file and arguments.group and file.exists() and not arguments.overwrite:
+        raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
 
 
-def fitted_scanner(
-    arguments: argparse.Namespace, paths: list[Path], target: Target, cache: Path, screen: Screen
-) -> ScannerModel:
-    """Look at every scan, then fit one scanner model; a scan that cannot be prepared is left out.
+def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, list[Path]]:
+    """Scanner's name → its scans; empty if scans go one by one.
 
     Raises:
-        BlindHarmonyError: If no scan is left.
+        InputError: If the table cannot be read or lacks a column.
     """
-    from blindharmony.group import in_two_rounds, summarize_scan
+    if arguments.group:
+        return {"": paths}
+    if not arguments.group_table:
+        return {}
+    scanner_of = _table(arguments.group_table)
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        if name := scanner_of.get(path.name, ""):
+            found.setdefault(name, []).append(path)
+    if not found:
+        raise InputError(
+            "none of the scans is in this table",
+            remedy="give the scans' file names in its column 'scan'",
+            path=arguments.group_table,
+        )
+    return found
+
+
+def _table(path: Path) -> Mapping[str, str]:
+    try:
+        rows = list(csv.DictReader(path.read_text().splitlines(), delimiter="\t"))
+    except (OSError, UnicodeDecodeError):
+        raise InputError("cannot be read", remedy="give a text file, tab-separated", path=path) from None
+    if not rows or not {"scan", "scanner"} <= set(rows[0]):
+        raise InputError(
+            "the table has no columns 'scan' and 'scanner'", remedy="separate them by tabs, names first", path=path
+        )
+    return {Path(row["scan"] or "").name: (row["scanner"] or "").strip() for row in rows}
+
+
+def fitted_scanners(
+    arguments: argparse.Namespace, paths: list[Path], target: Target, cache: Path, screen: Screen
+) -> dict[Path, ScannerModel]:
+    """Look at every scan of every group, then fit one scanner model to each group.
+
+    A scan that cannot be prepared is left out here and reported when its turn comes to be harmonized.
+    """
+    from blindharmony.group import in_two_rounds
     from blindharmony.harmonization.scanner import fit_scanner
-    from blindharmony.harmonization.summary import ScanSummary
 
-    def look(rounds: str, known: ScannerModel | None) -> list[ScanSummary]:
-        found, problems = [], []
-        with screen.progress("looking at the group") as stage:
-            for index, path in enumerate(paths):
-                stage(f"{rounds} look at {path.name}", index / len(paths))
-                try:
-                    found.append(
-                        summarize_scan(
-                            path,
-                            target,
-                            scanner=known,
-                            mask=arguments.mask,
-                            mask_command=arguments.mask_command,
-                            device=arguments.device,
-                            cache=cache,
-                        )
+    found: dict[Path, ScannerModel] = {}
+    for name, members in groups_of(arguments, paths).items():
+        called = f"scanner {name}" if name else "one scanner"
+        first = _looked_at(arguments, members, target, None, cache, screen)
+        if not first:
+            continue
+        scanner = fit_scanner(first, target)
+        if target.info.recipe.n4:
+            again = _looked_at(arguments, members, target, scanner, cache, screen)
+            scanner = in_two_rounds(scanner, again, target)
+        screen.note(f"fitted {called} to {len(first)} scans")
+        if len(first) == 1:
+            screen.problem(f"blindharmony: warning: {called} has one scan, which is no better than the scan alone")
+        if arguments.save_scanner:
+            file = arguments.save_scanner / f"{_safe(name)}.json" if name else arguments.save_scanner
+            scanner.save(file, overwrite=arguments.overwrite)
+            screen.result(str(file))
+        found |= dict.fromkeys(members, scanner)
+    return found
+
+
+def _looked_at(
+    arguments: argparse.Namespace,
+    paths: list[Path],
+    target: Target,
+    scanner: ScannerModel | None,
+    cache: Path,
+    screen: Screen,
+) -> list[ScanSummary]:
+    from blindharmony.group import summarize_scan
+
+    found = []
+    with screen.progress("looking at the group") as stage:
+        for index, path in enumerate(paths):
+            stage(f"{'second' if scanner else 'first'} look at {path.name}", index / len(paths))
+            try:
+                found.append(
+                    summarize_scan(
+                        path,
+                        target,
+                        scanner=scanner,
+                        mask=arguments.mask,
+                        mask_command=arguments.mask_command,
+                        device=arguments.device,
+                        cache=cache,
                     )
-                except UsageError:
-                    raise
-                except BlindHarmonyError as error:
-                    problems.append(error)  # it will be reported when its turn comes to be harmonized
-        if not found:
-            raise problems[0]
-        return found
+                )
+            except UsageError:
+                raise
+            except BlindHarmonyError:
+                continue  # it will be reported when its turn comes
+    return found
 
-    found = look("first", None)
-    scanner = fit_scanner(found, target)
-    if target.info.recipe.n4:
-        scanner = in_two_rounds(scanner, look("second", scanner), target)
-    screen.note(f"fitted one scanner to {len(found)} scans")
-    if len(found) == 1:
-        screen.problem("blindharmony: warning: a group of one scan is no better than the scan alone")
-    if arguments.save_scanner:
-        scanner.save(arguments.save_scanner, overwrite=arguments.overwrite)
-        screen.result(str(arguments.save_scanner))
-    return scanner
+
+def _safe(name: str) -> str:
+    """A scanner's name as a file name.
+
+    Example:
+        >>> _safe("../Site A/3T")
+        'Site-A-3T'
+    """
+    return "-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).replace("..", " ").split())

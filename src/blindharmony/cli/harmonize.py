@@ -29,6 +29,7 @@ examples:
   blindharmony harmonize study/ --participant-label 01 02 --out out
   blindharmony harmonize siteA/ --group --save-scanner siteA.json --out out
   blindharmony harmonize new.nii.gz --scanner siteA.json --out out
+  blindharmony harmonize study/ --group-table scanners.tsv --out out
   blindharmony harmonize scan.nii.gz --mask-command "hd-bet -i {input} -o {output}" --out out
 """
 
@@ -81,8 +82,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     target = load_target(arguments.target)
     for problem in missing:
         screen.problem(f"blindharmony: {problem}")
-    cache = arguments.out / ".prepared" if arguments.group else None
-    scanner = group.fitted_scanner(arguments, paths, target, cache, screen) if cache else arguments.scanner
+    cache = arguments.out / ".prepared" if arguments.group or arguments.group_table else None
+    scanners = group.fitted_scanners(arguments, paths, target, cache, screen) if cache else {}
     failed = len(missing)
     for index, path in enumerate(paths):
         name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
@@ -96,7 +97,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                     mask=arguments.mask,
                     mask_command=arguments.mask_command,
                     method=arguments.method,
-                    scanner=scanner,
+                    scanner=scanners.get(path, arguments.scanner),
                     refine=not arguments.no_refine,
                     cache=cache,
                     keep_bias=arguments.keep_bias,
