@@ -95,7 +95,7 @@ def results(heads, found, target, *, quick=False):
         began = time.perf_counter()
         first = fit_scanner([summarize(x, m, target) for x, m in zip(seen, masks, strict=True)], target)
         images, model = again(replace(first, then=first))
-        if preparations[0] is None:
+        if preparations[0] is None or not first.lift:
             model = first
         else:
             model = fit_scanner([summarize(x, m, target) for x, m in zip(images, masks, strict=True)], target)

@@ -52,7 +52,12 @@ def summarize_scan(
 
 def in_two_rounds(first: ScannerModel, again: Sequence[ScanSummary], target: Target) -> ScannerModel:
     """The first round's model with the second's inside."""
-    return replace(first, then=fit_scanner(again, target)) if target.info.recipe.n4 else first
+    return replace(first, then=fit_scanner(again, target))
+
+
+def needs_second_round(first: ScannerModel, target: Target) -> bool:
+    """Whether bias fields are to be found again: N4 is used, and the curve is surely no accident."""
+    return target.info.recipe.n4 and first.lift > 0
 
 
 def learn_scanner(
@@ -66,6 +71,6 @@ def learn_scanner(
     """
     model = load_target(target if isinstance(target, Target) else str(target))
     first = fit_scanner([summarize_scan(s, model, cache=cache) for s in scans], model)
-    if not model.info.recipe.n4:
+    if not needs_second_round(first, model):
         return first
     return in_two_rounds(first, [summarize_scan(s, model, scanner=first, cache=cache) for s in scans], model)

@@ -13,7 +13,10 @@ import numpy as np
 from blindharmony.errors import BlindHarmonyError, UsageError
 from blindharmony.harmonization.carry import carry_to_native
 from blindharmony.harmonization.curve import harmonize_curve
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.lifting import lifting_curve, lifting_share, rms
 from blindharmony.harmonization.methods import estimate as harmonize_prepared
+from blindharmony.harmonization.result import Estimate
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.trust import judge
 from blindharmony.harmonization.typicality import typicality
@@ -151,9 +154,18 @@ def corrected(
     """
     if not target.info.recipe.n4 or (scanner is not None and scanner.then is None):
         return prepared, scanner
-    first = harmonize_curve(prepared.scan.data, prepared.scan.inside(), target, scanner=scanner).intensity_map
-    again = prepared if first is None else prepare_again(prepared, target.info.recipe, first, cache=cache)
-    return again, scanner.then if scanner else None
+    image, inside = prepared.scan.data, prepared.scan.inside()
+    first = harmonize_curve(image, inside, target, scanner=scanner)
+    share = scanner.lift if scanner else lifting_share(rms((first.image - image)[inside]), _error(first, target))
+    if share == 0 or not isinstance(first.intensity_map, CurveMap):
+        return prepared, scanner
+    curve = lifting_curve(first.intensity_map, share)
+    return prepare_again(prepared, target.info.recipe, curve, cache=cache), scanner.then if scanner else None
+
+
+def _error(found: Estimate, target: Target) -> float:
+    """The error bar of a curve, one number."""
+    return rms(found.error.deviation) if found.error else rms(target.quantiles.std(0))
 
 
 def prepared_for(

@@ -101,7 +101,7 @@ def fitted_scanners(
 
     A scan that cannot be prepared is left out here and reported when its turn comes to be harmonized.
     """
-    from blindharmony.group import in_two_rounds
+    from blindharmony.group import in_two_rounds, needs_second_round
     from blindharmony.harmonization.scanner import fit_scanner
 
     found: dict[Path, ScannerModel] = {}
@@ -111,7 +111,7 @@ def fitted_scanners(
         if not first:
             continue
         scanner = fit_scanner(first, target)
-        if target.info.recipe.n4:
+        if needs_second_round(scanner, target):
             again = _looked_at(arguments, members, target, scanner, cache, screen)
             scanner = in_two_rounds(scanner, again, target)
         screen.note(f"fitted {called} to {len(first)} scans")

@@ -22,7 +22,7 @@ class CurveMap:
 
     Example:
         >>> curve = CurveMap.through(np.array([1.0, 2.0]), np.array([2.0, 3.0]))
-        >>> curve(np.array([0.0, 0.5, 1.5, 3.0])).round(1).tolist()
+        >>> curve(np.array([0.0, 0.5, 1.5, 3.0])).astype(float).round(1).tolist()
         [0.0, 1.0, 2.5, 3.9]
     """
 

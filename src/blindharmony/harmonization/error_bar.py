@@ -25,7 +25,7 @@ class ErrorBar:
 
     Example:
         >>> bar = ErrorBar(np.array([0.0, 1.0]), np.array([0.01, 0.03]))
-        >>> bar(np.array([0.5, 2.0], np.float32)).round(3).tolist()
+        >>> bar(np.array([0.5, 2.0], np.float32)).astype(float).round(3).tolist()
         [0.02, 0.03]
     """
 

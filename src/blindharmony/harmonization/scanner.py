@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from blindharmony.errors import InputError
 from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.lifting import lifting_share, rms
 from blindharmony.harmonization.summary import ScanSummary, whole_quantiles
 from blindharmony.image import write_text
 from blindharmony.target import Target
@@ -47,6 +48,8 @@ class ScannerModel:
         scans: How many scans it was fitted to.
         target: Digest of the target model.
         disagreement: Root mean square difference between the shared curve and each scan's own (flow units).
+        lift: How far the curve is trusted to give the contrast for bias correction
+            (:mod:`~blindharmony.harmonization.lifting`).
         then: What is left to do after bias correction in the target's contrast (:mod:`~blindharmony.prep.lift`).
     """
 
@@ -54,6 +57,7 @@ class ScannerModel:
     scans: int
     target: str
     disagreement: float
+    lift: float = 0.0
     then: ScannerModel | None = None
 
     def gain(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
@@ -71,6 +75,7 @@ class ScannerModel:
             "scans": self.scans,
             "target": self.target,
             "disagreement": self.disagreement,
+            "lift": self.lift,
             **_knots(self.curve),
             **({"then": {"disagreement": self.then.disagreement, **_knots(self.then.curve)}} if self.then else {}),
         }
@@ -98,7 +103,7 @@ class ScannerModel:
                 raise InputError("this scanner model is of another format", remedy="fit it again", path=path)
             scans, made_for, then = int(content["scans"]), str(content["target"]), content.get("then")
             later = None if then is None else cls(_curve(then), scans, made_for, float(then["disagreement"]))
-            found = cls(_curve(content), scans, made_for, float(content["disagreement"]), later)
+            found = cls(_curve(content), scans, made_for, float(content["disagreement"]), float(content["lift"]), later)
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", remedy="check the path", path=path) from None
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -138,8 +143,13 @@ def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
         if len(scans) > 1:
             gains = np.array([_gain(curve, s.whole) for s in scans])
             gains /= np.exp(np.log(gains).mean())
-    off = [curve((g * s.quantiles).astype(np.float32)) - s.person for g, s in zip(gains, scans, strict=True)]
-    return ScannerModel(curve, len(scans), target.digest, float(np.sqrt(np.mean(np.square(off)))))
+    sources = [g * s.quantiles for g, s in zip(gains, scans, strict=True)]
+    found = [curve(s.astype(np.float32)).astype(np.float64) for s in sources]
+    error = rms(target.person.error) if target.person else rms(target.quantiles.std(0))
+    # The curve takes scans with their gain: from there to the target it is as far as it changes the contrast.
+    share = lifting_share(rms(np.subtract(found, sources)), error / np.sqrt(len(scans)))
+    off = rms(np.subtract(found, persons))
+    return ScannerModel(curve, len(scans), target.digest, off, share)
 
 
 def _shared_curve(sources: Sequence[Array], persons: Sequence[Array]) -> CurveMap:
