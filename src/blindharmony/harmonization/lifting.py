@@ -32,6 +32,11 @@ def lifting_curve(curve: CurveMap, share: float) -> CurveMap:
     return CurveMap(curve.x, curve.x + share * (curve.y - curve.x))
 
 
-def rms(values: NDArray[np.float64]) -> float:
-    """Root mean square."""
+def rms(values: NDArray[np.floating]) -> float:
+    """Root mean square.
+
+    Example:
+        >>> rms(np.array([3.0, -3.0]))
+        3.0
+    """
     return float(np.sqrt(np.mean(np.square(values))))
