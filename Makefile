@@ -19,7 +19,7 @@ demo: $(READY)  ## Harmonize the included scan, results in demo-out/
 	$(BIN)/blindharmony demo demo-out --overwrite
 
 test: $(READY)  ## Run the tests (without those on real scans)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)  ## Check style, types and the order of imports
 	$(BIN)/ruff check

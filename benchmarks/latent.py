@@ -10,11 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from simulated import sources
 
+from blindharmony.flow import MultiScaleFlow
+from blindharmony.flow.presets import published_2d
 from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
 from blindharmony.harmonization.methods import estimate
 from blindharmony.report.metrics import psnr
@@ -22,6 +26,7 @@ from blindharmony.target import load_target
 from heads import heads_of
 
 TUNED = LatentSettings()
+ONE_TURN = LatentSettings.published().model_copy(update={"iterations": 1})
 VARIANTS = {
     "published": LatentSettings.published(),
     "published, flow = identity": LatentSettings.published(flow_identity=True),
@@ -61,6 +66,10 @@ def main():
     measure("curve", lambda x, m: estimate("curve", x, m, target).image)
     for name, settings in VARIANTS.items():
         measure(name, lambda x, m, s=settings: harmonize_latent(x, m, target, s).image)
+    torch.manual_seed(0)
+    big = replace(target, slices=MultiScaleFlow(published_2d()).eval())
+    measure("one turn of ten at published size", lambda x, m: harmonize_latent(x, m, big, ONE_TURN).image)
+    rows["one turn of ten at published size"]["psnr"] = None  # the flow is not trained: only its cost is true
     content = {"subjects": arguments.subjects, "domain": arguments.domain, "target": target.digest, "rows": rows}
     arguments.out.write_text(json.dumps(content, indent=1) + "\n")
 

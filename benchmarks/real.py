@@ -70,10 +70,14 @@ def distance(a, b):
     return float(np.mean([np.abs(a["quantiles"][t] - b["quantiles"][t]).mean() for t in TISSUES]))
 
 
+def average(found):
+    """The mean scan's intensities of each tissue."""
+    return {"quantiles": {t: np.mean([f["quantiles"][t] for f in found], 0) for t in TISSUES}}
+
+
 def table_row(found, own):
     """One method's figures against the target's unseen scans."""
-    contrasts = np.array([o["contrast"] for o in own])
-    mean = {"quantiles": {t: np.mean([o["quantiles"][t] for o in own], 0) for t in TISSUES}}
+    contrasts, mean = np.array([o["contrast"] for o in own]), average(own)
     return {
         "contrast": round(float(np.mean([f["contrast"] for f in found]) - contrasts.mean()), 4),
         "tissue": round(float(np.mean([distance(f, mean) for f in found])), 4),
@@ -139,7 +143,7 @@ def main():
     table = {
         "own": {
             "contrast sd": round(float(np.std([o["contrast"] for o in own], ddof=1)), 4),
-            "tissue": round(float(np.mean([table_row([x], r)["tissue"] for x, r in zip(own, rest, strict=True)])), 4),
+            "tissue": round(float(np.mean([distance(x, average(r)) for x, r in zip(own, rest, strict=True)])), 4),
         }
     }
     for study in arguments.sources:

@@ -68,9 +68,7 @@ def test_shrinkage_follows_its_formula(head, tiny_target):
     assert found.strength == pytest.approx(0.75, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "how", [lambda x: x + torch.rand_like(x), lambda x: x.flip(2), lambda x: 3 * x - 2 * smooth(x)]
-)
+@pytest.mark.parametrize("how", [lambda x: x + torch.rand_like(x), lambda x: x.flip(2), lambda x: x.roll(4, 3)])
 def test_what_does_not_show_the_same_head_is_not_believed(head, tiny_target, how):
     image, mask = head
     torch.manual_seed(0)

@@ -53,6 +53,13 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--licence", default="", help="licence of the model, for the model card")
     p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
     p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    p.add_argument("--batch", type=int, help="patches a step (default: one for each process of torchrun)")
+    p.add_argument(
+        "--precision",
+        choices=("auto", "full", "mixed"),
+        default="auto",
+        help="mixed: convolutions in bfloat16, splines and log-dets never (default: mixed on a GPU, full on a CPU)",
+    )
     p.add_argument("--seed", type=int, default=0, help="equal seeds give equal models (default: %(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace an existing model")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
@@ -68,7 +75,14 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.pipeline import resolved_device
     from blindharmony.report.training_page import write_training_page
     from blindharmony.training.target_fit import log_name, train_target
+    from blindharmony.training.team import Compute, Team
 
+    device = resolved_device(arguments.device)
+    team = Team.from_environment(device)
+    mixed = arguments.precision == "mixed" or (arguments.precision == "auto" and device.startswith("cuda"))
+    compute = Compute(team.device, arguments.batch or team.size, mixed, team)
+    if not team.first:
+        screen = Screen(quiet=True)
     page = arguments.out.with_name(f"{arguments.out.stem}.training.html")
     with screen.progress("", left=False) as stage:
         target = train_target(
@@ -84,7 +98,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             seed=arguments.seed,
-            device=resolved_device(arguments.device),
+            compute=compute,
             name=arguments.name,
             suffix=arguments.suffix,
             data=arguments.data,
@@ -92,6 +106,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             version=VERSION,
             report=TrainingScreen(screen, stage),
         )
+        team.leave()
+        if not team.first:
+            return 0
         write_training_page(target, log_name(arguments.out), page, seed=arguments.seed, overwrite=True)
     screen.result(str(arguments.out))
     bits = target.info.held_out.bits_per_dim

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from blindharmony.flow.haar import HaarLevel
 from blindharmony.flow.level import LevelFlow
+from blindharmony.training.team import Compute
 
 _RATE, _WARMUP, _DECAY, _CLIP = 2e-3, 20, 1e-4, 1.0
 
@@ -76,8 +77,8 @@ def fit_level(
     patch: int | None = None,
     state: FitState | None = None,
     evaluations: int = 12,
+    compute: Compute | None = None,
     on_step: Callable[[FitState, dict[str, float]], None] | None = None,
-    device: str = "cpu",
 ) -> float:
     """Train one level and keep the weights that were best on held-out scans.
 
@@ -86,38 +87,45 @@ def fit_level(
         draw: Gives the training data of one step.
         held_out: Data that never trains.
         steps: Number of steps; the learning rate falls along a cosine.
-        seed: Everything random in step ``i`` follows from ``(*seed, i)``, so that resuming repeats it.
+        seed: Everything random in patch ``j`` of step ``i`` follows from ``(*seed, i, j)``: resuming repeats it.
         patch: Side of the random cubes used instead of whole heads.
         state: Where an interrupted fit stood.
         evaluations: How often the held-out scans are looked at.
+        compute: Where and how, and who shares the work.
         on_step: Called after each step with the state and numbers for the log; may raise to stop.
-        device: Where to train.
 
     Returns:
         Held-out nats a number.
     """
-    flow.to(device)
+    compute = compute or Compute()
+    team = compute.team
+    flow.to(compute.device)
     optimiser = torch.optim.AdamW(flow.parameters(), lr=_RATE, weight_decay=_DECAY)
     state = state or FitState(0, math.inf, {}, {})
     put_moments(optimiser, flow, state)
     every = max(1, steps // evaluations)
     while state.step < steps:
-        rng = np.random.default_rng((*seed, state.step))
-        torch.manual_seed(int(rng.integers(2**62)))  # dropout
         rate = _RATE * min(1.0, (state.step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * state.step / steps))
         for group in optimiser.param_groups:
             group["lr"] = rate
         flow.train()
-        data = draw(rng).patch(patch, rng)
-        loss, _ = nats_per_number(flow, LevelData(*(t.to(device) for t in data)))
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = 0.0
+        for piece in team.share(compute.batch):
+            rng = np.random.default_rng((*seed, state.step, piece) if piece else (*seed, state.step))
+            torch.manual_seed(int(rng.integers(2**62)))  # dropout
+            data = LevelData(*(t.to(compute.device) for t in draw(rng).patch(patch, rng)))
+            with compute.precision():
+                loss = nats_per_number(flow, data)[0] / compute.batch
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        team.add_gradients(flow)
         nn.utils.clip_grad_norm_(flow.parameters(), _CLIP)
         optimiser.step()
         state.step += 1
-        log = {"step": float(state.step), "train": loss.item()}
-        if state.step % every == 0 or state.step == steps:
-            log["held_out"] = evaluate(flow, held_out, device)
+        log = {"step": float(state.step), "train": team.total(total)}
+        if team.first and (state.step % every == 0 or state.step == steps):
+            log["held_out"] = evaluate(flow, held_out, compute.device)
             if log["held_out"] < state.best:
                 state.best = log["held_out"]
                 state.best_weights = {k: v.detach().cpu().clone() for k, v in flow.state_dict().items()}
@@ -126,6 +134,7 @@ def fit_level(
             on_step(state, log)
     if state.best_weights:
         flow.load_state_dict(state.best_weights)
+    team.same_weights(flow)
     flow.eval()
     return state.best
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from blindharmony.training.checkpoint import Checkpoint, load_checkpoint, save_c
 from blindharmony.training.fit import Calibration, FitState, LevelData, calibrate, fit_level, latent_moments, level_data
 from blindharmony.training.pool import Pool
 from blindharmony.training.progress import Report
+from blindharmony.training.team import Compute
 
 # Shares of the time: the coarsest image, then 16, 8, 4 and 2 mm. What is about contrast gets most for its size.
 _SHARES = (0.03, 0.05, 0.12, 0.35, 0.45)
@@ -65,7 +67,7 @@ def fit_pyramid(
     minutes: float,
     steps: int | None,
     resume: bool,
-    device: str = "cpu",
+    compute: Compute | None = None,
     report: Report | None = None,
 ) -> tuple[Calibration, ...]:
     """Train, calibrate on held-out scans, and return what the latents of each level were like before.
@@ -80,9 +82,10 @@ def fit_pyramid(
             in the checkpoint, so that a resumed run ends where it would have ended.
         steps: Steps of every level.
         resume: Go on from the checkpoint, if there is one.
-        device: Where to train.
+        compute: Where and how, and who shares the work.
         report: Called with a stage's name, the share of all work done, and numbers.
     """
+    compute = compute or Compute()
     order = list(range(len(flow.levels), -1, -1))
     shares = np.array(_SHARES[: len(order)]) / sum(_SHARES[: len(order)])
     data, unseen = _Data(flow, training), _Data(flow, held_out)
@@ -93,10 +96,11 @@ def fit_pyramid(
         plan["steps"] = start.plan["steps"]
     else:
         set_scales(flow, data)
-        plan["steps"] = [steps] * len(order) if steps else _measured(flow, data, order, shares, minutes, device)
+        plan["steps"] = [steps] * len(order) if steps else _measured(flow, data, order, shares, minutes, compute)
     saved = began = time.monotonic()
     recent: list[float] = []
-    with (folder / "log.jsonl").open("a" if resume else "w") as log:
+    first = compute.team.first
+    with (folder / "log.jsonl" if first else Path(os.devnull)).open("a" if resume else "w") as log:
         for position, k in enumerate(order):
             if position < start.level:
                 continue
@@ -116,7 +120,7 @@ def fit_pyramid(
                 if report:
                     done = float(shares[:position].sum() + shares[position] * state.step / total)
                     report(_stage(flow, order[position]), done, numbers)
-                if time.monotonic() - saved > _SAVE_EVERY_S or state.step == total:
+                if first and (time.monotonic() - saved > _SAVE_EVERY_S or state.step == total):
                     save_checkpoint(file, flow, Checkpoint(position, state, plan))
                     saved = time.monotonic()
 
@@ -130,11 +134,11 @@ def fit_pyramid(
                 patch=_PATCH.get(k),
                 state=state,
                 on_step=on_step,
-                device=device,
+                compute=compute,
             )
     flow.to("cpu")
     found = []
-    with (folder / "log.jsonl").open("a") as log:
+    with (folder / "log.jsonl" if first else Path(os.devnull)).open("a") as log:
         for k in reversed(order):
             part, seen = level_flow(flow, k), unseen.all(k)
             found.append(calibrate(part, seen))
@@ -157,7 +161,7 @@ def set_scales(flow: Pyramid, data: _Data) -> None:
 
 
 def _measured(
-    flow: Pyramid, data: _Data, order: Sequence[int], shares: np.ndarray, minutes: float, device: str
+    flow: Pyramid, data: _Data, order: Sequence[int], shares: np.ndarray, minutes: float, compute: Compute
 ) -> list[int]:
     """Steps that fit in the time, from a few trial steps of each level; the weights are put back."""
     counts = []
@@ -165,13 +169,13 @@ def _measured(
         part = level_flow(flow, k)
         before = {n: v.clone() for n, v in part.state_dict().items()}
         # The first steps warm caches up and do not count.
-        fit_level(part, data.draw(k), (), steps=2, seed=(0, k), patch=_PATCH.get(k), device=device)
+        fit_level(part, data.draw(k), (), steps=2, seed=(0, k), patch=_PATCH.get(k), compute=compute)
         began = time.monotonic()
-        fit_level(part, data.draw(k), (), steps=_TRIAL_STEPS, seed=(0, k), patch=_PATCH.get(k), device=device)
+        fit_level(part, data.draw(k), (), steps=_TRIAL_STEPS, seed=(0, k), patch=_PATCH.get(k), compute=compute)
         each = (time.monotonic() - began) / _TRIAL_STEPS
         part.load_state_dict(before)
         counts.append(max(20, int(0.9 * share * minutes * 60 / each)))
-    return counts
+    return compute.team.agree(counts)
 
 
 def _stage(flow: Pyramid, k: int) -> str:

@@ -18,7 +18,7 @@ from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.harmonization.typicality import level_bits
 from blindharmony.image import write_text
 from blindharmony.prep.recipe import PrepRecipe
-from blindharmony.target import HeldOut, Target, TargetInfo, save_target
+from blindharmony.target import HeldOut, Target, TargetInfo, load_target, save_target
 from blindharmony.target.model import atlas_tensor
 from blindharmony.training.head import Head, prepare_head
 from blindharmony.training.people_fit import fit_people
@@ -27,6 +27,7 @@ from blindharmony.training.progress import Report
 from blindharmony.training.pyramid_fit import fit_pyramid
 from blindharmony.training.target_restorer import with_restorer
 from blindharmony.training.target_slices import with_slice_flow
+from blindharmony.training.team import Compute
 
 _RANKS = 512
 _LEAST = 5
@@ -47,7 +48,7 @@ def train_target(
     resume: bool = False,
     overwrite: bool = False,
     seed: int = 0,
-    device: str = "cpu",
+    compute: Compute | None = None,
     spec: PyramidSpec | None = None,
     copies: int = COPIES,
     recipe: PrepRecipe | None = None,
@@ -75,7 +76,7 @@ def train_target(
         resume: Go on where an interrupted run stopped.
         overwrite: Replace an existing model.
         seed: Of everything random.
-        device: Where the flow trains.
+        compute: Where and how the flow trains, and which processes share the work; the first one does the rest.
         spec: Shape of the flow.
         copies: Deformed copies of each training head.
         recipe: Preparation.
@@ -94,22 +95,28 @@ def train_target(
     """
     if out.exists() and not overwrite:
         raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=out)
+    compute = compute or Compute()
+    team = compute.team
     training, unseen = hold_out(list(scans), list(held_out))
     recipe, spec = recipe or PrepRecipe(), spec or PyramidSpec()
     work = out.with_name(f"{out.name}.work")
-    if not resume and work.exists():
+    if team.first and not resume and work.exists():
         for old in ("checkpoint.safetensors", "log.jsonl", "slices.safetensors", "restorer.safetensors"):
             work.joinpath(old).unlink(missing_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     say: Report = report or (lambda stage, done, numbers: None)
-    heads = [_prepared(p, i, len(training) + len(unseen), recipe, work, say) for i, p in enumerate(training + unseen)]
+    team.wait()
+    if team.size > 1:
+        _prepared([(training + unseen)[i] for i in team.share(len(training + unseen))], recipe, work, say)
+        team.wait()
+    heads = _prepared(training + unseen, recipe, work, say)
     training_heads, unseen_heads = heads[: len(training)], heads[len(training) :]
 
     def on_head(done: int, total: int) -> None:
         say("deforming heads", done / total, {})
 
-    pool = make_pool(training_heads, work, seed=seed, copies=copies, on_head=on_head)
-    unseen_pool = make_pool(unseen_heads, work, seed=seed, copies=0)
+    pool = team.after_first(lambda: make_pool(training_heads, work, seed=seed, copies=copies, on_head=on_head))
+    unseen_pool = team.after_first(lambda: make_pool(unseen_heads, work, seed=seed, copies=0))
     torch.manual_seed(seed)
     flow = Pyramid(spec, atlas_tensor())
     plan: dict[str, Any] = {
@@ -119,6 +126,8 @@ def train_target(
         "preparation": recipe.digest(),
         "deformed copies": copies,
         "flow": spec.model_dump(mode="json"),
+        "batch": compute.batch,
+        "mixed precision": compute.mixed,
     }
     flow_minutes = minutes * (_FLOW_SHARE if restorer else 1)
     calibrated = fit_pyramid(
@@ -130,9 +139,12 @@ def train_target(
         minutes=flow_minutes,
         steps=steps,
         resume=resume,
-        device=device,
+        compute=compute,
         report=say,
     )
+    if not team.first:
+        team.wait()
+        return load_target(out)
     spreads = tuple(c.spread for c in calibrated)
     say("calibrating", 1.0, {})
     info = TargetInfo(
@@ -162,7 +174,7 @@ def train_target(
             plan=plan,
             folder=work,
             resume=resume,
-            device=device,
+            device=compute.device,
             report=say,
         )
     if slice_minutes > 0 or slice_steps:
@@ -173,7 +185,7 @@ def train_target(
             minutes=slice_minutes,
             steps=slice_steps,
             seed=seed,
-            device=device,
+            device=compute.device,
             checkpoint=work / "slices.safetensors",
             report=say,
         )
@@ -182,6 +194,7 @@ def train_target(
     saved = save_target(replace(target, info=info), out, overwrite=overwrite)
     write_text(log_name(out), (work / "log.jsonl").read_text(), overwrite=True)
     shutil.rmtree(work)
+    team.wait()
     return saved
 
 
@@ -213,14 +226,17 @@ def hold_out(scans: list[Path], given: list[Path]) -> tuple[list[Path], list[Pat
     return training, given or [p for p in scans if p.resolve() in chosen]
 
 
-def _prepared(path: Path, index: int, total: int, recipe: PrepRecipe, work: Path, say: Report) -> Head:
-    say(f"preparing {path.name}", index / total, {})
-    try:
-        return prepare_head(path, recipe, work)
-    except BlindHarmonyError as error:
-        if error.path is None:
-            raise type(error)(error.what, remedy=error.remedy, path=path) from error
-        raise
+def _prepared(paths: Sequence[Path], recipe: PrepRecipe, work: Path, say: Report) -> list[Head]:
+    heads = []
+    for index, path in enumerate(paths):
+        say(f"preparing {path.name}", index / len(paths), {})
+        try:
+            heads.append(prepare_head(path, recipe, work))
+        except BlindHarmonyError as error:
+            if error.path is None:
+                raise type(error)(error.what, remedy=error.remedy, path=path) from error
+            raise
+    return heads
 
 
 def _assemble(info: TargetInfo, flow: Pyramid, pool: Pool) -> Target:

@@ -1,0 +1,45 @@
+"""Train one small level; started by torchrun, or alone. Arguments: file of the weights, patches a step."""
+
+import sys
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from blindharmony.flow.level import LevelFlow
+from blindharmony.training.fit import LevelData, fit_level
+from blindharmony.training.team import Compute, Team
+
+
+def data(rng):
+    noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    context = torch.randn(1, 2, 8, 8, 8, generator=noise)
+    values = 0.5 * torch.randn(1, 7, 8, 8, 8, generator=noise) + context[:, :1]
+    return LevelData(values, context, torch.ones(1, 7, 8, 8, 8, dtype=torch.bool))
+
+
+def main():
+
+    torch.set_num_threads(1)
+    team = Team.from_environment()
+    # Another start in each process would show if they did not agree on the weights they keep.
+    torch.manual_seed(0)
+    flow = LevelFlow(7, context=2, width=4, blocks=1, rounds=1, bins=4, dropout=0.1)
+    lines = []
+    best = fit_level(
+        flow,
+        data,
+        [data(np.random.default_rng(99))],
+        steps=8,
+        seed=(0, 1),
+        patch=4,
+        compute=Compute(batch=int(sys.argv[2]), team=team),
+        on_step=lambda state, numbers: lines.append(numbers),
+    )
+    own = {k: v.contiguous() for k, v in flow.state_dict().items()}
+    save_file(own, f"{sys.argv[1]}.{team.rank}", {"best": str(best), "train": str([row["train"] for row in lines])})
+    team.leave()
+
+
+if __name__ == "__main__":
+    main()
