@@ -70,13 +70,11 @@ def optimum(values):
 
 @torch.no_grad()
 def optima(x, mask, flow):
-    """Resolution in mm → family → t*."""
-    found = {}
-    for level in range(len(flow.levels) + 1):
+    """Resolution in mm → family → t*, and how far T at t = 1 % moves the image, in units of 1 % of its rms."""
+    found, moves = {}, {}
+    for level in range(len(flow.levels)):
         mm = f"{flow.spec.finest_mm * 2**level:g} mm"
-        if level == len(flow.levels):
-            break
-        found[mm] = {}
+        found[mm], moves[mm] = {}, {}
         for name, change in FAMILIES.items():
             values = []
             for t in GRID:
@@ -84,9 +82,11 @@ def optima(x, mask, flow):
                 nats = flow.density(bent.where(mask, 0.0), mask, first=level).nats.double().sum()
                 values.append(float(nats) + float(jacobian))
             found[mm][name] = optimum(np.array(values))
+            step = change(x, mask, 0.01)[0] - x
+            moves[mm][name] = float((step[mask].square().mean() / x[mask].square().mean()).sqrt()) / 0.01
         split = haar_split(x, mask)
         x, mask = split.coarse, split.coarse_mask
-    return found
+    return found, moves
 
 
 def main():
@@ -101,7 +101,8 @@ def main():
     rows = []
     for head in heads_of(arguments.study, arguments.subjects, arguments.work, target.info.recipe):
         x, mask = reduced(head.image, head.mask & target.fit_region, 1)
-        rows.append({"subject": head.subject, "optima": optima(x, mask, target.pyramid)})
+        found, moves = optima(x, mask, target.pyramid)
+        rows.append({"subject": head.subject, "optima": found, "moves": moves})
         print(rows[-1], flush=True)
     table = {}
     for mm in rows[0]["optima"]:
@@ -111,6 +112,7 @@ def main():
                 "mean": round(float(found.mean()), 4),
                 "error of the mean": round(float(found.std(ddof=1) / np.sqrt(len(found))), 4),
                 "worst": round(float(np.abs(found).max()), 4),
+                "moves": round(float(np.mean([r["moves"][mm][name] for r in rows])), 4),
             }
     print(json.dumps(table, indent=1))
     arguments.out.write_text(json.dumps({"target": target.digest, "rows": rows, "table": table}, indent=1) + "\n")
