@@ -1,9 +1,10 @@
 """Does the target say so when a scan cannot be explained? Spoiled copies of a good scan, through the command.
 
-    python benchmarks/spoiled.py GOOD.nii.gz WHOLE_HEAD.nii.gz --out docs/measured_spoiled.json
+    python benchmarks/spoiled.py GOOD.nii.gz WHOLE_HEAD.nii.gz --real SCAN ... --out docs/measured_spoiled.json
 
 GOOD is a scan of the target scanner that never trained, WHOLE_HEAD a scan with its skull. Each copy is written as a
 file, some with a brain mask, and given to `blindharmony assess FILE --json`. Where a scan is zero its copy is zero too.
+Scans given with --real are assessed as they are.
 """
 
 from __future__ import annotations
@@ -81,14 +82,21 @@ def spoiled(x, brain, affine):
     return {name: (np.where(x == 0, 0, image), place, mask) for name, (image, place, mask) in cases.items()}
 
 
-def assessed(folder, target, image, affine, mask):
-    """What `blindharmony assess FILE --json` answers."""
-    file = folder / "scan_T1w.nii.gz"
+def copied(folder, target, image, affine, mask):
+    """The answer for a changed copy."""
+    file, mask_file = folder / "scan_T1w.nii.gz", None
     nib.save(nib.Nifti1Image(np.asarray(image, np.float32), affine), file)
+    if mask is not None:
+        mask_file = folder / "mask.nii.gz"
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), mask_file)
+    return assessed(file, target, mask_file)
+
+
+def assessed(file, target, mask=None):
+    """What `blindharmony assess FILE --json` answers."""
     words = [sys.executable, "-m", "blindharmony", "assess", str(file), "--target", target, "--json", "-q"]
     if mask is not None:
-        nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), folder / "mask.nii.gz")
-        words += ["--mask", str(folder / "mask.nii.gz")]
+        words += ["--mask", str(mask)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout)
     if found["failed"]:
@@ -114,6 +122,7 @@ _WHEN = ("before", "after")
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", nargs="+", type=Path)
+    parser.add_argument("--real", nargs="*", type=Path, default=[])
     parser.add_argument("--target", default="ds002748")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -125,9 +134,13 @@ def main():
             prepared = prepare(volume, target.info.recipe)
             brain = prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5
             for name, case in spoiled(volume.data, brain, volume.affine).items():
-                rows.append({"scan": path.name, "case": name, **assessed(Path(folder), arguments.target, *case)})
+                rows.append({"scan": path.name, "case": name, **copied(Path(folder), arguments.target, *case)})
                 short = {k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}
                 print(short, flush=True)
+    for path in arguments.real:
+        study = next((p.parent.name for p in path.parents if p.name.startswith("sub-")), "")
+        rows.append({"scan": path.name, "case": "real", "study": study, **assessed(path, arguments.target)})
+        print(rows[-1], flush=True)
     arguments.out.write_text(json.dumps({"target": target.digest, "rows": rows}, indent=1) + "\n")
 
 
