@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from tables import table
 
 _HEAD = """# The flow, measured
@@ -77,6 +78,49 @@ def cost(content):
     )
 
 
+def trust(content):
+    spoiled = [r for r in content["rows"] if r["case"] != "real"]
+    scans = list(dict.fromkeys(r["scan"] for r in spoiled))
+    cases = {r["case"]: {} for r in spoiled}
+    for r in spoiled:
+        cases[r["case"]][r["scan"]] = r
+    rows = [[case, *(answer(found.get(scan)) for scan in scans)] for case, found in cases.items()]
+    parts = [
+        "## What `blindharmony assess` answers",
+        "`benchmarks/spoiled.py`: an unseen scan of the target, a whole head of another scanner, and spoiled copies of both, as "
+        "files through the command. In brackets the excess of the least probable level before and after harmonization, in "
+        "spreads of the target's held-out scans.",
+        table(["copy", *(("target's scan", "whole head")[: len(scans)])], rows),
+    ]
+    studies = {}
+    for r in content["rows"]:
+        if r["case"] == "real":
+            studies.setdefault(r["study"], []).append(r)
+    rows = []
+    for study, found in studies.items():
+        verdicts = [r.get("verdict", "failed") for r in found]
+        said = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+        levels = [[f"{np.median([r[k] for r in found if k in r]):.1f}" for k in _LEVELS]]
+        rows.append([study, said, *levels[0]])
+    if rows:
+        parts += [
+            "Real scans as they are (median excess):",
+            table(["study", "verdicts", "intensities before", "worst level before", "worst level after"], rows),
+        ]
+    return "\n\n".join(parts)
+
+
+_LEVELS = ("intensities", "worst level before", "worst level after")
+
+
+def answer(found):
+    if found is None:
+        return "–"
+    if "error" in found:
+        return f"refused: {found['error']}"
+    return f"{found['verdict']} ({found['worst level before']:.1f} → {found['worst level after']:.1f})"
+
+
 def main():
     folder = Path(sys.argv[1])
 
@@ -90,6 +134,8 @@ def main():
         parts += [show(name, content) for name, content in found.items() if content]
     if content := read("flow_cost"):
         parts.append(cost(content))
+    if content := read("spoiled"):
+        parts.append(trust(content))
     (folder / "measured_flow.md").write_text("\n\n".join(parts) + "\n")
 
 
