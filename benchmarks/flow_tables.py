@@ -87,9 +87,9 @@ def trust(content):
     rows = [[case, *(answer(found.get(scan)) for scan in scans)] for case, found in cases.items()]
     parts = [
         "## What `blindharmony assess` answers",
-        "`benchmarks/spoiled.py`: an unseen scan of the target, a whole head of another scanner, and spoiled copies of both, as "
-        "files through the command. In brackets the excess of the least probable level before and after harmonization, in "
-        "spreads of the target's held-out scans.",
+        "`benchmarks/spoiled.py`: an unseen scan of the target, a whole head of another scanner, and spoiled copies of "
+        "both, as files through the command. In brackets the excess of the least probable level before and after "
+        "harmonization, in spreads of the target's held-out scans.",
         table(["copy", *(("target's scan", "whole head")[: len(scans)])], rows),
     ]
     studies = {}
