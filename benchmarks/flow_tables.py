@@ -72,8 +72,8 @@ def cost(content):
     return "\n\n".join(
         [
             "## Log-density with gradient, one head",
-            f"`benchmarks/flow_cost.py`, {content['threads']} threads.",
-            table(["flow", "seconds", "voxels", "parameters"], rows),
+            f"`benchmarks/flow_cost.py`, {content['threads']} thread(s).",
+            table(["flow", "processor seconds", "voxels", "parameters"], rows),
         ]
     )
 

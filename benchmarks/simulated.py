@@ -146,6 +146,7 @@ def summary(rows):
             table[domain][method] |= {
                 "local_spearman": round(float(np.median([r["local_spearman"] for r in own])), 4),
                 "new_edges_percent": round(float(np.mean([r["new_edges_percent"] for r in own])), 3),
+                "truth_new_edges_percent": round(float(np.mean([r["truth_new_edges_percent"] for r in own])), 3),
             }
     return table
 
@@ -186,6 +187,7 @@ def _domain_rows(heads, domain, target):
             row |= {**measured(head, image), "truth": _contrast(head, head.image)}
             if method.endswith("refinement"):
                 row |= anatomy(source, image, head.mask)
+                row["truth_new_edges_percent"] = 100 * new_edges(head.image, source, head.mask)
             rows.append(row)
     return rows
 
