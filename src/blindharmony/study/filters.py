@@ -46,11 +46,11 @@ def read_filter(path: Path, suffix: str = "T1w") -> Filter:
         raise InputError(f"cannot be read ({error.strerror})", remedy="check the path", path=path) from None
     except (ValueError, AttributeError):
         raise InputError("this is no filter file", remedy='write {"t1w": {"session": "02"}}', path=path) from None
-    tests = {}
+    tests: dict[str, Any] = {}
     for name, value in conditions.items():
         if name in _ALWAYS:
             continue
-        short = _SHORT.get(name, name)
+        short = _SHORT.get(str(name), str(name))
         if short not in _SHORT.values():
             raise InputError(f"'{name}' is no entity of a scan", remedy=f"use {', '.join(_SHORT)}", path=path)
         tests[short] = value

@@ -117,8 +117,10 @@ class GroupRun:
         if self.round == 0 and note["second"]:
             self.round, self.first = 1, self.fit_key
             return self._look()
-        self.run.note(f"fitted scanner {self.group.name} to {len(self.alive)} scans")
-        return self._harmonize(self.fit_key)
+        tasks = self._harmonize(self.fit_key)
+        if tasks:
+            self.run.note(f"scanner {self.group.name} is fitted to {len(self.alive)} scans")
+        return tasks
 
     def _harmonize(self, scanner: str | None) -> list[Task]:
         ledger, settings = self.run.ledger, self.run.settings

@@ -28,7 +28,7 @@ def write_cohort_page(ledger: Ledger, rows: Sequence[Row], title: str) -> Path:
 def _summary(rows: Sequence[Row]) -> Section:
     states = Counter(row["status"] for row in rows)
     verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
-    before, after = (_median([r[k] for r in rows if r[k] is not None]) for k in ("excess_before", "excess_after"))
+    before, after = _medians(rows)
     facts = [
         ("scans", str(len(rows))),
         *((state, str(count)) for state, count in sorted(states.items())),
@@ -52,9 +52,7 @@ def _scanners(rows: Sequence[Row]) -> Section:
         groups.setdefault("alone" if row["scanner_scans"] == 1 else row["scanner"], []).append(row)
     cells = []
     for name, members in sorted(groups.items()):
-        before, after = (
-            _median([m[k] for m in members if m[k] is not None]) for k in ("excess_before", "excess_after")
-        )
+        before, after = _medians(members)
         reasons = sorted({m["why"] for m in members})
         more = f"; and {len(reasons) - 3} reasons more" if len(reasons) > 3 else ""
         cells.append((name, str(len(members)), before, after, "; ".join(reasons[:3]) + more))
@@ -86,6 +84,11 @@ def _scans(rows: Sequence[Row]) -> Section:
         for r in worst
     ]
     return Section("Scans", notes=("The least typical results first.",), head=_HEAD, rows=cells)
+
+
+def _medians(rows: Sequence[Row]) -> tuple[str, str]:
+    before, after = ([r[k] for r in rows if r[k] is not None] for k in ("excess_before", "excess_after"))
+    return _median(before), _median(after)
 
 
 def _median(values: Sequence[float]) -> str:

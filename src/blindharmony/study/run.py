@@ -123,8 +123,8 @@ def run_study(
                 tally.done += 1
                 tally.seconds.append(float(outcome.value.get("seconds") or 0))
                 say(_finished(outcome.value), tally)
-            group = owner.pop(outcome.task.name)
-            submit(group.after(outcome), group)
+            mine = owner.pop(outcome.task.name)
+            submit(mine.after(outcome), mine)
     except BaseException:
         # The first trouble is the one to report, a full disk for example.
         with suppress(OutputError):

@@ -112,7 +112,9 @@ class ProcessEngine:
         if not text:
             code = self._bury(worker)
             how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            return worker.task and Outcome(worker.task, error=f"the worker died ({how})", kind="WorkerDied", lost=True)
+            if worker.task is None:
+                return None
+            return Outcome(worker.task, error=f"the worker died ({how})", kind="WorkerDied", lost=True)
         worker.said += text
         if not worker.said.endswith(b"\n") or worker.task is None:
             return None
