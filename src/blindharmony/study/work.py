@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from blindharmony.result import HarmonizeResult
     from blindharmony.target import Target
 
+_MASK = {"Description": "Brain that was harmonized", "Type": "Brain", "SpatialReference": "orig"}
+
 
 def look(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Summarize a scan into ``asked["file"]``."""
@@ -94,7 +96,7 @@ def harmonize(asked: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("the scan was changed while the run was going on", remedy="run again", path=asked["scan"])
     result.save(staged, report=asked["report"], uncertainty=asked["uncertainty"], overwrite=True)
     mask = staged / sidecar_name(mask_name(result.name))
-    write_sidecar(mask, {"Type": "Brain", "Sources": [source], "SpatialReference": "orig"}, overwrite=True)
+    write_sidecar(mask, {**_MASK, "Sources": [source]}, overwrite=True)
     home = Path(asked["home"])
     record = publish(staged, Path(asked["out"]), asked["folder"], home, {**asked["record"], **_figures(result)})
     if asked["cache"]:
