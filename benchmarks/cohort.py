@@ -69,7 +69,8 @@ def measured(study: Path, out: Path, procs: int, a: argparse.Namespace) -> dict[
         "participant",
         "--skip-bids-validation",
     ]
-    words += ["--target", a.target, "--n-procs", str(procs), "-q", *(["--scanner-grouping", "none"] if a.alone else [])]
+    words += ["--target", a.target, "--n-procs", str(procs), "-q", "--skip-bids-validation"]
+    words += ["--scanner-grouping", "none"] if a.alone else []
     wall, peak = timed(words)
     again, _ = timed(words)
     home = out / ".blindharmony"
