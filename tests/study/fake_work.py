@@ -65,7 +65,7 @@ def _begin(stage, asked):
     if behaviour == "fail":
         raise InputError("the scan is a fake", remedy="take another", path=asked["scan"])
     if behaviour == "full":
-        raise OutputError("the disk is full", remedy="free some space", path=asked["file"])
+        raise OutputError("the disk is full", remedy="free some space", path=asked["scan"])
     mark = Path(asked["scan"]).with_suffix(".died")
     if behaviour == "die" or (behaviour == "die once" and not mark.exists()):
         mark.touch()
