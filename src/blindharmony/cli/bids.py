@@ -1,0 +1,204 @@
+"""``blindharmony bids``: a whole BIDS data set, participant by participant, then a table of the cohort."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from blindharmony.cli import bids_engine
+from blindharmony.cli.bids_engine import both
+from blindharmony.cli.console import Screen, Stage
+from blindharmony.errors import UsageError
+
+_EPILOG = """\
+Results are BIDS derivatives: OUTPUT_DIR/sub-01/anat/sub-01_desc-harmonized_T1w.nii.gz, .json, .html (the report) and
+sub-01_desc-brain_mask.nii.gz. Scans of one scanner and sequence are recognised by their sidecars and fitted together.
+
+Run the same command again after any interruption: what is done is not done again, what has changed is.
+Scans that failed are listed in OUTPUT_DIR/failures.tsv with the reason.
+
+examples:
+  blindharmony bids study out participant --n-procs 8
+  blindharmony bids study out group                          writes cohort.tsv and cohort.html
+  blindharmony bids study out participant --participant-label 01 02 --target mysite.safetensors
+  blindharmony bids study out participant --mask-dir study/derivatives/fmriprep --scanner-column site
+  blindharmony bids study out participant --jobqueue slurm --jobs 50 --job-walltime 04:00:00
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb."""
+    p = verbs.add_parser(
+        "bids",
+        help="harmonize a whole BIDS data set, in parallel, resumable",
+        description="Harmonize every scan of a BIDS data set to a target scanner.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="the data set; nothing is written there")
+    p.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="folder for the derivatives")
+    p.add_argument("level", choices=("participant", "group"), help="harmonize scans, or make the table of the cohort")
+    p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
+    which = p.add_argument_group("which scans")
+    which.add_argument(*both("--participant-label"), nargs="+", metavar="LABEL", help="with or without sub-")
+    which.add_argument(*both("--session-label"), nargs="+", metavar="LABEL", help="with or without ses-")
+    which.add_argument(*both("--bids-filter-file"), type=Path, metavar="FILE", help='JSON: {"t1w": {"run": 1}}')
+    which.add_argument(*both("--skip-bids-validation"), action="store_true", help="do not check the data set")
+    which.add_argument(*both("--mask-dir"), type=Path, metavar="DIR", help="derivatives with desc-brain masks")
+    which.add_argument(*both("--mask-command"), metavar="CMD", help="brain extractor, with {input} and {output} in it")
+    scanners = p.add_argument_group("which scans share a scanner")
+    scanners.add_argument(
+        *both("--scanner-grouping"),
+        choices=("auto", "none"),
+        default="auto",
+        help="auto: by the metadata of the sidecars; none: every scan alone (default: %(default)s)",
+    )
+    scanners.add_argument(*both("--scanner-column"), metavar="COL", help="column of participants.tsv or *_scans.tsv")
+    scanners.add_argument(
+        *both("--scratch-gb"),
+        type=float,
+        default=50.0,
+        metavar="G",
+        help="disk for prepared scans of a group between its stages; larger groups are prepared again each time "
+        "(default: %(default)s)",
+    )
+    how = p.add_argument_group("how")
+    how.add_argument(*both("--no-refine"), action="store_true", help="only an intensity curve: leave noise and blur")
+    how.add_argument("--uncertainty", action="store_true", help="also write the error bar of every voxel")
+    how.add_argument(*both("--keep-bias"), action="store_true", help="leave the scan's own bias field in the result")
+    how.add_argument(*both("--no-report"), action="store_true", help="write no HTML reports")
+    how.add_argument("--device", default="cpu", help="auto, cpu or cuda: workers share the GPUs (default: %(default)s)")
+    how.add_argument("--seed", type=int, default=0, help="equal seeds give equal files (default: %(default)s)")
+    how.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    bids_engine.add_options(p.add_argument_group("who does the work"))
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Harmonize the cohort, or describe it."""
+    from blindharmony.study.description import check_input, check_output
+    from blindharmony.study.validator import check_with_validator
+
+    if not arguments.bids_dir.is_dir():
+        raise UsageError(f"{arguments.bids_dir}: no such folder", remedy="give a BIDS data set")
+    check_output(arguments.bids_dir, arguments.output_dir)
+    if arguments.level == "group":
+        return _group(arguments, screen)
+    bids_engine.check(arguments)
+    if arguments.scanner_column and arguments.scanner_grouping == "none":
+        raise UsageError("--scanner-column and --scanner-grouping none exclude each other", remedy="use one of them")
+    if arguments.mask_dir and not arguments.mask_dir.is_dir():
+        raise UsageError(f"{arguments.mask_dir}: no such folder", remedy="check --mask-dir")
+    if not arguments.skip_bids_validation:
+        check_input(arguments.bids_dir)
+        check_with_validator(arguments.bids_dir)
+    return _participant(arguments, screen)
+
+
+def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
+    from blindharmony.pipeline import resolved_device
+    from blindharmony.study.description import describe
+    from blindharmony.study.ledger import Ledger
+    from blindharmony.study.planning import make_plan
+    from blindharmony.study.run import held, run_study
+    from blindharmony.study.settings import Settings
+    from blindharmony.target import load_target
+
+    device = resolved_device(arguments.device)
+    target = load_target(arguments.target)
+    file = Path(arguments.target)
+    settings = Settings(
+        target=str(file.resolve()) if file.exists() else arguments.target,
+        digest=target.digest,
+        mask_command=arguments.mask_command,
+        refine=not arguments.no_refine,
+        keep_bias=arguments.keep_bias,
+        uncertainty=arguments.uncertainty,
+        report=not arguments.no_report,
+        device=device,
+        seed=arguments.seed,
+    )
+    groups = _groups(arguments, target.info.suffix, screen)
+    with held(Ledger(arguments.output_dir.resolve())) as ledger:
+        describe(arguments.bids_dir, ledger.out, target.info.name)
+        screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
+        masks = arguments.mask_dir and arguments.mask_dir.resolve()
+        plan = make_plan(groups, ledger, masks=masks)
+        if masks and plan.without_mask:
+            screen.problem(f"blindharmony: warning: no mask for {plan.without_mask} scans; their brain will be found")
+        engine, who = bids_engine.engine(arguments, device, ledger.home / "logs", len(plan.items))
+        screen.note(f"harmonizing to {target.info.name} with {who}")
+        try:
+            with screen.progress("scans") as stage:
+                tally = run_study(
+                    plan,
+                    settings,
+                    ledger,
+                    engine,
+                    scratch=int(arguments.scratch_gb / 0.08),
+                    say=lambda line, tally: _say(screen, stage, line, tally),
+                )
+        finally:
+            engine.close()
+    _end(screen, tally, ledger.out)
+    return 1 if tally.finished < tally.total or tally.failed else 0
+
+
+def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Any]:
+    from blindharmony.study.columns import column_of
+    from blindharmony.study.filters import read_filter
+    from blindharmony.study.layout import bids_scans
+    from blindharmony.study.scanners import alone, by_label, by_metadata
+
+    root = arguments.bids_dir.resolve()
+    scans, odd = bids_scans(
+        root,
+        suffix=suffix,
+        participants=arguments.participant_label,
+        sessions=arguments.session_label,
+        only=read_filter(arguments.bids_filter_file, suffix) if arguments.bids_filter_file else None,
+    )
+    for line in odd:
+        screen.problem(f"blindharmony: warning: {line}")
+    if arguments.scanner_column:
+        groups = by_label(scans, column_of(root, scans, arguments.scanner_column), arguments.scanner_column)
+    else:
+        groups = alone(scans) if arguments.scanner_grouping == "none" else by_metadata(scans)
+    for group in groups:
+        if len(group.scans) > 1:
+            screen.note(f"scanner {group.name}: {len(group.scans)} scans, {group.why}")
+    if single := sum(len(group.scans) == 1 for group in groups):
+        screen.note(f"alone: {single} scans")
+    return groups
+
+
+def _say(screen: Screen, stage: Stage, line: str, tally: Any) -> None:
+    stage(f"{tally.finished} of {tally.total} scans", tally.finished / max(1, tally.total))
+    if "failed:" in line:
+        screen.problem(f"blindharmony: {line}")
+    elif line:
+        screen.note(f"[{tally.finished}/{tally.total}] {line}")
+
+
+def _end(screen: Screen, tally: Any, out: Path) -> None:
+    parts = [f"{tally.done} scans harmonized", *([f"{tally.kept} were done before"] if tally.kept else [])]
+    screen.result(f"{out}: {', '.join(parts)}")
+    if tally.failed:
+        screen.problem(f"blindharmony: {len(tally.failed)} of {tally.total} scans failed; see {out / 'failures.tsv'}")
+
+
+def _group(arguments: argparse.Namespace, screen: Screen) -> int:
+    from blindharmony.errors import NothingFoundError
+    from blindharmony.study.ledger import Ledger, read_json
+    from blindharmony.study.page import write_cohort_page
+    from blindharmony.study.table import cohort_rows, write_table
+
+    ledger = Ledger(arguments.output_dir.resolve())
+    rows = cohort_rows(ledger)
+    if not rows:
+        raise NothingFoundError("no run has been here", remedy="run the participant level first", path=ledger.out)
+    title = str((read_json(arguments.bids_dir / "dataset_description.json") or {}).get("Name", arguments.bids_dir.name))
+    screen.result(str(write_table(ledger, rows)))
+    screen.result(str(write_cohort_page(ledger, rows, title)))
+    return 0

@@ -1,0 +1,139 @@
+"""Which scans one scanner made with one sequence, and how that is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blindharmony.study.layout import Scan
+from blindharmony.study.metadata import metadata
+
+_MACHINE = ("Manufacturer", "ManufacturersModelName", "DeviceSerialNumber", "SoftwareVersions")
+# Without a serial number, two machines of a kind differ at most in where they stand.
+_PLACE = ("StationName", "InstitutionName")
+# Significant digits. The shortest echo time depends a little on how the slab is turned.
+_NUMBERS = {"MagneticFieldStrength": 2, "RepetitionTime": 3, "EchoTime": 2, "InversionTime": 3, "FlipAngle": 3}
+_UNITS = {"MagneticFieldStrength": "T", "RepetitionTime": "s", "EchoTime": "s", "InversionTime": "s", "FlipAngle": "°"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scans that are fitted together; one scan is harmonized alone.
+
+    Attributes:
+        name: Short, unique in the data set.
+        why: What they share, or why a scan is alone; one sentence.
+        scans: Sorted by place.
+    """
+
+    name: str
+    why: str
+    scans: tuple[Scan, ...]
+
+
+def by_metadata(scans: Sequence[Scan], read: Callable[[Scan], Mapping[str, Any]] = metadata) -> list[Group]:
+    """Group scans whose sidecars name the same machine, software and sequence.
+
+    A field that two scans both lack does not part them; one that only one of them has does. Scans without any of the
+    fields go one by one.
+
+    Args:
+        scans: The scans.
+        read: Gives a scan's metadata.
+    """
+    return _grouped(scans, lambda scan: signature(read(scan)), _described, _short, "no sidecar names its scanner")
+
+
+def by_label(scans: Sequence[Scan], labels: Mapping[str, str], column: str) -> list[Group]:
+    """Group scans by a label of each scan's place; scans without label go one by one."""
+
+    def label(scan: Scan) -> dict[str, Any]:
+        found = labels.get(scan.place, "")
+        return {column: found} if found else {}
+
+    described = lambda shared: f"{column} is {shared[column]}"  # noqa: E731
+    return _grouped(scans, label, described, lambda shared: shared[column], f"no {column} is given for it")
+
+
+def alone(scans: Sequence[Scan]) -> list[Group]:
+    """Every scan by itself."""
+    return _grouped(scans, lambda scan: {}, str, str, "scans were asked to go one by one")
+
+
+def signature(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells scanners and sequences apart, rounded to what one scanner repeats.
+
+    Example:
+        >>> signature({"Manufacturer": " SIEMENS", "EchoTime": 0.00298, "RepetitionTime": 2.3})
+        {'Manufacturer': 'siemens', 'RepetitionTime': 2.3, 'EchoTime': 0.003}
+        >>> signature({"StationName": "MR1", "FlipAngle": "unknown"})
+        {}
+    """
+    words: dict[str, Any] = {k: text for k in _MACHINE if (text := _word(found.get(k)))}
+    numbers = {k: n for k, digits in _NUMBERS.items() if (n := _number(found.get(k), digits)) is not None}
+    if not words and not numbers:
+        return {}
+    if "DeviceSerialNumber" not in words:
+        words |= {k: text for k in _PLACE if (text := _word(found.get(k)))}
+    return words | numbers
+
+
+def _word(value: Any) -> str:
+    parts = value if isinstance(value, list) else [value]
+    text = " ".join(" ".join(str(p).split()) for p in parts if p is not None).lower()
+    return "" if text in ("n/a", "none", "unknown") else text
+
+
+def _number(value: Any, digits: int) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        return None
+    return float(f"{value:.{digits}g}")
+
+
+def _grouped(
+    scans: Sequence[Scan],
+    key: Callable[[Scan], dict[str, Any]],
+    described: Callable[[dict[str, Any]], str],
+    short: Callable[[dict[str, Any]], str],
+    without: str,
+) -> list[Group]:
+    shared: dict[str, dict[str, Any]] = {}
+    members: dict[str, list[Scan]] = {}
+    single = []
+    for scan in sorted(scans, key=lambda s: s.place):
+        if not (found := key(scan)):
+            single.append(Group(f"alone-{scan.id}", f"alone: {without}", (scan,)))
+            continue
+        text = json.dumps(found, sort_keys=True)
+        shared[text] = found
+        members.setdefault(text, []).append(scan)
+    groups = []
+    for text, together in members.items():
+        why = described(shared[text]) + ("" if len(together) > 1 else "; its only scan, so it goes alone")
+        mark = hashlib.sha256(text.encode()).hexdigest()[:6]
+        groups.append(Group(f"{_slug(short(shared[text]))}-{mark}", why, tuple(together)))
+    return [*groups, *single]
+
+
+def _described(shared: Mapping[str, Any]) -> str:
+    return "same " + ", ".join(f"{k} {v:g} {_UNITS[k]}" if k in _UNITS else f"{k} '{v}'" for k, v in shared.items())
+
+
+def _short(shared: Mapping[str, Any]) -> str:
+    field = f"{shared['MagneticFieldStrength']:g}T" if "MagneticFieldStrength" in shared else ""
+    parts = [str(shared.get(k, "")) for k in ("Manufacturer", "ManufacturersModelName")]
+    return " ".join(p for p in (*parts, field) if p) or "scanner"
+
+
+def _slug(text: str) -> str:
+    """Text as a part of a file name.
+
+    Example:
+        >>> _slug("../Site A: 3T")
+        'Site-A-3T'
+    """
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:40] or "scanner"

@@ -1,0 +1,141 @@
+"""The three pieces of work of a cohort run, as workers do them: look at a scan, fit a scanner, harmonize a scan.
+
+Each takes JSON and returns JSON, writes whole files or none, and may be done twice without harm.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blindharmony.errors import InputError, UsageError
+from blindharmony.image import mask_name, sidecar_name, write_sidecar
+from blindharmony.study.ledger import note_path
+from blindharmony.study.publish import publish
+from blindharmony.version import VERSION
+
+if TYPE_CHECKING:
+    from blindharmony.result import HarmonizeResult
+    from blindharmony.target import Target
+
+_MASK = {"Description": "Brain that was harmonized", "Type": "Brain", "SpatialReference": "orig"}
+
+
+def look(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Summarize a scan into ``asked["file"]``."""
+    from blindharmony.group import summarize_scan
+    from blindharmony.harmonization.scanner import ScannerModel
+    from blindharmony.study.summaries import keep_summary
+
+    target = _target(asked)
+    first = ScannerModel.load(Path(asked["first"]), target) if asked["first"] else None
+    found = summarize_scan(
+        asked["scan"],
+        target,
+        scanner=first,
+        mask=asked["mask"],
+        mask_command=asked["mask_command"],
+        device=asked["device"],
+        cache=_cache(asked),
+    )
+    file = Path(asked["file"])
+    keep_summary(file, found)
+    stage = file.name.split(".")[0]
+    for old in file.parent.glob(f"{stage}.*.safetensors"):
+        if old != file:
+            old.unlink(missing_ok=True)
+    return {}
+
+
+def fit(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit a scanner to summaries and keep it in ``asked["file"]``; in the second round with the first inside."""
+    from blindharmony.group import in_two_rounds, needs_second_round
+    from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
+    from blindharmony.study.summaries import kept_summary
+
+    target = _target(asked)
+    summaries = [kept_summary(Path(p)) for p in asked["summaries"]]
+    if asked["first"]:
+        model = in_two_rounds(ScannerModel.load(Path(asked["first"]), target), summaries, target)
+    else:
+        model = fit_scanner(summaries, target)
+    second = not asked["first"] and needs_second_round(model, target)
+    file = model.save(Path(asked["file"]), overwrite=True)
+    note = {"second": second, "digest": model.digest, "scans": model.scans, "disagreement": model.disagreement}
+    write_sidecar(note_path(file), note, overwrite=True)
+    return note
+
+
+def harmonize(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Harmonize a scan, publish the files and return its record."""
+    from blindharmony.pipeline import harmonize as one
+
+    staged = Path(asked["staging"])
+    shutil.rmtree(staged, ignore_errors=True)
+    result = one(
+        asked["scan"],
+        _target(asked),
+        mask=asked["mask"],
+        mask_command=asked["mask_command"],
+        scanner=asked["scanner"],
+        refine=asked["refine"],
+        keep_bias=asked["keep_bias"],
+        device=asked["device"],
+        seed=asked["seed"],
+        cache=_cache(asked),
+    )
+    # Times differ from run to run and are kept in the record; the files must not.
+    result = replace(result, figures={k: v for k, v in result.figures.items() if not k.startswith("seconds ")})
+    source = f"bids:raw:{asked['place']}"
+    result.sidecar["Sources"] = [source]
+    if result.sidecar["SourceSHA256"] != asked["sha"]:
+        raise InputError("the scan was changed while the run was going on", remedy="run again", path=asked["scan"])
+    result.save(staged, report=asked["report"], uncertainty=asked["uncertainty"], overwrite=True)
+    mask = staged / sidecar_name(mask_name(result.name))
+    write_sidecar(mask, {**_MASK, "Sources": [source]}, overwrite=True)
+    home = Path(asked["home"])
+    record = publish(staged, Path(asked["out"]), asked["folder"], home, {**asked["record"], **_figures(result)})
+    if asked["cache"]:
+        shutil.rmtree(_cache(asked) or home / "prepared", ignore_errors=True)
+    return record
+
+
+def _figures(result: HarmonizeResult) -> dict[str, Any]:
+    before, after = result.before, result.after
+    return {
+        "status": "done",
+        "verdict": result.trust.level,
+        "headline": result.trust.headline,
+        "warnings": list(result.warnings),
+        "seconds": round(sum(result.seconds.values()), 2),
+        "excess_before": before and round(before.excess, 3),
+        "excess_after": after and round(after.excess, 3),
+        "bits_before": before and round(before.bits, 4),
+        "bits_after": after and round(after.bits, 4),
+        "figures": dict(result.figures),
+    }
+
+
+def _cache(asked: Mapping[str, Any]) -> Path | None:
+    return Path(asked["home"], "prepared") if asked["cache"] else None
+
+
+def _target(asked: Mapping[str, Any]) -> Target:
+    if asked["version"] != VERSION:
+        what = f"the worker has blindharmony {VERSION}, the run {asked['version']}"
+        raise UsageError(what, remedy="install the same version everywhere")
+    target = _loaded(asked["target"])
+    if target.digest != asked["digest"]:
+        raise UsageError(f"the worker finds another target model in {asked['target']}", remedy="run again")
+    return target
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str) -> Target:
+    from blindharmony.target import load_target
+
+    return load_target(name)

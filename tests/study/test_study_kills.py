@@ -1,0 +1,92 @@
+"""Killed at any moment, a run that is started again finishes the rest, repeats nothing and leaves no half file."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from blindharmony.study.engines.processes import ProcessEngine
+from blindharmony.study.engines.serial import SerialEngine
+from blindharmony.study.ledger import Ledger
+from fake_study import fake_run, make_study
+from fake_work import whole
+
+_FORK = multiprocessing.get_context("fork")
+
+
+def _state(out):
+    """Scans that are recorded as done, and summaries that are there."""
+    done = set()
+    for file in out.glob(".blindharmony/scans/*/record.json"):
+        record = json.loads(file.read_text())  # never half a record
+        assert record["status"] == "done"
+        assert Ledger(out).whole(record)
+        done.add(file.parent.name)
+    looks = {(f.parent.name, f.name.split(".")[0]) for f in out.glob(".blindharmony/scans/*/round*.safetensors")}
+    for file in out.glob("sub-*/**/*_*"):
+        assert file.is_dir() or whole(file), file
+    return done, looks
+
+
+def _check(out, diary, begin, before):
+    """Nothing that was there has been begun again."""
+    done, looks = before
+    for line in diary()[begin:]:
+        stage, name = line.split()[:2]
+        scan = name.removesuffix(".nii.gz")
+        assert stage != "harmonize" or scan not in done
+        assert stage != "look" or not {(scan, "round1"), (scan, "round2")} <= looks
+
+
+def _kill_until(kills, study, folder, diary, make_engine, longest):
+    """Start and kill runs until there were so many kills; a finished cohort is followed by a new one."""
+    rng, killed, cohort = random.Random(0), 0, 0
+    out = folder / "out0"
+    while killed < kills:
+        before, begin = _state(out), len(diary())
+        child = _FORK.Process(target=lambda: fake_run(study, out, make_engine()))
+        child.start()
+        time.sleep(rng.uniform(0, longest))
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        _check(out, diary, begin, before)
+        if child.exitcode == -signal.SIGKILL:
+            killed += 1
+        else:
+            assert child.exitcode == 0
+            _finished(out)
+            cohort += 1
+            out = folder / f"out{cohort}"
+    before, begin = _state(out), len(diary())
+    fake_run(study, out)
+    _check(out, diary, begin, before)
+    _finished(out)
+
+
+def _finished(out):
+    done, _ = _state(out)
+    assert len(done) == 6
+    names = [f.name for f in out.glob("sub-*/**/*") if f.is_file()]
+    assert len(names) == 12
+    assert not any(".tmp" in f.name for f in out.rglob("*"))
+
+
+def test_fifty_kills(study, tmp_path, diary):
+    _kill_until(50, study, tmp_path, diary, SerialEngine, 0.25)
+
+
+def test_kills_of_a_run_with_workers(study, tmp_path, diary):
+    _kill_until(4, study, tmp_path, diary, lambda: ProcessEngine([{}, {}]), 2.0)
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_of_many_scans(tmp_path, diary):
+    known = {f"sub-0{i}": {"DeviceSerialNumber": "1"} for i in range(6)}
+    study = make_study(tmp_path / "s", {f"sub-0{i}": f"ok: {i}" for i in range(6)}, known)
+    _kill_until(160, study, tmp_path, diary, SerialEngine, 0.3)
+    _kill_until(40, study, tmp_path / "b", diary, lambda: ProcessEngine([{}, {}]), 3.0)

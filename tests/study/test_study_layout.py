@@ -1,0 +1,135 @@
+"""Which scans are meant, what their sidecars say, and which mask is theirs."""
+
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blindharmony.errors import InputError, NothingFoundError, UsageError
+from blindharmony.study.columns import column_of
+from blindharmony.study.filters import read_filter
+from blindharmony.study.layout import bids_scans
+from blindharmony.study.masks import find_mask
+from blindharmony.study.metadata import metadata
+from fake_study import make_study
+
+
+@pytest.fixture
+def visits(tmp_path):
+    return make_study(tmp_path / "s", dict.fromkeys(("sub-01/ses-1", "sub-01/ses-2", "sub-02"), "ok: 1"))
+
+
+def places(found):
+    return [scan.place for scan in found[0]]
+
+
+def test_participants_sessions_and_spellings(visits):
+    assert len(places(bids_scans(visits))) == 3
+    assert places(bids_scans(visits, participants=["sub-02"])) == ["sub-02/anat/sub-02_T1w.nii.gz"]
+    for label in ("2", "ses-2"):
+        assert places(bids_scans(visits, sessions=[label])) == ["sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"]
+    scan = bids_scans(visits, sessions=["1"])[0][0]
+    assert scan.result == "sub-01/ses-1/anat/sub-01_ses-1_desc-harmonized_T1w.nii.gz"
+    with pytest.raises(NothingFoundError, match="99"):
+        bids_scans(visits, participants=["01", "99"])
+    with pytest.raises(NothingFoundError, match="no scan found"):
+        bids_scans(visits, suffix="T2w")
+
+
+@given(label=st.text(max_size=12))
+def test_a_label_is_letters_and_digits_or_refused(label, tmp_path_factory):
+    root = make_study(tmp_path_factory.getbasetemp() / "labels", {"sub-01": "ok: 1"})
+    try:
+        bids_scans(root, participants=[label])
+    except NothingFoundError:
+        assert label.removeprefix("sub-").replace("+", "x").isalnum()
+    except UsageError:
+        assert not (label.isascii() and label.isalnum())
+    else:
+        assert label.removeprefix("sub-") == "01"
+
+
+def test_names_that_lie_are_passed_over_with_a_word(visits):
+    anat = visits / "sub-02" / "anat"
+    (anat / "sub-03_T1w.nii.gz").touch()
+    (anat / "sub-02_acq-..%2f_T1w.nii.gz").touch()
+    (anat / "sub-02_T1w.nii").touch()
+    (anat / "._sub-02_T1w.nii.gz").touch()
+    found, odd = bids_scans(visits)
+    assert len(found) == 3
+    assert len(odd) == 3
+    assert any("does not fit the folder" in line for line in odd)
+    assert any("would have the name" in line for line in odd)
+
+
+def test_a_filter_file(tmp_path):
+    root = make_study(tmp_path / "s", {"sub-01": "ok: 1"})
+    anat = root / "sub-01" / "anat"
+    for more in ("run-01", "run-02", "acq-fast_run-3"):
+        (anat / f"sub-01_{more}_T1w.nii.gz").touch()
+    file = tmp_path / "filter.json"
+
+    def count(**conditions):
+        file.write_text(json.dumps({"bold": {"task": "rest"}, "t1w": conditions}))
+        return len(places(bids_scans(root, only=read_filter(file))))
+
+    assert count() == 4
+    assert count(run=1) == 1
+    assert count(run=[1, 2]) == 2
+    assert count(run=None) == 1
+    assert count(acquisition="fast", datatype="anat") == 1
+    assert count(acquisition="Query.ANY") == 1
+    with pytest.raises(InputError, match="colour"):
+        count(colour="red")
+    for text in ("[", "[1]", '{"t1w": 3}'):
+        file.write_text(text)
+        with pytest.raises(InputError):
+            read_filter(file)
+
+
+def test_the_nearer_sidecar_wins(visits):
+    (visits / "T1w.json").write_text(json.dumps({"Manufacturer": "A", "EchoTime": 1, "FlipAngle": 8}))
+    (visits / "acq-x_T1w.json").write_text(json.dumps({"FlipAngle": 9}))
+    (visits / "T2w.json").write_text(json.dumps({"EchoTime": 7}))
+    (visits / "sub-01" / "sub-01_T1w.json").write_text(json.dumps({"EchoTime": 2, "RepetitionTime": 2}))
+    below = visits / "sub-01" / "ses-2" / "anat"
+    (below / "sub-01_ses-2_T1w.json").write_text(json.dumps({"EchoTime": 3}))
+    one, two, other = (metadata(scan) for scan in bids_scans(visits)[0])
+    assert one == {"Manufacturer": "A", "EchoTime": 2, "FlipAngle": 8, "RepetitionTime": 2}
+    assert two == {**one, "EchoTime": 3}
+    assert other == {"Manufacturer": "A", "EchoTime": 1, "FlipAngle": 8}
+
+
+def test_columns_of_participants_and_scans(visits):
+    scans, _ = bids_scans(visits)
+    (visits / "participants.tsv").write_text("\ufeffparticipant_id\tsite\nsub-01\tA\n02\tn/a\n")
+    (visits / "sub-01/ses-2/sub-01_ses-2_scans.tsv").write_text("filename\tsite\nanat/sub-01_ses-2_T1w.nii.gz\tB\n")
+    found = column_of(visits, scans, "site")
+    assert {k.split("/")[1]: v for k, v in found.items()} == {"ses-1": "A", "ses-2": "B"}
+    with pytest.raises(UsageError, match="site"):
+        column_of(visits, scans, "scanner")
+
+
+def test_a_mask_is_the_scans_own_and_native(visits, tmp_path):
+    first, second, other = bids_scans(visits)[0]
+    masks = tmp_path / "masks"
+
+    def put(place):
+        (masks / place).parent.mkdir(parents=True, exist_ok=True)
+        (masks / place).touch()
+        return masks / place
+
+    put("sub-01/ses-1/anat/sub-01_ses-1_space-MNI152NLin2009cAsym_desc-brain_mask.nii.gz")
+    put("sub-01/ses-1/anat/sub-01_ses-1_run-2_desc-brain_mask.nii.gz")
+    put("sub-01/ses-1/anat/sub-01_ses-1_desc-lesion_mask.nii.gz")
+    assert find_mask(masks, first) is None
+    whole = put("sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    own = put("sub-01/ses-2/anat/sub-01_ses-2_desc-brain_mask.nii.gz")
+    assert [find_mask(masks, s) for s in (first, second, other)] == [whole, own, None]
+
+
+def test_a_broken_link_is_a_scan(visits):
+    os.symlink(visits / "annex" / "gone", visits / "sub-02" / "anat" / "sub-02_run-2_T1w.nii.gz")
+    assert len(places(bids_scans(visits))) == 4

@@ -1,0 +1,63 @@
+"""Scans of one scanner come together, others do not, and it is said why."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blindharmony.study.layout import Scan
+from blindharmony.study.scanners import alone, by_label, by_metadata
+
+FIELDS = {
+    "Manufacturer": st.sampled_from(["Siemens", "siemens ", "GE", None, ""]),
+    "DeviceSerialNumber": st.sampled_from(["1", 1, "2", "n/a"]),
+    "SoftwareVersions": st.sampled_from(["VB17", ["VB17"], "VE11"]),
+    "MagneticFieldStrength": st.sampled_from([3, 3.0, 2.99, 1.5]),
+    "EchoTime": st.sampled_from([0.00298, 0.003, 0.004]),
+    "InstitutionName": st.sampled_from(["A", "B"]),
+}
+
+
+def scans(count):
+    return [Scan(None, f"sub-{i:03d}/anat/sub-{i:03d}_T1w.nii.gz", {"sub": f"{i:03d}"}) for i in range(count)]
+
+
+@given(st.lists(st.fixed_dictionaries({}, optional=FIELDS), min_size=1, max_size=12), st.randoms())
+def test_groups_are_a_partition_whatever_the_order(found, random):
+    all_scans = scans(len(found))
+    known = dict(zip((s.id for s in all_scans), found, strict=True))
+    groups = by_metadata(all_scans, lambda s: known[s.id])
+    members = [s.id for g in groups for s in g.scans]
+    assert sorted(members) == [s.id for s in all_scans]
+    assert len({g.name for g in groups}) == len(groups)
+    mixed = random.sample(all_scans, len(all_scans))
+    assert by_metadata(mixed, lambda s: known[s.id]) == groups
+    for group in groups:
+        serials = {str(known[s.id].get("DeviceSerialNumber", "n/a")) for s in group.scans}
+        assert len(serials) == 1
+        assert group.why
+
+
+def test_spelling_and_last_digits_do_not_part_scans_but_real_differences_do():
+    one = {"Manufacturer": "Siemens", "MagneticFieldStrength": 3, "EchoTime": 0.00298}
+    same = {"Manufacturer": " SIEMENS", "MagneticFieldStrength": 2.99, "EchoTime": 0.003}
+    for other, together in ((same, True), ({**same, "FlipAngle": 9}, False), ({}, False), ({"Other": 1}, False)):
+        known = dict(zip(("sub-000_T1w", "sub-001_T1w"), (one, other), strict=True))
+        assert (len(by_metadata(scans(2), lambda s, k=known: k[s.id])) == 1) is together
+
+
+def test_places_count_only_without_serial_number():
+    def groups(**more):
+        known = {"sub-000_T1w": {"InstitutionName": "A", **more}, "sub-001_T1w": {"InstitutionName": "B", **more}}
+        return len(by_metadata(scans(2), lambda s: known[s.id]))
+
+    assert groups(Manufacturer="GE") == 2
+    assert groups(Manufacturer="GE", DeviceSerialNumber="7") == 1
+
+
+def test_scans_without_metadata_or_label_go_alone():
+    assert [g.why for g in by_metadata(scans(2), lambda s: {})] == ["alone: no sidecar names its scanner"] * 2
+    first, second, third = scans(3)
+    labels = {first.place: "A/B", second.place: "A/B"}
+    groups = by_label([third, second, first], labels, "site")
+    assert [(len(g.scans), g.why) for g in groups] == [(2, "site is A/B"), (1, "alone: no site is given for it")]
+    assert groups[0].name.startswith("A-B-")
+    assert len(alone(scans(3))) == 3
