@@ -12,6 +12,7 @@ from blindharmony.image.names import (
 )
 from blindharmony.image.sidecar import write_sidecar
 from blindharmony.image.template import Template
+from blindharmony.image.text import parse_json, read_text
 from blindharmony.image.volume import Volume, read_volume
 from blindharmony.image.write import write_like
 
@@ -24,6 +25,8 @@ __all__ = [
     "is_bids",
     "mask_name",
     "output_name",
+    "parse_json",
+    "read_text",
     "read_volume",
     "report_name",
     "sidecar_name",
