@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from blindharmony.harmonization.trust import Trust
 from blindharmony.harmonization.typicality import Typicality
 from blindharmony.image import (
     Volume,
+    file_sha256,
     mask_name,
     output_name,
     report_name,
@@ -112,19 +112,23 @@ class HarmonizeResult:
 
     @cached_property
     def sidecar(self) -> dict[str, Any]:
-        """The JSON sidecar: where the image came from and how it was made."""
+        """The JSON sidecar: where the image came from and how it was made, all that repeating it needs.
+
+        Files are named without their folders, which are nobody's business, and known by their hashes.
+        """
         path = self.source.path
         return {
             "Description": f"T1w scan harmonized to the target scanner '{self.target.info.name}'"
             if self.target.info.suffix == "T1w"
             else f"{self.target.info.suffix} scan harmonized to the target scanner '{self.target.info.name}'",
             "Sources": [self.name],
-            "SourceSHA256": hashlib.sha256(path.read_bytes()).hexdigest() if path else None,
+            "SourceSHA256": file_sha256(path) if path else None,
             "SkullStripped": self.prepared.found("brain-mask").get("source") == "stripped",
             "SpatialReference": "orig",
             "Units": f"intensity units of the target scanner '{self.target.info.name}'",
             "Target": {
                 "Name": self.target.info.name,
+                "File": self.target.file or None,
                 "Digest": self.target.digest,
                 "Preparation": self.target.info.recipe.digest(),
             },
@@ -161,7 +165,8 @@ class HarmonizeResult:
             files.append(write_like(self.source, self.uncertainty, error, overwrite=overwrite))
         if report:
             files.append(self.report(folder / report_name(scan), overwrite=overwrite))
-        files.append(write_sidecar(folder / sidecar_name(scan), self.sidecar, overwrite=overwrite))
+        results = {"Results": {file.name: file_sha256(file) for file in files}}
+        files.append(write_sidecar(folder / sidecar_name(scan), self.sidecar | results, overwrite=overwrite))
         return tuple(files)
 
     def report(self, path: str | Path, *, overwrite: bool = False) -> Path:

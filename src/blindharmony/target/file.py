@@ -105,7 +105,14 @@ def _parse(content: bytes, path: Path) -> Target:
         reason = str(error).strip().splitlines()[0][:120]
         raise TargetError(f"this target model is damaged ({reason})", remedy=_TRAIN, path=path) from None
     return Target(
-        info=info, person=person, pyramid=pyramid, slices=slices, restorer=restorer, digest=_digest(content), **arrays
+        info=info,
+        person=person,
+        pyramid=pyramid,
+        slices=slices,
+        restorer=restorer,
+        digest=_digest(content),
+        file=path.name,
+        **arrays,
     )
 
 

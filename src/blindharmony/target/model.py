@@ -114,6 +114,7 @@ class Target:
         mean_image: Mean of the training scans on the template grid at 2 mm, where the published method starts.
         person: Tells a head's quantile curve from its rank features, if it was trained.
         digest: SHA-256 of the file, first 12 digits; empty if it was never saved.
+        file: Name of the file it was read from, without its folder; empty if it was never read.
     """
 
     info: TargetInfo
@@ -126,6 +127,7 @@ class Target:
     slices: MultiScaleFlow | None = None
     restorer: Restorer | None = None
     digest: str = ""
+    file: str = ""
 
     @cached_property
     def mean_curve(self) -> NDArray[np.float64]:
