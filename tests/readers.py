@@ -1,8 +1,6 @@
 """Every reader under one roof: a good file, ways to damage it, and what may come out."""
 
 import gzip
-import json
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,15 +11,17 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
+import good_files
+import model_mutations as models
 import mutations as m
 from blindharmony.cli.group import _table
 from blindharmony.errors import BlindHarmonyError
-from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.image import read_volume, write_like
 from blindharmony.prep.recipe import PrepRecipe, prepare
 from blindharmony.prep.step import Scan
-from blindharmony.target import load_target, save_target
+from blindharmony.record import read_record
+from blindharmony.target import load_target
 from blindharmony.target.card import card_rows
 from blindharmony.training.log import read_log
 from plain_nifti import contradiction
@@ -87,34 +87,6 @@ def _good(kind: str) -> bytes:
     return KINDS[kind].good()
 
 
-def _head() -> np.ndarray:
-    data = np.random.default_rng(0).integers(1, 900, (19, 18, 17)).astype(np.int16)
-    data[:3] = 0
-    return data
-
-
-_AFFINE = np.array([[0.0, 1.1, 0, -9], [-1.0, 0, 0.1, 8], [0, 0.1, 1.5, -12], [0, 0, 0, 1]])
-
-
-def _nifti(kind: type = nib.Nifti1Image, order: str = "<", dtype: str = "i2") -> bytes:
-    header = kind.header_class(endianness=order)
-    header.set_data_dtype(np.dtype(dtype).newbyteorder(order))
-    image = kind(_head().astype(dtype), None, header)
-    image.set_sform(_AFFINE, 1)
-    image.set_qform(_AFFINE, 1)
-    return image.to_bytes()
-
-
-def _mgh() -> bytes:
-    return nib.MGHImage(_head().astype(np.float32), _AFFINE).to_bytes()
-
-
-def _pair_header() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        nib.save(nib.Nifti1Pair(_head(), _AFFINE), Path(folder, "a.img"))
-        return Path(folder, "a.hdr").read_bytes()
-
-
 def _read_scan(path: Path, content: bytes) -> str:
     volume = read_volume(path)
     if not (np.isfinite(volume.data).all() and np.isfinite(volume.affine).all() and volume.data.dtype == np.float32):
@@ -130,7 +102,7 @@ def _read_scan(path: Path, content: bytes) -> str:
 
 
 def _read_pair(path: Path, content: bytes) -> str:
-    path.with_suffix(".img").write_bytes(_head().tobytes("F"))
+    path.with_suffix(".img").write_bytes(good_files.head().tobytes("F"))
     read_volume(path)
     return ""
 
@@ -143,21 +115,6 @@ def _read_and_prepare(path: Path, content: bytes) -> str:
     except BlindHarmonyError as error:  # the pipeline adds the file's name
         raise type(error)(error.what, remedy=error.remedy, path=path) from error
     return "" if np.isfinite(prepared.scan.data).all() else "prepared scan is not finite"
-
-
-def _brain() -> bytes:
-    from heads import head_grid, synthetic_brain
-
-    head = synthetic_brain(*head_grid(3, mm=5.0, axes="PIR"), seed=3)
-    return nib.Nifti1Image(np.round(head.data).astype(np.int16), head.affine).to_bytes()
-
-
-@cache
-def _target() -> bytes:
-    # Coarse pictures compress to nothing: what is tested is the description and the shapes.
-    with tempfile.TemporaryDirectory() as folder:
-        save_target(synthetic_target(), Path(folder, "t.safetensors"))
-        return Path(folder, "t.safetensors").read_bytes()
 
 
 def _read_target(path: Path, content: bytes) -> str:
@@ -174,45 +131,6 @@ def _read_target(path: Path, content: bytes) -> str:
     if not all(w.isfinite().all() for w in weights.values()):
         return "weights are no numbers"
     return ""
-
-
-def _target_json(mutation: m.Mutation) -> m.Mutation:
-    """Damage the description inside a safetensors header, its length kept right."""
-
-    def mutate(content: bytes, rng: np.random.Generator) -> bytes:
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])
-        meta = header["__metadata__"]["blindharmony"]
-        changed = mutation(meta.encode(), rng).decode("utf-8", "replace")
-        text = json.dumps({**header, "__metadata__": {"blindharmony": changed}}).encode()
-        return len(text).to_bytes(8, "little") + text + content[8 + length :]
-
-    return mutate
-
-
-def _target_header(content: bytes, rng: np.random.Generator) -> bytes:
-    length = int.from_bytes(content[:8], "little")
-    text = m.json_edit(content[8 : 8 + length], rng)
-    declared = len(text) if rng.random() < 0.8 else (0, 2**31, 2**62, 2**64 - 1)[rng.integers(4)]
-    return declared.to_bytes(8, "little") + text + content[8 + length :]
-
-
-def _target_values(content: bytes, rng: np.random.Generator) -> bytes:
-    """Four numbers somewhere among the arrays become wild ones."""
-    out = bytearray(content)
-    start = 8 + int.from_bytes(content[:8], "little")
-    for _ in range(4):
-        at = start + 4 * int(rng.integers((len(out) - start) // 4))
-        out[at : at + 4] = np.float32(rng.choice([np.nan, np.inf, -1e30, 1e38])).tobytes()
-    return bytes(out)
-
-
-def _scanner() -> bytes:
-    x = np.linspace(0, 2, 40)
-    with tempfile.TemporaryDirectory() as folder:
-        later = ScannerModel(CurveMap(x, np.sqrt(x)), 4, "0" * 12, 0.02)
-        model = ScannerModel(CurveMap(x, x**1.3), 4, "0" * 12, 0.1, 0.5, later)
-        return model.save(Path(folder, "s.json")).read_bytes()
 
 
 @cache
@@ -232,13 +150,6 @@ def _read_scanner(path: Path, content: bytes) -> str:
     return ""
 
 
-def _log() -> bytes:
-    rows = [{"level": 3, "step": s, "train": 2.0 - s, "held_out": 3.0 - s, "seconds": 5.0 + s} for s in range(4)]
-    part = {"spread": 1.0, "means": [0.1] * 7, "spreads": [1.1] * 7}
-    rows.append({"level": 3, "calibration": {"before": part, "after": part}})
-    return "\n".join(map(json.dumps, rows)).encode()
-
-
 def _one_line(mutation: m.Mutation) -> m.Mutation:
     def mutate(content: bytes, rng: np.random.Generator) -> bytes:
         lines = content.splitlines()
@@ -247,6 +158,12 @@ def _one_line(mutation: m.Mutation) -> m.Mutation:
         return b"\n".join(lines)
 
     return mutate
+
+
+def _read_sidecar(path: Path, content: bytes) -> str:
+    found = read_record(path)
+    names = (found.source.name, *found.results)
+    return "" if all(Path(name).name == name for name in names) else "a name leads to another folder"
 
 
 def _read_log(path: Path, content: bytes) -> str:
@@ -276,7 +193,6 @@ def _wild_text(content: bytes, rng: np.random.Generator) -> bytes:
     return content[:at] + wild[rng.integers(len(wild))] + content[at:]
 
 
-_TABLE = b"scan\tscanner\tage\n" + b"".join(b"sub-%02d_T1w.nii.gz\tA\t3\n" % i for i in range(9))
 _RAW = (m.bit_flips, m.header_flips, m.truncated, m.garbage_behind, m.spliced)
 _JSON = (m.json_edit, m.json_edit, m.json_edit, m.deep_json, m.long_number, m.bit_flips, m.truncated, m.spliced)
 _EDIT1, _EDIT2 = (m.field_edit(f, "<", count=3) for f in (m.NIFTI1, m.NIFTI2))
@@ -290,26 +206,47 @@ def _after_packing(mutation: m.Mutation) -> m.Mutation:
 
 _PACK = (*map(_after_packing, (m.bit_flips, m.truncated, m.garbage_behind)), m.bomb)
 KINDS = {
-    "nifti1": Kind("scan.nii", _nifti, (*_RAW, _EDIT1, _EDIT1, _EDIT1, _EDIT1, m.swapped(348)), _read_scan, 20),
-    "nifti1-gz": Kind("scan.nii.gz", _nifti, (*_PACKED1, *_PACK, m.extension_bomb), _read_scan, 16),
-    "nifti1-big": Kind("scan.nii", partial(_nifti, order=">"), (*_RAW, _EDIT_BIG, _EDIT_BIG, _EDIT_BIG), _read_scan, 7),
-    "nifti1-f4": Kind("scan.nii", partial(_nifti, dtype="f4"), (*_RAW, _EDIT1, _EDIT1, _EDIT1), _read_scan, 8),
-    "nifti2": Kind("scan.nii", partial(_nifti, nib.Nifti2Image), (*_RAW, _EDIT2, _EDIT2, _EDIT2), _read_scan, 10),
-    "mgz": Kind("scan.mgz", _mgh, (*map(m.packed, (*_RAW, _EDIT_MGH, _EDIT_MGH, _EDIT_MGH)), *_PACK), _read_scan, 12),
-    "pair": Kind("scan.hdr", _pair_header, (*_RAW, _EDIT1, _EDIT1, _EDIT1), _read_pair, 4),
-    "prepare": Kind("scan.nii", _brain, (_EDIT1,), _read_and_prepare, 2, 1024),
-    "scanner": Kind("scanner.json", _scanner, _JSON, _read_scanner, 8),
+    "nifti1": Kind(
+        "scan.nii", good_files.nifti, (*_RAW, _EDIT1, _EDIT1, _EDIT1, _EDIT1, m.swapped(348)), _read_scan, 20
+    ),
+    "nifti1-gz": Kind("scan.nii.gz", good_files.nifti, (*_PACKED1, *_PACK, m.extension_bomb), _read_scan, 16),
+    "nifti1-big": Kind(
+        "scan.nii", partial(good_files.nifti, order=">"), (*_RAW, _EDIT_BIG, _EDIT_BIG, _EDIT_BIG), _read_scan, 7
+    ),
+    "nifti1-f4": Kind(
+        "scan.nii", partial(good_files.nifti, dtype="f4"), (*_RAW, _EDIT1, _EDIT1, _EDIT1), _read_scan, 8
+    ),
+    "nifti2": Kind(
+        "scan.nii", partial(good_files.nifti, nib.Nifti2Image), (*_RAW, _EDIT2, _EDIT2, _EDIT2), _read_scan, 10
+    ),
+    "mgz": Kind(
+        "scan.mgz", good_files.mgh, (*map(m.packed, (*_RAW, _EDIT_MGH, _EDIT_MGH, _EDIT_MGH)), *_PACK), _read_scan, 12
+    ),
+    "pair": Kind("scan.hdr", good_files.pair_header, (*_RAW, _EDIT1, _EDIT1, _EDIT1), _read_pair, 4),
+    "prepare": Kind("scan.nii", good_files.brain, (_EDIT1,), _read_and_prepare, 2, 1024),
+    "scanner": Kind("scanner.json", good_files.scanner, _JSON, _read_scanner, 8),
     "target": Kind(
         "target.safetensors",
-        _target,
+        good_files.target,
         (
-            *map(_target_json, (m.json_edit, m.deep_json, m.long_number)),
-            *(_target_header, _target_values, m.bit_flips, m.truncated, m.header_flips, m.spliced, m.garbage_behind),
+            *map(models.description_edit, (m.json_edit, m.deep_json, m.long_number)),
+            *(
+                models.table_edit,
+                models.wild_values,
+                m.bit_flips,
+                m.truncated,
+                m.header_flips,
+                m.spliced,
+                m.garbage_behind,
+            ),
         ),
         _read_target,
         6,
         256,
     ),
-    "log": Kind("run.log.jsonl", _log, (*map(_one_line, _JSON), m.spliced), _read_log, 5),
-    "table": Kind("scanners.tsv", lambda: _TABLE, (_wild_text, m.bit_flips, m.spliced, m.truncated), _read_table, 2),
+    "sidecar": Kind("scan.json", good_files.sidecar, _JSON, _read_sidecar, 6),
+    "log": Kind("run.log.jsonl", good_files.log, (*map(_one_line, _JSON), m.spliced), _read_log, 5),
+    "table": Kind(
+        "scanners.tsv", lambda: good_files.TABLE, (_wild_text, m.bit_flips, m.spliced, m.truncated), _read_table, 2
+    ),
 }

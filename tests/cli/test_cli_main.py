@@ -133,6 +133,13 @@ def test_a_mask_that_misses_the_brain_is_refused(capsys, scan, tiny_target_file,
     assert "mask" in capsys.readouterr().err
 
 
+def test_the_demo_asks_for_what_harmonize_knows(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("blindharmony.pipeline.harmonize", lambda path, target, **options: seen.append(path) or 1 / 0)
+    assert main(["demo", str(tmp_path / "out"), "--quiet"]) == 70
+    assert [path.name for path in seen] == ["sub-01_T1w.nii.gz"]
+
+
 def test_importing_the_package_is_cheap():
     code = "import sys, blindharmony; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
+from blindharmony.errors import OutputError
 
 _EPILOG = """\
 The sidecar names scan, mask and target without their folders, and gives their hashes. They are looked for in --inputs
@@ -48,10 +50,12 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Repeat and compare."""
     from blindharmony.rerun import rerun
 
-    with tempfile.TemporaryDirectory() as folder, screen.progress(arguments.sidecar.name) as stage:
+    with ExitStack() as stack:
+        out = arguments.out or Path(stack.enter_context(_temporary()))
+        stage = stack.enter_context(screen.progress(arguments.sidecar.name))
         found = rerun(
             arguments.sidecar,
-            arguments.out or Path(folder),
+            out,
             inputs=arguments.inputs,
             target=arguments.target,
             mask_command=arguments.mask_command,
@@ -68,3 +72,10 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         return 0
     screen.problem("blindharmony: the bytes are not those of the first run")
     return 1
+
+
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError:  # a container may be read-only but for the output
+        raise OutputError("no folder for temporary files can be written", remedy="give --out, or set TMPDIR") from None

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 
@@ -87,7 +88,8 @@ def convert(path: Path, folder: Path) -> list[Series]:
     Raises:
         InputError: If dcm2niix is missing, fails, or makes nothing.
     """
-    command = [_program(path), "-b", "y", "-ba", "y", "-z", "n", "-f", "%s_%d", "-o", folder.resolve(), path.resolve()]
+    options = ["-b", "y", "-ba", "y", "-z", "n", "-f", "%s_%d", "-o"]
+    command = [_program(path), *options, str(folder.resolve()), str(path.resolve())]
     remedy = "convert the series yourself and give the NIfTI file"
     try:
         done = subprocess.run(
@@ -123,12 +125,13 @@ def _series(file: Path) -> Series:
     about = about if isinstance(about, dict) else {}
     first, _, rest = file.stem.partition("_")
     number = about.get("SeriesNumber", first)
+    image: Any = nib.load(file)
     words = about.get("ImageType", [])
     return Series(
         file,
         int(number) if str(number).isdigit() else 0,
         str(about.get("SeriesDescription", rest)),
-        tuple(int(n) for n in nib.load(file).shape),
+        tuple(int(n) for n in image.shape),
         bool(_MADE & {str(w) for w in words}) if isinstance(words, list) else False,
         str(about.get("Modality", "MR")),
     )
@@ -151,9 +154,7 @@ def choose(found: Sequence[Series], path: Path, number: int | None = None) -> Se
         left = [s for s in left if s.number == number]
     if not left:
         which = "no series is an MR volume" if number is None else f"no MR volume is in series {number}"
-        raise NothingFoundError(
-            f"{which} among {listed}", remedy="give the folder of the T1-weighted series", path=path
-        )
+        raise NothingFoundError(f"{which} among {listed}", remedy="give the folder of the T1 series", path=path)
     if number is None:
         for rule in (_unmade, _called_t1):
             left = [s for s in left if rule(s)] or left
