@@ -28,6 +28,10 @@ from plain_nifti import contradiction
 from targets import synthetic_target
 
 
+class Late(BaseException):
+    """Time is up; nothing that a reader catches, which TimeoutError is."""
+
+
 class Outcome(NamedTuple):
     """``accepted`` and ``refused`` are good; ``crash``, ``message`` and ``silent`` are not."""
 
@@ -73,7 +77,7 @@ def outcome(kind: str, path: Path, content: bytes) -> Outcome:
         text = str(error)
         fine = text.isprintable() and error.remedy and str(path) in text and len(text) < 600
         return Outcome("refused" if fine else "message", text[:600])
-    except TimeoutError:
+    except Late:
         raise
     except MemoryError as error:
         return Outcome("memory", f"MemoryError {error}")

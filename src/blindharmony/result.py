@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,14 +93,17 @@ class HarmonizeResult:
     def image(self) -> nib.Nifti1Image:
         """The harmonized scan as a nibabel image with the scan's place in space."""
         import nibabel as nib
+        from nibabel.spatialimages import HeaderDataError
 
         header = self.source.template.header
         image = nib.Nifti1Image(self.data, self.source.affine)
         if self.source.template.kind.startswith("nifti"):
             for part in ("qform", "sform"):
-                matrix, code = getattr(header, f"get_{part}")(coded=True)
-                getattr(image, f"set_{part}")(matrix, int(code))
-            image.header.set_xyzt_units(*header.get_xyzt_units())
+                # A damaged qform, which reading said, is no reason to have no image.
+                with suppress(HeaderDataError, ValueError, np.linalg.LinAlgError), np.errstate(all="ignore"):
+                    matrix, code = getattr(header, f"get_{part}")(coded=True)
+                    getattr(image, f"set_{part}")(matrix, int(code))
+            image.header["xyzt_units"] = header["xyzt_units"]
         return image
 
     @property
