@@ -23,7 +23,7 @@ nobody=()
 if [ "$(id -u)" = 0 ]; then
   nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups)
   # Where Python lies in root's own home, nobody cannot start it: then root without its power over permissions.
-  "${nobody[@]}" "$work/venv/bin/python" -c "" 2>/dev/null || nobody=(setpriv --bounding-set=-all --inh-caps=-all)
+  "${nobody[@]}" env "$work/venv/bin/python" -c "" 2>/dev/null || nobody=(setpriv --bounding-set=-all --inh-caps=-all)
 fi
 touch "$work/now"
 sleep 1
