@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check clean
+.PHONY: help venv demo test check container-check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(READY)  ## Make .venv with the package and the tools for tests and checks
 
@@ -26,6 +26,9 @@ check: $(READY)  ## Check style, types and the order of imports
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+container-check:  ## Do what Dockerfile and Apptainer.def do, in a clean virtual environment
+	PYTHON=$(PYTHON) HADOLINT=$(BIN)/hadolint container/check.sh
 
 clean:  ## Remove .venv and everything made by the other targets
 	rm -rf .venv demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

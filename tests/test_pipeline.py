@@ -49,6 +49,14 @@ def test_the_result_lies_exactly_on_the_scan(result, scan_file, tmp_path):
     assert after.header.get_data_dtype() == np.float32
 
 
+def test_a_damaged_qform_and_unknown_units_are_no_reason_to_fail(result):
+    header = result.source.template.header.copy()
+    header["quatern_b"], header["xyzt_units"] = 3, 6
+    template = replace(result.source.template, header=header)
+    damaged = replace(result, source=replace(result.source, template=template))
+    np.testing.assert_array_equal(damaged.image.get_sform(), result.image.get_sform())
+
+
 def test_saving_writes_four_files_and_never_overwrites(result, tmp_path):
     files = result.save(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [

@@ -5,6 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def one_line(text: str) -> str:
+    r"""Text that stays one line on any terminal: names of strangers may hold line breaks and control codes.
+
+    Example:
+        >>> print(one_line("a\nb\x1b[2J.nii"))
+        a\nb\x1b[2J.nii
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class BlindHarmonyError(Exception):
     """A problem the user can act on, printed as one line: ``file: what; remedy``.
 
@@ -23,7 +33,7 @@ class BlindHarmonyError(Exception):
     def __init__(self, what: str, *, remedy: str = "", path: str | Path | None = None) -> None:
         self.what, self.remedy, self.path = what, remedy, path
         parts = f"{what}; {remedy}" if remedy else what
-        super().__init__(f"{path}: {parts}" if path is not None else parts)
+        super().__init__(one_line(f"{path}: {parts}" if path is not None else parts))
 
 
 class InputError(BlindHarmonyError):

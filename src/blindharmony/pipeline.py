@@ -20,7 +20,7 @@ from blindharmony.harmonization.result import Estimate
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.trust import judge
 from blindharmony.harmonization.typicality import typicality
-from blindharmony.image import Volume, read_volume
+from blindharmony.image import Volume, file_sha256, read_volume
 from blindharmony.image.volume import Source
 from blindharmony.prep.lift import prepare_again
 from blindharmony.prep.mask import read_mask
@@ -75,7 +75,7 @@ def harmonize(
     shared = ScannerModel.load(Path(scanner), model) if isinstance(scanner, str | PathLike) else scanner
     if shared is not None and method != "curve":
         raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
-    named = None if shared is None else {"Scans": shared.scans, "Digest": shared.digest}
+    named = None if shared is None else {"Scans": shared.scans, "Digest": shared.digest, "Model": shared.content}
     device = resolved_device(device)
     say = progress or (lambda stage, share: None)
     clock, seconds = time.perf_counter(), dict[str, float]()
@@ -117,13 +117,13 @@ def harmonize(
         data = prepared.undo_axes((native * model.info.unit).astype(np.float32))
         brain = prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5
         lap("returning")
+    # No times among them: equal input gives equal bytes, sidecar and report included.
     figures: dict[str, float | str] = {
         "correlation with the scan": round(ncc(image, found.image, inside), 5),
         "mean change (%)": round(100 * float(np.abs(found.image - image)[inside].mean() / image[inside].mean()), 2),
         **({"bits/voxel before": round(before.bits, 3)} if before else {}),
         **({"bits/voxel after": round(after.bits, 3), "excess after (sd)": round(after.excess, 2)} if after else {}),
         **found.figures,
-        **{f"seconds {k}": v for k, v in seconds.items()},
     }
     return HarmonizeResult(
         source=source,
@@ -141,8 +141,21 @@ def harmonize(
         trust=trust,
         figures=figures,
         seconds=seconds,
-        options={"KeepBias": keep_bias, "MaskCommand": mask_command, "Refine": refine, "Scanner": named},
+        options={
+            "KeepBias": keep_bias,
+            "Mask": None if mask is None else _named_mask(mask),
+            "MaskCommand": mask_command,
+            "Refine": refine,
+            "Scanner": named,
+        },
     )
+
+
+def _named_mask(mask: Source) -> dict[str, str | None]:
+    """What a sidecar says about the mask: the file's name and hash, or that it was none."""
+    if isinstance(mask, str | PathLike):
+        return {"Name": Path(mask).name, "SHA256": file_sha256(mask)}
+    return {"Name": None, "SHA256": None}
 
 
 def corrected(

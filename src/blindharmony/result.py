@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from blindharmony.harmonization.trust import Trust
 from blindharmony.harmonization.typicality import Typicality
 from blindharmony.image import (
     Volume,
+    file_sha256,
     mask_name,
     output_name,
     report_name,
@@ -92,14 +93,17 @@ class HarmonizeResult:
     def image(self) -> nib.Nifti1Image:
         """The harmonized scan as a nibabel image with the scan's place in space."""
         import nibabel as nib
+        from nibabel.spatialimages import HeaderDataError
 
         header = self.source.template.header
         image = nib.Nifti1Image(self.data, self.source.affine)
         if self.source.template.kind.startswith("nifti"):
             for part in ("qform", "sform"):
-                matrix, code = getattr(header, f"get_{part}")(coded=True)
-                getattr(image, f"set_{part}")(matrix, int(code))
-            image.header.set_xyzt_units(*header.get_xyzt_units())
+                # A damaged qform, which reading said, is no reason to have no image.
+                with suppress(HeaderDataError, ValueError, np.linalg.LinAlgError), np.errstate(all="ignore"):
+                    matrix, code = getattr(header, f"get_{part}")(coded=True)
+                    getattr(image, f"set_{part}")(matrix, int(code))
+            image.header["xyzt_units"] = header["xyzt_units"]
         return image
 
     @property
@@ -112,19 +116,23 @@ class HarmonizeResult:
 
     @cached_property
     def sidecar(self) -> dict[str, Any]:
-        """The JSON sidecar: where the image came from and how it was made."""
+        """The JSON sidecar: where the image came from and how it was made, all that repeating it needs.
+
+        Files are named without their folders, which are nobody's business, and known by their hashes.
+        """
         path = self.source.path
         return {
             "Description": f"T1w scan harmonized to the target scanner '{self.target.info.name}'"
             if self.target.info.suffix == "T1w"
             else f"{self.target.info.suffix} scan harmonized to the target scanner '{self.target.info.name}'",
             "Sources": [self.name],
-            "SourceSHA256": hashlib.sha256(path.read_bytes()).hexdigest() if path else None,
+            "SourceSHA256": file_sha256(path) if path else None,
             "SkullStripped": self.prepared.found("brain-mask").get("source") == "stripped",
             "SpatialReference": "orig",
             "Units": f"intensity units of the target scanner '{self.target.info.name}'",
             "Target": {
                 "Name": self.target.info.name,
+                "File": self.target.file or None,
                 "Digest": self.target.digest,
                 "Preparation": self.target.info.recipe.digest(),
             },
@@ -161,7 +169,8 @@ class HarmonizeResult:
             files.append(write_like(self.source, self.uncertainty, error, overwrite=overwrite))
         if report:
             files.append(self.report(folder / report_name(scan), overwrite=overwrite))
-        files.append(write_sidecar(folder / sidecar_name(scan), self.sidecar, overwrite=overwrite))
+        results = {"Results": {file.name: file_sha256(file) for file in files}}
+        files.append(write_sidecar(folder / sidecar_name(scan), self.sidecar | results, overwrite=overwrite))
         return tuple(files)
 
     def report(self, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 
@@ -131,6 +132,28 @@ def test_a_mask_that_misses_the_brain_is_refused(capsys, scan, tiny_target_file,
     ]
     assert main(words) == 1
     assert "mask" in capsys.readouterr().err
+
+
+def test_a_scan_with_a_wild_name(capsys, scan, tiny_target_file, tmp_path):
+    name = os.fsdecode(b"<script>a\xff\n\x1b[2J.nii.gz")
+    (tmp_path / name).write_bytes(scan.read_bytes())
+    words = ["harmonize", str(tmp_path / name), "--target", str(tiny_target_file), "--method", "match"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert all(line.isprintable() for line in (said.out + said.err).splitlines())
+    files = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert len(files) == 4
+    assert all(n.isprintable() and n.isascii() for n in files)
+    sidecar = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
+    assert sidecar["Sources"] == [name]
+    assert "<script>a" not in next((tmp_path / "out").glob("*.html")).read_text()
+
+
+def test_the_demo_asks_for_what_harmonize_knows(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("blindharmony.pipeline.harmonize", lambda path, target, **options: seen.append(path) or 1 / 0)
+    assert main(["demo", str(tmp_path / "out"), "--quiet"]) == 70
+    assert [path.name for path in seen] == ["sub-01_T1w.nii.gz"]
 
 
 def test_importing_the_package_is_cheap():

@@ -41,7 +41,7 @@ def target() -> Target:
             notes={"scanner": "toy"},
         ),
         levels=np.linspace(0.01, 0.99, 9),
-        quantiles=rng.uniform(size=(3, 9)),
+        quantiles=np.sort(rng.uniform(size=(3, 9))),
         coverage=rng.uniform(size=(80, 96, 80)).astype(np.float32),
         mean_image=rng.uniform(size=(80, 96, 80)).astype(np.float32),
         person=PersonModel(rng.normal(size=(6, 4)), rng.uniform(size=(6, 9)), np.arange(6) // 2),

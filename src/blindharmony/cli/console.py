@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from blindharmony.errors import one_line
 
 
 class Screen:
@@ -17,6 +21,10 @@ class Screen:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            # A name that is no text on this terminal is shown with escapes, not answered with a crash.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         # Results go to standard output, everything about the way there to standard error.
         self.out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -29,11 +37,11 @@ class Screen:
     def note(self, text: str) -> None:
         """Something worth knowing, on standard error."""
         if not self.quiet:
-            self.err.print(text)
+            self.err.print(one_line(text))
 
     def problem(self, text: str) -> None:
         """A warning or an error, always shown."""
-        self.err.print(text, style="red" if self.err.is_terminal else None)
+        self.err.print(one_line(text), style="red" if self.err.is_terminal else None)
 
     @contextmanager
     def progress(self, title: str, *, left: bool = True) -> Iterator[Stage]:

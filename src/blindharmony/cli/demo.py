@@ -37,22 +37,11 @@ def demo_scan() -> Path:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize it and say where to look."""
-    words = argparse.Namespace(
-        scans=[demo_scan()],
-        out=Path(arguments.out),
-        target=arguments.target,
-        mask=None,
-        mask_command=None,
-        method="curve",
-        participant_label=None,
-        keep_bias=False,
-        device="cpu",
-        seed=0,
-        no_report=False,
-        overwrite=arguments.overwrite,
-        quiet=arguments.quiet,
-    )
-    code = harmonize.run(words, screen)
+    words = ["harmonize", str(demo_scan()), "--out", arguments.out, "--target", arguments.target]
+    grammar = argparse.ArgumentParser()
+    harmonize.add_parser(grammar.add_subparsers())
+    flags = [f"--{name}" for name in ("overwrite", "quiet") if getattr(arguments, name)]
+    code = harmonize.run(grammar.parse_args([*words, *flags]), screen)
     if code == 0:
         report = Path(arguments.out, "sub-01_desc-harmonized_T1w.html").resolve()
         screen.note(f"open {report.as_uri()} in a browser to see what changed")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError
+from blindharmony.image import read_text
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
@@ -79,19 +81,33 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
             remedy="give the scans' file names in its column 'scan'",
             path=arguments.group_table,
         )
+    files = Counter(_safe(name) for name in found)
+    if arguments.save_scanner and (twice := [name for name in found if files[_safe(name)] > 1]):
+        raise InputError(
+            f"the scanners {' and '.join(twice[:2])} would be written to one file",
+            remedy="give them names that differ in letters or digits",
+            path=arguments.group_table,
+        )
     return found
 
 
 def _table(path: Path) -> Mapping[str, str]:
     try:
-        rows = list(csv.DictReader(path.read_text().splitlines(), delimiter="\t"))
-    except (OSError, UnicodeDecodeError):
-        raise InputError("cannot be read", remedy="give a text file, tab-separated", path=path) from None
+        rows = list(csv.DictReader(read_text(path).splitlines(), delimiter="\t"))
+    except csv.Error as error:
+        raise InputError(f"no table ({error})", remedy="give a text file, tab-separated", path=path) from None
     if not rows or not {"scan", "scanner"} <= set(rows[0]):
         raise InputError(
             "the table has no columns 'scan' and 'scanner'", remedy="separate them by tabs, names first", path=path
         )
-    return {Path(row["scan"] or "").name: (row["scanner"] or "").strip() for row in rows}
+    found: dict[str, str] = {}
+    for row in rows:
+        scan, scanner = Path(row["scan"] or "").name, (row["scanner"] or "").strip()
+        if found.setdefault(scan, scanner) != scanner:
+            raise InputError(
+                f"the table gives {scan} two scanners", remedy="name every scan once (file names count)", path=path
+            )
+    return found
 
 
 def fitted_scanners(
@@ -165,4 +181,7 @@ def _safe(name: str) -> str:
         >>> _safe("../Site A/3T")
         'Site-A-3T'
     """
-    return "-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).replace("..", " ").split())
+    return (
+        "-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).replace("..", " ").split()).strip(".")
+        or "scanner"
+    )

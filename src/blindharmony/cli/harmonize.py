@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from blindharmony.cli import group
+from blindharmony.cli import dicom, group
 from blindharmony.cli.console import Screen
 from blindharmony.cli.inputs import check_mask, found_scans
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
@@ -23,12 +23,18 @@ Each scan comes back in its own space, with its own header, float32, in the targ
 The brain mask is the one given, or the scan's own if the skull is already removed, or found by a network inside
 the package. Outside the brain the same intensity curve is applied; where a scan is zero it stays zero.
 
+A DICOM file or a folder with DICOM (and no other image) is converted with dcm2niix, if that is installed
+('pip install blindharmony[dicom]'). The NIfTI file and its JSON are kept in DIR/converted, without patient name and
+dates; your files are left alone. Of several series, MR volumes count; those made from others (phase, projections,
+reformatted) and those not called T1 or MPRAGE are passed over if others are left. If several remain, they are listed.
+
 examples:
   blindharmony harmonize sub-01_T1w.nii.gz --out out
   blindharmony harmonize scan.mgz --mask brain.mgz --target mysite.safetensors --out out
   blindharmony harmonize study/ --participant-label 01 02 --out out
   blindharmony harmonize siteA/ --group --save-scanner siteA.json --out out
   blindharmony harmonize new.nii.gz --scanner siteA.json --out out
+  blindharmony harmonize dicom/ --series 5 --out out
   blindharmony harmonize study/ --group-table scanners.tsv --out out
   blindharmony harmonize scan.nii.gz --mask-command "hd-bet -i {input} -o {output}" --out out
 """
@@ -43,7 +49,7 @@ def add_parser(verbs: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, or BIDS study")
+    p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, BIDS study, DICOM")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
     p.add_argument("--mask", type=Path, help="brain mask on the scan's grid (one scan only)")
@@ -55,6 +61,7 @@ def add_parser(verbs: Any) -> None:
         help="curve (default), match (histogram matching only), latent (published iteration), latent-published",
     )
     group.add_options(p)
+    dicom.add_options(p)
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
     p.add_argument("--no-refine", action="store_true", help="only an intensity curve: leave noise and blur alone")
     p.add_argument("--uncertainty", action="store_true", help="also write the error bar of every voxel")
@@ -69,9 +76,11 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
-    paths, missing = found_scans(arguments.scans, arguments.participant_label)
-    _check(arguments, paths)
     group.check(arguments)
+    scans, unconverted = dicom.with_dicom_converted(arguments, screen)
+    paths, unfound = found_scans(scans, arguments.participant_label)
+    missing = [*unconverted, *unfound]
+    _check(arguments, paths)
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.harmonization.methods import METHODS
     from blindharmony.pipeline import harmonize

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from blindharmony.cli.console import Screen
+from blindharmony.errors import one_line
 
 
 def add_parser(verbs: Any) -> None:
@@ -36,5 +37,5 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     rows = card_rows(target)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        screen.result(f"{name:<{width}}  {value}")
+        screen.result(one_line(f"{name:<{width}}  {value}"))
     return 0

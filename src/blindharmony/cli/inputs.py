@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.image import find_scans
 
 
-def found_scans(items: list[str], labels: list[str] | None) -> tuple[list[Path], list[NothingFoundError]]:
+def found_scans(items: Sequence[str | Path], labels: list[str] | None) -> tuple[list[Path], list[NothingFoundError]]:
     """The scans, and inputs that hold none; it is an error only if no input holds any.
 
     Args:

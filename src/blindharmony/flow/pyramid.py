@@ -10,10 +10,10 @@ texture.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from blindharmony.flow.bounds import check_range
@@ -38,13 +38,15 @@ class PyramidSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    finest_mm: float = 2.0
+    finest_mm: float = Field(default=2.0, gt=0, le=20)
     shape: tuple[int, int, int] = (80, 96, 80)
-    widths: tuple[int, ...] = (24, 32, 32, 32)
-    rounds: int = 1
-    blocks: int = 2
-    bins: int = 8
-    dropout: float = 0.1
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        default=(24, 32, 32, 32), min_length=1, max_length=4
+    )
+    rounds: int = Field(default=1, ge=0, le=64)
+    blocks: int = Field(default=2, ge=0, le=64)
+    bins: int = Field(default=8, ge=2, le=256)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Density(NamedTuple):
@@ -88,7 +90,8 @@ class Pyramid(nn.Module):
         )
         width = spec.widths[-1]
         self.base = LevelFlow(1, context=_CONTEXT, width=width, blocks=0, rounds=0, dropout=spec.dropout)
-        self._places = self._positions(atlas.float())
+        # Without memory there are no positions either: only the names and shapes of the weights are asked for.
+        self._places = [] if atlas.is_meta else self._positions(atlas.float())
 
     def _positions(self, atlas: Tensor) -> list[Tensor]:
         """Atlas, its details, and coordinates at the resolution of each level's coarse image."""

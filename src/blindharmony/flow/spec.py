@@ -46,25 +46,25 @@ class MultiScaleSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ndim: Literal[2, 3] = 2
-    channels: int = Field(default=1, ge=1)
-    context_channels: int = Field(default=0, ge=0)
-    levels: int = Field(default=3, ge=1)
-    steps: int = Field(default=4, ge=1)
+    channels: int = Field(default=1, ge=1, le=64)
+    context_channels: int = Field(default=0, ge=0, le=1024)
+    levels: int = Field(default=3, ge=1, le=8)
+    steps: int = Field(default=4, ge=1, le=64)
     coupling: Literal["spline", "affine"] = "spline"
-    bins: int = Field(default=8, ge=2)
+    bins: int = Field(default=8, ge=2, le=256)
     tail_bound: float = Field(default=3.0, gt=0)
     minimum: float = Field(default=1e-3, gt=0)
     conditioner: Literal["residual", "bottleneck"] = "residual"
-    width: int = Field(default=32, ge=1)
-    blocks: int = Field(default=2, ge=0)
-    kernel: int = Field(default=3, ge=1)
+    width: int = Field(default=32, ge=1, le=4096)
+    blocks: int = Field(default=2, ge=0, le=64)
+    kernel: int = Field(default=3, ge=1, le=15)
     norm: Norm = "none"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     mixing: bool = True
     closing_mixing: bool = False
     split_prior: bool = False
     centre: float = 0.0
-    grey_levels: int = Field(default=1, ge=1)
+    grey_levels: int = Field(default=1, ge=1, le=65536)
 
     @model_validator(mode="after")
     def _consistent(self) -> MultiScaleSpec:

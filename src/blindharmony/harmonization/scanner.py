@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ from blindharmony.errors import InputError
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.lifting import lifting_share, rms
 from blindharmony.harmonization.summary import ScanSummary, whole_quantiles
-from blindharmony.image import write_text
+from blindharmony.image import parse_json, read_text, write_text
 from blindharmony.target import Target
 
 Array = NDArray[np.float64]
 
 _ROUNDS = 8
 _FORMAT = 1
+_MAX_KNOTS, _MAX_VALUE, _MAX_SLOPE = 100_000, 1e3, 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +70,10 @@ class ScannerModel:
         """SHA-256 of the model as written, first 12 digits."""
         return hashlib.sha256(self._text().encode()).hexdigest()[:12]
 
-    def _text(self) -> str:
-        content = {
+    @property
+    def content(self) -> dict[str, Any]:
+        """The model as numbers, words and lists: what is written."""
+        return {
             "blindharmony-scanner": _FORMAT,
             "scans": self.scans,
             "target": self.target,
@@ -79,7 +82,9 @@ class ScannerModel:
             **_knots(self.curve),
             **({"then": {"disagreement": self.then.disagreement, **_knots(self.then.curve)}} if self.then else {}),
         }
-        return json.dumps(content, indent=1) + "\n"
+
+    def _text(self) -> str:
+        return json.dumps(self.content, indent=1) + "\n"
 
     def save(self, path: Path, *, overwrite: bool = False) -> Path:
         """Write the model as JSON.
@@ -91,6 +96,20 @@ class ScannerModel:
         return path
 
     @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> ScannerModel:
+        """The model of its :attr:`content`.
+
+        Raises:
+            ValueError: If it is none; so do ``KeyError`` and ``TypeError``.
+        """
+        scans, made_for, then = int(content["scans"]), str(content["target"]), content.get("then")
+        disagreement, lift = float(content["disagreement"]), float(content["lift"])
+        if scans < 1 or not 0 <= lift <= 1:
+            raise ValueError
+        later = None if then is None else cls(_curve(then), scans, made_for, float(then["disagreement"]))
+        return cls(_curve(content), scans, made_for, disagreement, lift, later)
+
+    @classmethod
     def load(cls, path: Path, target: Target) -> ScannerModel:
         """Read a model that was fitted for this target.
 
@@ -98,14 +117,10 @@ class ScannerModel:
             InputError: If it is no scanner model, damaged, or made for another target.
         """
         try:
-            content = json.loads(path.read_text())
+            content = parse_json(read_text(path))
             if content["blindharmony-scanner"] != _FORMAT:
                 raise InputError("this scanner model is of another format", remedy="fit it again", path=path)
-            scans, made_for, then = int(content["scans"]), str(content["target"]), content.get("then")
-            later = None if then is None else cls(_curve(then), scans, made_for, float(then["disagreement"]))
-            found = cls(_curve(content), scans, made_for, float(content["disagreement"]), float(content["lift"]), later)
-        except OSError as error:
-            raise InputError(f"cannot be read ({error.strerror})", remedy="check the path", path=path) from None
+            found = cls.parse(content)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError("this is not a scanner model", remedy="make one with --save-scanner", path=path) from None
         if found.target != target.digest:
@@ -121,10 +136,14 @@ def _knots(curve: CurveMap) -> dict[str, list[float]]:
     return {"source": curve.x.tolist(), "harmonized": curve.y.tolist()}
 
 
-def _curve(content: dict[str, Any]) -> CurveMap:
+def _curve(content: Mapping[str, Any]) -> CurveMap:
     x, y = (np.array(content[k], np.float64) for k in ("source", "harmonized"))
-    rising = x.ndim == 1 and x.shape == y.shape and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
-    if not rising or x.size < 2 or not np.isfinite([x, y]).all():
+    if x.ndim != 1 or x.shape != y.shape or not 2 <= x.size <= _MAX_KNOTS or not (np.diff(x) > 0).all():
+        raise ValueError
+    # Prepared intensities and flow units are around one: what is far from it would only overflow later.
+    if not (x[0] == y[0] == 0 and (np.diff(y) >= 0).all() and max(x[-1], y[-1]) < _MAX_VALUE):
+        raise ValueError
+    if y[-1] == 0 or y[1] > _MAX_SLOPE * x[1]:
         raise ValueError
     return CurveMap(x, y)
 

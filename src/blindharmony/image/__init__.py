@@ -10,8 +10,9 @@ from blindharmony.image.names import (
     sidecar_name,
     split_name,
 )
-from blindharmony.image.sidecar import write_sidecar
+from blindharmony.image.sidecar import file_sha256, write_sidecar
 from blindharmony.image.template import Template
+from blindharmony.image.text import parse_json, read_text
 from blindharmony.image.volume import Volume, read_volume
 from blindharmony.image.write import write_like
 
@@ -20,10 +21,13 @@ __all__ = [
     "Volume",
     "atomic_path",
     "entities",
+    "file_sha256",
     "find_scans",
     "is_bids",
     "mask_name",
     "output_name",
+    "parse_json",
+    "read_text",
     "read_volume",
     "report_name",
     "sidecar_name",

@@ -69,12 +69,12 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, *, overwrite: bool
 
 
 def write_text(path: str | os.PathLike[str], content: str, *, overwrite: bool = False) -> Path:
-    """Write a whole UTF-8 text file, or nothing.
+    """Write a whole UTF-8 text file, or nothing; what is no text in a file name is written with escapes.
 
     Raises:
         OutputError: As :func:`atomic_path`.
     """
-    return write_bytes(path, content.encode(), overwrite=overwrite)
+    return write_bytes(path, content.encode(errors="backslashreplace"), overwrite=overwrite)
 
 
 def _flush(temporary: Path) -> None:

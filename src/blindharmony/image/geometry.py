@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from blindharmony.errors import InputError
 
 MIN_VOXELS = 16
 MIN_SPACING, MAX_SPACING = 0.05, 20.0
-MAX_DISAGREEMENT = 1.0
+MAX_FAR = 1e5
 
 
 def check_shape(shape: tuple[int, ...], path: Path | None) -> tuple[int, int, int]:
@@ -55,7 +51,7 @@ def check_affine(affine: npt.NDArray[np.generic], path: Path | None) -> npt.NDAr
     """Return the voxel to millimetre map as float64, shape ``(4, 4)``.
 
     Raises:
-        InputError: If it is not finite, not invertible, or has voxels outside 0.05 to 20 mm.
+        InputError: If it is not finite, not invertible, has voxels outside 0.05 to 20 mm, or lies 100 m away.
 
     Example:
         >>> check_affine(np.diag([0, 1, 1, 1]), None)
@@ -66,7 +62,8 @@ def check_affine(affine: npt.NDArray[np.generic], path: Path | None) -> npt.NDAr
     matrix = np.array(affine, dtype=np.float64)
     if not np.isfinite(matrix).all():
         raise InputError("the affine holds NaN or infinity", remedy=remedy, path=path)
-    spacing = voxel_size(matrix)
+    with np.errstate(over="ignore"):  # an infinite voxel has no direction, which is refused next
+        spacing = voxel_size(matrix)
     # The determinant of the directions alone does not depend on the voxel size.
     directions = matrix[:3, :3] / np.where(spacing > 0, spacing, 1)
     if abs(np.linalg.det(directions)) < 1e-3 or not np.array_equal(matrix[3], [0, 0, 0, 1]):
@@ -78,40 +75,13 @@ def check_affine(affine: npt.NDArray[np.generic], path: Path | None) -> npt.NDAr
             remedy="correct the voxel size in the header (is it in metres or micrometres?)",
             path=path,
         )
+    far = float(np.abs(matrix[:3, 3]).max())
+    if far > MAX_FAR:
+        # So far away, a millimetre is less than the last digit of the numbers in the header.
+        raise InputError(f"the affine places the head {far:.1e} mm from the scanner", remedy=remedy, path=path)
     return matrix
 
 
 def voxel_size(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the length of a step along each axis in mm, shape ``(3,)``: the affine's column norms."""
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
-
-
-def orientation_warnings(image: SpatialImage, shape: tuple[int, int, int]) -> tuple[str, ...]:
-    """Say whether the header leaves left and right unknown, or holds two places that disagree."""
-    header: Any = image.header
-    if isinstance(image.header, nib.freesurfer.mghformat.MGHHeader):
-        return () if header["goodRASFlag"] else (_UNKNOWN,)
-    if not isinstance(image.header, nib.nifti1.Nifti1Header):
-        return ()
-    codes = int(header["sform_code"]), int(header["qform_code"])
-    if max(codes) <= 0:
-        return (_UNKNOWN,)
-    if min(codes) <= 0:
-        return ()
-    try:
-        apart = _farthest(header.get_sform(), header.get_qform(), shape)
-    except (HeaderDataError, ValueError):
-        return ("the qform is damaged; the sform was used",)
-    # Negated, so that a NaN in the qform also counts as a disagreement.
-    if not apart <= MAX_DISAGREEMENT:
-        return (f"sform and qform disagree by {apart:.1f} mm; the sform was used",)
-    return ()
-
-
-_UNKNOWN = "the header has no orientation, so left and right are only assumed"
-
-
-def _farthest(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, int, int]) -> float:
-    # The distance between two affine maps is largest at a corner of the box.
-    corners = np.array(list(product(*((0, n - 1) for n in shape), (1,))))
-    return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import prod
 from pathlib import Path
 
@@ -12,11 +13,10 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import SpatialImage
 
 from blindharmony.errors import InputError
+from blindharmony.image.declared import check_header, check_voxels
 from blindharmony.image.repairs import header_repairs
 from blindharmony.image.stored import check_file, stored_bytes
 
-MAX_VOXELS = 2**31
-MAX_VOXELS_GZ = 10**9
 FORMATS = (nib.Nifti1Pair, nib.Nifti2Pair, nib.MGHImage)
 _AGAIN = "convert or download it again"
 
@@ -33,8 +33,10 @@ def open_image(path: Path) -> tuple[SpatialImage, tuple[str, ...]]:
         blindharmony.errors.InputError: nowhere.nii: no such file; check the path
     """
     check_file(path)
+    check_header(path)
     try:
-        with header_repairs() as repairs:
+        with header_repairs() as repairs, warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
             image = nib.load(path)
     except Exception as error:  # a damaged header makes nibabel raise nearly anything
         raise InputError(f"not a readable image ({_first_line(error)})", remedy=_AGAIN, path=path) from error
@@ -47,12 +49,12 @@ def open_image(path: Path) -> tuple[SpatialImage, tuple[str, ...]]:
     return image, tuple(repairs)
 
 
-def load_array(image: SpatialImage, path: Path | None) -> npt.NDArray[np.generic]:
-    """Read the voxels, with the header's slope and intercept applied.
+def load_array(image: SpatialImage, path: Path | None) -> tuple[npt.NDArray[np.generic], tuple[str, ...]]:
+    """Read the voxels, with the header's slope and intercept applied, and say what looks odd about the file.
 
     Raises:
-        InputError: If the header declares more than the file holds or than 2**31 voxels (10**9 when
-            compressed), or a value type that is not one real number per voxel.
+        InputError: If the header declares more than the file holds or than 10**9 voxels, or a value type that is not
+            one real number per voxel.
     """
     try:
         dtype = np.dtype(image.get_data_dtype())
@@ -64,32 +66,35 @@ def load_array(image: SpatialImage, path: Path | None) -> npt.NDArray[np.generic
             remedy="give the magnitude image, one number per voxel",
             path=path,
         )
-    if isinstance(image.dataobj, ArrayProxy):
-        _check_declared(image, image.dataobj.offset, dtype, path)
+    odd = _check_declared(image, image.dataobj.offset, dtype, path) if isinstance(image.dataobj, ArrayProxy) else ()
     try:
         # A wild slope may overflow: the infinite voxels are found and reported by clean_values.
         with np.errstate(all="ignore"):
-            return np.asanyarray(image.dataobj)
+            return np.asanyarray(image.dataobj), odd
     except Exception as error:
         raise InputError(f"the voxels cannot be read ({_first_line(error)})", remedy=_AGAIN, path=path) from error
 
 
-def _check_declared(image: SpatialImage, offset: int, dtype: np.dtype[np.generic], path: Path | None) -> None:
+def _check_declared(
+    image: SpatialImage, offset: int, dtype: np.dtype[np.generic], path: Path | None
+) -> tuple[str, ...]:
+    voxels = prod(int(n) for n in image.shape)
+    check_voxels(voxels, path)
     filename = image.file_map["image"].filename
     if filename is None:  # read from a stream, which has no size to compare with
-        return
-    file, voxels = Path(filename), prod(int(n) for n in image.shape)
-    limit = MAX_VOXELS_GZ if file.suffix.lower() in {".gz", ".mgz"} else MAX_VOXELS
-    if voxels > limit:
-        raise InputError(f"the header declares {voxels:.1e} voxels, more than any head scan", remedy=_AGAIN, path=path)
+        return ()
     needed = int(offset) + voxels * dtype.itemsize
-    held = stored_bytes(file, needed)
+    held = stored_bytes(Path(filename), needed)
     if held < needed:
         raise InputError(
             f"truncated: the header declares {needed} bytes, the file holds {held}",
             remedy=_AGAIN,
             path=path,
         )
+    # FreeSurfer keeps tags behind the voxels; nothing belongs behind those of NIfTI.
+    if held == needed or isinstance(image, nib.MGHImage):
+        return ()
+    return (f"the file holds {held - needed} bytes more than its header declares",)
 
 
 def _first_line(error: Exception) -> str:

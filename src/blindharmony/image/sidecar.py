@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,6 +13,12 @@ from typing import Any
 import numpy as np
 
 from blindharmony.image.atomic import write_text
+
+
+def file_sha256(path: str | PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sidecar(path: str | PathLike[str], mapping: Mapping[str, Any], *, overwrite: bool = False) -> Path:

@@ -27,6 +27,8 @@ def check_file(path: Path) -> None:
         raise InputError("this is a folder", remedy="name one scan in it", path=path)
     if not path.exists():
         raise InputError("no such file", remedy="check the path", path=path)
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise InputError("this is no regular file", remedy="save the scan to disk first", path=path)
     try:
         with path.open("rb") as file:
             start = file.read(132)

@@ -11,7 +11,9 @@ from blindharmony.errors import InputError
 
 MAX_NONFINITE = 0.05
 MAX_NEGATIVE = 0.05
-MAX_MAGNITUDE = 1e12
+MIN_MAGNITUDE, MAX_MAGNITUDE = 1e-12, 1e12
+# Fewer steps of single precision between the darkest and the brightest voxel leave nothing of an image.
+MIN_STEPS = 1000
 
 
 def clean_values(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
@@ -20,8 +22,8 @@ def clean_values(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.
     Up to 5 % NaN or infinite voxels become 0 and are reported.
 
     Raises:
-        InputError: If the values are not plain numbers, too many are not finite, or they are empty,
-            constant, beyond 1e12, or negative in more than 5 % of the voxels that are not 0.
+        InputError: If the values are not plain numbers, too many are not finite, or they are empty, constant, beyond
+            1e12 or below 1e-12, too close to each other, or negative in more than 5 % of the voxels that are not 0.
 
     Example:
         >>> values, repaired = clean_values(np.array([1.0, 2.0, np.nan] + 60 * [3.0]), None)
@@ -40,6 +42,14 @@ def clean_values(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.
         raise InputError(
             f"intensities reach {max(-low, high):.1e}",
             remedy="check the scaling (scl_slope) in the header or convert the scan again",
+            path=path,
+        )
+    if 0 < max(-low, high) < MIN_MAGNITUDE or 0 < high - low < MIN_STEPS * float(
+        np.spacing(np.float32(max(-low, high)))
+    ):
+        raise InputError(
+            f"intensities from {low:.6g} to {high:.6g} are too close to each other",
+            remedy="check the scaling (scl_slope, scl_inter) in the header or convert the scan again",
             path=path,
         )
     # After the magnitude check, so the cast cannot overflow; always a copy, so the caller's array and

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from blindharmony.errors import InputError
-from blindharmony.image.geometry import check_affine, check_shape, orientation_warnings, voxel_size
+from blindharmony.image.geometry import check_affine, check_shape, voxel_size
 from blindharmony.image.load import load_array, open_image
+from blindharmony.image.oddities import orientation_warnings
 from blindharmony.image.template import Template
 from blindharmony.image.values import clean_values
 
@@ -112,6 +113,7 @@ def _from_image(image: nib.spatialimages.SpatialImage, path: Path | None, known:
     header: Any = image.header
     # An image made in memory may leave its affine to the header.
     affine = check_affine(header.get_best_affine() if image.affine is None else image.affine, path)
-    data, repaired = clean_values(load_array(image, path).reshape(shape), path)
-    odd = orientation_warnings(image, shape)
-    return Volume(data, affine, Template.of(image), path, (*known, *repaired, *odd))
+    values, longer = load_array(image, path)
+    data, repaired = clean_values(values.reshape(shape), path)
+    odd = orientation_warnings(image, affine, shape)
+    return Volume(data, affine, Template.of(image), path, (*known, *longer, *repaired, *odd))

@@ -129,7 +129,7 @@ def _fitting(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
 
 
 def _from_command(command: str, scan: Scan) -> NDArray[np.bool_]:
-    with tempfile.TemporaryDirectory() as folder:
+    with _temporary() as folder:
         head, brain = Path(folder, "head.nii.gz"), Path(folder, "brain.nii.gz")
         nifti: Any = nib.Nifti1Image
         nib.save(nifti(scan.data, scan.affine), head)
@@ -142,6 +142,13 @@ def _from_command(command: str, scan: Scan) -> NDArray[np.bool_]:
             raise PreprocessingError(
                 f"the mask command wrote no usable mask ({error.what})", remedy="check --mask-command"
             ) from None
+
+
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError:  # a container may be read-only but for the output
+        raise PreprocessingError("no folder for temporary files can be written", remedy="set TMPDIR") from None
 
 
 def _run(command: str, head: Path, brain: Path) -> None:

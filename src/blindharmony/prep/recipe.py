@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from blindharmony.image import Volume
 from blindharmony.prep.keep import keep, kept, kept_name
@@ -37,9 +37,9 @@ class PrepRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    template: str = "icbm152-brain-1mm"
+    template: Literal["icbm152-brain-1mm"] = "icbm152-brain-1mm"
     n4: bool = True
-    n4_shrink_mm: float = 4.0
+    n4_shrink_mm: float = Field(default=4.0, gt=0, le=50)
     gain: Literal["rms"] = "rms"
 
     def digest(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from blindharmony.errors import InputError
 from blindharmony.harmonization.draw import drawn_heads
 from blindharmony.harmonization.standing import level_names
 from blindharmony.image import write_text
@@ -32,10 +33,12 @@ def write_training_page(target: Target, log: Path, path: Path, *, seed: int = 0,
         overwrite: Whether it may exist already.
 
     Raises:
-        InputError: If the log is no training log.
+        InputError: If the log is no training log, or of another model.
         OutputError: If the page exists already, or cannot be written.
     """
     run = read_log(log)
+    if not set(run.curves) | set(run.calibrations) <= set(range(len(level_names(target)))):
+        raise InputError("this training log is of another model", remedy="give the .log.jsonl beside it", path=log)
     sections = [_curves(target, run), _calibration(target, run), *_samples(target, seed), _facts(target, run)]
     return write_text(path, render_page(target.info.name, "Training report", sections), overwrite=overwrite)
 

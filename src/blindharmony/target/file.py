@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from blindharmony.errors import TargetError
 from blindharmony.flow import MultiScaleFlow
 from blindharmony.flow.pyramid import Pyramid
-from blindharmony.image import write_bytes
+from blindharmony.image import parse_json, write_bytes
 from blindharmony.target.model import FORMAT, Target, TargetInfo, atlas_tensor, included_targets
-from blindharmony.target.person import PersonModel
+from blindharmony.target.parts import ARRAYS, PERSON, checked_arrays, checked_network, checked_person
 from blindharmony.target.restorer import Restorer
 
 _KEY = "blindharmony"
 _MAX_BYTES = 1 << 30
-_ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
-_NETWORKS = ("pyramid", "slices", "restorer")
-_PERSON = ("features", "curves", "heads")
+_PARTS = ("pyramid", "slices", "restorer")
 # Fields of earlier formats that no longer mean anything: the flow's tempered evidence about curves (format 1).
 _GONE = ("evidence_scale", "evidence_offset")
 
@@ -43,10 +39,10 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
     Raises:
         OutputError: If the file exists and ``overwrite`` is false, or cannot be written.
     """
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(target, name))) for name in _ARRAYS}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(target, name))) for name in ARRAYS}
     if target.person is not None:
-        tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(getattr(target.person, k))) for k in _PERSON}
-    for part, module in ((p, getattr(target, p)) for p in _NETWORKS):
+        tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(getattr(target.person, k))) for k in PERSON}
+    for part, module in ((p, getattr(target, p)) for p in _PARTS):
         if module is not None:
             tensors |= {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     content = save_tensors(tensors, {_KEY: target.info.model_dump_json()})
@@ -86,8 +82,8 @@ _TRAIN = "train or fetch it again (see 'blindharmony train --help')"
 def _parse(content: bytes, path: Path) -> Target:
     try:
         length = int.from_bytes(content[:8], "little")
-        meta = json.loads(content[8 : 8 + length])["__metadata__"][_KEY]
-        description = json.loads(meta)
+        meta = parse_json(content[8 : 8 + length])["__metadata__"][_KEY]
+        description = parse_json(meta)
     except (ValueError, KeyError, TypeError):
         raise TargetError("this is not a target model", remedy=_TRAIN, path=path) from None
     if not isinstance(description, dict):
@@ -102,54 +98,45 @@ def _parse(content: bytes, path: Path) -> Target:
     try:
         info = TargetInfo.model_validate(_migrated(description))
         tensors = load_tensors(content)
-        arrays = _checked({name: tensors[name].numpy() for name in _ARRAYS})
-        person = _person(tensors, arrays["levels"].size)
-        pyramid = Pyramid(info.pyramid, atlas_tensor()) if info.pyramid else None
-        slices = MultiScaleFlow(info.slices) if info.slices else None
-        restorer = Restorer(info.restorer) if info.restorer else None
-        for part, module in zip(_NETWORKS, (pyramid, slices, restorer), strict=True):
-            _fill(module, {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}, part)
-    except (ValidationError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        arrays = checked_arrays(tensors)
+        person = checked_person(tensors, arrays["levels"].size)
+        pyramid, slices, restorer = _networks(info, tensors)
+    except (ValidationError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
         raise TargetError(f"this target model is damaged ({reason})", remedy=_TRAIN, path=path) from None
     return Target(
-        info=info, person=person, pyramid=pyramid, slices=slices, restorer=restorer, digest=_digest(content), **arrays
+        info=info,
+        person=person,
+        pyramid=pyramid,
+        slices=slices,
+        restorer=restorer,
+        digest=_digest(content),
+        file=path.name,
+        **arrays,
     )
 
 
-def _checked(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    grid = tuple(atlas_tensor().shape)
-    ranks = arrays["levels"].size
-    shapes = {"levels": (ranks,), "quantiles": (*arrays["quantiles"].shape[:1], ranks)}
-    for name, array in arrays.items():
-        if array.shape != shapes.get(name, grid):
-            raise ValueError(f"{name} has shape {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} has values that are no numbers")
-    return arrays
+def _networks(
+    info: TargetInfo, tensors: dict[str, Tensor]
+) -> tuple[Pyramid | None, MultiScaleFlow | None, Restorer | None]:
+    shape, flow, small = info.pyramid, info.slices, info.restorer
+    atlas = atlas_tensor()
+    if shape and shape.shape != tuple(atlas.shape):
+        raise ValueError(f"pyramid has shape {shape.shape}")
+    if shape and any(len(row) != len(shape.widths) + 1 for row in info.held_out.level_bits):
+        raise ValueError("level_bits is not of this pyramid")
+    return (
+        checked_network("pyramid", tensors, lambda: Pyramid(shape, atlas.to(torch.get_default_device())))
+        if shape
+        else None,
+        checked_network("slices", tensors, lambda: MultiScaleFlow(flow)) if flow else None,
+        checked_network("restorer", tensors, lambda: Restorer(small)) if small else None,
+    )
 
 
 def _migrated(description: dict[str, Any]) -> dict[str, Any]:
     """A description of an earlier format in the words of this one."""
     return {k: v for k, v in description.items() if k not in _GONE}
-
-
-def _person(tensors: dict[str, Tensor], ranks: int) -> PersonModel | None:
-    """The person model, None in models of format 1."""
-    if "person.features" not in tensors:
-        return None
-    features, curves, heads = (tensors[f"person.{k}"].numpy() for k in _PERSON)
-    if heads.shape != features.shape[:1] or curves.shape != (*heads.shape, ranks) or not features.shape[1]:
-        raise ValueError(f"person has shapes {features.shape}, {curves.shape}, {heads.shape}")
-    if not (np.isfinite(features).all() and np.isfinite(curves).all()):
-        raise ValueError("person has values that are no numbers")
-    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads)
-
-
-def _fill(module: nn.Module | None, tensors: dict[str, Tensor], part: str) -> None:
-    if module is not None:
-        module.load_state_dict({k.removeprefix(f"{part}."): v for k, v in tensors.items()})
-        module.eval().requires_grad_(False)
 
 
 def _digest(content: bytes) -> str:

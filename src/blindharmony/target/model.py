@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy import ndimage
 
 from blindharmony.flow import MultiScaleFlow, MultiScaleSpec
@@ -52,6 +52,12 @@ class HeldOut(BaseModel):
     restorer_change: tuple[float, ...] = ()
     slice_bits: float | None = None
 
+    @model_validator(mode="after")
+    def _rectangular(self) -> HeldOut:
+        if len({len(row) for row in self.level_bits}) > 1:
+            raise ValueError("level_bits has rows of different lengths")
+        return self
+
 
 class TargetInfo(BaseModel):
     """Everything about a target model that is not an array.
@@ -79,9 +85,9 @@ class TargetInfo(BaseModel):
     format: int = FORMAT
     name: str
     suffix: str = "T1w"
-    scans: int
+    scans: int = Field(ge=0)
     recipe: PrepRecipe = PrepRecipe()
-    unit: float = 1.0
+    unit: float = Field(default=1.0, gt=0, lt=1e12)
     pyramid: PyramidSpec | None = None
     slices: MultiScaleSpec | None = None
     restorer: RestorerSpec | None = None
@@ -108,6 +114,7 @@ class Target:
         mean_image: Mean of the training scans on the template grid at 2 mm, where the published method starts.
         person: Tells a head's quantile curve from its rank features, if it was trained.
         digest: SHA-256 of the file, first 12 digits; empty if it was never saved.
+        file: Name of the file it was read from, without its folder; empty if it was never read.
     """
 
     info: TargetInfo
@@ -120,6 +127,7 @@ class Target:
     slices: MultiScaleFlow | None = None
     restorer: Restorer | None = None
     digest: str = ""
+    file: str = ""
 
     @cached_property
     def mean_curve(self) -> NDArray[np.float64]:

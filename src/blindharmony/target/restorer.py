@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 _WIDTHS = (0.7, 1.4)  # voxels
@@ -26,9 +26,9 @@ class RestorerSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = 32
-    deep_width: int = 64
-    blocks: int = 2
+    width: int = Field(default=32, ge=1, le=4096)
+    deep_width: int = Field(default=64, ge=1, le=4096)
+    blocks: int = Field(default=2, ge=0, le=64)
 
 
 class _Block(nn.Module):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from blindharmony.errors import InputError
+from blindharmony.image import parse_json, read_text
 from blindharmony.training.fit import Calibration
 
 
@@ -36,25 +39,31 @@ def read_log(path: Path) -> TrainingLog:
     calibrations = {}
     total = last = 0.0
     try:
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
+        for line in read_text(path).splitlines():
+            row = parse_json(line, finite=False)
             level = int(row["level"])
             if "calibration" in row:
                 before, after = (_calibration(row["calibration"][when]) for when in ("before", "after"))
+                if len(before.means) != len(after.means):
+                    raise ValueError
                 calibrations[level] = before, after
                 continue
-            step = float(row["step"])
-            curves.setdefault(level, {})[step] = step, float(row["train"]), float(row["held_out"])
+            step, train, unseen = (float(row[name]) for name in ("step", "train", "held_out"))
             seconds = float(row.get("seconds", 0.0))
+            # A step that diverged is no point of a curve.
+            if not np.isfinite([step, train, unseen, seconds]).all():
+                continue
+            curves.setdefault(level, {})[step] = step, train, unseen
             # A resumed session counts from zero again.
             total, last = total + (last if seconds < last else 0.0), seconds
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", remedy="check the path", path=path) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise InputError("this is not a training log", remedy="give the .log.jsonl of a model", path=path) from None
     ordered = {level: [rows[step] for step in sorted(rows)] for level, rows in curves.items()}
     return TrainingLog(ordered, calibrations, total + last)
 
 
-def _calibration(found: dict[str, list[float]]) -> Calibration:
-    return Calibration(float(found["spread"]), tuple(found["means"]), tuple(found["spreads"]))  # type: ignore[arg-type]
+def _calibration(found: dict[str, Any]) -> Calibration:
+    spread, means, spreads = (np.array(found[name], np.float64) for name in ("spread", "means", "spreads"))
+    if spread.ndim != 0 or means.ndim != 1 or means.shape != spreads.shape:
+        raise ValueError
+    return Calibration(float(spread), tuple(means.tolist()), tuple(spreads.tolist()))

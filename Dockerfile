@@ -1,0 +1,29 @@
+# blindharmony with its weights, for machines without Python. Nothing is downloaded when it runs.
+#
+#   docker build -t blindharmony .                                   CPU
+#   docker build -t blindharmony:cuda \
+#     --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 --build-arg TORCH=torch==2.13.0 .
+#
+#   docker run --rm --read-only --tmpfs /tmp --network none -u "$(id -u):$(id -g)" \
+#     -v /data/scans:/in:ro -v /data/results:/out blindharmony harmonize /in --out /out
+FROM python:3.11-slim-bookworm
+
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH=torch==2.13.0
+
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# Torch first: this layer is large and changes seldom. Its version is pinned by the argument.
+# hadolint ignore=DL3013
+RUN pip install --index-url "$TORCH_INDEX" "$TORCH"
+
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE /src/
+COPY src /src/src
+RUN pip install -c /src/constraints.txt "/src[dicom]" && rm -rf /src
+
+# No home, no root, nothing written but the output: neither byte code nor Matplotlib's caches.
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/nonexistent
+USER 65534:65534
+WORKDIR /out
+ENTRYPOINT ["blindharmony"]
+CMD ["--help"]
