@@ -46,4 +46,3 @@ def fake_run(root: Path, out: Path, engine=None, *, seed: int = 0, say=None, scr
             )
         finally:
             engine.close()
-

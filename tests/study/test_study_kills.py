@@ -8,12 +8,12 @@ import signal
 import time
 
 import pytest
+from fake_study import fake_run, make_study
+from fake_work import whole
 
 from blindharmony.study.engines.processes import ProcessEngine
 from blindharmony.study.engines.serial import SerialEngine
 from blindharmony.study.ledger import Ledger
-from fake_study import fake_run, make_study
-from fake_work import whole
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -48,7 +48,7 @@ def _kill_until(kills, study, folder, diary, make_engine, longest):
     out = folder / "out0"
     while killed < kills:
         before, begin = _state(out), len(diary())
-        child = _FORK.Process(target=lambda: fake_run(study, out, make_engine()))
+        child = _FORK.Process(target=lambda out=out: fake_run(study, out, make_engine()))
         child.start()
         time.sleep(rng.uniform(0, longest))
         if child.is_alive():

@@ -1,9 +1,9 @@
 """Which scans are meant, what their sidecars say, and which mask is theirs."""
 
 import json
-import os
 
 import pytest
+from fake_study import make_study
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +13,6 @@ from blindharmony.study.filters import read_filter
 from blindharmony.study.layout import bids_scans
 from blindharmony.study.masks import find_mask
 from blindharmony.study.metadata import metadata
-from fake_study import make_study
 
 
 @pytest.fixture
@@ -131,5 +130,5 @@ def test_a_mask_is_the_scans_own_and_native(visits, tmp_path):
 
 
 def test_a_broken_link_is_a_scan(visits):
-    os.symlink(visits / "annex" / "gone", visits / "sub-02" / "anat" / "sub-02_run-2_T1w.nii.gz")
+    (visits / "sub-02" / "anat" / "sub-02_run-2_T1w.nii.gz").symlink_to(visits / "annex" / "gone")
     assert len(places(bids_scans(visits))) == 4

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 
 import pytest
+from fake_study import fake_run, make_study
+from fake_work import whole
 
 from blindharmony.errors import OutputError
 from blindharmony.study.engines.processes import ProcessEngine
@@ -13,8 +15,6 @@ from blindharmony.study.ledger import Ledger
 from blindharmony.study.lock import locked
 from blindharmony.study.publish import publish, remove
 from blindharmony.study.table import cohort_rows, write_table
-from fake_study import fake_run, make_study
-from fake_work import whole
 
 
 def results(out):
@@ -80,13 +80,15 @@ def test_scans_that_fail_have_a_reason_and_stop_nobody(tmp_path, diary):
     same = {"DeviceSerialNumber": "1"}
     texts = {"sub-01": "ok: 1", "sub-02": "fail: 2", "sub-03": "ok: 3", "sub-04": "fail: 4", "sub-05": "die: 5"}
     root = make_study(tmp_path / "s", {**texts, "sub-06": "ok: 6"}, dict.fromkeys(("sub-01", "sub-02", "sub-03"), same))
-    os.symlink(tmp_path / "gone", root / "sub-06/anat/sub-06_run-2_T1w.nii.gz")
+    (root / "sub-06/anat/sub-06_run-2_T1w.nii.gz").symlink_to(tmp_path / "gone")
     out = tmp_path / "out"
     said = []
     tally = fake_run(root, out, ProcessEngine([{}, {}]), say=said)
     assert (tally.done, len(tally.failed), tally.finished, tally.total) == (3, 4, 7, 7)
     found = failures(out)
-    assert {k: v["status"] for k, v in found.items()} == dict.fromkeys(("sub-02", "sub-04", "sub-05", "sub-06"), "failed")
+    assert {k: v["status"] for k, v in found.items()} == dict.fromkeys(
+        ("sub-02", "sub-04", "sub-05", "sub-06"), "failed"
+    )
     assert "the scan is a fake; take another" in found["sub-02"]["reason"]
     assert "signal 9" in found["sub-05"]["reason"]
     assert "link to nothing" in found["sub-06"]["reason"]

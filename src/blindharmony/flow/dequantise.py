@@ -93,4 +93,7 @@ def _level(x: Tensor, levels: int) -> Tensor:
     if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
         msg = f"expected values in [0, 1], got {float(x.amin()):.6g} to {float(x.amax()):.6g}; rescale"
         raise ValueError(msg)
-    return (x * levels).floor().clamp_max(levels - 1)
+    level = (x * levels).floor()
+    # k/n times n can come out just below k, and what is just below k/n just at k: the quotients decide.
+    level = level + ((level + 1) / levels <= x).to(x.dtype) - (level / levels > x).to(x.dtype)
+    return level.clamp_max(levels - 1)
