@@ -65,7 +65,7 @@ def pyramid(spec, pool, unseen, steps, folder, *, place=True, seed=0):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     began = time.process_time()
-    found = fit_pyramid(flow, pool, unseen, folder, plan={"seed": seed}, minutes=0, steps=steps)
+    found = fit_pyramid(flow, pool, unseen, folder, plan={"seed": seed}, minutes=0, steps=steps, resume=False)
     seconds = time.process_time() - began
     with torch.no_grad():
         bits = [float(flow.density(*unseen.load(i, 0)).bits_per_dim()) for i in range(len(unseen.files))]

@@ -75,7 +75,8 @@ def refine(
     with torch.inference_mode():
         change = target.restorer.to(device)(x, inside, float(own_grid)) - x
         target.restorer.to("cpu")
-        rms = float((change.square().sum() / inside.sum()).sqrt())
+        # Summed by numpy, in one thread: the bytes shall not depend on the number of cores.
+        rms = float(np.sqrt(np.square(change.cpu().numpy(), dtype=np.float64).sum() / mask.sum()))
         if strength is None:
             own = max(target.info.held_out.restorer_change, default=0.0)
             strength = max(0.0, 1 - (own / max(rms, 1e-9)) ** 2)

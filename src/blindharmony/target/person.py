@@ -14,15 +14,25 @@ Source: Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, eq.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 Array = NDArray[np.float64]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _LENGTH, _STRENGTH, _SHARED = 2.0, 20.0, 0.5
+
+
+# Matrix products differ in their last digits with the number of threads, and a scanner's hash would with them.
+def _one_thread(f: Callable[P, R]) -> Callable[P, R]:
+    return cast(Callable[P, R], threadpool_limits.wrap(limits=1, user_api="blas")(f))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +92,19 @@ class PersonModel:
     def _weights(self) -> Array:
         return np.asarray(self._precision @ (self.curves - self.mean))
 
+    @_one_thread
     def curve(self, features: Array) -> Array:
         """The most probable quantile curve of a head with these features, ``(F,) → (Q,)``."""
         return np.asarray(self.mean + (self._kernel(features[None], self.features) @ self._weights)[0])
 
+    @_one_thread
     def surprise(self, features: Array) -> float:
         """How little the features say: 0 among the target's own heads, 1 for nothing like them."""
         k = self._kernel(features[None], self.features)[0]
         return float(1 - k @ self._precision @ k / (_STRENGTH * _LENGTH**2))
 
     @cached_property
+    @_one_thread
     def error(self) -> Array:
         """Root mean square error about heads left out of training, by rank, shape ``(Q,)``."""
         return np.asarray(np.sqrt(((self.left_out() - self.curves[self.themselves]) ** 2).mean(0)))

@@ -108,11 +108,12 @@ def detail_bands(x: Tensor, inside: Tensor) -> Tensor:
 def _gauss(x: Tensor, sigma: float) -> Tensor:
     reach = int(3 * sigma + 0.5)
     line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype) / sigma) ** 2)
-    line = line / line.sum()
-    for axis in range(3):
-        shape, pad = [1, 1, 1, 1, 1], [0, 0, 0]
-        shape[2 + axis], pad[axis] = -1, reach
-        x = F.conv3d(x, line.view(shape), padding=pad)
+    weights = (line / line.sum()).tolist()
+    # Shifted copies, not a convolution of one channel: faster, and the same bytes with any number of threads.
+    for axis in (2, 3, 4):
+        wide = F.pad(x, [reach if other == axis else 0 for other in (4, 3, 2) for _ in range(2)])
+        shifted = [w * wide.narrow(axis, k, x.shape[axis]) for k, w in enumerate(weights)]
+        x = sum(shifted[1:], shifted[0])
     return x
 
 

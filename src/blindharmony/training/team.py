@@ -7,6 +7,7 @@ Patch j is the same whoever computes it, so W processes do what one does with th
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -119,9 +120,14 @@ class Team:
                     dist.broadcast(value, 0)
 
     def leave(self) -> None:
-        """The work is done."""
+        """The work is done: all come here, then the group's threads end before the interpreter does.
+
+        Left to the interpreter's end, a thread that is still running there aborts the process.
+        """
         if self.size > 1:
+            self.wait()
             dist.destroy_process_group()
+            gc.collect()
 
 
 @dataclass(frozen=True)

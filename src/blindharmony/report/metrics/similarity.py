@@ -55,8 +55,9 @@ def ncc(a: Image, b: Image, mask: NDArray[np.bool_]) -> float:
     """
     inside, other = _inside(a, b, mask)
     inside, other = inside - inside.mean(), other - other.mean()
-    scale = float(np.linalg.norm(inside) * np.linalg.norm(other))
-    return float(inside @ other) / scale if scale > 0 else float("nan")
+    # Sums, not products of vectors: those are shared out over threads, and the last digits change with their number.
+    scale = float(np.sqrt((inside**2).sum() * (other**2).sum()))
+    return float((inside * other).sum()) / scale if scale > 0 else float("nan")
 
 
 def ssim(a: Image, b: Image, mask: NDArray[np.bool_], data_range: float | None = None) -> float:
