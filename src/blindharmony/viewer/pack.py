@@ -43,8 +43,8 @@ def pack(
 ) -> tuple[Packed, Packed]:
     """Pack both volumes of a pair alike; equal input gives equal text.
 
-    Both are cut to the brain with 12 mm around it. White of ``after`` is brighter than all but 0.2 % of its brain; white
-    of ``before`` is as many times its brain's root mean square, so that only contrast is left to differ.
+    Both are cut to the brain with 12 mm around it. White of ``after`` is brighter than all but 0.2 % of its brain;
+    white of ``before`` is as many times its brain's root mean square, so that only contrast is left to differ.
 
     Args:
         before: In the scan's own units and axes, shape ``(X, Y, Z)``.

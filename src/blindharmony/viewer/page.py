@@ -7,9 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -17,10 +15,7 @@ from blindharmony.image import write_text
 from blindharmony.report.numbers import number
 from blindharmony.report.render import asset_text, page_environment
 from blindharmony.viewer.niivue import VERSION, niivue
-from blindharmony.viewer.pack import Packed, pack
-
-if TYPE_CHECKING:
-    from blindharmony.result import HarmonizeResult
+from blindharmony.viewer.pack import Packed
 
 
 def render_viewer(before: Packed, after: Packed, *, name: str, unit: str) -> str:
@@ -62,18 +57,6 @@ def write_viewer(
         OutputError: If it exists already, or the folder or disk does not take it.
     """
     return write_text(path, render_viewer(before, after, name=name, unit=unit), overwrite=overwrite)
-
-
-def view_result(result: HarmonizeResult, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write the page of a result that is still in memory.
-
-    Raises:
-        OutputError: If it exists already, or the folder or disk does not take it.
-    """
-    shape = result.source.data.shape
-    after, mask = result.data.reshape(shape), np.asarray(result.mask).reshape(shape)
-    pair = pack(result.source.data, after, mask, result.source.affine)
-    return write_viewer(*pair, path, name=result.name, unit=f"{result.target.info.name} units", overwrite=overwrite)
 
 
 def _environment() -> Environment:
