@@ -95,10 +95,8 @@ def read_pair(image: Path, *, scan: Path | None = None, inputs: Sequence[Path] =
             path=before.path,
         )
     target = said.get("Target")
-    unit = (
-        f"{target['Name']} units" if isinstance(target, dict) and isinstance(target.get("Name"), str) else "its units"
-    )
-    return Pair(before, after, _mask(image, after), unit)
+    name = target.get("Name") if isinstance(target, dict) else None
+    return Pair(before, after, _mask(image, after), f"{name} units" if isinstance(name, str) else "its units")
 
 
 def _image(result: Path) -> Path:

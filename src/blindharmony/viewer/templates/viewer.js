@@ -18,7 +18,7 @@
   function view() {
     return new niivue.Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [0.25, 0.88, 0.82, 0.75], crosshairWidth: 1, crosshairGap: 6,
-      isRadiologicalConvention: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER, multiplanarPadPixels: 4,
+      isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER, multiplanarPadPixels: 4,
       multiplanarLayout: niivue.MULTIPLANAR_TYPE.GRID, dragMode: niivue.DRAG_MODE.windowing, logLevel: "error",
       dragAndDropEnabled: false, isNearestInterpolation: false, fontColor: [1, 1, 1, 0.9], loadingText: "loading"
     });
@@ -124,8 +124,8 @@
     }
     if (flat === "1" && event.key.indexOf("Page") === 0) { steps = [0, event.key === "PageUp" ? 1 : -1, 0]; }
     if (flat === "2") {
-      if (event.key === "ArrowLeft") { steps = [0, -1, 0]; }
-      if (event.key === "ArrowRight") { steps = [0, 1, 0]; }
+      if (event.key === "ArrowLeft") { steps = [0, 1, 0]; }
+      if (event.key === "ArrowRight") { steps = [0, -1, 0]; }
       if (event.key.indexOf("Page") === 0) { steps = [event.key === "PageUp" ? 1 : -1, 0, 0]; }
     }
     if (steps) { move(steps.map(function (step) { return step * (event.shiftKey ? 10 : 1); })); }
