@@ -21,3 +21,8 @@ def niivue() -> str:
     if hashlib.sha256(plain).hexdigest() != SHA256:
         raise RuntimeError("the viewer program has changed: install blindharmony again")
     return plain.decode("utf-8")
+
+
+def licences() -> str:
+    """The terms of niivue and of what is inside it; they travel with every copy."""
+    return resources.files("blindharmony.viewer").joinpath("assets", "niivue-licences.txt").read_text(encoding="utf-8")

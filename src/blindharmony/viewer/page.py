@@ -14,7 +14,7 @@ from markupsafe import Markup
 from blindharmony.image import write_text
 from blindharmony.report.numbers import number
 from blindharmony.report.render import asset_text, page_environment
-from blindharmony.viewer.niivue import VERSION, niivue
+from blindharmony.viewer.niivue import VERSION, licences, niivue
 from blindharmony.viewer.pack import Packed
 
 
@@ -42,6 +42,7 @@ def render_viewer(before: Packed, after: Packed, *, name: str, unit: str) -> str
         program=program,
         program_hash=_hash(program),
         program_version=VERSION,
+        licences=licences(),
         script=script,
         script_hash=_hash(script),
         style=_style(environment),

@@ -17,7 +17,7 @@
 
   function view() {
     return new niivue.Niivue({
-      backColor: [0, 0, 0, 1], crosshairColor: [0.25, 0.88, 0.82, 0.75], crosshairWidth: 1, crosshairGap: 6,
+      backColor: [0, 0, 0, 1], crosshairColor: [0.25, 0.88, 0.82, 0.75], crosshairWidth: 0.6, crosshairGap: 6,
       isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER, multiplanarPadPixels: 4,
       multiplanarLayout: niivue.MULTIPLANAR_TYPE.GRID, dragMode: niivue.DRAG_MODE.windowing, logLevel: "error",
       dragAndDropEnabled: false, isNearestInterpolation: false, fontColor: [1, 1, 1, 0.9], loadingText: "loading"
@@ -93,7 +93,7 @@
     var flip = by("flip").checked;
     by("pictures").classList.toggle("flip", flip);
     by("swap").hidden = !flip;
-    by("swap").textContent = "Swap: " + names[shown];
+    by("swap").textContent = "Shown: " + names[shown] + " (swap)";
     names.forEach(function (name, i) { by(name).closest("figure").classList.toggle("under", flip && i !== shown); });
     views.forEach(function (each) { each.resizeListener(); });
     show();
