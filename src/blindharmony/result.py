@@ -175,11 +175,13 @@ class HarmonizeResult:
         if uncertainty and self.uncertainty is not None:
             error = folder / output_name(self.name, "harmonizedSD")
             files.append(write_like(self.source, self.uncertainty, error, overwrite=overwrite))
+        hashes = {file.name: file_sha256(file) for file in files}
         if report:
-            files.append(self.report(folder / report_name(scan), overwrite=overwrite))
+            evidence = scan_evidence(self, hashes)
+            files.append(write_report(evidence, folder / report_name(scan), overwrite=overwrite))
         if viewer:
             files.append(self.viewer(folder / viewer_name(scan), overwrite=overwrite))
-        results = {"Results": {file.name: file_sha256(file) for file in files}}
+        results = {"Results": hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}}
         files.append(write_sidecar(folder / sidecar_name(scan), self.sidecar | results, overwrite=overwrite))
         return tuple(files)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,10 +13,10 @@ from markupsafe import Markup
 
 from blindharmony.image import write_text
 from blindharmony.report import viewers
-from blindharmony.report.charts import curve_chart, histogram_chart, short, trace_charts
+from blindharmony.report.charts import curve_chart, error_chart, histogram_chart, short, trace_charts
 from blindharmony.report.colour import gradient
 from blindharmony.report.evidence import ScanEvidence
-from blindharmony.report.gauges import distance_gauge, tissue_gauges
+from blindharmony.report.gauges import distance_gauge, level_gauges, tissue_gauges
 from blindharmony.report.histogram import distances, quantiles
 from blindharmony.report.numbers import number, plain
 
@@ -55,15 +56,24 @@ def render_report(evidence: ScanEvidence) -> str:
         bias=bias,
         bias_limit=bias_limit,
         registration=viewers.registration(evidence),
+        overlap=_overlap(evidence),
         scale=gradient(),
         histogram=histogram_chart(evidence, before, after),
         curve=curve_chart(evidence.curve, evidence.unit) if evidence.curve else None,
         tissues=tissue_gauges(before, after, target, levels),
+        levels=level_gauges(evidence.confidence) if evidence.confidence else [],
+        errors=error_chart(evidence),
         trace=trace_charts(evidence),
         style=Markup("\n").join(asset_text(environment, name) for name in _STYLES),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _overlap(evidence: ScanEvidence) -> float | None:
+    place = evidence.preparation.get("place")
+    found = place.get("overlap") if isinstance(place, Mapping) else None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def write_report(evidence: ScanEvidence, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
