@@ -71,6 +71,7 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
         trace=estimate.trace,
         figures=result.figures,
         warnings=result.warnings,
+        overlap=prepared.found("place").get("overlap"),
         preparation=_preparation(result),
         provenance=provenance,
     )
@@ -116,10 +117,24 @@ def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
 
 
 def _preparation(result: HarmonizeResult) -> dict[str, Any]:
-    found = {step: dict(numbers) for step, numbers in result.prepared.summary().items()}
-    native = result.prepared.native
-    found.setdefault("brain-mask", {})["brain (ml)"] = round(brain_ml(native.inside(), native.spacing))
-    return found
+    """What each step found, in words."""
+    found, native = result.prepared.found, result.prepared.native
+    overlap, bias = found("place").get("overlap"), found("n4").get("log_bias_sd")
+    steps: dict[str, dict[str, Any]] = {
+        "orientation": {"axes of the file": found("orient").get("axes")},
+        "brain mask": {
+            "from": found("brain-mask").get("source"),
+            "brain (ml)": round(brain_ml(native.inside(), native.spacing)),
+        },
+        "bias field": {"N4, spread of its logarithm": bias},
+        "gain": {"factor": found("gain").get("gain")},
+        "registration": {
+            "overlap with the template (Dice)": overlap,
+            "affine matrix (mm, rows)": found("place").get("matrix"),
+        },
+    }
+    known = {step: {k: v for k, v in rows.items() if v is not None} for step, rows in steps.items()}
+    return {step: rows for step, rows in known.items() if rows}
 
 
 def _details(result: HarmonizeResult) -> list[str]:

@@ -64,7 +64,7 @@ def error_chart(evidence: ScanEvidence) -> Markup | None:
         Line(sure.intensity, sure.deviation, "after"),
         label="Error of the harmonized intensity at each intensity",
         x_label=f"After [{short(evidence.unit)}]",
-        y_label=f"One standard deviation [{short(evidence.unit)}]",
+        y_label=f"Error (SD) [{short(evidence.unit)}]",
         y_range=(0.0, 1.1 * top if top > 0 else 1.0),
     )
 

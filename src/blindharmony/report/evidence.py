@@ -100,6 +100,7 @@ class ScanEvidence:
         figures: Numbers for the table, by name.
         verdict: What to read first.
         warnings: Everything that went less than well.
+        overlap: Dice coefficient of the mask and the template's brain, if it was registered.
         preparation: For each step, the numbers it found.
         methods: The methods paragraph, see :func:`~blindharmony.report.methods.methods_text`.
         provenance: Versions, command, hashes, date.
@@ -125,6 +126,7 @@ class ScanEvidence:
     trace: Sequence[Mapping[str, float]] = ()
     figures: Mapping[str, float | str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    overlap: float | None = None
     preparation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
 

@@ -84,7 +84,7 @@ def level_gauges(confidence: Confidence) -> list[Gauge]:
     """How far each level of detail is from the target's unseen scans, in their spreads, beside the verdict's limit."""
     limit, found = confidence.limit, []
     for name, before, after in confidence.levels:
-        gauge = Gauge.around(name, before, after, [-limit, limit], zero=False)
+        gauge = Gauge.around(name, round(before, 2), round(after, 2), [-limit, limit], zero=False)
         # The limits themselves, not their middle nine tenths; one scale for all unless a level leaves it.
         room = 1.5 * limit
         found.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -56,7 +55,6 @@ def render_report(evidence: ScanEvidence) -> str:
         bias=bias,
         bias_limit=bias_limit,
         registration=viewers.registration(evidence),
-        overlap=_overlap(evidence),
         scale=gradient(),
         histogram=histogram_chart(evidence, before, after),
         curve=curve_chart(evidence.curve, evidence.unit) if evidence.curve else None,
@@ -68,12 +66,6 @@ def render_report(evidence: ScanEvidence) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def _overlap(evidence: ScanEvidence) -> float | None:
-    place = evidence.preparation.get("place")
-    found = place.get("overlap") if isinstance(place, Mapping) else None
-    return float(found) if isinstance(found, int | float) else None
 
 
 def write_report(evidence: ScanEvidence, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
