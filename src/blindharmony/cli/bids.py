@@ -101,6 +101,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.study.description import describe
     from blindharmony.study.ledger import Ledger
     from blindharmony.study.planning import make_plan
+    from blindharmony.study.profiles import keep_target
     from blindharmony.study.run import held, run_study
     from blindharmony.study.settings import Settings
     from blindharmony.target import load_target
@@ -122,6 +123,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     groups = _groups(arguments, target.info.suffix, screen)
     with held(Ledger(arguments.output_dir.resolve())) as ledger:
         describe(arguments.bids_dir, ledger.out, target.info.name)
+        keep_target(ledger, target)
         screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
         masks = arguments.mask_dir and arguments.mask_dir.resolve()
         plan = make_plan(groups, ledger, masks=masks)
