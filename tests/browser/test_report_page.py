@@ -44,7 +44,9 @@ def test_the_slider_uncovers_before_and_after(file, opened):
 
 def test_dragging_over_a_picture_moves_the_border(file, opened):
     with opened(file) as page:
-        box = page.locator(".frame[data-compare]").first.bounding_box()
+        frame = page.locator(".frame[data-compare]").first
+        frame.scroll_into_view_if_needed()
+        box = frame.bounding_box()
         page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 40)
         page.mouse.down()
         page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 40, steps=4)

@@ -1,5 +1,8 @@
 """The viewer: two volumes, one crosshair, everything by keyboard too."""
 
+import re
+
+import numpy as np
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -38,15 +41,22 @@ def test_arrow_keys_move_the_crosshair_in_both(pages, opened):
         assert _place(page) == start
 
 
-def test_the_values_are_those_of_the_files(pages, opened, stripped_head):
+def test_the_values_are_those_of_the_files_at_that_place(pages, opened, stripped_head):
+    """The scan lies askew with its axes in another order (PIR): place and value must belong together all the same."""
+    to_voxel = np.linalg.inv(stripped_head.affine)
+    seen = set()
     with opened(pages["viewer"]) as page:
-        for _ in range(6):
+        page.focus("#pictures")
+        for key in ("ArrowLeft", "ArrowUp", "PageUp", "Shift+ArrowLeft", "Shift+PageUp", "Shift+ArrowDown"):
+            page.keyboard.press(key)
+            place = [float(number) for number in re.findall(r"-?\d+", page.inner_text("#where"))]
+            voxel = tuple(np.rint((to_voxel @ [*place, 1])[:3]).astype(int))
+            true = float(stripped_head.data[voxel])
             before, after = _values(page)
-            # The page of this test shows a scan and three times the same scan, rounded and shown with three digits.
-            assert after == pytest.approx(3 * before, abs=0.02 * stripped_head.data.max())
-            page.focus("#pictures")
-            page.keyboard.press("PageUp")
-        assert len({before, after}) == 2
+            assert before == pytest.approx(true, abs=0.01 * float(stripped_head.data.max()))
+            assert after == pytest.approx(3 * true, abs=0.03 * float(stripped_head.data.max()))
+            seen.add(before)
+    assert len(seen) > 3
 
 
 def test_a_click_in_one_moves_both_and_the_wheel_goes_through_slices(pages, opened):

@@ -34,7 +34,9 @@
   // Everything follows the first view's crosshair; a click in the second one is carried over to it.
   function place() { return views[0].scene.crosshairPos; }
   function show() {
-    var box = views[0].volumes[0], at = place(), voxel = views[0].frac2vox(at), mm = views[0].frac2mm(at);
+    var box = views[0].volumes[0], at = place(), voxel = views[0].frac2vox(at);
+    // Of the scanner, not of the grid: a scan may lie askew.
+    var mm = views[0].frac2mm(at, 0, true);
     names.forEach(function (name, i) {
       var value = views[i].volumes[0].getValue(voxel[0], voxel[1], voxel[2]);
       by("value-" + name).textContent = number(Math.round(value / facts[name].step) * facts[name].step);
