@@ -69,6 +69,7 @@ def cohort(rows: Sequence[Row]) -> Cohort:
     """Sort and count the rows of a cohort."""
     done, missing = ([r for r in rows if (r["status"] == "done") is wanted] for wanted in (True, False))
     odd = outliers(done)
+    missing.sort(key=lambda r: str(r["scan"]))
     done.sort(key=lambda r: (*severity(r, odd), r["scan"]))
     return Cohort(
         total=len(rows),

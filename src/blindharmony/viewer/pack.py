@@ -15,6 +15,7 @@ _MARGIN_MM = 12.0
 _MOST_VOXELS = 9_000_000
 # Steps between black and white; a screen shows 256.
 _STEPS = 512
+_LEAST = 1e-20
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def pack(
     place[:3, 3] += place[:3, :3] @ (np.array([s.start for s in box]) + (thin - 1) / 2)
     place[:3, :3] *= thin
     high = _white(after, mask)
-    highs = (high * _rms(before, mask) / _rms(after, mask), high)
+    highs = (_believed(high * _rms(before, mask) / _rms(after, mask)), high)
     first, second = (
         _packed(_thinned(volume[box], thin), place, white, thin)
         for volume, white in zip((before, after), highs, strict=True)
@@ -101,13 +102,16 @@ def _thinned(volume: NDArray[Any], thin: int) -> NDArray[np.float32]:
 
 
 def _white(volume: NDArray[Any], mask: NDArray[np.bool_]) -> float:
-    white = float(np.quantile(np.nan_to_num(volume[mask].astype(np.float64)), 0.998))
-    return white if white > 0 else 1.0
+    return _believed(float(np.quantile(np.nan_to_num(volume[mask].astype(np.float64)), 0.998)))
 
 
 def _rms(volume: NDArray[Any], mask: NDArray[np.bool_]) -> float:
-    rms = float(np.sqrt(np.mean(np.nan_to_num(volume[mask].astype(np.float64)) ** 2)))
-    return rms if rms > 0 else 1.0
+    return _believed(float(np.sqrt(np.mean(np.nan_to_num(volume[mask].astype(np.float64)) ** 2))))
+
+
+def _believed(scale: float) -> float:
+    # A brain that is all dark has no scale; the header's single precision has no smaller one either.
+    return scale if np.isfinite(scale) and scale > _LEAST else 1.0
 
 
 def _packed(volume: NDArray[np.float32], affine: NDArray[np.float64], white: float, thin: int) -> Packed:
