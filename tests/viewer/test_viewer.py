@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from blindharmony.errors import OutputError
 from blindharmony.viewer import pack, render_viewer, write_viewer
-from blindharmony.viewer import pack as _pack
+from blindharmony.viewer.packing import pack as _pack
 from blindharmony.viewer.niivue import SHA256, niivue
 
 AFFINE = np.array([[-1.0, 0.1, 0, 30], [0.1, 1.2, 0, -20], [0, 0, 2.0, -10], [0, 0, 0, 1]])
@@ -61,7 +61,7 @@ def test_what_is_cut_off_is_far_from_the_brain_and_the_rest_keeps_its_place():
 
 
 def test_a_large_volume_is_thinned_out_in_place(monkeypatch):
-    monkeypatch.setattr(pack.__module__ + "._MOST_VOXELS", 2000)
+    monkeypatch.setattr("blindharmony.viewer.packing._MOST_VOXELS", 2000)
     mask = np.ones((30, 28, 26), bool)
     ramp = np.broadcast_to(np.arange(30.0)[:, None, None], mask.shape) + 100
     packed, _ = pack(ramp, ramp, mask, AFFINE)

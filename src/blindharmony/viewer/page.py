@@ -15,7 +15,7 @@ from blindharmony.image import write_text
 from blindharmony.report.numbers import number
 from blindharmony.report.render import asset_text, page_environment
 from blindharmony.viewer.niivue import VERSION, licences, niivue
-from blindharmony.viewer.pack import Packed
+from blindharmony.viewer.packing import Packed
 
 
 def render_viewer(before: Packed, after: Packed, *, name: str, unit: str) -> str:
