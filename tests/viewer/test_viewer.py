@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from blindharmony.errors import OutputError
 from blindharmony.viewer import pack, render_viewer, write_viewer
-from blindharmony.viewer.packing import pack as _pack
 from blindharmony.viewer.niivue import SHA256, niivue
+from blindharmony.viewer.packing import pack as _pack
 
 AFFINE = np.array([[-1.0, 0.1, 0, 30], [0.1, 1.2, 0, -20], [0, 0, 2.0, -10], [0, 0, 0, 1]])
 

@@ -98,8 +98,8 @@ def _scanners(rows: Sequence[Row]) -> list[Scanner]:
         reasons = sorted({str(m["why"]) for m in members})
         more = f"; and {len(reasons) - _REASONS} reasons more" if len(reasons) > _REASONS else ""
         why = "; ".join(reasons[:_REASONS]) + more
-        medians = (_median(members, key) for key in ("distance_before", "distance_after"))
-        found.append(Scanner(name, len(members), *medians, why))
+        before, after = (_median(members, key) for key in ("distance_before", "distance_after"))
+        found.append(Scanner(name, len(members), before, after, why))
     return sorted(found, key=lambda s: (-s.scans, s.name))
 
 

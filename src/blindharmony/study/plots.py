@@ -91,10 +91,16 @@ def _bands(
 ) -> list[Mark]:
     marks: list[Mark] = []
     if target is not None and len(target):
-        marks.append(Band(x, *np.quantile(target, [0.05, 0.95], axis=0), "target"))
+        marks.append(_middle(x, target, "target"))
     if len(drawn) > _MOST_LINES:
         marks.append(Band(x, drawn.min(0), drawn.max(0), f"{style} outer"))
-        marks.append(Band(x, *np.quantile(drawn, [0.05, 0.95], axis=0), style))
+        marks.append(_middle(x, drawn, style))
     else:
         marks += [Line(x, row, f"{style} thin") for row in drawn]
     return [*marks, Line(x, np.median(drawn, axis=0), style)]
+
+
+def _middle(x: NDArray[np.float64], rows: NDArray[np.float64], style: str) -> Band:
+    """The middle nine tenths of the rows."""
+    low, high = np.quantile(rows, [0.05, 0.95], axis=0)
+    return Band(x, low, high, style)
