@@ -80,7 +80,7 @@
     var words = by("find").value.toLowerCase(), scanner = by("scanner").value, only = by("only").value, count = 0;
     rows.forEach(function (row) {
       var fits = row.cells[0].textContent.toLowerCase().indexOf(words) >= 0 &&
-        (!scanner || row.cells[3].textContent === scanner) &&
+        (!scanner || row.cells[7].textContent === scanner) &&
         (!only || (only === "odd" ? row.classList.contains("odd") : row.cells[1].textContent === only));
       row.hidden = !fits;
       count += fits ? 1 : 0;
