@@ -57,7 +57,8 @@ def in_two_rounds(first: ScannerModel, again: Sequence[ScanSummary], target: Tar
 
 def needs_second_round(first: ScannerModel, target: Target) -> bool:
     """Whether bias fields are to be found again: N4 is used, and the curve is surely no accident."""
-    return target.info.recipe.n4 and first.lift > 0
+    # A numpy truth value is no JSON, and workers answer in JSON.
+    return bool(target.info.recipe.n4 and first.lift > 0)
 
 
 def learn_scanner(
