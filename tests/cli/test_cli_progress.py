@@ -74,6 +74,7 @@ def test_a_cohort_run_for_machines(capsys):
     found = [json.loads(line) for line in said.out.splitlines()]
     assert [f["status"] for f in found] == ["failed", "done", "done", "done", "end"]
     assert found[0] == {"scan": "sub-03_T1w", "status": "failed", "reason": "no brain"}
+    assert (found[1]["scan"], found[1]["place"]) == ("sub-00_T1w", "sub-00/anat/sub-00_T1w.nii.gz")
     assert found[1]["outputs"] == ["a", "b"]
     assert "profile_after" not in found[1]
     assert found[-1] == {"status": "end", "done": 3, "done_before": 0, "failed": 1, "scans": 4}

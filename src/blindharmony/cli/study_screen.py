@@ -9,6 +9,7 @@ from typing import Any
 
 from blindharmony.cli.console import Screen, Stage
 from blindharmony.cli.training_screen import duration
+from blindharmony.image import split_name
 
 _STAGES = {"look": "looking at scans", "fit": "fitting scanners", "harmonize": "harmonizing"}
 # Of a record, what a reader of JSON lines wants; profiles and fingerprints stay in the ledger.
@@ -68,7 +69,10 @@ class StudyScreen:
             self.done = tally.done
             record = tally.last
             told = {key: record[key] for key in _TOLD if key in record}
-            self._line(scan=record.get("scan"), status="done", outputs=sorted(record.get("outputs", {})), **told)
+            place = str(record.get("scan", ""))
+            self._line(
+                scan=split_name(place)[0], place=place, status="done", outputs=sorted(record.get("outputs", {})), **told
+            )
         for scan in sorted(set(tally.failed) - self.failed):
             self.failed.add(scan)
             self._line(scan=scan, status="failed", reason=tally.failed[scan])
