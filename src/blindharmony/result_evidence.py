@@ -147,6 +147,14 @@ def _details(result: HarmonizeResult) -> list[str]:
         )
     correlation = result.figures["correlation with the scan"]
     details.append(f"The result correlates {correlation} with the scan inside the brain.")
+    change, bar = (result.figures.get(k) for k in ("mean change (%)", "error bar (% of the brightest tissue)"))
+    if isinstance(change, float) and isinstance(bar, float):
+        within = (
+            "so the change is within its own error: this scan hardly needed it" if change < bar else "less than that"
+        )
+        details.append(
+            f"It changes the brain by {change:g} % on average; the curve's own error bar is {bar:g} %, {within}."
+        )
     return details
 
 
