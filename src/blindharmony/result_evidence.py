@@ -149,12 +149,8 @@ def _details(result: HarmonizeResult) -> list[str]:
     details.append(f"The result correlates {correlation} with the scan inside the brain.")
     change, bar = (result.figures.get(k) for k in ("mean change (%)", "error bar (% of the brightest tissue)"))
     if isinstance(change, float) and isinstance(bar, float):
-        within = (
-            "so the change is within its own error: this scan hardly needed it" if change < bar else "less than that"
-        )
-        details.append(
-            f"It changes the brain by {change:g} % on average; the curve's own error bar is {bar:g} %, {within}."
-        )
+        hardly = "within its own error: this scan hardly needed it" if change < bar else "more than its own error"
+        details.append(f"The brain changed by {change:g} % on average, the error bar is {bar:g} %: {hardly}.")
     return details
 
 
