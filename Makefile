@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check container-check clean
+.PHONY: help venv demo test browser-test check container-check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,6 +20,10 @@ demo: $(READY)  ## Harmonize the included scan, results in demo-out/
 
 test: $(READY)  ## Run the tests (without those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+browser-test: $(READY)  ## Open every page in Chromium (BLINDHARMONY_CHROMIUM, or the one on the PATH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-browser.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser -rs tests/browser
 
 check: $(READY)  ## Check style, types and the order of imports
 	$(BIN)/ruff check

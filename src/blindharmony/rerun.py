@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from blindharmony.errors import InputError, TargetError, UsageError
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.image import file_sha256
+from blindharmony.lookup import find_input, places_for
 from blindharmony.pipeline import harmonize
-from blindharmony.record import Named, Record, read_record
+from blindharmony.record import Record, read_record
 from blindharmony.target import Target, included_targets, load_target
 from blindharmony.version import versions
 
@@ -70,7 +70,7 @@ def rerun(
             else "leave --mask-command out",
             path=sidecar,
         )
-    places = [*(f for item in inputs for f in _files(item)), *_near(sidecar)]
+    places = places_for(sidecar, inputs)
     scan = find_input(record.source, "scan", places, sidecar)
     mask = None if options.mask is None else find_input(options.mask, "mask", places, sidecar)
     model = _target(record, target, places, sidecar)
@@ -94,7 +94,8 @@ def rerun(
     )
     files = result.save(
         out,
-        report=any(name.endswith(".html") for name in record.results),
+        report=any(name.endswith(".html") and not name.endswith(".viewer.html") for name in record.results),
+        viewer=any(name.endswith(".viewer.html") for name in record.results),
         uncertainty=any("_desc-harmonizedSD" in name for name in record.results),
         overwrite=overwrite,
     )
@@ -105,43 +106,6 @@ def rerun(
         files,
         tuple(f"{k} was {v}, here {now.get(k, 'missing')}" for k, v in record.versions.items() if now.get(k) != v),
     )
-
-
-def find_input(wanted: Named, what: str, places: Sequence[Path], sidecar: Path) -> Path:
-    """The file with this name and hash.
-
-    Raises:
-        InputError: If there is none of this name, or none of them has the hash.
-    """
-    found = [place for place in places if place.name == wanted.name and place.is_file()]
-    for file in found:
-        if file_sha256(file) == wanted.sha256:
-            return file
-    if found:
-        raise InputError(
-            f"this {what} has changed: its SHA-256 begins with {file_sha256(found[0])[:12]}, that of the run's {what} "
-            f"with {wanted.sha256[:12]}",
-            remedy=f"give the unchanged {what} with --inputs",
-            path=found[0],
-        )
-    raise InputError(
-        f"its {what} {wanted.name} was not found", remedy="name the file or its folder with --inputs", path=sidecar
-    )
-
-
-def _near(sidecar: Path) -> Iterator[Path]:
-    for folder in (sidecar.parent, sidecar.parent / "converted", sidecar.parent.parent, Path()):
-        if folder.is_dir():
-            yield from folder.iterdir()
-
-
-def _files(item: Path) -> Iterator[Path]:
-    if not item.exists():
-        raise InputError("no such file or folder", remedy="check --inputs", path=item)
-    if item.is_file():
-        yield item
-    for folder, _, names in os.walk(item):
-        yield from (Path(folder, name) for name in sorted(names))
 
 
 def _target(record: Record, given: str | None, places: Sequence[Path], sidecar: Path) -> Target:

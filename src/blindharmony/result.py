@@ -22,6 +22,7 @@ from blindharmony.image import (
     output_name,
     report_name,
     sidecar_name,
+    viewer_name,
     write_like,
     write_sidecar,
 )
@@ -30,6 +31,7 @@ from blindharmony.report import write_report
 from blindharmony.result_evidence import scan_evidence
 from blindharmony.target import Target
 from blindharmony.version import versions
+from blindharmony.viewer import pack, write_viewer
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -146,12 +148,18 @@ class HarmonizeResult:
         }
 
     def save(
-        self, folder: str | Path, *, report: bool = True, uncertainty: bool = False, overwrite: bool = False
+        self,
+        folder: str | Path,
+        *,
+        report: bool = True,
+        viewer: bool = False,
+        uncertainty: bool = False,
+        overwrite: bool = False,
     ) -> tuple[Path, ...]:
         """Write scan, mask, sidecar and report into ``folder``; nothing is written beside the source.
 
         The sidecar comes last: where it is, everything is. With ``uncertainty`` the error bar of every voxel is
-        written too (``desc-harmonizedSD``).
+        written too (``desc-harmonizedSD``), with ``viewer`` a page with both volumes inside.
 
         Returns:
             The files written, the harmonized scan first.
@@ -167,12 +175,23 @@ class HarmonizeResult:
         if uncertainty and self.uncertainty is not None:
             error = folder / output_name(self.name, "harmonizedSD")
             files.append(write_like(self.source, self.uncertainty, error, overwrite=overwrite))
+        hashes = {file.name: file_sha256(file) for file in files}
         if report:
-            files.append(self.report(folder / report_name(scan), overwrite=overwrite))
-        results = {"Results": {file.name: file_sha256(file) for file in files}}
+            evidence = scan_evidence(self, hashes)
+            files.append(write_report(evidence, folder / report_name(scan), overwrite=overwrite))
+        if viewer:
+            files.append(self.viewer(folder / viewer_name(scan), overwrite=overwrite))
+        results = {"Results": hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}}
         files.append(write_sidecar(folder / sidecar_name(scan), self.sidecar | results, overwrite=overwrite))
         return tuple(files)
 
     def report(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the report: one HTML file that needs nothing else."""
         return write_report(scan_evidence(self), Path(path), overwrite=overwrite)
+
+    def viewer(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the viewer: one HTML file with both volumes inside, 5 to 25 MB."""
+        shape = self.source.shape
+        pair = pack(self.source.data, self.data.reshape(shape), self.mask.reshape(shape), self.source.affine)
+        unit = f"{self.target.info.name} units"
+        return write_viewer(*pair, Path(path), name=self.name, unit=unit, overwrite=overwrite)

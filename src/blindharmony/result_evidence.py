@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blindharmony.harmonization.methods import ABOUT
+from blindharmony.harmonization.standing import level_names
+from blindharmony.harmonization.trust import brain_ml
 from blindharmony.prep.template import load_template
-from blindharmony.report import Curve, ScanEvidence, Verdict, methods_text
+from blindharmony.report import Confidence, Curve, ScanEvidence, Verdict, methods_text
+from blindharmony.target import Target, included_targets
 from blindharmony.version import versions
 
 if TYPE_CHECKING:
@@ -18,8 +23,13 @@ if TYPE_CHECKING:
 _CURVE_POINTS = 120
 
 
-def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
-    """Collect pictures, curves and numbers, all in the target scanner's units."""
+def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = None) -> ScanEvidence:
+    """Collect pictures, curves and numbers, all in the target scanner's units.
+
+    Args:
+        result: The harmonized scan.
+        written: Name of each file already written → its SHA-256.
+    """
     target, prepared, estimate = result.target, result.prepared, result.estimate
     unit = target.info.unit
     inside = prepared.scan.inside()
@@ -30,7 +40,9 @@ def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
         "preparation": target.info.recipe.digest(),
         "method": result.method,
         "seed": str(result.seed),
+        "command": command(result),
         "scan (SHA-256)": str(result.sidecar["SourceSHA256"] or "in memory"),
+        **{f"{name} (SHA-256)": digest for name, digest in (written or {}).items()},
     }
     return ScanEvidence(
         name=result.name,
@@ -54,12 +66,75 @@ def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
         ),
         curve=_curve(result, unit),
         log_bias=_bias(result),
+        held_out=_held_out(target),
+        confidence=_confidence(result, unit),
         trace=estimate.trace,
         figures=result.figures,
         warnings=result.warnings,
-        preparation=prepared.summary(),
+        overlap=prepared.found("place").get("overlap"),
+        preparation=_preparation(result),
         provenance=provenance,
     )
+
+
+def command(result: HarmonizeResult) -> str:
+    """The command line that makes this result; folders are nobody's business and left out."""
+    words = ["blindharmony", "harmonize", result.name, "--target", result.target.file or result.target.info.name]
+    if result.target.info.name in included_targets():
+        words[-1] = result.target.info.name
+    options = result.options
+    words += ["--method", result.method, "--seed", str(result.seed), "--device", result.device]
+    if options.get("Mask"):
+        words += ["--mask", options["Mask"]["Name"] or "MASK"]
+    if options.get("MaskCommand"):
+        words += ["--mask-command", options["MaskCommand"]]
+    if options.get("Scanner"):
+        words += ["--scanner", "SCANNER.json"]
+    words += [] if options.get("Refine", True) else ["--no-refine"]
+    words += ["--keep-bias"] if options.get("KeepBias") else []
+    return shlex.join([*words, "--out", "DIR"])
+
+
+def _held_out(target: Target) -> int:
+    """How many of the target's quantile curves, the last ones, are of scans that never trained."""
+    unseen = target.info.held_out.scans
+    return unseen if target.info.scans + unseen == len(target.quantiles) else 0
+
+
+def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
+    before, after, bar = result.before, result.after, result.estimate.error
+    names = level_names(result.target)
+    levels = list(zip(names, before.excesses, after.excesses, strict=True)) if before and after else []
+    if not levels and bar is None:
+        return None
+    surprise = result.figures.get("surprise")
+    return Confidence(
+        levels,
+        intensity=np.asarray(bar.at) * unit if bar else np.zeros(0),
+        deviation=np.asarray(bar.deviation) * unit if bar else np.zeros(0),
+        surprise=surprise if isinstance(surprise, float) else None,
+    )
+
+
+def _preparation(result: HarmonizeResult) -> dict[str, Any]:
+    """What each step found, in words."""
+    found, native = result.prepared.found, result.prepared.native
+    overlap, bias = found("place").get("overlap"), found("n4").get("log_bias_sd")
+    steps: dict[str, dict[str, Any]] = {
+        "orientation": {"axes of the file": found("orient").get("axes")},
+        "brain mask": {
+            "from": found("brain-mask").get("source"),
+            "brain (ml)": round(brain_ml(native.inside(), native.spacing)),
+        },
+        "bias field": {"N4, spread of its logarithm": bias},
+        "gain": {"factor": found("gain").get("gain")},
+        "registration": {
+            "overlap with the template (Dice)": overlap,
+            "affine matrix (mm, rows)": found("place").get("matrix"),
+        },
+    }
+    known = {step: {k: v for k, v in rows.items() if v is not None} for step, rows in steps.items()}
+    return {step: rows for step, rows in known.items() if rows}
 
 
 def _details(result: HarmonizeResult) -> list[str]:
@@ -72,6 +147,10 @@ def _details(result: HarmonizeResult) -> list[str]:
         )
     correlation = result.figures["correlation with the scan"]
     details.append(f"The result correlates {correlation} with the scan inside the brain.")
+    change, bar = (result.figures.get(k) for k in ("mean change (%)", "error bar (% of the brightest tissue)"))
+    if isinstance(change, float) and isinstance(bar, float):
+        hardly = "within its own error: this scan hardly needed it" if change < bar else "more than its own error"
+        details.append(f"The brain changed by {change:g} % on average, the error bar is {bar:g} %: {hardly}.")
     return details
 
 

@@ -1,13 +1,14 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from blindharmony.errors import OutputError
-from blindharmony.report import Verdict, render_report, write_report
+from blindharmony.report import Confidence, Verdict, render_report, write_report
 
 SECTIONS = [
     "verdict",
@@ -16,6 +17,7 @@ SECTIONS = [
     "histograms",
     "tissue",
     "fit",
+    "confidence",
     "preparation",
     "trace",
     "methods",
@@ -113,15 +115,45 @@ def test_every_name_is_escaped(make_evidence):
 
 def test_it_does_without_the_optional_parts(make_evidence):
     text = render_report(
-        make_evidence(curve=None, log_bias=None, trace=(), figures={}, warnings=(), preparation={}, provenance={})
+        make_evidence(
+            curve=None,
+            log_bias=None,
+            held_out=0,
+            confidence=None,
+            overlap=None,
+            trace=(),
+            figures={},
+            warnings=(),
+            preparation={},
+            provenance={},
+        )
     )
-    assert [a["id"] for tag, a in Page(text).elements if tag == "section"] == [s for s in SECTIONS if s != "trace"]
+    assert [a["id"] for tag, a in Page(text).elements if tag == "section"] == SECTIONS
     for words in (
         "No intensity curve was fitted.",
         "No bias field was fitted.",
+        "say nothing about their own errors",
+        "Nothing was iterated",
         "None.",
     ):
         assert words in text
+
+
+def test_confidence_may_be_known_in_part(make_evidence, evidence):
+    levels = Confidence([("detail at 2 mm", 9.5, -0.3)])
+    text = render_report(make_evidence(confidence=levels))
+    assert "error of the intensities is not known" in text
+    assert "detail at 2 mm: before 9.5, after −0.3, like the target −4 to 4" in text
+    text = render_report(make_evidence(confidence=replace(evidence.confidence, levels=())))
+    assert "no whole-volume flow" in text
+    assert "Error of the harmonized intensity" in text
+
+
+def test_held_out_scans_are_drawn_one_by_one(make_evidence):
+    for count in (0, 1, 3):
+        text = render_report(make_evidence(held_out=count))
+        assert text.count('class="line held"') == count
+        assert ("never trained on" in text) == (count > 0)
 
 
 def test_it_survives_a_failed_scan(make_evidence, evidence):

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from blindharmony.cli import bids_engine
+from blindharmony.cli import bids_engine, bids_group
 from blindharmony.cli.bids_engine import both
-from blindharmony.cli.console import Screen, Stage
+from blindharmony.cli.console import Screen
+from blindharmony.cli.study_screen import StudyScreen
 from blindharmony.errors import UsageError
 
 _EPILOG = """\
@@ -70,6 +71,7 @@ def add_parser(verbs: Any) -> None:
     how.add_argument(*both("--no-report"), action="store_true", help="write no HTML reports")
     how.add_argument("--device", default="cpu", help="auto, cpu or cuda: workers share the GPUs (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="equal seeds give equal files (default: %(default)s)")
+    how.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
     how.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     bids_engine.add_options(p.add_argument_group("who does the work"))
     p.set_defaults(run=run)
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise UsageError(f"{arguments.bids_dir}: no such folder", remedy="give a BIDS data set")
     check_output(arguments.bids_dir, arguments.output_dir)
     if arguments.level == "group":
-        return _group(arguments, screen)
+        return bids_group.run(arguments, screen)
     bids_engine.check(arguments)
     if arguments.scanner_column and arguments.scanner_grouping == "none":
         raise UsageError("--scanner-column and --scanner-grouping none exclude each other", remedy="use one of them")
@@ -101,6 +103,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.study.description import describe
     from blindharmony.study.ledger import Ledger
     from blindharmony.study.planning import make_plan
+    from blindharmony.study.profiles import keep_target
     from blindharmony.study.run import held, run_study
     from blindharmony.study.settings import Settings
     from blindharmony.target import load_target
@@ -122,6 +125,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     groups = _groups(arguments, target.info.suffix, screen)
     with held(Ledger(arguments.output_dir.resolve())) as ledger:
         describe(arguments.bids_dir, ledger.out, target.info.name)
+        keep_target(ledger, target)
         screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
         masks = arguments.mask_dir and arguments.mask_dir.resolve()
         plan = make_plan(groups, ledger, masks=masks)
@@ -130,18 +134,20 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
         engine, who = bids_engine.engine(arguments, device, ledger.home / "logs", len(plan.items))
         screen.note(f"harmonizing to {target.info.name} with {who}")
         try:
-            with screen.progress("scans") as stage:
+            with screen.progress("", left=False) as stage:
+                seen = StudyScreen(screen, stage, as_json=arguments.json)
                 tally = run_study(
                     plan,
                     settings,
                     ledger,
                     engine,
                     scratch=int(arguments.scratch_gb / 0.08),
-                    say=lambda line, tally: _say(screen, stage, line, tally),
+                    say=seen,
                 )
         finally:
             engine.close()
-    _end(screen, tally, ledger.out)
+    seen.end(tally)
+    _end(arguments, screen, tally, ledger.out)
     return 1 if tally.finished < tally.total or tally.failed else 0
 
 
@@ -173,32 +179,9 @@ def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[
     return groups
 
 
-def _say(screen: Screen, stage: Stage, line: str, tally: Any) -> None:
-    stage(f"{tally.finished} of {tally.total} scans", tally.finished / max(1, tally.total))
-    if "failed:" in line:
-        screen.problem(f"blindharmony: {line}")
-    elif line:
-        screen.note(f"[{tally.finished}/{tally.total}] {line}")
-
-
-def _end(screen: Screen, tally: Any, out: Path) -> None:
+def _end(arguments: argparse.Namespace, screen: Screen, tally: Any, out: Path) -> None:
     parts = [f"{tally.done} scans harmonized", *([f"{tally.kept} were done before"] if tally.kept else [])]
-    screen.result(f"{out}: {', '.join(parts)}")
+    if not arguments.json:
+        screen.result(f"{out}: {', '.join(parts)}")
     if tally.failed:
         screen.problem(f"blindharmony: {len(tally.failed)} of {tally.total} scans failed; see {out / 'failures.tsv'}")
-
-
-def _group(arguments: argparse.Namespace, screen: Screen) -> int:
-    from blindharmony.errors import NothingFoundError
-    from blindharmony.study.ledger import Ledger, read_json
-    from blindharmony.study.page import write_cohort_page
-    from blindharmony.study.table import cohort_rows, write_table
-
-    ledger = Ledger(arguments.output_dir.resolve())
-    rows = cohort_rows(ledger)
-    if not rows:
-        raise NothingFoundError("no run has been here", remedy="run the participant level first", path=ledger.out)
-    title = str((read_json(arguments.bids_dir / "dataset_description.json") or {}).get("Name", arguments.bids_dir.name))
-    screen.result(str(write_table(ledger, rows)))
-    screen.result(str(write_cohort_page(ledger, rows, title)))
-    return 0

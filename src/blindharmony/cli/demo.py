@@ -20,6 +20,7 @@ def add_parser(verbs: Any) -> None:
     )
     p.add_argument("out", nargs="?", default="blindharmony-demo", help="folder for the results (default: %(default)s)")
     p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
+    p.add_argument("--viewer", action="store_true", help="also write a page to scroll through both volumes")
     p.add_argument("--overwrite", action="store_true", help="replace existing results")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     p.set_defaults(run=run)
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     words = ["harmonize", str(demo_scan()), "--out", arguments.out, "--target", arguments.target]
     grammar = argparse.ArgumentParser()
     harmonize.add_parser(grammar.add_subparsers())
-    flags = [f"--{name}" for name in ("overwrite", "quiet") if getattr(arguments, name)]
+    flags = [f"--{name}" for name in ("overwrite", "quiet", "viewer") if getattr(arguments, name)]
     code = harmonize.run(grammar.parse_args([*words, *flags]), screen)
     if code == 0:
         report = Path(arguments.out, "sub-01_desc-harmonized_T1w.html").resolve()

@@ -11,7 +11,8 @@ from typing import Any
 from blindharmony.cli import dicom, group
 from blindharmony.cli.console import Screen
 from blindharmony.cli.inputs import check_mask, found_scans
-from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
+from blindharmony.cli.outcome import Outcomes
+from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError
 from blindharmony.image import output_name
 
 _EPILOG = """\
@@ -69,6 +70,8 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="equal seeds give equal files (default: %(default)s)")
     p.add_argument("--no-report", action="store_true", help="write no HTML report")
+    p.add_argument("--viewer", action="store_true", help="also write a page to scroll through both volumes")
+    p.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
     p.add_argument("--overwrite", action="store_true", help="replace existing results")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     p.set_defaults(run=run)
@@ -89,17 +92,17 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.method not in METHODS:
         raise UsageError(f"there is no method '{arguments.method}'", remedy=f"choose one of {', '.join(METHODS)}")
     target = load_target(arguments.target)
+    outcomes = Outcomes(screen, json=arguments.json)
     for problem in missing:
-        screen.problem(f"blindharmony: {problem}")
+        outcomes.fail(problem)
     cache = arguments.out / ".prepared" if arguments.group or arguments.group_table else None
     scanners = group.fitted_scanners(arguments, paths, target, cache, screen) if cache else {}
-    failed = len(missing)
     for index, path in enumerate(paths):
         name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
         screen.note(f"{name}: harmonizing to {target.info.name}")
         try:
             _not_there(arguments, path)
-            with screen.progress(path.name) as stage:
+            with screen.progress(name) as stage:
                 result = harmonize(
                     path,
                     target,
@@ -118,30 +121,24 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                 files = result.save(
                     arguments.out,
                     report=not arguments.no_report,
+                    viewer=arguments.viewer,
                     uncertainty=arguments.uncertainty,
                     overwrite=arguments.overwrite,
                 )
         except UsageError:
             raise
         except BlindHarmonyError as error:
-            failed += 1
-            screen.problem(f"blindharmony: {error}")
-            continue
+            outcomes.fail(error, path)
         except MemoryError:
-            failed += 1
-            screen.problem(f"blindharmony: {path}: not enough memory; close other programs or use a larger machine")
-            continue
-        screen.result(str(files[0]))
-        screen.note(f"{path.name}: {result.trust.headline} ({sum(result.seconds.values()):.0f} s)")
-        for warning in result.warnings:
-            screen.problem(f"{path.name}: warning: {warning}")
-        if not arguments.no_report:
-            screen.note(f"{path.name}: report in {files[-2]}")
+            remedy = "close other programs or use a larger machine"
+            outcomes.fail(InputError("not enough memory", remedy=remedy, path=path))
+        else:
+            outcomes.done(path, result, files)
     if cache:
         shutil.rmtree(cache, ignore_errors=True)
-    if failed:
-        screen.problem(f"blindharmony: {failed} of {len(paths) + len(missing)} scans failed")
-    return 1 if failed else 0
+    if outcomes.failed:
+        screen.problem(f"blindharmony: {outcomes.failed} of {len(paths) + len(missing)} scans failed")
+    return 1 if outcomes.failed else 0
 
 
 def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:

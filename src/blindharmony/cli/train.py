@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def add_parser(verbs: Any) -> None:
     )
     p.add_argument("--seed", type=int, default=0, help="equal seeds give equal models (default: %(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace an existing model")
+    p.add_argument("--json", action="store_true", help="for machines: progress and result as JSON, an object a line")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     p.set_defaults(run=run)
 
@@ -104,13 +106,16 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             data=arguments.data,
             licence=arguments.licence,
             version=VERSION,
-            report=TrainingScreen(screen, stage),
+            report=TrainingScreen(screen, stage, as_json=arguments.json),
         )
         team.leave()
         if not team.first:
             return 0
         write_training_page(target, log_name(arguments.out), page, seed=arguments.seed, overwrite=True)
-    screen.result(str(arguments.out))
+    if arguments.json:
+        screen.result(json.dumps({"stage": "end", "target": str(arguments.out), "digest": target.digest}))
+    else:
+        screen.result(str(arguments.out))
     bits = target.info.held_out.bits_per_dim
     screen.note(
         f"learnt {target.info.name} from {target.info.scans} scans; {len(bits)} held-out scans cost "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
@@ -42,10 +43,13 @@ class TrainingScreen:
         screen: Where to.
         stage: The moving line.
         clock: Seconds, for tests.
+        as_json: Whether standard output gets one JSON object where a plain line would stand.
     """
 
-    def __init__(self, screen: Screen, stage: Stage, clock: Callable[[], float] = time.monotonic) -> None:
-        self.screen, self.stage, self.clock = screen, stage, clock
+    def __init__(
+        self, screen: Screen, stage: Stage, clock: Callable[[], float] = time.monotonic, *, as_json: bool = False
+    ) -> None:
+        self.screen, self.stage, self.clock, self.as_json = screen, stage, clock, as_json
         self.name = self.group = ""
         self.costs: list[float] = []
         self.since = self.start = 0.0
@@ -59,10 +63,13 @@ class TrainingScreen:
             self.group, self.since, self.start = group, self.clock(), done
         if name != self.name:
             self.name, self.costs = name, []
+            if "held_out" not in numbers:
+                self._object(name, done, numbers)
             if not terminal:
-                self.screen.note(name)
+                self.screen.note(f"{name}{self._left(done)}")
         if "held_out" in numbers:
             self.costs.append(numbers["held_out"])
+            self._object(name, done, numbers)
             if not terminal:
                 self.screen.note(f"{name}: step {numbers['step']:.0f}{self._cost()}{self._left(done)}")
         self.stage(f"{name}{self._cost()}{self._left(done)}", done)
@@ -73,7 +80,19 @@ class TrainingScreen:
         return f", held out {self.costs[-1]:.4f} nats {spark(self.costs[-_SHOWN:])}"
 
     def _left(self, done: float) -> str:
+        seconds = self._seconds_left(done)
+        return "" if seconds is None else f", {duration(seconds)} left"
+
+    def _seconds_left(self, done: float) -> float | None:
+        """Of the present group; None where nothing is known yet, or where stages are too short to ask."""
         share = done - self.start
-        if self.group != "flow" or share < 0.005 or done >= 1:
-            return ""
-        return f", {duration((self.clock() - self.since) * (1 - done) / share)} left"
+        if self.group not in ("flow", "preparing") or share < 0.005 or done >= 1:
+            return None
+        return (self.clock() - self.since) * (1 - done) / share
+
+    def _object(self, name: str, done: float, numbers: dict[str, float]) -> None:
+        if self.as_json:
+            seconds = self._seconds_left(done)
+            left = None if seconds is None else round(seconds)
+            content = {"stage": name, "done": round(done, 4), "seconds_left": left, **numbers}
+            self.screen.result(json.dumps({k: v for k, v in content.items() if v == v}))

@@ -9,6 +9,7 @@ from blindharmony.image.names import (
     report_name,
     sidecar_name,
     split_name,
+    viewer_name,
 )
 from blindharmony.image.sidecar import file_sha256, write_sidecar
 from blindharmony.image.template import Template
@@ -32,6 +33,7 @@ __all__ = [
     "report_name",
     "sidecar_name",
     "split_name",
+    "viewer_name",
     "write_bytes",
     "write_like",
     "write_sidecar",

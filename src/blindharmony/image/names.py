@@ -98,6 +98,16 @@ def report_name(path: str | PurePath) -> str:
     return _safe(split_name(path)[0]) + ".html"
 
 
+def viewer_name(path: str | PurePath) -> str:
+    """Name the page with both volumes of a harmonized scan.
+
+    Example:
+        >>> viewer_name("sub-01_desc-harmonized_T1w.nii.gz")
+        'sub-01_desc-harmonized_T1w.viewer.html'
+    """
+    return _safe(split_name(path)[0]) + ".viewer.html"
+
+
 def _named(path: str | PurePath, desc: str, *, suffix: str | None) -> str:
     if not (desc.isascii() and desc.isalnum()):
         raise ValueError(f"desc must be letters and digits, not {desc!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -43,14 +44,35 @@ class Band:
     style: str
 
 
+@dataclass(frozen=True, eq=False)
+class Dots:
+    """A point for each thing.
+
+    Attributes:
+        x: Shape ``(n,)``.
+        y: Shape ``(n,)``; a point that is not finite is left out.
+        styles: CSS class of each.
+        labels: What each is, shown where the pointer rests.
+    """
+
+    x: Series
+    y: Series
+    styles: Sequence[str]
+    labels: Sequence[str]
+
+
+Mark: TypeAlias = Line | Band | Dots
+
+
 def chart(
-    *marks: Line | Band,
+    *marks: Mark,
     label: str,
     x_label: str,
     y_label: str = "",
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     y_numbers: bool = True,
+    name: str = "",
 ) -> Markup:
     """Draw lines and bands over common axes.
 
@@ -62,6 +84,7 @@ def chart(
         x_range: Limits; those of the data if not given.
         y_range: Limits; those of the data with a margin if not given.
         y_numbers: Whether the numbers along y mean something.
+        name: For a script that adds marks: it finds the limits in ``data-axes``.
 
     Example:
         >>> x = np.array([0.0, 1.0])
@@ -70,7 +93,7 @@ def chart(
         True
     """
     x0, x1 = x_range or _limits([mark.x for mark in marks], margin=0.0)
-    heights = [y for mark in marks for y in ((mark.y,) if isinstance(mark, Line) else (mark.low, mark.high))]
+    heights = [y for mark in marks for y in ((mark.low, mark.high) if isinstance(mark, Band) else (mark.y,))]
     y0, y1 = y_range or _limits(heights, margin=0.06)
     axes = _Axes(x0, x1, y0, y1)
     parts = [
@@ -79,8 +102,8 @@ def chart(
         ),
         axes.grid(y_numbers=y_numbers),
         # A nested viewport cuts off what leaves the axes, with no id that two charts could share.
-        Markup('<svg x="{0:g}" y="{1:g}" width="{2:g}" height="{3:g}" viewBox="{0:g} {1:g} {2:g} {3:g}">').format(
-            _LEFT, _TOP, _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+        Markup('<svg x="{0:g}" y="{1:g}" width="{2:g}" height="{3:g}" viewBox="{0:g} {1:g} {2:g} {3:g}"{4}>').format(
+            _LEFT, _TOP, _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM, axes.named(name)
         ),
         *(axes.draw(mark) for mark in marks),
         Markup("</svg>"),
@@ -108,13 +131,32 @@ class _Axes:
     def down(self, y: Series) -> Series:
         return _HEIGHT - _BOTTOM - (np.asarray(y) - self.y0) / (self.y1 - self.y0) * (_HEIGHT - _TOP - _BOTTOM)
 
-    def draw(self, mark: Line | Band) -> Markup:
+    def named(self, name: str) -> Markup:
+        if not name:
+            return Markup("")
+        limits = f"{self.x0:.6g} {self.x1:.6g} {self.y0:.6g} {self.y1:.6g}"
+        return Markup(' data-chart="{}" data-axes="{}"').format(name, limits)
+
+    def draw(self, mark: Mark) -> Markup:
+        if isinstance(mark, Dots):
+            return self._dots(mark)
         if isinstance(mark, Line):
             path = _path(self.across(mark.x), self.down(mark.y))
             return Markup('<path class="line {}" d="{}"/>').format(mark.style, path)
         x = np.concatenate([mark.x, mark.x[::-1]])
         path = _path(self.across(x), self.down(np.concatenate([mark.high, mark.low[::-1]])))
         return Markup('<path class="band {}" d="{}Z"/>').format(mark.style, path)
+
+    def _dots(self, mark: Dots) -> Markup:
+        points = zip(self.across(mark.x), self.down(mark.y), mark.styles, mark.labels, strict=True)
+        drawn = [
+            Markup('<circle class="{}" data-dot="{}" cx="{}" cy="{}" r="4"><title>{}</title></circle>').format(
+                style, index, f"{x:.1f}", f"{y:.1f}", label
+            )
+            for index, (x, y, style, label) in enumerate(points)
+            if np.isfinite(x) and np.isfinite(y)
+        ]
+        return Markup("").join(drawn)
 
     def grid(self, *, y_numbers: bool) -> Markup:
         parts = []

@@ -27,8 +27,10 @@ def histogram_chart(evidence: ScanEvidence, before: Quantiles, after: Quantiles)
     first, second, *target = (density(q, levels, at) for q in scans)
     least, most = np.quantile(target, [0.05, 0.95], axis=0)
     top = 1.1 * max(float(d[at > at[0]].max()) for d in (second, *target))
+    unseen = target[len(target) - evidence.held_out :] if evidence.held_out else []
     return chart(
         Band(at, least, most, "target"),
+        *(Line(at, scan, "held") for scan in unseen),
         Line(at, np.median(target, axis=0), "target"),
         Line(at, first, "before"),
         Line(at, second, "after"),
@@ -49,6 +51,21 @@ def curve_chart(curve: Curve, unit: str) -> Markup:
         label="Intensity curve from scan to harmonized scan",
         x_label=f"Before [{short(unit)}]",
         y_label=f"After [{short(unit)}]",
+    )
+
+
+def error_chart(evidence: ScanEvidence) -> Markup | None:
+    """One standard deviation of the error at each intensity; None if it is not known."""
+    sure = evidence.confidence
+    if sure is None or sure.intensity.size < 2:
+        return None
+    top = float(np.nanmax(sure.deviation))
+    return chart(
+        Line(sure.intensity, sure.deviation, "after"),
+        label="Error of the harmonized intensity at each intensity",
+        x_label=f"After [{short(evidence.unit)}]",
+        y_label=f"Error (SD) [{short(evidence.unit)}]",
+        y_range=(0.0, 1.1 * top if top > 0 else 1.0),
     )
 
 

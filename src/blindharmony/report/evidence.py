@@ -34,6 +34,30 @@ class Curve:
     high: NDArray[np.floating[Any]]
 
 
+@dataclass(frozen=True, eq=False)
+class Confidence:
+    """How sure the result is.
+
+    Attributes:
+        levels: For each level of detail, its name and how many spreads of the target's unseen scans the scan lies from
+            them, before and after.
+        limit: Spreads beyond which a scan is no longer like the target's.
+        intensity: Harmonized intensity, in target units, increasing, shape ``(n,)``; empty if errors are not known.
+        deviation: One standard deviation of its error, same unit and shape.
+        surprise: How unlike the target's people this head is, 0 to 1, if the method asks.
+
+    Example:
+        >>> Confidence([("detail at 2 mm", 3.0, 0.5)]).levels[0][2]
+        0.5
+    """
+
+    levels: Sequence[tuple[str, float, float]] = ()
+    limit: float = 4.0
+    intensity: NDArray[np.floating[Any]] = field(default_factory=lambda: np.zeros(0))
+    deviation: NDArray[np.floating[Any]] = field(default_factory=lambda: np.zeros(0))
+    surprise: float | None = None
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a reader should know first.
@@ -70,10 +94,13 @@ class ScanEvidence:
         log_bias: Logarithm of the smooth field that was taken out, same shape, if one was fitted.
         target_quantiles: Intensity quantiles of each target scan, shape ``(subjects, levels)``.
         levels: The quantiles' levels, increasing within 0…1, shape ``(levels,)``.
+        held_out: How many of the target scans, the last of them, were never trained on.
+        confidence: How sure the result is, if anything is known about it.
         trace: One mapping per optimisation step: ``step``, ``objective``, any other series.
         figures: Numbers for the table, by name.
         verdict: What to read first.
         warnings: Everything that went less than well.
+        overlap: Dice coefficient of the mask and the template's brain, if it was registered.
         preparation: For each step, the numbers it found.
         methods: The methods paragraph, see :func:`~blindharmony.report.methods.methods_text`.
         provenance: Versions, command, hashes, date.
@@ -94,9 +121,12 @@ class ScanEvidence:
     methods: str
     curve: Curve | None = None
     log_bias: NDArray[np.float32] | None = None
+    held_out: int = 0
+    confidence: Confidence | None = None
     trace: Sequence[Mapping[str, float]] = ()
     figures: Mapping[str, float | str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    overlap: float | None = None
     preparation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
 

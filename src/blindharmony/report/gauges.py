@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blindharmony.report.evidence import Confidence
 from blindharmony.report.histogram import Distance
 from blindharmony.report.metrics import tissue_medians
 from blindharmony.report.numbers import number
@@ -27,6 +28,7 @@ class Gauge:
         high: Upper end; one odd scan among them does not widen the range.
         start: Value at the left end of the scale.
         end: Value at the right end.
+        range: What lies between ``low`` and ``high``, one word.
     """
 
     label: str
@@ -36,6 +38,7 @@ class Gauge:
     high: float
     start: float
     end: float
+    range: str = "target"
 
     @classmethod
     def around(cls, label: str, before: float, after: float, target: list[float], *, zero: bool) -> Gauge:
@@ -62,7 +65,7 @@ class Gauge:
     @property
     def words(self) -> str:
         """The gauge as a sentence."""
-        span = f"target scans {number(self.low)} to {number(self.high)}"
+        span = f"{self.range} {number(self.low)} to {number(self.high)}"
         return f"before {number(self.before)}, after {number(self.after)}, {span}"
 
     @property
@@ -75,6 +78,26 @@ def distance_gauge(distance: Distance) -> Gauge:
     """Distance from the target's median scan; no distance is too small to be the target's."""
     gauge = Gauge.around("Distance from the target", distance.before, distance.after, list(distance.usual), zero=True)
     return replace(gauge, low=0.0)
+
+
+def level_gauges(confidence: Confidence) -> list[Gauge]:
+    """How far each level of detail is from the target's unseen scans, in their spreads, beside the verdict's limit."""
+    limit, found = confidence.limit, []
+    for name, before, after in confidence.levels:
+        gauge = Gauge.around(name, round(before, 2), round(after, 2), [-limit, limit], zero=False)
+        # The limits themselves, not their middle nine tenths; one scale for all unless a level leaves it.
+        room = 1.5 * limit
+        found.append(
+            replace(
+                gauge,
+                low=-limit,
+                high=limit,
+                start=min(gauge.start, -room),
+                end=max(gauge.end, room),
+                range="like the target",
+            )
+        )
+    return found
 
 
 def tissue_gauges(before: Quantiles, after: Quantiles, target: Quantiles, levels: Quantiles) -> list[Gauge]:

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from blindharmony.image import write_text
 from blindharmony.report import viewers
-from blindharmony.report.charts import curve_chart, histogram_chart, short, trace_charts
+from blindharmony.report.charts import curve_chart, error_chart, histogram_chart, short, trace_charts
 from blindharmony.report.colour import gradient
 from blindharmony.report.evidence import ScanEvidence
-from blindharmony.report.gauges import distance_gauge, tissue_gauges
+from blindharmony.report.gauges import distance_gauge, level_gauges, tissue_gauges
 from blindharmony.report.histogram import distances, quantiles
 from blindharmony.report.numbers import number, plain
 
@@ -59,6 +59,8 @@ def render_report(evidence: ScanEvidence) -> str:
         histogram=histogram_chart(evidence, before, after),
         curve=curve_chart(evidence.curve, evidence.unit) if evidence.curve else None,
         tissues=tissue_gauges(before, after, target, levels),
+        levels=level_gauges(evidence.confidence) if evidence.confidence else [],
+        errors=error_chart(evidence),
         trace=trace_charts(evidence),
         style=Markup("\n").join(asset_text(environment, name) for name in _STYLES),
         script=script,

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import base64
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from markupsafe import Markup
 
 from blindharmony.image import write_text
-from blindharmony.report.page import Section, render_page
+from blindharmony.report.histogram import distances
+from blindharmony.report.render import asset_text, page_environment
+from blindharmony.study import plots
+from blindharmony.study.cohort import Cohort, cohort
 from blindharmony.study.ledger import Ledger
+from blindharmony.study.profiles import LEVELS, TargetProfiles, kept_target
 from blindharmony.study.table import Row
+from blindharmony.version import VERSION
 
-_HEAD = ("scan", "status", "scanner", "verdict", "excess before", "excess after", "change (%)", "seconds", "warnings")
+_STYLES = ("style.css", "charts.css", "page.css", "cohort.css")
+# A line on the screen shows no more points.
+_EVERY = 4
 
 
 def write_cohort_page(ledger: Ledger, rows: Sequence[Row], title: str) -> Path:
@@ -20,81 +34,82 @@ def write_cohort_page(ledger: Ledger, rows: Sequence[Row], title: str) -> Path:
     Raises:
         OutputError: If it cannot be written.
     """
-    sections = [_summary(rows), _scanners(rows), _problems(rows), _scans(rows)]
-    page = render_page(title, "Cohort report", [s for s in sections if s.rows or s.facts])
-    return write_text(ledger.out / "cohort.html", page, overwrite=True)
+    return write_text(ledger.out / "cohort.html", render_cohort(rows, title, kept_target(ledger)), overwrite=True)
 
 
-def _summary(rows: Sequence[Row]) -> Section:
-    states = Counter(row["status"] for row in rows)
-    verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
-    before, after = _medians(rows)
-    facts = [
-        ("scans", str(len(rows))),
-        *((state, str(count)) for state, count in sorted(states.items())),
-        *((f"verdict '{level}'", str(verdicts[level])) for level in ("good", "caution", "poor") if verdicts[level]),
-        ("median excess before and after", f"{before} and {after}"),
-        ("computing time", f"{sum(r['seconds'] or 0 for r in rows) / 3600:.1f} h"),
-    ]
-    return Section(
-        "In short",
-        notes=(
-            "Excess is the distance from the target's own unseen scans, in their spreads, at the level of detail where "
-            "it is greatest: 0 is typical, above 4 nothing of the target was ever seen.",
-        ),
-        facts=facts,
+def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None) -> str:
+    """The page; equal input gives equal text.
+
+    Args:
+        rows: Of :func:`~blindharmony.study.table.cohort_rows`.
+        title: Name of the data set.
+        target: The target's own scans, if they are known.
+    """
+    found = cohort(rows)
+    environment = page_environment()
+    environment.filters["link"] = _link
+    script = asset_text(environment, "cohort.js")
+    limit = _limit(target)
+    pictures, lines = _pictures(found.done, target)
+    measured = [r for r in found.done if r["distance_after"] is not None]
+    return environment.get_template("cohort.html").render(
+        title=title,
+        cohort=found,
+        target=target,
+        limit=limit,
+        distances=plots.distance_chart(found.done, limit) if measured else None,
+        pictures=pictures,
+        lines=Markup(json.dumps(lines, separators=(",", ":")).replace("<", "\\u003c")),
+        version=VERSION,
+        style=Markup("\n").join(asset_text(environment, name) for name in _STYLES),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _scanners(rows: Sequence[Row]) -> Section:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault("alone" if row["scanner_scans"] == 1 else row["scanner"], []).append(row)
-    cells = []
-    for name, members in sorted(groups.items()):
-        before, after = _medians(members)
-        reasons = sorted({m["why"] for m in members})
-        more = f"; and {len(reasons) - 3} reasons more" if len(reasons) > 3 else ""
-        cells.append((name, str(len(members)), before, after, "; ".join(reasons[:3]) + more))
-    return Section(
-        "Scanners",
-        notes=("Scans of one scanner are fitted together, so that differences between people are kept.",),
-        head=("scanner", "scans", "median excess before", "after", "why these scans"),
-        rows=cells,
-    )
+def _limit(target: TargetProfiles | None) -> float | None:
+    """Nine tenths of the target's own scans are this close to their median, or closer."""
+    if target is None:
+        return None
+    median = np.median(target.profiles, axis=0)
+    return float(np.quantile(distances(median, median, target.profiles, LEVELS).usual, 0.95))
 
 
-def _problems(rows: Sequence[Row]) -> Section:
-    cells = [(r["scan"], r["status"], str(r["reason"] or "")) for r in rows if r["status"] != "done"]
-    return Section("Without a result", head=("scan", "status", "why"), rows=cells)
-
-
-def _scans(rows: Sequence[Row]) -> Section:
-    # What needs a look comes first.
-    worst = sorted(rows, key=lambda r: (-(r["excess_after"] if r["excess_after"] is not None else -99), r["scan"]))
-    cells = [
-        (
-            r["scan"],
-            r["status"],
-            "alone" if r["scanner_scans"] == 1 else r["scanner"],
-            r["verdict"] or "–",
-            *(_number(r[k]) for k in ("excess_before", "excess_after", "mean_change_percent", "seconds")),
-            str(len(r["warnings"])),
+def _pictures(rows: Sequence[Row], target: TargetProfiles | None) -> tuple[dict[str, Markup], dict[str, Any]]:
+    """Histograms and profiles before and after, and the numbers to draw any one scan's lines over them."""
+    which = [i for i, r in enumerate(rows) if r["profile_before"] is not None and r["profile_after"] is not None]
+    if not which:
+        return {}, {}
+    own = None if target is None else target.profiles
+    values = {when: np.array([rows[i][f"profile_{when}"] for i in which]) for when in ("before", "after")}
+    every = [*values["before"], *values["after"], *(() if own is None else own)]
+    at = plots.axis_of(every)
+    drawn = {when: plots.densities(list(rows_), at) for when, rows_ in values.items()}
+    band = None if own is None else plots.densities(list(own), at)
+    # The air at the left end may hold any share of voxels; it must not flatten the tissue.
+    tops = [np.quantile(d[:, at > at[3]].max(1), 0.98) for d in (*drawn.values(), *(() if band is None else (band,)))]
+    middle = np.median(values["after"] if own is None else own, axis=0)
+    above = {when: rows_ - middle for when, rows_ in values.items()}
+    reach = 1.1 * float(np.quantile(np.abs(np.concatenate(list(above.values()))), 0.995)) or 1.0
+    pictures = {}
+    for when in ("before", "after"):
+        pictures[f"histogram {when}"] = plots.histogram_chart(drawn[when], band, at, top=float(max(tops)), when=when)
+        pictures[f"profile {when}"] = plots.profile_chart(
+            above[when], None if own is None else own - middle, limits=(-reach, reach), when=when
         )
-        for r in worst
-    ]
-    return Section("Scans", notes=("The least typical results first.",), head=_HEAD, rows=cells)
+    scale = 1000 / float(max(tops))
+    return pictures, {
+        "rows": which,
+        "at": [round(float(v), 2) for v in at[::2]],
+        "ranks": [round(100 * float(v), 2) for v in LEVELS[::_EVERY]],
+        "scale": 1 / scale,
+        **{f"histogram-{w}": np.round(d[:, ::2] * scale).astype(int).tolist() for w, d in drawn.items()},
+        **{f"profile-{w}": a[:, ::_EVERY].round(1).tolist() for w, a in above.items()},
+    }
 
 
-def _medians(rows: Sequence[Row]) -> tuple[str, str]:
-    before, after = ([r[k] for r in rows if r[k] is not None] for k in ("excess_before", "excess_after"))
-    return _median(before), _median(after)
+def _link(place: str) -> str:
+    return quote(place)
 
 
-def _median(values: Sequence[float]) -> str:
-    ordered, n = sorted(values), len(values)
-    return _number((ordered[(n - 1) // 2] + ordered[n // 2]) / 2) if n else "–"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}".replace("-", "−")
+__all__ = ["Cohort", "render_cohort", "write_cohort_page"]

@@ -34,6 +34,9 @@ class Tally:
         kept: Were done before.
         failed: Scan → reason.
         seconds: Of each scan done now.
+        stage: What was finished last: ``look``, ``fit`` or ``harmonize``.
+        pieces: Pieces of work finished, and handed out so far.
+        last: Record of the scan harmonized last.
     """
 
     total: int
@@ -41,6 +44,16 @@ class Tally:
     kept: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
+    stage: str = ""
+    pieces: tuple[int, int] = (0, 0)
+    last: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """Pieces of work still to be done, as far as is known: scans that are being looked at are harmonized later."""
+        finished, handed_out = self.pieces
+        waiting = handed_out - finished
+        return waiting if self.stage == "harmonize" else max(waiting, 0) + self.total - self.finished
 
     @property
     def finished(self) -> int:
@@ -103,6 +116,7 @@ def run_study(
     def submit(tasks: Sequence[Task], group: GroupRun) -> None:
         for task in tasks:
             owner[task.name], tries[task.name] = group, 1
+            tally.pieces = (tally.pieces[0], tally.pieces[1] + 1)
             engine.submit(task)
 
     try:
@@ -119,10 +133,15 @@ def run_study(
                 engine.submit(outcome.task)
                 continue
             _stop_if_full(outcome)
+            tally.pieces = (tally.pieces[0] + 1, tally.pieces[1])
+            tally.stage = outcome.task.name.partition(" ")[0]
             if outcome.task.name.startswith("harmonize ") and outcome.error is None:
                 tally.done += 1
                 tally.seconds.append(float(outcome.value.get("seconds") or 0))
+                tally.last = outcome.value
                 say(_finished(outcome.value), tally)
+            else:
+                say("", tally)
             mine = owner.pop(outcome.task.name)
             submit(mine.after(outcome), mine)
     except BaseException:

@@ -10,6 +10,7 @@ from blindharmony.image import entities
 from blindharmony.study.failures import write_tsv
 from blindharmony.study.ledger import Ledger
 from blindharmony.study.planning import planned
+from blindharmony.study.profiles import profile_of
 
 COLUMNS = (
     "participant_id",
@@ -19,6 +20,8 @@ COLUMNS = (
     "scanner",
     "scanner_scans",
     "verdict",
+    "distance_before",
+    "distance_after",
     "excess_before",
     "excess_after",
     "bits_before",
@@ -30,12 +33,24 @@ COLUMNS = (
     "reason",
 )
 
+_KEPT = (
+    "distance_before",
+    "distance_after",
+    "excess_before",
+    "excess_after",
+    "bits_before",
+    "bits_after",
+    "seconds",
+    "reason",
+)
+
 Row = dict[str, Any]
 
 
 def cohort_rows(ledger: Ledger) -> list[Row]:
     """What is known about every scan of every run in this folder, by name.
 
+    ``distance`` is how far an average brain voxel's intensity is from that of the target's median scan, target units.
     ``excess`` is the distance from the target's own unseen scans in their spreads, of the least probable level; 0 is
     typical.
     """
@@ -67,11 +82,11 @@ def _row(name: str, plan: Mapping[str, Any], ledger: Ledger) -> Row:
         "scanner_scans": plan["size"],
         "why": plan["why"],
         "verdict": record.get("verdict"),
-        **{
-            k: record.get(k)
-            for k in ("excess_before", "excess_after", "bits_before", "bits_after", "seconds", "reason")
-        },
+        **{k: record.get(k) for k in _KEPT},
         "mean_change_percent": figures.get("mean change (%)"),
         "correlation": figures.get("correlation with the scan"),
         "warnings": record.get("warnings", []),
+        "report": next((p for p in record.get("outputs", {}) if p.endswith(".html")), None),
+        "profile_before": profile_of(record, "profile_before"),
+        "profile_after": profile_of(record, "profile_after"),
     }

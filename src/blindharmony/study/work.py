@@ -105,6 +105,8 @@ def harmonize(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures(result: HarmonizeResult) -> dict[str, Any]:
+    from blindharmony.study.profiles import scan_profiles
+
     before, after = result.before, result.after
     return {
         "status": "done",
@@ -117,6 +119,7 @@ def _figures(result: HarmonizeResult) -> dict[str, Any]:
         "bits_before": before and round(before.bits, 4),
         "bits_after": after and round(after.bits, 4),
         "figures": dict(result.figures),
+        **scan_profiles(result),
     }
 
 

@@ -229,7 +229,7 @@ def hold_out(scans: list[Path], given: list[Path]) -> tuple[list[Path], list[Pat
 def _prepared(paths: Sequence[Path], recipe: PrepRecipe, work: Path, say: Report) -> list[Head]:
     heads = []
     for index, path in enumerate(paths):
-        say(f"preparing {path.name}", index / len(paths), {})
+        say(f"preparing {path.name} ({index + 1} of {len(paths)})", index / len(paths), {})
         try:
             heads.append(prepare_head(path, recipe, work))
         except BlindHarmonyError as error:

@@ -1,0 +1,123 @@
+"""What a person sees of long runs, and what a machine reads: plain lines without a terminal, JSON when asked for."""
+
+import json
+
+import nibabel as nib
+import pytest
+
+from blindharmony.cli.console import Screen, Stage
+from blindharmony.cli.main import main
+from blindharmony.cli.study_screen import StudyScreen
+from blindharmony.cli.training_screen import TrainingScreen
+from blindharmony.study.run import Tally
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Moving(Stage):
+    """A moving line that keeps what it showed."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.shown = []
+
+    def __call__(self, stage, share):
+        self.shown.append((stage, share))
+
+
+def cohort(screen, clock, *, as_json=False):
+    """Four scans of one scanner: looked at, fitted, harmonized; one fails on the way."""
+    stage = Moving()
+    see, tally = StudyScreen(screen, stage, as_json=as_json, clock=clock), Tally(4)
+    see("", tally)
+    for look in range(4):
+        clock.now += 10
+        tally.stage, tally.pieces = "look", (look + 1, 4)
+        see("", tally)
+    tally.failed["sub-03_T1w"] = "no brain"
+    see("sub-03_T1w: failed: no brain", tally)
+    for done in range(3):
+        clock.now += 10
+        tally.done, tally.stage, tally.pieces = done + 1, "harmonize", (5 + done, 7)
+        place = f"sub-0{done}/anat/sub-0{done}_T1w.nii.gz"
+        tally.last = {"scan": place, "verdict": "good", "outputs": {"b": 1, "a": 2}, "profile_after": [1.0]}
+        see(f"sub-0{done}: Harmonized (10 s)", tally)
+    see.end(tally)
+    return stage.shown
+
+
+def test_a_cohort_run_says_stage_scans_failures_and_time_left(capsys):
+    shown = cohort(Screen(), Clock())
+    assert shown[0] == ("starting, 0 of 4 scans", 0.0)
+    # Two looks took 20 s; two looks and four harmonizations are left.
+    assert shown[2] == ("looking at scans, 0 of 4 scans, about 1 min 0 s left", 0.0)
+    assert shown[-2] == ("harmonizing, 3 of 4 scans, 1 failed, about 10 s left", 0.75)
+    assert shown[-1] == ("harmonizing, 4 of 4 scans, 1 failed", 1.0)
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
+    assert lines[0] == "blindharmony: sub-03_T1w: failed: no brain"
+    assert lines[2] == "[3/4] sub-01: Harmonized (10 s), 1 failed, about 10 s left"
+    assert lines[3] == "[4/4] sub-02: Harmonized (10 s), 1 failed"
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_cohort_run_for_machines(capsys):
+    cohort(Screen(quiet=True), Clock(), as_json=True)
+    said = capsys.readouterr()
+    found = [json.loads(line) for line in said.out.splitlines()]
+    assert [f["status"] for f in found] == ["failed", "done", "done", "done", "end"]
+    assert found[0] == {"scan": "sub-03_T1w", "status": "failed", "reason": "no brain"}
+    assert (found[1]["scan"], found[1]["place"]) == ("sub-00_T1w", "sub-00/anat/sub-00_T1w.nii.gz")
+    assert found[1]["outputs"] == ["a", "b"]
+    assert "profile_after" not in found[1]
+    assert found[-1] == {"status": "end", "done": 3, "done_before": 0, "failed": 1, "scans": 4}
+    assert said.err.splitlines() == ["blindharmony: sub-03_T1w: failed: no brain"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_training_says_scans_prepared_and_time_left(as_json, capsys):
+    clock = Clock()
+    see = TrainingScreen(Screen(), Moving(), clock, as_json=as_json)
+    for index in range(4):
+        see(f"preparing sub-0{index} ({index + 1} of 4)", index / 4, {})
+        clock.now += 15
+    see("learning detail at 2 mm", 0.0, {"step": 0.0})
+    clock.now += 60
+    see("learning detail at 2 mm", 0.5, {"step": 100.0, "held_out": 1.25, "train": float("nan")})
+    said = capsys.readouterr()
+    assert "preparing sub-02 (3 of 4), 30 s left" in said.err
+    assert "learning detail at 2 mm: step 100, held out 1.2500 nats ▁, 1 min 0 s left" in said.err
+    found = [json.loads(line) for line in said.out.splitlines()]
+    if as_json:
+        assert [f["stage"] for f in found[:4]] == [f"preparing sub-0{i} ({i + 1} of 4)" for i in range(4)]
+        assert found[2]["seconds_left"] == 30
+        assert found[-1]["held_out"] == 1.25
+        assert "train" not in found[-1]
+    else:
+        assert found == []
+
+
+def test_harmonize_for_machines(capsys, stripped_head, tiny_target_file, tmp_path):
+    scan, bad = tmp_path / "scan.nii.gz", tmp_path / "bad\nname.nii"
+    nib.save(nib.Nifti1Image(stripped_head.data, stripped_head.affine), scan)
+    bad.write_text("not an image")
+    words = ["--target", str(tiny_target_file), "--out", str(tmp_path / "out"), "--method", "match", "--viewer"]
+    assert main(["harmonize", str(bad), str(scan), *words, "--json", "--no-report"]) == 1
+    said = capsys.readouterr()
+    failed, done = (json.loads(line) for line in said.out.splitlines())
+    assert failed["scan"] == str(bad)
+    assert failed["status"] == "failed"
+    assert failed["remedy"]
+    assert (done["scan"], done["status"]) == (str(scan), "done")
+    names = [file.rpartition("/")[2] for file in done["files"]]
+    stem = "scan_desc-harmonized"
+    assert names == [f"{stem}.nii.gz", "scan_desc-brain_mask.nii.gz", f"{stem}.viewer.html", f"{stem}.json"]
+    assert done["figures"]["mean change (%)"] >= 0
+    assert said.err.count("blindharmony: ") == 2
