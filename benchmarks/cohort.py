@@ -3,8 +3,9 @@
     python benchmarks/cohort.py BIDS_DIR --scans 4 --procs 1 2 --out cohort.json
 
 Scans are linked into a data set of their own, one scanner for all (``--alone``: each by itself). For every number of
-processes: wall time, scans an hour, seconds of a scan (by its own clock), what the run adds to that, the most memory of
-a worker, disk a scan, and whether the results have the same bytes as those of the first.
+processes, each on one core, and then for one process that may use all cores: wall time, scans an hour, seconds of a
+scan (by its own clock), what the run adds to that, the most memory of a worker, disk a scan, and whether the results
+have the same bytes as those of the first.
 """
 
 from __future__ import annotations
@@ -28,16 +29,19 @@ def main() -> None:
     p.add_argument("bids", type=Path)
     p.add_argument("--scans", type=int, default=4)
     p.add_argument("--procs", type=int, nargs="+", default=[1, 2])
+    p.add_argument("--all-cores", action="store_true", help="also one process with every core")
     p.add_argument("--alone", action="store_true")
     p.add_argument("--target", default="ds002748")
     p.add_argument("--out", type=Path, required=True)
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         study = linked(a.bids, Path(folder, "study"), a.scans)
-        runs = [measured(study, Path(folder, f"out{n}"), n, a) for n in a.procs]
+        runs = [measured(study, Path(folder, f"out{n}"), n, a, one_core_each=True) for n in a.procs]
+        if a.all_cores:
+            runs.append(measured(study, Path(folder, "all"), 1, a, one_core_each=False))
     for run in runs:
         run["same_bytes"] = run["digest"] == runs[0]["digest"]
-    found = {"cores": len(os.sched_getaffinity(0)), "scans": a.scans, "together": not a.alone, "runs": runs}
+    found = {"cores_here": len(os.sched_getaffinity(0)), "scans": a.scans, "together": not a.alone, "runs": runs}
     found["load_before_and_after"] = [LOAD, os.getloadavg()[0]]
     a.out.write_text(json.dumps(found, indent=1) + "\n")
     print(a.out.read_text())
@@ -57,7 +61,7 @@ def linked(bids: Path, study: Path, count: int) -> Path:
     return study
 
 
-def measured(study: Path, out: Path, procs: int, a: argparse.Namespace) -> dict[str, object]:
+def measured(study: Path, out: Path, procs: int, a: argparse.Namespace, *, one_core_each: bool) -> dict[str, object]:
     """One run and one more that finds everything done."""
     words = [
         sys.executable,
@@ -71,6 +75,8 @@ def measured(study: Path, out: Path, procs: int, a: argparse.Namespace) -> dict[
     ]
     words += ["--target", a.target, "--n-procs", str(procs), "-q", "--skip-bids-validation"]
     words += ["--scanner-grouping", "none"] if a.alone else []
+    cores = sorted(os.sched_getaffinity(0))[:procs] if one_core_each else sorted(os.sched_getaffinity(0))
+    words = ["taskset", "-c", ",".join(map(str, cores)), *words]
     wall, peak = timed(words)
     again, _ = timed(words)
     home = out / ".blindharmony"
@@ -81,6 +87,7 @@ def measured(study: Path, out: Path, procs: int, a: argparse.Namespace) -> dict[
     n = len(records)
     return {
         "processes": procs,
+        "cores": len(cores),
         "wall_s": round(wall, 1),
         "scans_an_hour": round(3600 * n / wall, 1),
         "seconds_a_scan_by_its_clock": round(own / n, 1),

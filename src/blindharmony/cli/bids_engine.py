@@ -32,6 +32,9 @@ def add_options(p: Any) -> None:
         metavar="N",
         help="processes on this machine (default: as many as cores and memory allow); 0: work inside this one",
     )
+    p.add_argument(
+        *both("--omp-nthreads"), type=int, metavar="N", help="threads of a process (default: the cores, shared evenly)"
+    )
     p.add_argument(*both("--mem-gb"), type=float, metavar="G", help="memory for all processes, about 2 GB each")
     p.add_argument(*both("--dask-scheduler"), metavar="ADDRESS", help="Dask workers that run already (tcp://...)")
     p.add_argument("--jobqueue", choices=("slurm", "pbs", "local"), help="start Dask workers as jobs of a queue")
@@ -53,7 +56,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise UsageError("--n-procs, --dask-scheduler and --jobqueue exclude each other", remedy="use one of them")
     if bool(arguments.jobqueue) != bool(arguments.jobs):
         raise UsageError("--jobqueue and --jobs go together", remedy="say which queue and how many jobs")
-    for name, least in (("n_procs", 0), ("jobs", 1), ("mem_gb", _GB_A_WORKER)):
+    for name, least in (("n_procs", 0), ("omp_nthreads", 1), ("jobs", 1), ("mem_gb", _GB_A_WORKER)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             option = f"--{name.replace('_', '-')}"
@@ -90,7 +93,7 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int) -
 
     cores = len(os.sched_getaffinity(0))
     count = workers(arguments.n_procs, arguments.mem_gb, cores, _free_gb(), scans)
-    each = max(1, cores // count)
+    each = arguments.omp_nthreads or max(1, cores // count)
     gpus = _gpus(device)
     environments = [
         {**dict.fromkeys(_THREADS, str(each)), **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}

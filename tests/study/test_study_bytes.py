@@ -1,0 +1,68 @@
+"""The same scans give the same bytes, whatever the number of processes and threads."""
+
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from blindharmony.cli.demo import demo_scan
+from heads import head_grid, synthetic_brain
+
+
+def run(study, out, target, *words):
+    command = [
+        sys.executable,
+        "-m",
+        "blindharmony",
+        "bids",
+        study,
+        out,
+        "participant",
+        "--target",
+        target,
+        "-q",
+        *words,
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+
+
+def files(out):
+    """Everything but the run's own notes, which hold times."""
+    found = {f.relative_to(out): f for f in out.rglob("*") if f.is_file()}
+    return {name: f.read_bytes() for name, f in found.items() if name.parts[0] not in (".blindharmony", "logs")}
+
+
+def two_of_one_scanner(study, images):
+    for number, image in enumerate(images, 1):
+        scan = study / f"sub-0{number}/anat/sub-0{number}_T1w.nii.gz"
+        scan.parent.mkdir(parents=True)
+        nib.save(image, scan)
+    (study / "dataset_description.json").write_text(json.dumps({"Name": "two", "BIDSVersion": "1.10.0"}))
+    (study / "T1w.json").write_text(json.dumps({"DeviceSerialNumber": "1"}))
+    return study
+
+
+def check(study, target, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(study, one, target, "--n-procs", 1, "--omp-nthreads", 2)
+    run(study, two, target, "--n-procs", 2, "--omp-nthreads", 1)
+    assert sum(name.name.endswith(".nii.gz") for name in files(one)) >= 2
+    assert files(one) == files(two)
+
+
+def test_processes_and_threads_change_no_byte(tmp_path, tiny_target_file):
+    heads = [synthetic_brain(*head_grid(number, mm=3.0), seed=number) for number in (1, 2)]
+    study = two_of_one_scanner(tmp_path / "study", [nib.Nifti1Image(h.data, h.affine) for h in heads])
+    check(study, tiny_target_file, tmp_path)
+
+
+@pytest.mark.slow
+def test_processes_and_threads_change_no_byte_of_real_scans(tmp_path):
+    """N4, registration, the trained flow and the restorer as well."""
+    scan = nib.load(demo_scan())
+    mirrored = nib.Nifti1Image(np.asarray(scan.dataobj)[::-1].copy(), scan.affine, scan.header)
+    check(two_of_one_scanner(tmp_path / "study", [scan, mirrored]), "ds002748", tmp_path)
