@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from blindharmony.cli.demo import demo_scan
+from blindharmony.study.validator import validation_errors
 from heads import head_grid, synthetic_brain
 
 
@@ -52,6 +53,7 @@ def check(study, target, tmp_path):
     run(study, two, target, "--n-procs", 2, "--omp-nthreads", 1)
     assert sum(name.name.endswith(".nii.gz") for name in files(one)) >= 2
     assert files(one) == files(two)
+    assert validation_errors(one) == [], "the official BIDS validator"
 
 
 def test_processes_and_threads_change_no_byte(tmp_path, tiny_target_file):

@@ -20,7 +20,7 @@ class DaskEngine:
         self._client, self._cluster = client, cluster
         self._tasks: dict[Any, Task] = {}
         self._count = count()
-        self._completed = _needed("distributed", "dask").as_completed()
+        self._completed = _needed("distributed", "dask").as_completed(loop=client.loop)
 
     def submit(self, task: Task) -> None:
         """Accept a task."""
@@ -52,18 +52,19 @@ class DaskEngine:
                 part.close()
 
 
-def connect(address: str) -> DaskEngine:
+def connect(address: str, patience: float = 20.0) -> DaskEngine:
     """The engine of a scheduler that runs already.
 
     Args:
         address: As Dask prints it, ``tcp://host:8786``.
+        patience: How long to wait for an answer, s.
 
     Raises:
         UsageError: If Dask is not installed, or nobody answers.
     """
     distributed = _needed("distributed", "dask")
     try:
-        return DaskEngine(distributed.Client(address, timeout="20s", set_as_default=False))
+        return DaskEngine(distributed.Client(address, timeout=patience, set_as_default=False))
     except (OSError, ValueError, TimeoutError) as error:
         raise UsageError(f"no Dask scheduler answers at '{address}' ({error})", remedy="check the address") from None
 

@@ -1,0 +1,93 @@
+"""A real Dask cluster: what other engines do, also when its workers are killed in the middle."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fake_study import fake_run, make_study
+
+from blindharmony.errors import UsageError
+from blindharmony.study.engines.cluster import connect, start_jobs
+from blindharmony.study.engines.task import Task
+
+dask = pytest.importorskip("dask")
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two worker processes that are started again when they die, and the diary that they keep."""
+    diary = tmp_path_factory.mktemp("dask") / "diary.txt"
+    diary.touch()
+    python_path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    found = {"PYTHONPATH": python_path, "FAKE_DIARY": str(diary)}
+    with (
+        dask.config.set({"distributed.nanny.environ": found}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+        ) as local,
+    ):
+        local.diary = diary
+        yield local
+
+
+def results(out):
+    return {f.relative_to(out): f.read_bytes() for f in out.glob("sub-*/**/*") if f.is_file()}
+
+
+def test_a_cluster_does_what_this_process_does(cluster, study, tmp_path):
+    fake_run(study, tmp_path / "here")
+    assert fake_run(study, tmp_path / "there", connect(cluster.scheduler_address)).done == 6
+    assert results(tmp_path / "there") == results(tmp_path / "here")
+
+
+def test_killed_workers_lose_nothing(cluster, tmp_path):
+    """A worker is killed from outside again and again while forty scans are done."""
+    known = {f"sub-{i:02d}": {"DeviceSerialNumber": "1"} for i in range(20)}
+    root = make_study(tmp_path / "s", {f"sub-{i:02d}": f"ok: {i}" for i in range(40)}, known)
+    begin = len(cluster.diary.read_text().splitlines())
+    over, killed = threading.Event(), []
+
+    def kill():
+        while len(killed) < 3 and not over.is_set():
+            lines = cluster.diary.read_text().splitlines()[begin:]
+            if len(lines) > 5 + 15 * len(killed):
+                killed.append(int(lines[-1].split()[2]))
+                os.kill(killed[-1], signal.SIGKILL)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address))
+    over.set()
+    killer.join()
+    assert killed
+    assert (tally.done, tally.failed) == (40, {})
+    fake_run(root, tmp_path / "here")
+    assert results(tmp_path / "out") == results(tmp_path / "here")
+
+
+def test_a_scan_that_kills_every_worker_fails_alone(cluster, tmp_path):
+    root = make_study(tmp_path / "s", {"sub-01": "die: 1", "sub-02": "ok: 2", "sub-03": "fail: 3"})
+    tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address))
+    assert tally.done == 1
+    assert "worker died" in tally.failed["sub-01_T1w"]
+    assert "take another" in tally.failed["sub-03_T1w"]
+
+
+def test_nobody_there():
+    with pytest.raises(UsageError, match="no Dask scheduler answers"):
+        connect("tcp://127.0.0.1:9", patience=1)
+
+
+def test_jobs_of_a_queue(monkeypatch, tmp_path):
+    """The queue's own code path, with a 'queue' that starts jobs here."""
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.chdir(tmp_path)
+    engine = start_jobs("local", 1, memory_gb=1.0)
+    engine.submit(Task("sum", "operator:length_hint", {"a": 1, "b": 2}))
+    assert [outcome.value for outcome in engine.finished()] == [2]
+    engine.close()
