@@ -92,7 +92,11 @@ def test_freesurfer_keeps_its_place_in_both_formats(shape, affine, seed):
             assert after.get_data_dtype().newbyteorder("=") == np.float32
             np.testing.assert_allclose(after.affine, affine, atol=2e-3)
             np.testing.assert_array_equal(np.asarray(after.dataobj), data)
-        assert [int(after.header[c]) for c in ("sform_code", "qform_code")] == [1, 1]
+        codes = [int(after.header[c]) for c in ("sform_code", "qform_code")]
+        # Near half turns a quaternion in single precision is too coarse: then there is no second place.
+        after.header.set_qform(affine, 1)
+        coarse = not np.allclose(after.header.get_qform(), affine, atol=9e-4)
+        assert codes == [1, 1] or (coarse and codes == [1, 0])
 
 
 @settings(max_examples=25, deadline=None)
