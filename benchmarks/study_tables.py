@@ -1,0 +1,88 @@
+"""The tables of docs/measured_study.md: damaged files, throughput of cohorts, and what 30,000 scans would take.
+
+python benchmarks/study_tables.py docs/
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tables import table
+
+_HEAD = """# Studies, measured
+
+Made by `python benchmarks/study_tables.py docs/` from the files beside it; nothing here is typed by hand.
+"""
+
+_MANY, _CORES = 30_000, 64
+
+
+def fuzz(content):
+    rows = [[r["kind"], r.get("accepted", 0), r["refused"], r["seconds"], r["MiB"]] for r in content["rows"]]
+    cases = sum(r[1] + r[2] for r in rows) + len(content["bad"])
+    return "\n\n".join(
+        [
+            "## Damaged files",
+            f"`python benchmarks/fuzz.py --cases 10000 --seed {content['seed']}`: {cases} cases, {len(content['bad'])} "
+            "bad. *refused*: one error that names the file. Longest time and most memory of a case.",
+            table(["file", "read", "refused", "s", "MiB"], rows),
+        ]
+    )
+
+
+def cohort(content):
+    runs = content["runs"]
+    rows = [
+        [
+            r["processes"],
+            r["cores"],
+            r["wall_s"],
+            r["scans_an_hour"],
+            f"{r['scans_an_hour'] / runs[0]['scans_an_hour']:.2f}",
+            r["second_run_s"],
+            r["most_memory_of_a_process_gb"],
+            "yes" if r["same_bytes"] else "**no**",
+        ]
+        for r in runs
+    ]
+    columns = ["processes", "cores", "s", "scans an hour", "ratio", "s, nothing to do", "GB a process", "same bytes"]
+    return "\n\n".join(
+        [
+            "## Throughput",
+            f"`python benchmarks/cohort.py`: {content['scans']} whole heads of one scanner, fitted together. Load "
+            f"of the machine before and after: {', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}.",
+            table(columns, rows),
+            plan(runs[0]),
+        ]
+    )
+
+
+def plan(run):
+    hours = _MANY / run["scans_an_hour"]
+    rows = [
+        ["core hours", f"{hours:,.0f}"],
+        [
+            f"days on {_CORES} cores, if they scale as workers that share nothing but the disk",
+            f"{hours / _CORES / 24:.1f}",
+        ],
+        ["memory of such a machine, GB", f"{_CORES * run['most_memory_of_a_process_gb']:.0f}"],
+        ["results, GB", f"{_MANY * run['results_mb_a_scan'] / 1000:,.0f}"],
+        ["records, GB", f"{_MANY * run['records_kb_a_scan'] / 1e6:.1f}"],
+    ]
+    return f"## {_MANY:,} scans, reckoned from one process on one core\n\n" + table(["what", "how much"], rows)
+
+
+def main():
+    folder = Path(sys.argv[1])
+    parts = [_HEAD.strip()]
+    for name, part in (("fuzz", fuzz), ("cohort", cohort)):
+        file = folder / f"measured_{name}.json"
+        if file.exists():
+            parts.append(part(json.loads(file.read_text())))
+    (folder / "measured_study.md").write_text("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
