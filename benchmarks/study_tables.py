@@ -51,8 +51,8 @@ def cohort(content):
     return "\n\n".join(
         [
             "## Throughput",
-            f"`python benchmarks/cohort.py`: {content['scans']} whole heads of one scanner, fitted together. Load "
-            f"of the machine before and after: {', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}.",
+            f"`python benchmarks/cohort.py`: {content['scans']} whole heads of one scanner, fitted together. Load of "
+            f"the machine before and after: {', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}.",
             table(columns, rows),
             plan(runs[0]),
         ]
