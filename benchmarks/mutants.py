@@ -1,0 +1,175 @@
+"""Do the tests notice a wrong program? Seeded small mistakes in the flow and the harmonization, one at a time.
+
+    python benchmarks/mutants.py --mutants 150 --seed 0 --minutes 60 --out docs/measured_mutants.json
+
+A mutant is one changed operator, comparison, number or branch. It is killed if the tests of its folder, or the module's
+own examples, fail or take three times as long as they should. Ranked by nothing but chance: every place is equally
+likely. Survivors are printed as they come; the JSON holds them too.
+"""
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("flow", "harmonization")
+_SWAPS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+# A failure is all that counts: looking for a smaller one takes minutes.
+_NO_SHRINKING = """
+from hypothesis import Phase
+
+settings.register_profile(
+    "mutants", deadline=None, database=None, derandomize=True, max_examples=40, phases=[Phase.explicit, Phase.generate]
+)
+settings.load_profile("mutants")
+"""
+
+
+def places(tree: ast.Module) -> list[ast.AST]:
+    """Nodes that can be changed: what runs, not annotations, decorators or messages."""
+    found, skipped = [], set()
+    for node in ast.walk(tree):
+        for part in ("annotation", "returns"):
+            if isinstance(getattr(node, part, None), ast.AST):
+                skipped |= set(map(id, ast.walk(getattr(node, part))))
+        if isinstance(node, ast.Raise):
+            skipped |= set(map(id, ast.walk(node)))
+        for decorator in getattr(node, "decorator_list", ()):
+            skipped |= set(map(id, ast.walk(decorator)))
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        number = isinstance(node, ast.Constant) and type(node.value) in (int, float, bool)
+        swap = isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in _SWAPS
+        compare = isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPS
+        sign = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not | ast.Invert)
+        if number or swap or compare or sign or isinstance(node, ast.IfExp | ast.If):
+            found.append(node)
+    return found
+
+
+def mutate(node: ast.AST) -> None:
+    """Change one node in place."""
+    if isinstance(node, ast.Constant):
+        value = node.value
+        node.value = (
+            not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value * 1.5 + 0.01
+        )
+    elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign):
+        node.op = _SWAPS[type(node.op)]()
+    elif isinstance(node, ast.Compare):
+        node.ops[0] = _SWAPS[type(node.ops[0])]()
+    elif isinstance(node, ast.UnaryOp):
+        node.op = ast.UAdd() if isinstance(node.op, ast.USub) else ast.Not()
+        if isinstance(node.op, ast.Not):  # not x, ~x: looked at twice is not looked at
+            node.operand = ast.UnaryOp(ast.Not(), node.operand)
+    elif isinstance(node, ast.IfExp | ast.If):
+        node.test = ast.UnaryOp(ast.Not(), node.test)
+
+
+def every_place() -> list[tuple[str, int]]:
+    """File and number of each place, in a fixed order."""
+    files = sorted(p for folder in FOLDERS for p in (ROOT / "src/blindharmony" / folder).glob("*.py"))
+    return [(str(f.relative_to(ROOT)), i) for f in files for i in range(len(places(ast.parse(f.read_text()))))]
+
+
+def mutant(file: str, index: int) -> tuple[str, str, int]:
+    """Source of the mutant, what was changed, and its line."""
+    tree = ast.parse((ROOT / file).read_text())
+    node = places(tree)[index]
+    before = ast.unparse(copy.deepcopy(node)).splitlines()[0]
+    mutate(node)
+    ast.fix_missing_locations(tree)
+    return ast.unparse(tree), f"{before}  ->  {ast.unparse(node).splitlines()[0]}", node.lineno
+
+
+def run_tests(tree: Path, file: str, limit: float) -> tuple[bool, float]:
+    """Whether the tests pass, and how long they took. The module's own tests come first: they fail soonest."""
+    folder = Path(file).parent.name
+    tests = sorted((tree / "tests" / folder).glob("test_*.py"), key=lambda p: Path(file).stem not in p.name)
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", file, *map(str, tests)]
+    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree / "src"), "HYPOTHESIS_STORAGE_DIRECTORY": "/dev/null"}
+    start = time.monotonic()
+    try:
+        done = subprocess.run(
+            words, cwd=tree, env=os.environ | threads, capture_output=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, limit
+    return done.returncode == 0, time.monotonic() - start
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--mutants", type=int, default=150)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--minutes", type=float, default=60)
+    arguments.add_argument("--folder", choices=FOLDERS, help="one of the two only")
+    arguments.add_argument("--out", type=Path, required=True)
+    given = arguments.parse_args()
+    chosen = [p for p in every_place() if given.folder in (None, Path(p[0]).parent.name)]
+    total = len(chosen)
+    random.Random(given.seed).shuffle(chosen)
+    end = time.monotonic() + 60 * given.minutes
+    results: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "tree")
+        for part in ("src", "tests", "pyproject.toml"):
+            copier = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            tree.mkdir(exist_ok=True)
+            copier(ROOT / part, tree / part)
+        with (tree / "tests/conftest.py").open("a") as file:
+            file.write(_NO_SHRINKING)
+        limits = {}
+        for name in FOLDERS:
+            if given.folder in (None, name):
+                passed, seconds = run_tests(tree, f"src/blindharmony/{name}/__init__.py", 1800)
+                assert passed, f"the tests of {name} fail without a mutant"
+                limits[name] = 3 * seconds + 30
+                print(f"{name}: {seconds:.0f} s", flush=True)
+        for file, index in chosen[: given.mutants]:
+            if time.monotonic() > end:
+                break
+            source, change, line = mutant(file, index)
+            (tree / file).write_text(source)
+            alive, seconds = run_tests(tree, file, limits[Path(file).parent.name])
+            shutil.copy(ROOT / file, tree / file)
+            results.append({"file": file, "line": line, "change": change, "alive": alive})
+            print(len(results), "ALIVE" if alive else "killed", f"{seconds:.0f} s", file, line, change, flush=True)
+            summary = {"places": total, "seed": given.seed, "mutants": results}
+            given.out.write_text(json.dumps(summary, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
