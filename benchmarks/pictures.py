@@ -7,6 +7,7 @@ scanner (gamma 1.5). Three to six minutes.
 """
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -94,13 +95,17 @@ def scanner(result: HarmonizeResult, folder: Path) -> None:
     axes[0].plot(ranks, 100 * (predicted[far] - mean), color=BLUE, ls="--", label="told from the order of intensities")
     axes[0].set(xlabel="rank of intensity (%)", ylabel="difference from the mean (%)", xlim=(0, 98))
     axes[0].set_title("people differ on one scanner", fontsize=9)
-    curve = result.estimate.intensity_map
-    assert curve is not None
-    x = np.linspace(0.05, 1.8, 200).astype(np.float32)
-    axes[1].plot(x, curve(x), color=BLUE)
+    inside = result.prepared.scan.inside()
+    before, after = result.source_image[inside], result.estimate.image[inside]
+    edges = np.quantile(before, np.linspace(0.002, 0.998, 60))
+    x = (edges[1:] + edges[:-1]) / 2
+    parts = [after[(before >= low) & (before < high)] for low, high in pairwise(edges)]
+    low, middle, high = np.array([np.quantile(part, (0.1, 0.5, 0.9)) for part in parts]).T
+    axes[1].fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0)
+    axes[1].plot(x, middle, color=BLUE)
     axes[1].plot(x, x, color=GREY, lw=0.8, ls=":")
     axes[1].set(xlabel="intensity in the scan", ylabel="intensity on the target")
-    axes[1].set_title("the curve found for the simulated scanner", fontsize=9)
+    axes[1].set_title("what each intensity of the simulated scanner became", fontsize=9)
     axes[0].set_ylim(-12, 12)
     axes[0].legend(frameon=False, fontsize=8, loc="upper right")
     save(figure, folder / "concept-scanner.jpg")
