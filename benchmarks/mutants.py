@@ -3,8 +3,8 @@
     python benchmarks/mutants.py --mutants 150 --seed 0 --minutes 60 --out docs/measured_mutants.json
 
 A mutant is one changed operator, comparison, number or branch, chosen by chance alone. It is killed if the tests that
-know its file best, or the module's own examples, fail or do not end. Survivors meet all tests of their folder and of the
-pipeline, unless --quick. They are printed as they come, and the JSON holds them too.
+know its file best, or the module's own examples, fail or do not end. Survivors meet all tests of their folder and of
+the pipeline, unless --quick. They are printed as they come, and the JSON holds them too.
 """
 
 import argparse
