@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PACKAGE := .venv/.package
 READY := .venv/.ready
 
 help:  ## Show this list
@@ -10,12 +11,17 @@ help:  ## Show this list
 
 venv: $(READY)  ## Make .venv with the package and the tools for tests and checks
 
-$(READY): pyproject.toml constraints.txt requirements-dev.txt
+# The package alone is all that the demo needs.
+$(PACKAGE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e . -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
-demo: $(READY)  ## Harmonize the included scan, results in demo-out/
+$(READY): $(PACKAGE) requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-dev.txt
+	touch $@
+
+demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/
 	$(BIN)/blindharmony demo demo-out --overwrite
 
 test: $(READY)  ## Run the tests (without those on real scans)

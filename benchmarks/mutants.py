@@ -158,16 +158,57 @@ def run_tests(tree: Path, tests: list[str], limit: float) -> tuple[bool, float]:
     return done.returncode == 0, time.monotonic() - start
 
 
+def page(summary: dict[str, object]) -> str:
+    """The records as a page: how many were noticed, and those that were not, each with what was found about it."""
+    mutants = summary["mutants"]
+    rows = []
+    for folder in FOLDERS:
+        own = [m for m in mutants if f"/{folder}/" in m["file"]]
+        if own:
+            rows.append(f"| {folder} | {len(own)} | {len(own) - sum(m['alive'] for m in own)} |")
+    alive = [
+        f"| `{m['file'].removeprefix('src/blindharmony/')}:{m['line']}` | `{m['change']}` | {m.get('note', '')} |"
+        for m in mutants
+        if m["alive"]
+    ]
+    return "\n".join(
+        [
+            "# Do the tests notice a wrong program?",
+            "",
+            f"Made by `python benchmarks/mutants.py --page docs/measured_mutants.json`. {len(mutants)} of "
+            f"{summary['places']} places in the flow and the harmonization were changed, one at a time, chosen by "
+            f"chance (seed {summary['seed']}): an operator, a comparison, a number, a branch.",
+            "",
+            "| part | changed | noticed |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "## Not noticed",
+            "",
+            "| place | change | what it is |",
+            "|---|---|---|",
+            *alive,
+            "",
+        ]
+    )
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--mutants", type=int, default=150)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--minutes", type=float, default=60)
     arguments.add_argument("--folder", choices=FOLDERS, help="one of the two only")
-    arguments.add_argument("--out", type=Path, required=True)
+    arguments.add_argument("--out", type=Path)
+    arguments.add_argument(
+        "--page", type=Path, metavar="JSON", help="write the page of these records, and nothing else"
+    )
     arguments.add_argument("--limit", type=float, default=300, help="seconds after which a mutant counts as killed")
     arguments.add_argument("--quick", action="store_true", help="only the tests that know a file best")
     given = arguments.parse_args()
+    if given.page:
+        given.page.with_suffix(".md").write_text(page(json.loads(given.page.read_text())))
+        return
     chosen = [p for p in every_place() if given.folder in (None, Path(p[0]).parent.name)]
     total = len(chosen)
     random.Random(given.seed).shuffle(chosen)
@@ -194,7 +235,8 @@ def main() -> None:
             results.append({"file": file, "line": line, "change": change, "alive": alive})
             print(len(results), "ALIVE" if alive else "killed", f"{seconds:.0f} s", file, line, change, flush=True)
             summary = {"places": total, "seed": given.seed, "mutants": results}
-            given.out.write_text(json.dumps(summary, indent=1) + "\n")
+            if given.out:
+                given.out.write_text(json.dumps(summary, indent=1) + "\n")
 
 
 if __name__ == "__main__":
