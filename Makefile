@@ -1,9 +1,10 @@
 .DEFAULT_GOAL := help
 OUT ?= ds002748.safetensors
-.PHONY: help venv demo test target browser-test check container-check clean
+.PHONY: help venv demo test slow-test browser-test check coverage docs bench target wheel-check container-check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
+PACKAGE := .venv/.package
 READY := .venv/.ready
 
 help:  ## Show this list
@@ -11,16 +12,24 @@ help:  ## Show this list
 
 venv: $(READY)  ## Make .venv with the package and the tools for tests and checks
 
-$(READY): pyproject.toml constraints.txt requirements-dev.txt
+# The package alone is all that the demo needs.
+$(PACKAGE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e . -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
-demo: $(READY)  ## Harmonize the included scan, results in demo-out/
+$(READY): $(PACKAGE) requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-dev.txt
+	touch $@
+
+demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/
 	$(BIN)/blindharmony demo demo-out --overwrite
 
 test: $(READY)  ## Run the tests (without those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+slow-test: $(READY)  ## Run the slow tests too: real scans, every code block of the documentation
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not browser"
 
 browser-test: $(READY)  ## Open every page in Chromium (BLINDHARMONY_CHROMIUM, or the one on the PATH)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-browser.txt
@@ -31,6 +40,26 @@ check: $(READY)  ## Check style, types and the order of imports
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vulture
+
+coverage: $(READY)  ## Measure which lines and branches the tests reach; fails below 95 %
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+docs: $(READY)  ## Build the documentation in build/site, strictly, and check that it loads nothing from elsewhere
+	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/check_site.py build/site
+
+bench: $(READY)  ## Make the tables of docs/measured_*.md from the records beside them
+	$(BIN)/python benchmarks/tables.py docs
+	$(BIN)/python benchmarks/flow_tables.py docs
+	$(BIN)/python benchmarks/study_tables.py docs
+
+wheel-check:  ## Build sdist and wheel, look through them, and run the demo from the wheel alone
+	PYTHON=$(PYTHON) .ci/wheel-check
 
 target: $(READY)  ## Train the included target anew: make target DATA=path/to/ds002748 OUT=ds002748.safetensors
 	OMP_NUM_THREADS=1 $(BIN)/blindharmony train $(DATA) \
@@ -44,5 +73,5 @@ container-check:  ## Do what Dockerfile and Apptainer.def do, in a clean virtual
 	PYTHON=$(PYTHON) HADOLINT=$(BIN)/hadolint container/check.sh
 
 clean:  ## Remove .venv and everything made by the other targets
-	rm -rf .venv demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo-out build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -6,10 +6,12 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.harmonization.ranks import rank_features
-from blindharmony.pipeline import harmonize
+from blindharmony.image import read_volume
+from blindharmony.pipeline import harmonize, prepared_for
 from blindharmony.prep.template import load_template
 from blindharmony.target.person import PersonModel
 
@@ -72,6 +74,13 @@ def test_saving_writes_four_files_and_never_overwrites(result, tmp_path):
     with pytest.raises(OutputError, match="overwrite"):
         result.save(tmp_path)
     result.save(tmp_path, overwrite=True)
+
+
+def test_a_mask_may_be_an_array_on_the_scans_grid(stripped_head, scan_file, tiny_target):
+    mask = ndimage.binary_erosion(stripped_head.brain, iterations=2)
+    prepared = prepared_for(tiny_target, read_volume(scan_file), mask=mask)
+    assert prepared.found("brain-mask")["source"] == "given"
+    np.testing.assert_array_equal(prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5, mask)
 
 
 def test_zero_outside_a_stripped_brain_stays_zero(result, stripped_head):

@@ -53,7 +53,7 @@ def harmonize(
     Args:
         scan: A file, a nibabel image or an array.
         target: A model, its file, or the name of an included one.
-        mask: Brain mask on the scan's grid; found automatically if not given.
+        mask: Brain mask on the scan's grid (an array is taken to lie there); found automatically if not given.
         mask_command: External brain extractor with ``{input}`` and ``{output}``.
         method: ``curve`` (default), ``match``, ``latent`` or ``latent-published``.
         scanner: Model of the scanner that made the scan, or its file: scans of one scanner share a curve.
@@ -191,7 +191,7 @@ def prepared_for(
     cache: Path | None = None,
 ) -> Prepared:
     """A scan in the target's flow space."""
-    given = None if mask is None else _mask_scan(mask)
+    given = None if mask is None else _mask_scan(mask, source)
     return prepare(source, target.info.recipe, mask=given, mask_command=mask_command, device=device, cache=cache)
 
 
@@ -225,8 +225,12 @@ def resolved_device(device: str) -> str:
     raise UsageError(f"the device '{device}' is not available here", remedy="use --device cpu or --device auto")
 
 
-def _mask_scan(mask: Source) -> Scan:
+def _mask_scan(mask: Source, source: Volume) -> Scan:
     if isinstance(mask, str | PathLike):
         return read_mask(Path(mask))
-    volume = read_volume(mask.astype(np.float32) if isinstance(mask, np.ndarray) else mask)
+    # An array has no place of its own: it lies on the scan's grid.
+    if isinstance(mask, np.ndarray):
+        volume = read_volume(mask.astype(np.float32), affine=source.affine)
+    else:
+        volume = read_volume(mask)
     return Scan(volume.data, volume.affine, volume.data > 0)

@@ -112,6 +112,25 @@ def test_slices_that_fail_keep_their_unflowed_image(scene):
     assert "failed" in estimate.warnings[0]
 
 
+def test_one_wild_slice_does_not_stop_the_others(scene):
+    _, source, mask, target = scene
+
+    class Wild(MultiScaleFlow):
+        def to_image(self, *words, **options):
+            image, *rest = super().to_image(*words, **options)
+            image[0] = 1e6
+            return image, *rest
+
+    flow = Wild(SPEC)
+    flow.load_state_dict(target.slices.state_dict())
+    settings = LatentSettings(iterations=2, batch=5)
+    estimate = harmonize_latent(source, mask, replace(target, slices=flow), settings)
+    batches = -(-int(estimate.figures["slices"]) // 5)
+    assert estimate.figures["failed"] == 2 * batches
+    assert np.isfinite(estimate.image).all()
+    assert estimate.image.max() < 10
+
+
 def test_the_ceiling_is_the_targets(scene):
     _, source, mask, target = scene
     low = replace(target, info=target.info.model_copy(update={"notes": {"slice_ceiling": "0.8"}}))

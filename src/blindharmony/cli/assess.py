@@ -50,6 +50,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--mask", type=Path, help="brain mask on the scan's grid (one scan only)")
     p.add_argument("--mask-command", metavar="CMD", help="brain extractor to call, with {input} and {output} in it")
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
+    p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
     p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     p.set_defaults(run=run)
@@ -57,7 +58,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Assess every scan; one that fails does not stop the others."""
-    paths, missing = found_scans(arguments.scans, arguments.participant_label)
+    paths, missing = found_scans(arguments.scans, arguments.participant_label, arguments.suffix)
     check_mask(arguments.mask, paths)
     from blindharmony.assessment import assess
     from blindharmony.target import load_target

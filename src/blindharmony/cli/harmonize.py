@@ -64,6 +64,7 @@ def add_parser(verbs: Any) -> None:
     group.add_options(p)
     dicom.add_options(p)
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
+    p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
     p.add_argument("--no-refine", action="store_true", help="only an intensity curve: leave noise and blur alone")
     p.add_argument("--uncertainty", action="store_true", help="also write the error bar of every voxel")
     p.add_argument("--keep-bias", action="store_true", help="leave the scan's own bias field in the result")
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
     group.check(arguments)
     scans, unconverted = dicom.with_dicom_converted(arguments, screen)
-    paths, unfound = found_scans(scans, arguments.participant_label)
+    paths, unfound = found_scans(scans, arguments.participant_label, arguments.suffix)
     missing = [*unconverted, *unfound]
     _check(arguments, paths)
     # Only now the slow imports: a typing error should answer at once.

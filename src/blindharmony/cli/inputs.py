@@ -9,23 +9,26 @@ from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.image import find_scans
 
 
-def found_scans(items: Sequence[str | Path], labels: list[str] | None) -> tuple[list[Path], list[NothingFoundError]]:
+def found_scans(
+    items: Sequence[str | Path], labels: list[str] | None, suffix: str = "T1w"
+) -> tuple[list[Path], list[NothingFoundError]]:
     """The scans, and inputs that hold none; it is an error only if no input holds any.
 
     Args:
         items: Files, folders or BIDS studies.
         labels: BIDS subjects, all if None.
+        suffix: Last word of BIDS names.
 
     Raises:
         NothingFoundError: If there is no scan at all.
     """
     if labels or len(items) == 1:
-        return find_scans(items, participant_labels=labels), []
+        return find_scans(items, participant_labels=labels, suffix=suffix), []
     paths: list[Path] = []
     missing = []
     for item in items:
         try:
-            paths += [p for p in find_scans([item]) if p not in paths]
+            paths += [p for p in find_scans([item], suffix=suffix) if p not in paths]
         except NothingFoundError as error:
             missing.append(error)
     if not paths:

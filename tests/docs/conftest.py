@@ -1,0 +1,55 @@
+"""The folder that the documentation speaks of: scans, a site, a study, a model; all synthetic."""
+
+import json
+import shutil
+
+import nibabel as nib
+import pytest
+
+from blindharmony.target import model
+from heads import head_grid, synthetic_brain
+
+
+@pytest.fixture(scope="session")
+def workspace(tiny_target_file, tmp_path_factory):
+    """What a reader is assumed to have, made once."""
+    folder = tmp_path_factory.mktemp("reader")
+    heads = [synthetic_brain(*head_grid(seed, mm=3.5, axes="RAS"), seed=seed) for seed in range(5)]
+    images = [nib.Nifti1Image(head.data, head.affine) for head in heads]
+    for name in ("scan.nii.gz", "sub-01_T1w.nii.gz", "new_scan.nii.gz"):
+        nib.save(images[0], folder / name)
+    nib.save(nib.Nifti1Image(heads[0].brain.astype("uint8"), heads[0].affine), folder / "mask.nii.gz")
+    (folder / "siteA").mkdir()
+    for name, image in zip("abc", images, strict=False):
+        nib.save(image, folder / "siteA" / f"{name}.nii.gz")
+    study = folder / "study"
+    about = {"Manufacturer": "Maker", "ManufacturersModelName": "Model", "MagneticFieldStrength": 3}
+    for index, image in enumerate(images, 1):
+        anat = study / f"sub-{index:02d}" / "anat"
+        anat.mkdir(parents=True)
+        nib.save(image, anat / f"sub-{index:02d}_T1w.nii.gz")
+        (anat / f"sub-{index:02d}_T1w.json").write_text(json.dumps(about))
+    (study / "dataset_description.json").write_text(json.dumps({"Name": "study", "BIDSVersion": "1.10.0"}))
+    (study / "README").write_text("Synthetic heads.\n")
+    shutil.copy(tiny_target_file, folder / "mysite.safetensors")
+    return folder
+
+
+@pytest.fixture
+def reader(workspace, tmp_path, monkeypatch):
+    """A copy of the folder, to be in."""
+    place = tmp_path / "reader"
+    shutil.copytree(workspace, place)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return place
+
+
+@pytest.fixture
+def stand_in(tiny_target_file, monkeypatch):
+    """A small model in place of the included one: the same words, a tenth of the time."""
+    real = model.included_targets
+    known = {"ds002748": tiny_target_file}
+    for module in ("blindharmony.target.model", "blindharmony.target.file", "blindharmony.target"):
+        monkeypatch.setattr(f"{module}.included_targets", lambda: known)
+    return real

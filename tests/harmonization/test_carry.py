@@ -1,0 +1,102 @@
+"""The way back: a curve acts everywhere, the rest inside the brain only, and nothing is resampled needlessly."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from blindharmony.harmonization import carry
+from blindharmony.harmonization.carry import carry_to_native, fitted_curve
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.refine import Refinement
+from blindharmony.harmonization.result import Estimate
+from blindharmony.prep.recipe import Done, Prepared
+from blindharmony.prep.step import Scan
+
+SHAPE = (9, 10, 11)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A resampling that loses nothing: one voxel along the first axis."""
+
+    name: str = "place"
+
+    def params(self, scan):
+        return {}
+
+    def apply(self, scan, params):
+        return replace(
+            scan, data=np.roll(scan.data, 1, 0), mask=None if scan.mask is None else np.roll(scan.mask, 1, 0)
+        )
+
+    def undo(self, changed, params, before):
+        return replace(before, data=np.roll(changed.data, -1, 0))
+
+
+@pytest.fixture
+def prepared():
+    rng = np.random.default_rng(0)
+    mask = np.zeros(SHAPE, bool)
+    mask[2:7, 2:8, 2:9] = True
+    native = Scan(rng.uniform(0.2, 1.5, SHAPE).astype(np.float32), np.diag([2.0, 2, 2, 1]), mask)
+    return Prepared(Shift().apply(native, {}), (Done(Shift(), {}, native),))
+
+
+CURVE = CurveMap(np.array([0.0, 1.0, 2.0]), np.array([0.1, 0.8, 2.2]))
+
+
+def test_a_curve_acts_on_every_voxel_and_nothing_is_resampled(prepared, tiny_target, monkeypatch):
+    monkeypatch.setattr(Shift, "undo", None)
+    found = Estimate(CURVE(prepared.scan.data) * prepared.scan.mask, intensity_map=CURVE)
+    native = carry_to_native(prepared, found, tiny_target)
+    np.testing.assert_array_equal(native, CURVE(prepared.native.data))
+
+
+def test_what_no_curve_explains_is_added_inside_the_brain_only(prepared, tiny_target):
+    extra = np.random.default_rng(1).normal(0, 0.1, SHAPE).astype(np.float32)
+    found = Estimate((CURVE(prepared.scan.data) + extra) * prepared.scan.mask, intensity_map=CURVE)
+    native = carry_to_native(prepared, found, tiny_target)
+    inside, base = prepared.native.mask, CURVE(prepared.native.data)
+    np.testing.assert_allclose(native[inside], (base + np.roll(extra, -1, 0))[inside], atol=1e-6)
+    np.testing.assert_allclose(native[~inside], base[~inside], atol=1e-6)
+
+
+def test_a_method_without_a_curve_gets_the_one_that_explains_most(prepared, tiny_target):
+    image = np.where(prepared.scan.mask, 0.5 + 0.7 * prepared.scan.data, 0).astype(np.float32)
+    native = carry_to_native(prepared, Estimate(image), tiny_target)
+    inside = prepared.native.mask
+    np.testing.assert_allclose(native[inside], 0.5 + 0.7 * prepared.native.data[inside], atol=1e-5)
+    # Outside the brain too the fitted curve applies, extrapolated where it must be.
+    np.testing.assert_allclose(native[~inside], 0.5 + 0.7 * prepared.native.data[~inside], atol=0.1)
+
+
+@pytest.mark.parametrize(("mm", "asked"), [(1.0, True), (2.0, False)])
+def test_the_restorer_works_on_the_scans_own_grid_where_it_can(prepared, tiny_target, monkeypatch, mm, asked):
+    calls = []
+
+    def fake(image, mask, target, **options):
+        calls.append((mask, options))
+        assert not image[~mask].any()
+        return Refinement(image - 0.05, 0.5, 0.05)
+
+    monkeypatch.setattr(carry, "refine", fake)
+    fine = replace(prepared.native, affine=np.diag([mm, mm, mm, 1]))
+    prepared = replace(prepared, history=(replace(prepared.history[0], before=fine),))
+    found = Estimate(CURVE(prepared.scan.data) * prepared.scan.mask, intensity_map=CURVE, refinement=0.5)
+    native = carry_to_native(prepared, found, tiny_target, device="cpu")
+    assert bool(calls) is asked
+    base, inside = CURVE(fine.data), fine.mask
+    np.testing.assert_allclose(native, np.where(inside, base - 0.05 * asked, base), atol=1e-6)
+    if asked:
+        assert calls[0][1] == {"strength": 0.5, "own_grid": True, "device": "cpu"}
+
+
+def test_a_fitted_curve_never_falls():
+    rng = np.random.default_rng(2)
+    x = rng.uniform(0, 1, 5000).astype(np.float32)
+    mask = rng.uniform(size=x.size) < 0.8
+    curve = fitted_curve(x, np.sin(3 * x) + rng.normal(0, 0.1, x.size).astype(np.float32), mask)
+    assert (np.diff(curve(np.linspace(0, 1, 200, dtype=np.float32))) >= 0).all()
+    few = fitted_curve(x[:15], 3 * x[:15], np.ones(15, bool))
+    np.testing.assert_allclose(few(np.float32([x[:15].mean()])), 3 * x[:15].mean(), rtol=0.2)

@@ -1,0 +1,77 @@
+"""What keeps the house in order: small files, a light import, a licence for everything, one truth about versions."""
+
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import blindharmony
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(blindharmony.__file__).parent
+SOURCES = [p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_source_files_are_small():
+    sizes = {str(p.relative_to(PACKAGE)): p.stat().st_size for p in SOURCES}
+    assert {n: s for n, s in sizes.items() if s > 15_000} == {}
+    assert statistics.median(sizes.values()) <= 5_000
+
+
+def test_the_package_stays_under_forty_megabytes():
+    assert sum(p.stat().st_size for p in PACKAGE.rglob("*") if p.suffix != ".pyc" and p.is_file()) < 40e6
+
+
+@pytest.mark.parametrize(
+    "asset", [p for p in sorted(PACKAGE.rglob("*")) if p.parent.name == "assets" and p.is_file()], ids=lambda p: p.name
+)
+def test_every_asset_has_an_entry_in_notice(asset):
+    assert asset.name in (ROOT / "NOTICE").read_text()
+
+
+HEAVY = ("torch", "numpy", "nibabel", "SimpleITK", "matplotlib", "scipy", "monai", "torchio", "sklearn", "distributed")
+
+
+def modules_after(code: str) -> tuple[set[str], float]:
+    """Modules that code loads in a Python of its own, and the seconds of computing it took."""
+    script = f"import sys, time; sys.argv = ['x', '--help']; {code}; print(time.process_time(), *sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, *names = run.stdout.splitlines()[-1].split()
+    return set(names), float(seconds)
+
+
+def test_importing_the_package_costs_nothing():
+    names, seconds = modules_after("import blindharmony")
+    assert not names & set(HEAVY)
+    assert seconds < 0.5
+
+
+def test_help_needs_no_torch():
+    names, seconds = modules_after("from blindharmony.cli.main import parser; parser()")
+    assert not names & {"torch", "matplotlib", "monai", "torchio", "sklearn", "distributed"}
+    assert seconds < 3
+
+
+def test_versions_agree():
+    version = PROJECT["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(rf"^## {re.escape(version)}$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_citation_has_what_the_format_asks_for():
+    keys = re.findall(r"^([a-z-]+):", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert {"cff-version", "message", "title", "authors"} <= set(keys)
+    assert len(keys) == len(set(keys))
+
+
+def test_requirement_files_repeat_the_groups():
+    groups = PROJECT["dependency-groups"]
+    for name, parts in {"dev": ("test", "check"), "browser": ("browser",), "docs": ("docs",)}.items():
+        lines = (ROOT / f"requirements-{name}.txt").read_text().splitlines()
+        wanted = [line for part in parts for line in groups[part]]
+        assert sorted(line for line in lines if line and line[0] not in "#-") == sorted(wanted), name
