@@ -92,8 +92,10 @@ def harmonize(
         lap("preparing")
         image, inside = prepared.scan.data, prepared.scan.inside()
         if method == "curve":
+            say("correcting", 0.0)
             prepared, shared = corrected(prepared, model, shared, cache=cache)
             lap("bias correction in the target's contrast")
+        say("harmonizing", 0.0)
         found = harmonize_prepared(
             method,
             prepared.scan.data,

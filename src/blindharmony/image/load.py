@@ -56,6 +56,21 @@ def load_array(image: SpatialImage, path: Path | None) -> tuple[npt.NDArray[np.g
         InputError: If the header declares more than the file holds or than 10**9 voxels, or a value type that is not
             one real number per voxel.
     """
+    odd = check_voxels_stored(image, path)
+    try:
+        # A wild slope may overflow: the infinite voxels are found and reported by clean_values.
+        with np.errstate(all="ignore"):
+            return np.asanyarray(image.dataobj), odd
+    except Exception as error:
+        raise InputError(f"the voxels cannot be read ({_first_line(error)})", remedy=_AGAIN, path=path) from error
+
+
+def check_voxels_stored(image: SpatialImage, path: Path | None) -> tuple[str, ...]:
+    """Say whether the voxels can be read, and what is odd about how they lie there, without holding them in memory.
+
+    Raises:
+        InputError: As for :func:`load_array`.
+    """
     try:
         dtype = np.dtype(image.get_data_dtype())
     except Exception as error:
@@ -66,13 +81,7 @@ def load_array(image: SpatialImage, path: Path | None) -> tuple[npt.NDArray[np.g
             remedy="give the magnitude image, one number per voxel",
             path=path,
         )
-    odd = _check_declared(image, image.dataobj.offset, dtype, path) if isinstance(image.dataobj, ArrayProxy) else ()
-    try:
-        # A wild slope may overflow: the infinite voxels are found and reported by clean_values.
-        with np.errstate(all="ignore"):
-            return np.asanyarray(image.dataobj), odd
-    except Exception as error:
-        raise InputError(f"the voxels cannot be read ({_first_line(error)})", remedy=_AGAIN, path=path) from error
+    return _check_declared(image, image.dataobj.offset, dtype, path) if isinstance(image.dataobj, ArrayProxy) else ()
 
 
 def _check_declared(
