@@ -54,8 +54,9 @@ def style() -> str:
 
 
 def script() -> str:
-    """The page's script."""
-    return resources.files("blindharmony").joinpath("serve", "templates", "serve.js").read_text(encoding="utf-8")
+    """The page's script: what its parts share, adding scans, and the jobs."""
+    folder = resources.files("blindharmony").joinpath("serve", "templates")
+    return "\n".join(folder.joinpath(f"{part}.js").read_text(encoding="utf-8") for part in ("common", "add", "jobs"))
 
 
 def _environment() -> Environment:

@@ -34,6 +34,8 @@ _ALWAYS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+# What a browser without the link may see: how to get in.
+_OPEN = {"/", "/style.css"}
 _READING = {"GET", "HEAD"}
 _LARGEST_QUESTION = 2**16
 
@@ -131,7 +133,7 @@ class Guard:
 
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         refused = self.door.refusal(scope["method"], scope["path"], headers)
-        if refused is None and scope["path"] != "/" and not self.door.admits(headers):
+        if refused is None and scope["path"] not in _OPEN and not self.door.admits(headers):
             refused = (403, "Open the link that was printed when this page was started.")
         if refused is None:
             await self.app(scope, receive, guarded)
