@@ -39,7 +39,9 @@ def open_image(path: Path) -> tuple[SpatialImage, tuple[str, ...]]:
             warnings.simplefilter("ignore")
             image = nib.load(path)
     except Exception as error:  # a damaged header makes nibabel raise nearly anything
-        raise InputError(f"not a readable image ({_first_line(error)})", remedy=_AGAIN, path=path) from error
+        # The message names the file anyway, and whoever is shown only what is wrong has no use for its folder.
+        why = _first_line(error, path)
+        raise InputError(f"not a readable image ({why})", remedy=_AGAIN, path=path) from error
     if not isinstance(image, FORMATS):
         raise InputError(
             f"the format {type(image).__name__.removesuffix('Image')} does not tell left from right",
@@ -106,5 +108,6 @@ def _check_declared(
     return (f"the file holds {held - needed} bytes more than its header declares",)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+def _first_line(error: Exception, path: Path | None = None) -> str:
+    text = str(error).strip() or type(error).__name__
+    return (text if path is None else text.replace(str(path), path.name)).splitlines()[0][:120]

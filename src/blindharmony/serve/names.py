@@ -39,14 +39,15 @@ def safe_leaf(name: str) -> str:
         ('sub-01_T1w.nii.gz', 'Anna-B.nii', 'scan-con.mgz')
     """
     last = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode()).replace("\\", "/").rpartition("/")[2]
-    stem, extension = split_name(last)
+    # With a letter before it, even a name that is nothing but an ending has one.
+    stem, extension = split_name(f"x{last}")
     if extension.lower() not in EXTENSIONS:
         raise InputError(
             f"its name ends in {one_line(extension)[:20]}" if extension else "its name has no ending",
             remedy=f"give a scan that ends in {', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}; DICOM folders have to "
             "be converted first, for example with dcm2niix",
         )
-    washed = "".join(c if c.isalnum() or c in _KEPT else " " for c in stem)
+    washed = "".join(c if c.isalnum() or c in _KEPT else " " for c in stem[1:])
     washed = "-".join(washed.split()).encode()[:_LONGEST].decode(errors="ignore").strip("-_.+")
     if not washed or washed.partition(".")[0].lower() in _DEVICES:
         washed = f"scan-{washed}".rstrip("-")

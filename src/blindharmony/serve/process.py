@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blindharmony.image import parse_json
+
 WORKER = (sys.executable, "-m", "blindharmony.serve.worker")
 _LONGEST_LINE = 2**20
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -57,13 +59,16 @@ class WorkerProcess:
         assert self._process.stdout is not None
         while line := self._process.stdout.readline(_LONGEST_LINE):
             with contextlib.suppress(ValueError):
-                message = json.loads(line)
+                message = parse_json(line)
                 if isinstance(message, dict):
                     yield message
         self._close()
 
     def kill(self) -> None:
-        """End it and whatever it started, at once."""
+        """End it and whatever it started, at once; nothing happens if it has ended."""
+        # After wait() its number may be another process's.
+        if self._process.returncode is not None:
+            return
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -130,20 +130,25 @@ class Queue:
             worker.kill()
         outcomes: dict[int, Outcome] = {}
         end: Mapping[str, Any] | None = None
-        for message in worker.messages():
-            end = message if "end" in message else end
-            self._hear(job.id, message, outcomes)
+        try:
+            for message in worker.messages():
+                end = message if "end" in message else end
+                self._hear(job.id, message, outcomes)
+        finally:
+            worker.kill()
+            with self._store.changed:
+                del self._running[job.id]
+                self.progress.pop(job.id, None)
         with self._store.changed:
-            del self._running[job.id]
-            self.progress.pop(job.id, None)
             self._settle(job, outcomes, end, worker.code)
             self._cancelled.discard(job.id)
 
     def _hear(self, job_id: str, message: Mapping[str, Any], outcomes: dict[int, Outcome]) -> None:
         if "stage" in message:
-            self.progress[job_id] = (str(message["stage"])[:_WORDS], float(message.get("share", 0.0)))
+            with suppress(TypeError, ValueError):
+                self.progress[job_id] = (str(message["stage"])[:_WORDS], float(message.get("share", 0.0)))
         if "outcome" in message:
-            with suppress(ValidationError, ValueError):
+            with suppress(ValidationError, ValueError, KeyError, TypeError):
                 outcomes[int(message["scan"])] = Outcome.model_validate(message["outcome"])
         self._store.touch()
 
@@ -160,8 +165,8 @@ class Queue:
             scans = tuple(s.model_copy(update={"outcome": outcomes[i]}) for i, s in enumerate(job.scans))
             state = State.DONE if any(o.files for o in outcomes.values()) else State.FAILED
             self._store.change(job.id, lambda j: _over(j, state).model_copy(update={"scans": scans}))
-        elif end is not None:
-            self._fail(job.id, str(end.get("reason", ""))[:_WORDS], str(end.get("remedy", ""))[:_WORDS])
+        elif end is not None and end.get("reason"):
+            self._fail(job.id, str(end["reason"])[:_WORDS], str(end.get("remedy", ""))[:_WORDS])
         elif code == -9:
             self._fail(
                 job.id, "the system stopped the work, probably for want of memory", "close other programs and try again"
@@ -172,7 +177,7 @@ class Queue:
     def _fail(self, job_id: str, reason: str, remedy: str) -> None:
         self.progress.pop(job_id, None)
         self._clear(job_id)
-        why = {"reason": reason or "it failed without a reason", "remedy": remedy}
+        why = {"reason": reason, "remedy": remedy}
         self._store.change(job_id, lambda j: _over(j, State.FAILED).model_copy(update=why))
 
     def _clear(self, job_id: str) -> None:

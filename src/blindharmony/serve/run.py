@@ -14,9 +14,10 @@ from pathlib import Path
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.image import read_text, write_text
 from blindharmony.serve.listen import is_loopback, listening
+from blindharmony.serve.process import WORKER
 
 _NEEDED = ("fastapi", "uvicorn")
-_TOKEN = "token"
+_TOKEN = "server/token"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Options:
         device: Where workers compute.
         most_bytes: Of one scan.
         most_scans: Of one job, and half of what may wait outside jobs.
+        worker: The program that does a job.
     """
 
     folder: Path
@@ -42,14 +44,17 @@ class Options:
     device: str = "cpu"
     most_bytes: int = 500 * 2**20
     most_scans: int = 100
+    worker: Sequence[str] = WORKER
 
 
 def check_installed() -> None:
     """Say what to install if the page's server is not there.
 
     Raises:
-        UsageError: With the command.
+        UsageError: With the command, or if this system has no locks for files.
     """
+    if find_spec("fcntl") is None:
+        raise UsageError("the page works on Linux and macOS", remedy="on Windows start it in WSL")
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise UsageError(
             f"the page needs {' and '.join(missing)}", remedy="install them with: pip install 'blindharmony[ui]'"
@@ -64,9 +69,7 @@ def data_folder() -> Path:
         'blindharmony-jobs'
     """
     home = Path.home()
-    if platform.system() == "Windows":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif platform.system() == "Darwin":
+    if platform.system() == "Darwin":
         base = home / "Library" / "Application Support"
     else:
         base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
@@ -102,14 +105,14 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
     from blindharmony.study.lock import locked
 
     targets, folder = choices(options.targets), options.folder.resolve()
-    with locked(folder / "lock"):
+    with locked(folder / "server" / "lock"):
         with suppress(OSError):
             folder.chmod(0o700)
         uploads = Uploads(folder / "incoming", most_bytes=options.most_bytes, most=2 * options.most_scans)
         store = Store(folder, uploads)
         for place in store.odd:
             warn(f"{place}: holds no job that can be read; it is left alone")
-        queue = Queue(store, processes=options.processes, device=options.device)
+        queue = Queue(store, processes=options.processes, device=options.device, command=options.worker)
         shared = not is_loopback(options.host)
         with listening(options.host, options.port) as socket:
             port = int(socket.getsockname()[1])

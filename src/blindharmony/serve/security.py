@@ -37,7 +37,7 @@ _ALWAYS = {
 # What a browser without the link may see: how to get in.
 _OPEN = {"/", "/style.css"}
 _READING = {"GET", "HEAD"}
-_LARGEST_QUESTION = 2**16
+_LARGEST_QUESTION = 2**20
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Condition
 from typing import Any
@@ -16,7 +17,7 @@ from blindharmony.errors import InputError, OutputError
 from blindharmony.image import parse_json, read_text, write_text
 from blindharmony.serve.job import FORMAT, Job, JobScan, State, new_id
 from blindharmony.serve.names import told_apart
-from blindharmony.serve.uploads import Upload, Uploads
+from blindharmony.serve.uploads import Upload, Uploads, private
 
 _RECORD = "job.json"
 _OFTEN = 3
@@ -41,7 +42,7 @@ class Store:
         self.folder, self.uploads = folder, uploads
         self._jobs_folder, self._bin = folder / "jobs", folder / "removed"
         for place in (self._jobs_folder, self._bin):
-            _private(place)
+            private(place)
         self.changed = Condition()
         self.revision = 0
         self.odd: list[Path] = []
@@ -87,7 +88,7 @@ class Store:
             )
             building = self.uploads.folder / f"job-{job.id}"
             try:
-                _private(building / "scans")
+                private(building / "scans")
                 for upload, scan in zip(uploads, scans, strict=True):
                     upload.path.replace(building / "scans" / scan.leaf)
                 _write(building / _RECORD, job)
@@ -108,13 +109,10 @@ class Store:
             if job is None:
                 return None
             self._jobs[job_id] = job
-            try:
+            # On a full disk the page still says what happened; after a restart the job is in an earlier state.
+            with suppress(OutputError):
                 _write(self.place(job_id) / _RECORD, job)
-            except OutputError:
-                # The page still says what happened; after a restart the job goes back to an earlier state.
-                pass
-            finally:
-                self._say()
+            self._say()
             return job
 
     def delete(self, job_id: str) -> bool:
@@ -124,7 +122,8 @@ class Store:
             if job is None or job.state is State.RUNNING:
                 return False
             # Renamed first: what is being removed must not come back as half a job.
-            self.place(job_id).replace(self._bin / job_id)
+            with suppress(FileNotFoundError):
+                self.place(job_id).replace(self._bin / job_id)
             del self._jobs[job_id]
             self._say()
         _emptied(self._bin)
@@ -169,11 +168,6 @@ def _interrupted(job: Job) -> Job:
 def _write(path: Path, job: Job) -> None:
     content: dict[str, Any] = job.model_dump(mode="json")
     write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n", overwrite=True)
-
-
-def _private(folder: Path) -> None:
-    # Scans are patients' data: on a shared computer they are nobody else's business.
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _emptied(folder: Path) -> None:

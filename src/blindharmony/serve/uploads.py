@@ -50,7 +50,8 @@ class Uploads:
     def __init__(self, folder: Path, *, most_bytes: int = 500 * 2**20, most: int = 200, room: int = _ROOM) -> None:
         self.folder, self.most_bytes, self.most, self.room = folder, most_bytes, most, room
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(folder.parent)
+        private(folder)
         self._waiting: dict[str, Upload] = {}
         self._coming = 0
 
@@ -122,6 +123,12 @@ class Uploads:
         free = shutil.disk_usage(self.folder).free
         if free - size < self.room:
             raise OutputError("the disk is nearly full", remedy="delete old results or free some space")
+
+
+def private(folder: Path) -> None:
+    """Make a folder, if it is missing, that only its owner can look into."""
+    # Scans are patients' data: on a shared computer they are nobody else's business.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 class TooLargeError(InputError):
