@@ -85,9 +85,10 @@
     }).then(function () {
       busy = false;
       showChosen();
-      var words = bad ? count(bad, "scan") + " could not be used; see the list above." : count(items.length, "scan") + " added.";
+      var left = chosen.filter(function (c) { return c.wrong; }).length;
+      var words = left ? count(left, "file") + " could not be used; see the list above." : count(items.length, "scan") + " added.";
       if (bad && together) words = "Remove what could not be used, then press Harmonize again.";
-      by("hint").textContent = bad ? words : "";
+      by("hint").textContent = left ? words : "";
       say(words);
       (bad ? by("chosen").querySelector("button") : by("jobs-title")).focus();
       h.look();
