@@ -6,7 +6,6 @@ import hmac
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.serve.listen import is_address, is_loopback
@@ -30,7 +29,7 @@ _ALWAYS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
@@ -100,11 +99,9 @@ class Door:
 
     def admits(self, headers: Mapping[str, str]) -> bool:
         """Whether the browser was given the link before."""
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
-            return False
-        return found is not None and self.knows(found.value)
+        # Not by http.cookies, which gives up at the first cookie of another program that it does not like.
+        pairs = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        return any(name == self.cookie and self.knows(value) for name, _, value in pairs)
 
 
 class Guard:
