@@ -110,3 +110,7 @@ def test_a_full_disk_is_said_when_a_job_is_made(make_store, monkeypatch):
     with pytest.raises(OutputError):
         put(store, "a.nii")
     assert store.all() == []
+    # The upload is still there for another try.
+    assert [p.relative_to(store.uploads.folder).as_posix() for p in store.uploads.folder.rglob("*.nii")] == [
+        "anii/a.nii"
+    ]

@@ -93,7 +93,14 @@ class Store:
                     upload.path.replace(building / "scans" / scan.leaf)
                 _write(building / _RECORD, job)
                 building.replace(self.place(job.id))
-            except OSError as error:
+            except (OSError, OutputError) as error:
+                # The uploads are as they were, so that the same button works once there is room.
+                for upload, scan in zip(uploads, scans, strict=True):
+                    with suppress(OSError):
+                        (building / "scans" / scan.leaf).replace(upload.path)
+                shutil.rmtree(building, ignore_errors=True)
+                if isinstance(error, OutputError):
+                    raise
                 raise OutputError(f"cannot be written ({error.strerror})", remedy="free some space") from error
             for upload in uploads:
                 self.uploads.forget(upload.id)
