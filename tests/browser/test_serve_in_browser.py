@@ -48,6 +48,8 @@ def live(tmp_path):
 def visiting(browser, server, *, width=1280, scheme="light", expected=()):
     """The page in a browser that was given the link; fails if it complains or asks anybody else."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True)
+    # Time on a shared machine says nothing about a page.
+    context.set_default_timeout(90_000)
     troubles, outside = [], []
 
     def watch(page):
@@ -74,7 +76,7 @@ def _drop(page, *files):
     page.evaluate(_DROP, ["#drop", [[name, base64.b64encode(content).decode()] for name, content in files]])
 
 
-def _until(page, condition, seconds=20.0):
+def _until(page, condition, seconds=90.0):
     # The page's own policy forbids the browser's way of waiting, which evaluates text.
     end = time.time() + seconds
     while not page.evaluate(condition):
@@ -82,7 +84,7 @@ def _until(page, condition, seconds=20.0):
         page.wait_for_timeout(50)
 
 
-def _done(page, count=1, state="done", seconds=20.0):
+def _done(page, count=1, state="done", seconds=90.0):
     _until(page, f"document.querySelectorAll('.job[data-state={state}]').length === {count}", seconds)
 
 
@@ -224,7 +226,7 @@ def test_the_demo_scan_from_drop_to_viewer(browser, tmp_path):
             _drop(page, (demo.name, demo.read_bytes()))
             page.click("#go")
             _done(page, state="running")
-            _done(page, seconds=400)
+            _done(page, seconds=900)
             with page.context.expect_page() as opened:
                 page.get_by_role("link", name="Open report").click()
             report = opened.value

@@ -32,7 +32,7 @@ class Live:
         """Status and content of an answer."""
         headers = {"Cookie": self.cookie, "Origin": self.site, "Content-Type": kind}
         try:
-            with urlopen(Request(self.site + path, content, headers, method=method), timeout=20) as answer:
+            with urlopen(Request(self.site + path, content, headers, method=method), timeout=90) as answer:
                 return answer.status, answer.read()
         except HTTPError as error:
             return error.code, error.read()
@@ -52,21 +52,21 @@ class Live:
     def jobs(self):
         return {job["id"]: job for job in json.loads(self.ask("/api/jobs")[1])["jobs"]}
 
-    def until(self, job_id, *states, seconds=20.0, share=0.0):
+    def until(self, job_id, *states, seconds=90.0, share=0.0):
         """The job, once it is there."""
         end = time.time() + seconds
         while time.time() < end:
             job = self.jobs()[job_id]
             if job["state"] in states and job["share"] >= share:
                 return job
-            time.sleep(0.02 if seconds < 60 else 0.5)
+            time.sleep(0.02 if seconds < 100 else 0.5)
         raise AssertionError(f"still {job}")
 
     def end(self, signal):
         """Send a signal; what it said until the end."""
         self.process.send_signal(signal)
         said = self.process.stdout.read()
-        self.process.wait(20)
+        self.process.wait(60)
         self.process.stdout.close()
         return said
 

@@ -51,7 +51,7 @@ class Site:
 
     def until(self, job_id, *states):
         """The job, once it is in one of these states."""
-        for _ in range(1000):
+        for _ in range(6000):
             job = self.job(job_id)
             if job["state"] in states and (job["state"] != "running" or "running" not in states or job["share"] >= 0.5):
                 return job

@@ -34,7 +34,7 @@ def start(tmp_path):
 
 
 def _gone(pid):
-    for _ in range(200):
+    for _ in range(2000):
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -154,7 +154,7 @@ def test_real_scans_alone_and_together(start, tmp_path, tiny_target_file):
     first = dict([next(iter(heads.items()))])
     alone = live.add(first, target=target)
     together = live.add({**heads, "noise.nii.gz": _noise(tmp_path)}, target=target, together=True)
-    job = live.until(alone, "done", "failed", seconds=300)
+    job = live.until(alone, "done", "failed", seconds=900)
     assert job["state"] == "done", job
     assert job["target"] == "tiny"
     assert job["scans"][0]["verdict"]
@@ -167,7 +167,7 @@ def test_real_scans_alone_and_together(start, tmp_path, tiny_target_file):
         "head-0_desc-harmonized.nii.gz",
         "head-0_desc-harmonized.viewer.html",
     ]
-    job = live.until(together, "done", "failed", seconds=600)
+    job = live.until(together, "done", "failed", seconds=1800)
     assert [bool(s["files"]) for s in job["scans"]] == [True, True, False]
     assert job["scans"][2]["reason"]
     said = json.loads(live.ask(next(f["url"] for f in job["scans"][0]["files"] if f["name"].endswith("json")))[1])
