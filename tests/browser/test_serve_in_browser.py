@@ -226,7 +226,7 @@ def test_the_demo_scan_from_drop_to_viewer(browser, tmp_path):
             _drop(page, (demo.name, demo.read_bytes()))
             page.click("#go")
             _done(page, state="running")
-            _done(page, seconds=900)
+            _done(page, seconds=1800)
             with page.context.expect_page() as opened:
                 page.get_by_role("link", name="Open report").click()
             report = opened.value
