@@ -22,10 +22,10 @@ import numpy as np
 from rivals import matched, nyul, pooled
 from scipy.stats import spearmanr
 
+from blindharmony.harmonization.correction import corrected
 from blindharmony.harmonization.methods import estimate
 from blindharmony.harmonization.scanner import fit_scanner
 from blindharmony.harmonization.summary import summarize
-from blindharmony.pipeline import corrected
 from blindharmony.report.metrics import local_spearman, new_edges, psnr, ssim, tissue_contrast
 from blindharmony.simulation import DOMAINS, simulate
 from blindharmony.target import load_target

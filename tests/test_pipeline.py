@@ -11,7 +11,8 @@ from scipy import ndimage
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.harmonization.ranks import rank_features
 from blindharmony.image import read_volume
-from blindharmony.pipeline import harmonize, prepared_for
+from blindharmony.intake import prepared_for
+from blindharmony.pipeline import harmonize
 from blindharmony.prep.template import load_template
 from blindharmony.target.person import PersonModel
 

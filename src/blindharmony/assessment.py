@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from blindharmony.device import resolved_device
+from blindharmony.harmonization.correction import corrected
 from blindharmony.harmonization.coverage import MaskFit, mask_fit
 from blindharmony.harmonization.match import source_quantiles
 from blindharmony.harmonization.methods import estimate
@@ -18,8 +20,9 @@ from blindharmony.harmonization.trust import brain_ml
 from blindharmony.harmonization.typicality import typicality
 from blindharmony.image import read_volume
 from blindharmony.image.volume import Source
-from blindharmony.pipeline import Progress, corrected, naming, prepared_for, resolved_device
+from blindharmony.intake import naming, prepared_for
 from blindharmony.prep.recipe import Prepared
+from blindharmony.stages import Progress
 from blindharmony.target import Target, load_target
 
 Verdict = Literal["target-like", "foreign", "not explainable"]

@@ -11,11 +11,13 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
+from blindharmony.device import resolved_device
+from blindharmony.harmonization.correction import corrected
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary, summarize
 from blindharmony.image import read_volume
 from blindharmony.image.volume import Source
-from blindharmony.pipeline import corrected, naming, prepared_for, resolved_device
+from blindharmony.intake import naming, prepared_for
 from blindharmony.target import Target, load_target
 
 

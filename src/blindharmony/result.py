@@ -28,6 +28,7 @@ from blindharmony.image import (
 )
 from blindharmony.prep.recipe import Prepared
 from blindharmony.report import write_report
+from blindharmony.report.metrics import ncc
 from blindharmony.result_evidence import scan_evidence
 from blindharmony.target import Target
 from blindharmony.version import versions
@@ -55,8 +56,8 @@ class HarmonizeResult:
         before: How typical the scan was for the target, if the target can tell.
         after: How typical the result is.
         trust: Verdict, warnings and advice.
-        figures: Numbers worth keeping.
         seconds: Time of each stage.
+        options: What was asked for, as the sidecar has it.
     """
 
     source: Volume
@@ -72,9 +73,26 @@ class HarmonizeResult:
     before: Typicality | None
     after: Typicality | None
     trust: Trust
-    figures: Mapping[str, float | str]
     seconds: Mapping[str, float]
     options: Mapping[str, Any]
+
+    @cached_property
+    def figures(self) -> dict[str, float | str]:
+        """Numbers worth keeping; no times among them: equal input gives equal bytes, sidecar and report included."""
+        inside, before, after = self.prepared.scan.inside(), self.before, self.after
+        moved = np.abs(self.estimate.image - self.source_image)[inside].mean()
+        judged = {"bits/voxel before": round(before.bits, 3)} if before else {}
+        if after:
+            judged |= {"bits/voxel after": round(after.bits, 3), "excess after (sd)": round(after.excess, 2)}
+        return {
+            "correlation with the scan": round(ncc(self.source_image, self.estimate.image, inside), 5),
+            "mean change (%)": round(100 * float(moved / self.source_image[inside].mean()), 2),
+            **({"bits/voxel before": round(before.bits, 3)} if before else {}),
+            **(
+                {"bits/voxel after": round(after.bits, 3), "excess after (sd)": round(after.excess, 2)} if after else {}
+            ),
+            **self.estimate.figures,
+        }
 
     @property
     def name(self) -> str:

@@ -109,7 +109,7 @@ def test_an_internal_error_is_one_line(capsys, scan, tiny_target_file, tmp_path,
     def fail(*args, **kwargs):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("blindharmony.pipeline.prepare", fail)
+    monkeypatch.setattr("blindharmony.intake.prepare", fail)
     assert main(["harmonize", str(scan), "--target", str(tiny_target_file), "--out", str(tmp_path)]) == 70
     assert "boom" in capsys.readouterr().err
 

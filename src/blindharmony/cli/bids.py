@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
 
 def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
-    from blindharmony.pipeline import resolved_device
+    from blindharmony.device import resolved_device
     from blindharmony.study.description import describe
     from blindharmony.study.ledger import Ledger
     from blindharmony.study.planning import make_plan

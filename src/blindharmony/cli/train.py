@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise UsageError("--minutes and --steps must be positive", remedy="leave them out for the defaults")
     paths = find_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=arguments.suffix)
     held_out = _named(paths, arguments.held_out or [])
-    from blindharmony.pipeline import resolved_device
+    from blindharmony.device import resolved_device
     from blindharmony.report.training_page import write_training_page
     from blindharmony.training.target_fit import log_name, train_target
     from blindharmony.training.team import Compute, Team

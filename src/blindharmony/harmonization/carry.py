@@ -16,6 +16,25 @@ from blindharmony.target import Target
 _BINS = 200
 
 
+def to_scan(
+    prepared: Prepared, found: Estimate, target: Target, *, keep_bias: bool = False, device: str = "cpu"
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The harmonized scan and its brain in the axes of the file, intensities in the target scanner's units.
+
+    Args:
+        prepared: The scan and the way to the template grid.
+        found: The harmonized image there.
+        target: Its unit is that of the result.
+        keep_bias: Put the scan's own bias field back.
+        device: Where the restorer computes.
+    """
+    native = carry_to_native(prepared, found, target, device=device)
+    if keep_bias and "log_bias" in prepared.found("n4"):
+        native = native * np.exp(prepared.found("n4")["log_bias"])
+    brain = prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5
+    return prepared.undo_axes((native * target.info.unit).astype(np.float32)), brain
+
+
 def carry_to_native(
     prepared: Prepared, estimate: Estimate, target: Target, *, device: str = "cpu"
 ) -> NDArray[np.float32]:

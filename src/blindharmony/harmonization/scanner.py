@@ -83,6 +83,11 @@ class ScannerModel:
             **({"then": {"disagreement": self.then.disagreement, **_knots(self.then.curve)}} if self.then else {}),
         }
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """What the sidecar of a scan says about it."""
+        return {"Scans": self.scans, "Digest": self.digest, "Model": self.content}
+
     def _text(self) -> str:
         return json.dumps(self.content, indent=1) + "\n"
 

@@ -30,7 +30,7 @@ def run(asked: Mapping[str, Any], tell: Tell) -> None:
         BlindHarmonyError: If the target model or the device is not there.
     """
     tell({"stage": "Starting", "share": 0.0})
-    from blindharmony.pipeline import resolved_device
+    from blindharmony.device import resolved_device
     from blindharmony.target import load_target
 
     device = resolved_device(asked["device"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +87,6 @@ def harmonize(asked: Mapping[str, Any]) -> dict[str, Any]:
         seed=asked["seed"],
         cache=_cache(asked),
     )
-    # Times differ from run to run and are kept in the record; the files must not.
-    result = replace(result, figures={k: v for k, v in result.figures.items() if not k.startswith("seconds ")})
     source = f"bids:raw:{asked['place']}"
     result.sidecar["Sources"] = [source]
     if result.sidecar["SourceSHA256"] != asked["sha"]:
