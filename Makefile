@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test slow-test browser-test check coverage docs bench wheel-check container-check clean
+OUT ?= ds002748.safetensors
+.PHONY: help venv demo test slow-test browser-test check coverage docs bench target wheel-check container-check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -59,6 +60,14 @@ bench: $(READY)  ## Make the tables of docs/measured_*.md from the records besid
 
 wheel-check:  ## Build sdist and wheel, look through them, and run the demo from the wheel alone
 	PYTHON=$(PYTHON) .ci/wheel-check
+
+target: $(READY)  ## Train the included target anew: make target DATA=path/to/ds002748 OUT=ds002748.safetensors
+	OMP_NUM_THREADS=1 $(BIN)/blindharmony train $(DATA) \
+	  --participant-label $$(seq 29 50) --held-out 47 48 49 50 \
+	  --steps 900 --slice-steps 600 --restorer-steps 2400 --seed 0 --name ds002748 --licence CC0-1.0 \
+	  --data "OpenNeuro ds002748 v1.0.5 (Bezmaternykh et al.), one 3 T site, skull-stripped; training sub-29 to sub-46, held out sub-47 to sub-50; ages 19 to 46" \
+	  --note limits "adults without visible lesions, T1w, one site; not a medical device" \
+	  --out $(OUT) --resume
 
 container-check:  ## Do what Dockerfile and Apptainer.def do, in a clean virtual environment
 	PYTHON=$(PYTHON) HADOLINT=$(BIN)/hadolint container/check.sh

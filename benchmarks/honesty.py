@@ -18,72 +18,28 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from blindharmony.flow.haar import haar_split
+from blindharmony.flow.honesty import FAMILIES, most_probable
 from blindharmony.harmonization.typicality import reduced
 from blindharmony.target import load_target
 from heads import heads_of
 
 GRID = np.linspace(-0.24, 0.24, 13)
-_DARK = 0.05
 
 
-def gain(x, mask, t):
-    return x * np.exp(t), t * mask.sum()
+def moved(x, mask, name):
+    """How far T at t = 1 % moves the image, in units of 1 % of its root mean square."""
+    step = FAMILIES[name](x, mask, 0.01)[0] - x
+    return float((step[mask].square().mean() / x[mask].square().mean()).sqrt()) / 0.01
 
 
-def gamma(x, mask, t):
-    power = float(np.exp(t))
-    bent = x.clamp_min(_DARK) ** power
-    slope = (power * x.clamp_min(_DARK) ** (power - 1)).where(x > _DARK, torch.tensor(_DARK ** (power - 1)))
-    return bent.where(x > _DARK, x * _DARK ** (power - 1)), slope.log()[mask].sum()
-
-
-def field(axis, order):
-    def change(x, mask, t):
-        shape = [1] * 5
-        shape[2 + axis] = x.shape[2 + axis]
-        b = torch.linspace(-1, 1, x.shape[2 + axis]).view(shape).expand_as(x) ** order
-        b = b - b[mask].mean()
-        b = b / b[mask].square().mean().sqrt()
-        return x * torch.exp(t * b), t * b[mask].sum()
-
-    return change
-
-
-FAMILIES = {
-    "gain": gain,
-    "gamma": gamma,
-    **{f"bias {name}": field(axis, 1) for axis, name in enumerate(("left-right", "back-front", "down-up"))},
-    "bias middle-ends": field(2, 2),
-}
-
-
-def optimum(values):
-    """Vertex of the parabola through the best point of the grid and its neighbours."""
-    best = int(np.clip(np.argmax(values), 1, len(GRID) - 2))
-    low, mid, high = values[best - 1 : best + 2]
-    step = GRID[1] - GRID[0]
-    return float(GRID[best] + step * np.clip(0.5 * (low - high) / min(low - 2 * mid + high, -1e-9), -1, 1))
-
-
-@torch.no_grad()
 def optima(x, mask, flow):
-    """Resolution in mm → family → t*, and how far T at t = 1 % moves the image, in units of 1 % of its rms."""
+    """Resolution in mm → family → t*, and how far T at t = 1 % moves the image."""
     found, moves = {}, {}
-    for level in range(len(flow.levels)):
+    for level, row in enumerate(most_probable(flow, x, mask, GRID)):
         mm = f"{flow.spec.finest_mm * 2**level:g} mm"
-        found[mm], moves[mm] = {}, {}
-        for name, change in FAMILIES.items():
-            values = []
-            for t in GRID:
-                bent, jacobian = change(x, mask, float(t))
-                nats = flow.density(bent.where(mask, 0.0), mask, first=level).nats.double().sum()
-                values.append(float(nats) + float(jacobian))
-            found[mm][name] = optimum(np.array(values))
-            step = change(x, mask, 0.01)[0] - x
-            moves[mm][name] = float((step[mask].square().mean() / x[mask].square().mean()).sqrt()) / 0.01
+        found[mm], moves[mm] = row, {name: moved(x, mask, name) for name in FAMILIES}
         split = haar_split(x, mask)
         x, mask = split.coarse, split.coarse_mask
     return found, moves

@@ -87,13 +87,22 @@ def harmonize(
 
     source = read_volume(scan)
     with naming(source):
-        say("preparing", 0.0)
-        prepared = prepared_for(model, source, mask=mask, mask_command=mask_command, device=device, cache=cache)
+        prepared = prepared_for(
+            model,
+            source,
+            mask=mask,
+            mask_command=mask_command,
+            device=device,
+            cache=cache,
+            progress=lambda share: say("preparing", share),
+        )
         lap("preparing")
         image, inside = prepared.scan.data, prepared.scan.inside()
         if method == "curve":
+            say("correcting", 0.0)
             prepared, shared = corrected(prepared, model, shared, cache=cache)
             lap("bias correction in the target's contrast")
+        say("harmonizing", 0.0)
         found = harmonize_prepared(
             method,
             prepared.scan.data,
@@ -189,10 +198,12 @@ def prepared_for(
     mask_command: str | None = None,
     device: str = "cpu",
     cache: Path | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Prepared:
     """A scan in the target's flow space."""
     given = None if mask is None else _mask_scan(mask, source)
-    return prepare(source, target.info.recipe, mask=given, mask_command=mask_command, device=device, cache=cache)
+    recipe = target.info.recipe
+    return prepare(source, recipe, mask=given, mask_command=mask_command, device=device, cache=cache, progress=progress)
 
 
 @contextmanager

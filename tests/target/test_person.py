@@ -51,3 +51,46 @@ def test_a_head_like_no_other_gets_the_mean_curve(far):
     np.testing.assert_allclose(model.curve(features), model.mean, atol=1e-6)
     assert model.surprise(features) > 0.999
     assert model.surprise(model.features[0]) < 0.2
+
+
+def spoiled_family(count=14, seed=1):
+    """Every head in three versions; spoiling moves its texture, and its features as if it were another person."""
+    rng = np.random.default_rng(seed)
+    plain = family(count, versions=3, seed=seed)
+    version = np.tile(np.arange(3), count)
+    along = plain.features[0] - plain.features[-1]
+    features = plain.features + version[:, None] * along / np.abs(along).max()
+    textures = version[:, None] * np.array([0.3, -0.1]) + 0.02 * rng.normal(size=(3 * count, 2))
+    return PersonModel(features, plain.curves, plain.heads, textures)
+
+
+def test_a_version_speaks_for_scans_of_its_kind():
+    model = spoiled_family()
+    np.testing.assert_array_equal(model.versions, np.tile(np.arange(3), 14))
+    for version in range(3):
+        mine = model.likeness(np.array([0.3, -0.1]) * version)
+        np.testing.assert_allclose(mine[model.versions == version], 1, atol=1e-3)
+        np.testing.assert_allclose(mine[model.versions != version], 0.7, atol=1e-3)
+
+
+def test_telling_versions_apart_serves_scans_as_they_are():
+    model = spoiled_family()
+    blind = PersonModel(model.features, model.curves, model.heads)
+    truth = model.curves[model.themselves]
+    told, untold = (np.sqrt(((m.left_out() - truth) ** 2).mean()) for m in (model, blind))
+    assert told < untold
+
+
+def test_without_textures_all_rows_count_the_same():
+    model = family()
+    features = model.features[3]
+    np.testing.assert_array_equal(model.curve(features), model.curve(features, np.array([5.0, 1.0])))
+    assert (model.likeness(np.array([5.0, 1.0])) == 1).all()
+
+
+def test_a_texture_like_none_in_training_still_gets_an_answer():
+    model = spoiled_family()
+    shares = model.likeness(np.array([1e3, -1e3]))
+    assert np.isfinite(shares).all()
+    assert shares.min() >= 0.7
+    assert shares.max() <= 1

@@ -44,7 +44,9 @@ def target() -> Target:
         quantiles=np.sort(rng.uniform(size=(3, 9))),
         coverage=rng.uniform(size=(80, 96, 80)).astype(np.float32),
         mean_image=rng.uniform(size=(80, 96, 80)).astype(np.float32),
-        person=PersonModel(rng.normal(size=(6, 4)), rng.uniform(size=(6, 9)), np.arange(6) // 2),
+        person=PersonModel(
+            rng.normal(size=(6, 4)), rng.uniform(size=(6, 9)), np.arange(6) // 2, rng.normal(size=(6, 3))
+        ),
         pyramid=pyramid,
         slices=slices,
     )
@@ -92,7 +94,7 @@ class TestRoundTrip:
         for name in ARRAYS:
             np.testing.assert_array_equal(getattr(loaded, name), getattr(target, name))
             assert getattr(loaded, name).dtype == getattr(target, name).dtype
-        for name in ("features", "curves", "heads"):
+        for name in ("features", "curves", "heads", "textures"):
             np.testing.assert_array_equal(getattr(loaded.person, name), getattr(target.person, name))
         for part in ("pyramid", "slices"):
             was, now = getattr(target, part).state_dict(), getattr(loaded, part).state_dict()
@@ -207,6 +209,22 @@ class TestDamage:
 
 
 class TestEarlierFormats:
+    def test_format_2_had_no_textures_and_all_versions_of_a_head_counted_the_same(self, target, content, path):
+        tensors, description = parts(content)
+        old = {k: v for k, v in tensors.items() if k != "person.textures"}
+        path.write_bytes(pack(old, description | {"format": 2}))
+        loaded = load_target(path)
+        assert loaded.info.format == 2
+        assert loaded.person.textures is None
+        assert (loaded.person.likeness(np.zeros(3)) == 1).all()
+
+    @pytest.mark.parametrize(
+        "textures", [torch.zeros(5, 3), torch.zeros(6), torch.zeros(6, 0), torch.full((6, 3), torch.nan)]
+    )
+    def test_textures_that_do_not_fit_are_refused(self, textures, content, path):
+        tensors, description = parts(content)
+        assert "textures" in refusal(path, pack(tensors | {"person.textures": textures}, description))
+
     def test_format_1_had_no_person_model_and_evidence_that_means_nothing_now(self, target, content, path):
         tensors, description = parts(content)
         old = {k: v for k, v in tensors.items() if not k.startswith("person.")}

@@ -39,6 +39,11 @@ def test_every_head_teaches_in_six_versions_and_the_first_is_itself(heads):
     model = fit_people(calls_of(heads), coarse, region, LEVELS, on_head=lambda i, n: calls.append((i, n)))
     assert calls == [(i + 1, 5) for i in range(5)]
     assert model.features.shape == (30, 48)
+    assert model.textures.shape == (30, 3)
+    # Noise roughens every head, blur smooths it.
+    fine = model.textures[:, 0].reshape(5, 6)
+    assert (fine[:, 1:3] > fine[:, :1]).all()
+    assert (fine[:, 3:5] < fine[:, :1]).all()
     own = np.array([np.quantile(x[region], LEVELS) for x, _ in heads])
     np.testing.assert_allclose(model.curves[model.themselves], own, rtol=1e-5)
     again = fit_people(calls_of(heads), coarse, region, LEVELS)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from blindharmony.cli import assess, bids, demo, export, harmonize, info, rerun, sample, simulate, train, view
+from blindharmony.cli import assess, bids, demo, export, harmonize, info, rerun, sample, serve, simulate, train, view
 from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError
 from blindharmony.version import VERSION
@@ -20,6 +20,7 @@ examples:
   blindharmony harmonize study/ --out out             every T1w scan of a folder or BIDS study
   blindharmony bids study out participant             a whole BIDS data set, in parallel, resumable
   blindharmony view out/scan_desc-harmonized.nii.gz   look through a result and its scan
+  blindharmony serve --open                           a page in the browser: drop scans, compare, download
   blindharmony assess study/                          how far is every scan from the target scanner?
   blindharmony train study/ --out mysite.safetensors  learn your own scanner from 20 of its scans
   blindharmony simulate --list                        make scans of other scanners, to test with
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"blindharmony {VERSION}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (harmonize, bids, view, assess, train, sample, info, export, simulate, rerun, demo):
+    for module in (harmonize, bids, view, serve, assess, train, sample, info, export, simulate, rerun, demo):
         module.add_parser(verbs)
     return top
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--name", help="name of the model (default: the file's)")
     p.add_argument("--data", default="", help="where the scans come from, for the model card")
     p.add_argument("--licence", default="", help="licence of the model, for the model card")
+    p.add_argument(
+        "--note",
+        nargs=2,
+        action="append",
+        metavar=("NAME", "TEXT"),
+        help="anything else for the model card, repeatable",
+    )
     p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
     p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument("--batch", type=int, help="patches a step (default: one for each process of torchrun)")
@@ -66,6 +74,33 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--json", action="store_true", help="for machines: progress and result as JSON, an object a line")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     p.set_defaults(run=run)
+
+
+def recipe(arguments: argparse.Namespace) -> str:
+    """The command that makes this model again, without the folders of this machine.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_parser(parser.add_subparsers())
+        >>> recipe(parser.parse_args(["train", "x/site A", "--steps", "5", "--out", "x/a.safetensors", "--resume"]))
+        "blindharmony train 'site A' --steps 5 --out a.safetensors"
+    """
+    words = ["blindharmony", "train", *(Path(name).resolve().name for name in arguments.inputs)]
+    for name in _RECIPE:
+        value = getattr(arguments, name)
+        if value is None or value is False or value == _DEFAULTS.get(name, ""):
+            continue
+        own = [] if value is True else value if isinstance(value, list) else [value]
+        words += [f"--{name.replace('_', '-')}", *(str(v) for v in own)]
+    return shlex.join([*words, "--out", arguments.out.name])
+
+
+# What decides which model comes out; time only where no number of steps was given.
+_RECIPE = (
+    *("participant_label", "held_out", "steps", "minutes", "restorer_steps", "no_restorer", "slice_minutes"),
+    *("slice_steps", "suffix", "batch", "precision", "seed"),
+)
+_DEFAULTS: dict[str, object] = {"minutes": 30.0, "slice_minutes": 0.0, "suffix": "T1w", "precision": "auto", "seed": 0}
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -105,6 +140,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             suffix=arguments.suffix,
             data=arguments.data,
             licence=arguments.licence,
+            notes={"recipe": recipe(arguments), **dict(arguments.note or [])},
             version=VERSION,
             report=TrainingScreen(screen, stage, as_json=arguments.json),
         )

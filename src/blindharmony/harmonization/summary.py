@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.match import source_quantiles
 from blindharmony.harmonization.ranks import rank_features
+from blindharmony.harmonization.texture import texture
 from blindharmony.target import Target
 
 Array = NDArray[np.float64]
@@ -46,9 +47,10 @@ def summarize(image: NDArray[np.float32], mask: NDArray[np.bool_], target: Targe
         return ScanSummary(quantiles, whole, target.mean_curve, 1.0)
     matched = np.where(region, CurveMap.through(quantiles, target.mean_curve)(image), 0).astype(np.float32)
     features = rank_features(matched, region, target.atlas)
+    own = texture(matched, region)
     # A sum of kernels may fold over where few scans taught it; an intensity curve must not.
-    person = np.maximum.accumulate(np.maximum(target.person.curve(features), 0))
-    return ScanSummary(quantiles, whole, person, target.person.surprise(features))
+    person = np.maximum.accumulate(np.maximum(target.person.curve(features, own), 0))
+    return ScanSummary(quantiles, whole, person, target.person.surprise(features, own))
 
 
 def whole_quantiles(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> Array:

@@ -39,7 +39,9 @@ def open_image(path: Path) -> tuple[SpatialImage, tuple[str, ...]]:
             warnings.simplefilter("ignore")
             image = nib.load(path)
     except Exception as error:  # a damaged header makes nibabel raise nearly anything
-        raise InputError(f"not a readable image ({_first_line(error)})", remedy=_AGAIN, path=path) from error
+        # The message names the file anyway, and whoever is shown only what is wrong has no use for its folder.
+        why = _first_line(error, path)
+        raise InputError(f"not a readable image ({why})", remedy=_AGAIN, path=path) from error
     if not isinstance(image, FORMATS):
         raise InputError(
             f"the format {type(image).__name__.removesuffix('Image')} does not tell left from right",
@@ -56,6 +58,21 @@ def load_array(image: SpatialImage, path: Path | None) -> tuple[npt.NDArray[np.g
         InputError: If the header declares more than the file holds or than 10**9 voxels, or a value type that is not
             one real number per voxel.
     """
+    odd = check_voxels_stored(image, path)
+    try:
+        # A wild slope may overflow: the infinite voxels are found and reported by clean_values.
+        with np.errstate(all="ignore"):
+            return np.asanyarray(image.dataobj), odd
+    except Exception as error:
+        raise InputError(f"the voxels cannot be read ({_first_line(error)})", remedy=_AGAIN, path=path) from error
+
+
+def check_voxels_stored(image: SpatialImage, path: Path | None) -> tuple[str, ...]:
+    """Say whether the voxels can be read, and what is odd about how they lie there, without holding them in memory.
+
+    Raises:
+        InputError: As for :func:`load_array`.
+    """
     try:
         dtype = np.dtype(image.get_data_dtype())
     except Exception as error:
@@ -66,13 +83,7 @@ def load_array(image: SpatialImage, path: Path | None) -> tuple[npt.NDArray[np.g
             remedy="give the magnitude image, one number per voxel",
             path=path,
         )
-    odd = _check_declared(image, image.dataobj.offset, dtype, path) if isinstance(image.dataobj, ArrayProxy) else ()
-    try:
-        # A wild slope may overflow: the infinite voxels are found and reported by clean_values.
-        with np.errstate(all="ignore"):
-            return np.asanyarray(image.dataobj), odd
-    except Exception as error:
-        raise InputError(f"the voxels cannot be read ({_first_line(error)})", remedy=_AGAIN, path=path) from error
+    return _check_declared(image, image.dataobj.offset, dtype, path) if isinstance(image.dataobj, ArrayProxy) else ()
 
 
 def _check_declared(
@@ -97,5 +108,6 @@ def _check_declared(
     return (f"the file holds {held - needed} bytes more than its header declares",)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+def _first_line(error: Exception, path: Path | None = None) -> str:
+    text = str(error).strip() or type(error).__name__
+    return (text if path is None else text.replace(str(path), path.name)).splitlines()[0][:120]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -114,6 +115,7 @@ def prepare(
     mask_command: str | None = None,
     device: str = "cpu",
     cache: Path | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Prepared:
     """Bring a scan to the flow's space as the recipe says.
 
@@ -124,6 +126,7 @@ def prepare(
         mask_command: External brain extractor, used if no mask is given and the scan is not stripped.
         device: Where the included brain extractor runs.
         cache: Folder in which the numbers of every step are kept, and from which they are taken the next time.
+        progress: Called with the share of the steps that is done, before each.
 
     Raises:
         InputError: If the mask does not fit.
@@ -140,6 +143,7 @@ def prepare(
     known = kept(file) if file else None
     history: list[Done] = []
     for index, step in enumerate(steps):
+        progress(index / len(steps))
         params = known[index] if known else step.params(scan)
         history.append(Done(step, params, scan))
         scan = step.apply(scan, params)

@@ -42,6 +42,9 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         rows.append(("  latent spread", f"{spreads} before calibration (1: calibrated)"))
         for name, own in zip(("finest", "second", "third", "fourth"), held_out.latent_channels, strict=False):
             rows.append((f"    {name}, by channel", ", ".join(f"{s:.2f}" for s in own)))
+        for name, by_level in held_out.honesty.items():
+            means = ", ".join(f"{100 * np.mean(scans):+.1f}" for scans in by_level).replace("-", "−")
+            rows.append((f"  most probable {name}", f"{means} % by resolution, mean of held-out scans (0: honest)"))
     if held_out.matching_error:
         error = np.mean(held_out.matching_error)
         rows.append(("matching alone", f"misses a left-out scan's intensities by {error:.4f} (rms, flow units)"))

@@ -41,7 +41,8 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
     """
     tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(target, name))) for name in ARRAYS}
     if target.person is not None:
-        tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(getattr(target.person, k))) for k in PERSON}
+        parts = {k: getattr(target.person, k) for k in (*PERSON, "textures")}
+        tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in parts.items() if v is not None}
     for part, module in ((p, getattr(target, p)) for p in _PARTS):
         if module is not None:
             tensors |= {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}

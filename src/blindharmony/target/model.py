@@ -21,7 +21,7 @@ from blindharmony.prep.template import load_template
 from blindharmony.target.person import PersonModel
 from blindharmony.target.restorer import Restorer, RestorerSpec
 
-FORMAT = 2
+FORMAT = 3
 
 
 class HeldOut(BaseModel):
@@ -38,6 +38,8 @@ class HeldOut(BaseModel):
         person_error: The same for the curve that the person model predicts without having seen the scan.
         restorer_change: Root mean square of the change that the restorer makes to each of them (flow units).
         slice_bits: Mean bits/dim of the slice flow, if there is one.
+        honesty: For each change of intensity and each resolution, finest first, the change of each scan that the
+            flow likes best, Jacobian included (:mod:`~blindharmony.flow.honesty`); 0 is honest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +53,7 @@ class HeldOut(BaseModel):
     person_error: tuple[float, ...] = ()
     restorer_change: tuple[float, ...] = ()
     slice_bits: float | None = None
+    honesty: dict[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _rectangular(self) -> HeldOut:

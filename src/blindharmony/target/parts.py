@@ -46,10 +46,11 @@ def checked_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
 
 # Flow units are around one.
 _MAX_VALUE = 1e6
+_MAX_TEXTURES = 64
 
 
 def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | None:
-    """The person model, None in models of format 1.
+    """The person model, None in models of format 1; without textures in those of format 2.
 
     Raises:
         ValueError: If shapes do not fit each other, or values are no numbers.
@@ -63,7 +64,14 @@ def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | N
         raise ValueError(f"person has shapes {features.shape}, {curves.shape}, {heads.shape}")
     if not features.shape[1] or not ((np.abs(features) < _MAX_VALUE).all() and (np.abs(curves) < _MAX_VALUE).all()):
         raise ValueError("person has values that are no numbers")
-    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads)
+    textures = None
+    if "person.textures" in tensors:
+        textures = tensors["person.textures"].numpy().astype(np.float64)
+        if textures.ndim != 2 or textures.shape[:1] != heads.shape or not 0 < textures.shape[1] <= _MAX_TEXTURES:
+            raise ValueError(f"person has textures of shape {textures.shape}")
+        if not (np.abs(textures) < _MAX_VALUE).all():
+            raise ValueError("person has textures that are no numbers")
+    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads, textures)
 
 
 def checked_network(part: str, tensors: Mapping[str, Tensor], make: Callable[[], Network]) -> Network:

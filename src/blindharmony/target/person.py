@@ -4,10 +4,15 @@ Gaussian-process regression from rank features :math:`f` (``harmonization.ranks`
 curves :math:`Q`, taught by the target's own scans as they are and as seen through other scanners' noise and blur:
 
 .. math:: \hat Q(f) = \bar Q + k(f)^\top (K + N)^{-1} (Q_{1..R} - \bar Q), \qquad
-          k(f, f') = \lambda \ell^2 \exp\bigl(-\|f - f'\|^2 / 2\ell^2\bigr)
+          k(f, f') = \lambda \ell^2 \exp\bigl(-\|f - f'\|^2 / 2\ell^2\bigr)\; w^\top P w'
 
 The noise :math:`N` is shared half and half by all rows of one head and by each row alone: six versions of one head
 are not six people. A scan unlike anything seen in training gets the mean curve: masked histogram matching.
+
+Noise and blur move the features, and another way in every head, so a version of a head mostly speaks for scans of its
+kind: :math:`P` is 1 for the same version (as it is, noisy, blurred, ...) and less for another. Which versions a scan is
+like, :math:`w`, follows from its texture :math:`\tau` (``harmonization.texture``) by Bayes' rule, a Gaussian for each
+version; a row of training is its own version.
 
 Source: Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, eq. 2.25, 2.26 and 5.12.
 """
@@ -28,6 +33,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LENGTH, _STRENGTH, _SHARED = 2.0, 20.0, 0.5
+# Of a row about scans of another version; how much likelier (in nats) a scan as it is than any other version; the
+# share of a texture's covariance that is taken off its diagonal.
+_OTHER, _AS_IT_IS, _SHRINK = 0.7, 4.0, 0.1
 
 
 # Matrix products differ in their last digits with the number of threads, and a scanner's hash would with them.
@@ -42,7 +50,10 @@ class PersonModel:
     Attributes:
         features: One row a version of a head, two equal blocks, shape ``(R, F)``.
         curves: Their quantile curves, flow units, shape ``(R, Q)``.
-        heads: Which head a row belongs to; the first row of a head is the head itself, shape ``(R,)``.
+        heads: Which head a row belongs to; the first row of a head is the head itself, shape ``(R,)``, and the others
+            are its versions, the same ones in the same order for every head.
+        textures: Noise, blur and slices of each row, shape ``(R, T)``; None in models made before it was kept: then
+            all versions count the same.
 
     Example:
         >>> f = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
@@ -56,6 +67,7 @@ class PersonModel:
     features: Array
     curves: Array
     heads: NDArray[np.int64]
+    textures: Array | None = None
 
     @cached_property
     def mean(self) -> Array:
@@ -83,24 +95,65 @@ class PersonModel:
         return np.asarray(_STRENGTH * _LENGTH**2 * np.exp(-distance / (2 * _LENGTH**2)))
 
     @cached_property
+    def versions(self) -> NDArray[np.int64]:
+        """Which version of its head a row is; 0 is the head itself."""
+        starts = np.flatnonzero(self.themselves)
+        return np.asarray(np.arange(len(self.heads)) - np.repeat(starts, np.diff([*starts, len(self.heads)])))
+
+    @cached_property
+    def _kinds(self) -> tuple[Array, Array]:
+        """Mean texture of each version, ``(V, T)``, and what makes their common covariance the identity, ``(T, T)``."""
+        assert self.textures is not None
+        own = [self.textures[self.versions == v] for v in range(self.versions.max() + 1)]
+        covariance = np.mean([np.atleast_2d(np.cov(t.T)) if len(t) > 1 else np.eye(t.shape[1]) for t in own], 0)
+        covariance = (
+            (1 - _SHRINK) * covariance + _SHRINK * np.diag(np.diag(covariance)) + 1e-6 * np.eye(len(covariance))
+        )
+        whitening = np.asarray(np.linalg.cholesky(np.linalg.inv(covariance)), np.float64)
+        return np.array([t.mean(0) for t in own]), whitening
+
+    def likeness(self, texture: Array | None) -> Array:
+        """How much each row speaks for a scan of this texture, shape ``(R,)``: 1 if it is surely the row's version."""
+        if self.textures is None or texture is None:
+            return np.ones(len(self.heads))
+        means, whitening = self._kinds
+        evidence = -0.5 * (((texture - means) @ whitening) ** 2).sum(1)
+        evidence[0] += _AS_IT_IS
+        share = np.exp(evidence - evidence.max())
+        share /= share.sum()
+        return np.asarray(_OTHER + (1 - _OTHER) * share[self.versions])
+
+    @cached_property
+    def _among(self) -> Array:
+        """The kernel between the rows."""
+        kernel = self._kernel(self.features, self.features)
+        if self.textures is None:
+            return kernel
+        return np.asarray(kernel * np.where(self.versions[:, None] == self.versions, 1.0, _OTHER))
+
+    def _with(self, features: Array, texture: Array | None) -> Array:
+        """The kernel between a scan and the rows, shape ``(R,)``."""
+        return np.asarray(self._kernel(features[None], self.features)[0] * self.likeness(texture))
+
+    @cached_property
     def _precision(self) -> Array:
         same = (self.heads[:, None] == self.heads).astype(np.float64)
         noise = _SHARED * same + (1 - _SHARED) * np.eye(len(self.heads))
-        return np.asarray(np.linalg.inv(self._kernel(self.features, self.features) + noise))
+        return np.asarray(np.linalg.inv(self._among + noise))
 
     @cached_property
     def _weights(self) -> Array:
         return np.asarray(self._precision @ (self.curves - self.mean))
 
     @_one_thread
-    def curve(self, features: Array) -> Array:
-        """The most probable quantile curve of a head with these features, ``(F,) → (Q,)``."""
-        return np.asarray(self.mean + (self._kernel(features[None], self.features) @ self._weights)[0])
+    def curve(self, features: Array, texture: Array | None = None) -> Array:
+        """The most probable quantile curve of a head with these features and this texture, ``(F,), (T,) → (Q,)``."""
+        return np.asarray(self.mean + self._with(features, texture) @ self._weights)
 
     @_one_thread
-    def surprise(self, features: Array) -> float:
+    def surprise(self, features: Array, texture: Array | None = None) -> float:
         """How little the features say: 0 among the target's own heads, 1 for nothing like them."""
-        k = self._kernel(features[None], self.features)[0]
+        k = self._with(features, texture)
         return float(1 - k @ self._precision @ k / (_STRENGTH * _LENGTH**2))
 
     @cached_property

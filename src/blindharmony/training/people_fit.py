@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.ranks import rank_features
+from blindharmony.harmonization.texture import texture
 from blindharmony.target.model import upsampled
 from blindharmony.target.person import PersonModel
 from blindharmony.training.random_scanner import inside_mean, rician, thick_slices
@@ -60,7 +61,7 @@ def fit_people(
     count = np.sum([m for _, m in coarse], 0).astype(np.float32)
     plain = [np.asarray(np.quantile(image[mask & region], levels), np.float64) for image, mask in (h() for h in heads)]
     mean: NDArray[np.float64] = np.mean(plain, 0)
-    features, curves, owners = [], [], []
+    features, textures, curves, owners = [], [], [], []
     for index, (head, (own, own_mask)) in enumerate(zip(heads, coarse, strict=True)):
         image, mask = head()
         inside = mask & region
@@ -73,8 +74,9 @@ def fit_people(
             curve *= np.sqrt((plain[index] ** 2).mean() / (curve**2).mean())
             matched = np.where(inside, CurveMap.through(curve, mean)(version), 0).astype(np.float32)
             features.append(rank_features(matched, inside, atlas))
+            textures.append(texture(matched, inside))
             curves.append(curve)
             owners.append(index)
         if on_head:
             on_head(index + 1, len(heads))
-    return PersonModel(np.array(features), np.array(curves), np.array(owners))
+    return PersonModel(np.array(features), np.array(curves), np.array(owners), np.array(textures))

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
+from blindharmony.flow.honesty import most_probable
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.harmonization.typicality import level_bits
 from blindharmony.image import write_text
@@ -32,6 +33,8 @@ from blindharmony.training.team import Compute
 _RANKS = 512
 _LEAST = 5
 _FLOW_SHARE = 2 / 3
+_CHANGES = np.linspace(-0.15, 0.15, 3)
+_FAMILIES = ("gain", "gamma", "bias left-right", "bias back-front", "bias down-up")
 
 
 def train_target(
@@ -161,7 +164,7 @@ def train_target(
         seed=seed,
         notes=dict(notes or {}),
     )
-    target = _judged(_assemble(info, flow, pool), unseen_pool, spreads)
+    target = _judged(_assemble(info, flow, pool), unseen_pool, spreads, say)
     target = with_people(target, heads, (pool, unseen_pool), report=say)
     if restorer:
         target = with_restorer(
@@ -251,20 +254,26 @@ def _assemble(info: TargetInfo, flow: Pyramid, pool: Pool) -> Target:
     )
 
 
-def _judged(target: Target, pool: Pool, spreads: tuple[float, ...]) -> Target:
+def _judged(target: Target, pool: Pool, spreads: tuple[float, ...], report: Report) -> Target:
     """The target with what its flow says about held-out scans."""
     flow = target.pyramid
-    densities = []
-    with torch.inference_mode():
-        for index in range(len(pool.files)):
-            image, mask = pool.load(index, 0)
-            region = torch.from_numpy(target.coverage > 0.5)[None, None]
-            densities.append(flow.density(image, mask & region))  # type: ignore[union-attr]
+    assert flow is not None  # it has just been trained
+    densities, likes = [], []
+    region = torch.from_numpy(target.coverage > 0.5)[None, None]
+    for index in range(len(pool.files)):
+        image, mask = pool.load(index, 0)
+        with torch.inference_mode():
+            densities.append(flow.density(image, mask & region))
+        likes.append(most_probable(flow, image.where(mask & region, 0.0), mask & region, _CHANGES, _FAMILIES))
+        report("judging held-out scans", (index + 1) / len(pool.files), {})
+    levels = range(len(flow.levels))
+    honesty = {f: tuple(tuple(round(scan[k][f], 5) for scan in likes) for k in levels) for f in _FAMILIES}
     held_out = HeldOut(
         scans=len(pool.files),
         bits_per_dim=tuple(float(d.bits_per_dim()[0]) for d in densities),
         level_bits=tuple(level_bits(d) for d in densities),
         latent_sd=spreads,
+        honesty=honesty,
     )
     return replace(target, info=target.info.model_copy(update={"held_out": held_out}))
 

@@ -1,0 +1,84 @@
+"""How well the person model tells people it never saw: groups of a target's own scans left out, again and again.
+
+    python benchmarks/persons.py TARGET ... --out persons.json
+
+Needs nothing but model files, which hold features, textures and quantile curves of their scans in six versions (as they
+are, noisy, blurred, in thick slices). For groups of 1, 2, 4 and 8 people, drawn at random from the target's scans and
+left out of the model: root mean square error (flow units) of each person's predicted curve, and of the mean curve of
+the group, which is what a group's scanner is fitted to; the same for the mean curve of everybody else, which is what
+histogram matching uses, and for a model that does not tell versions apart (format 2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from blindharmony.target import load_target
+from blindharmony.target.person import PersonModel
+
+SIZES, DRAWS = (1, 2, 4, 8), 24
+VERSIONS = {"as they are": (0,), "noisy": (1, 2), "blurred": (3, 4), "thick slices": (5,)}
+
+
+def without(model: PersonModel, heads) -> PersonModel:
+    kept = ~np.isin(model.heads, heads)
+    textures = None if model.textures is None else model.textures[kept]
+    return PersonModel(model.features[kept], model.curves[kept], model.heads[kept], textures)
+
+
+def errors(model: PersonModel, group, version):
+    """Of single persons and of the group's mean: the model's, and the mean curve's."""
+    rest = without(model, group)
+    rows = np.flatnonzero(np.isin(model.heads, group) & (model.versions == version))
+    textures = [None if model.textures is None else model.textures[r] for r in rows]
+    found = np.array([rest.curve(model.features[r], t) for r, t in zip(rows, textures, strict=True)])
+    truth = model.curves[rows]
+    return {
+        "one": np.mean((found - truth) ** 2),
+        "group": np.mean((found.mean(0) - truth.mean(0)) ** 2),
+        "mean curve, one": np.mean((rest.mean - truth) ** 2),
+        "mean curve, group": np.mean((rest.mean - truth.mean(0)) ** 2),
+    }
+
+
+def table(model: PersonModel, seed=0):
+    rng = np.random.default_rng(seed)
+    everybody = np.unique(model.heads)
+    rows = {}
+    for size in SIZES:
+        count = len(everybody) if size == 1 else DRAWS
+        groups = everybody[:, None] if size == 1 else [rng.choice(everybody, size, replace=False) for _ in range(count)]
+        for name, versions in VERSIONS.items():
+            found = [errors(model, g, v) for g in groups for v in versions]
+            rms = {k: round(float(np.sqrt(np.mean([f[k] for f in found]))), 5) for k in found[0]}
+            rows[f"{size}, {name}"] = rms | {"worst": round(float(np.sqrt(max(f["group"] for f in found))), 5)}
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    content = {}
+    for name in arguments.targets:
+        target = load_target(name)
+        model = target.person
+        content[target.info.name] = {
+            "digest": target.digest,
+            "scans": len(np.unique(model.heads)),
+            "versions told apart": table(model),
+            "versions all alike": table(replace(model, textures=None)),
+        }
+        for kind in ("versions told apart", "versions all alike"):
+            print(target.info.name, kind, json.dumps(content[target.info.name][kind]["1, as they are"]), flush=True)
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+(function () {
+  "use strict";
+  var h = window.harmonizing, by = h.by, el = h.el, bytes = h.bytes, count = h.count, say = h.say, sentence = h.sentence, send = h.send;
+
+  var most = Number(document.body.dataset.mostScans), largest = Number(document.body.dataset.mostBytes);
+  var endings = document.body.dataset.endings.split(" "), chosen = [], busy = false;
+
+  function wrongWith(file) {
+    var name = file.name.toLowerCase();
+    if (!endings.some(function (end) { return name.endsWith(end); }))
+      return "This is not a scan this page can read. Give files that end in " + endings.join(", ") + "; DICOM folders have to be converted first.";
+    if (file.size > largest) return "This is larger than " + Math.floor(largest / 1048576) + " MB. Check that it is one scan.";
+    if (file.size === 0) return "The file is empty.";
+    return "";
+  }
+  function add(files) {
+    Array.prototype.forEach.call(files, function (file) {
+      if (chosen.some(function (c) { return c.file.name === file.name && c.file.size === file.size && c.file.lastModified === file.lastModified; })) return;
+      chosen.push({ file: file, wrong: wrongWith(file), id: "", share: null });
+    });
+    say(count(chosen.length, "scan") + " chosen");
+    showChosen();
+  }
+  function remove(item) {
+    if (item.id) send("DELETE", "/api/uploads/" + item.id);
+    chosen = chosen.filter(function (c) { return c !== item; });
+    showChosen();
+    var next = by("chosen").querySelector("button") || by("files");
+    next.focus();
+  }
+  function showChosen() {
+    var list = by("chosen"), good = chosen.filter(function (c) { return !c.wrong; });
+    list.hidden = !chosen.length;
+    list.replaceChildren.apply(list, chosen.map(function (item) {
+      item.bar = el("progress", { max: 1, value: item.share || 0, "aria-label": "Copying " + item.file.name });
+      item.bar.hidden = item.share === null || Boolean(item.wrong);
+      return el("li", {}, [
+        el("span", { class: "name" }, [item.file.name]),
+        el("span", { class: "size" }, [bytes(item.file.size)]),
+        busy ? el("span") : el("button", { type: "button", class: "button quiet", "aria-label": "Remove " + item.file.name, onclick: function () { remove(item); } }, ["Remove"]),
+        item.wrong ? el("p", { class: "wrong" }, [item.wrong]) : null,
+        item.bar
+      ]);
+    }));
+    by("go").disabled = busy || !good.length;
+    by("go").textContent = busy ? "Copying…" : good.length > 1 ? "Harmonize " + good.length + " scans" : "Harmonize";
+    by("hint").textContent = busy || good.length ? (by("together").checked && good.length === 1 ? "One scan alone cannot be told from its scanner: add more of the same scanner." : "") : "Add a scan first.";
+  }
+  function upload(item) {
+    return new Promise(function (resolve, reject) {
+      var request = new XMLHttpRequest();
+      request.open("PUT", "/api/uploads?name=" + encodeURIComponent(item.file.name));
+      request.setRequestHeader("Content-Type", "application/octet-stream");
+      request.upload.onprogress = function (event) { item.share = event.loaded / event.total; item.bar.hidden = false; item.bar.value = item.share; };
+      request.onerror = function () { reject(new Error("The connection broke off. Press Harmonize to try again.")); };
+      request.onload = function () {
+        var said = {};
+        try { said = JSON.parse(request.responseText); } catch (error) { /* no words of its own */ }
+        if (request.status === 201) { item.id = said.id; resolve(item); }
+        else reject(new Error(sentence(said.what || "This did not work", said.remedy || "Load the page again")));
+      };
+      request.send(item.file);
+    });
+  }
+  function start(items) {
+    return send("POST", "/api/jobs", { uploads: items.map(function (i) { return i.id; }), target: by("target").value, together: by("together").checked && items.length > 1 })
+      .then(function () { chosen = chosen.filter(function (c) { return items.indexOf(c) < 0; }); });
+  }
+  by("form").addEventListener("submit", function (event) {
+    event.preventDefault();
+    var items = chosen.filter(function (c) { return !c.wrong; }), together = by("together").checked && items.length > 1, bad = 0;
+    if (busy || !items.length) return;
+    if (together && items.length > most) { say(""); by("hint").textContent = "At most " + most + " scans together. Remove some."; return; }
+    busy = true;
+    showChosen();
+    items.reduce(function (before, item) {
+      return before.then(function () { return item.id ? item : upload(item); })
+        .then(function () { return together ? null : start([item]); })
+        .catch(function (error) { bad += 1; item.id = ""; item.share = null; item.wrong = error.message; })
+        .then(showChosen);
+    }, Promise.resolve()).then(function () {
+      // A group with a damaged member is its owner's decision: remove it, then press again.
+      if (!together || bad) return null;
+      return start(items).catch(function (error) { bad += 1; items.forEach(function (i) { i.id = ""; i.share = null; }); items[0].wrong = error.message; });
+    }).then(function () {
+      busy = false;
+      showChosen();
+      var left = chosen.filter(function (c) { return c.wrong; }).length;
+      var words = left ? count(left, "file") + " could not be used; see the list above." : count(items.length, "scan") + " added.";
+      if (bad && together) words = "Remove what could not be used, then press Harmonize again.";
+      by("hint").textContent = left ? words : "";
+      say(words);
+      (bad ? by("chosen").querySelector("button") : by("jobs-title")).focus();
+      h.look();
+    });
+  });
+  by("files").addEventListener("change", function () { add(this.files); this.value = ""; });
+  by("together").addEventListener("change", showChosen);
+  var drop = by("drop");
+  ["dragenter", "dragover"].forEach(function (kind) {
+    document.addEventListener(kind, function (event) { event.preventDefault(); drop.classList.add("over"); });
+  });
+  document.addEventListener("dragleave", function (event) { if (!event.relatedTarget) drop.classList.remove("over"); });
+  document.addEventListener("drop", function (event) {
+    event.preventDefault();
+    drop.classList.remove("over");
+    if (!busy && event.dataTransfer.files.length) add(event.dataTransfer.files);
+  });
+  function aboutTarget() { by("about-target").textContent = sentence(by("target").selectedOptions[0].dataset.about); }
+  by("target").addEventListener("change", aboutTarget);
+  aboutTarget();
+})();
