@@ -50,7 +50,7 @@ coverage: $(READY)  ## Measure which lines and branches the tests reach; fails b
 
 docs: $(READY)  ## Build the documentation in build/site, strictly, and check that it loads nothing from elsewhere
 	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-docs.txt
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python docs/check_site.py build/site
 
 bench: $(READY)  ## Make the tables of docs/measured_*.md from the records beside them

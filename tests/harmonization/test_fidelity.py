@@ -124,3 +124,12 @@ def test_only_edges_where_the_source_has_none_count():
     assert (non_edge_l1(other, flat) > non_edge_l1(source, flat)).all()
     assert torch.equal(non_edge_l1(other, torch.zeros_like(flat)), torch.zeros(2))
     assert torch.equal(non_edge_l1(torch.full_like(source, 3.0), flat), torch.zeros(2))
+
+
+def test_the_distance_is_the_weighted_sum_of_its_two_parts():
+    (x, mask), source = head(2), head(2, 1)[0]
+    flat = non_edge_mask(source, 0.3, mask)
+    edges = non_edge_l1(x, flat)
+    assert (edges > 0).all()
+    expected = 7.0 * (1 - ncc(x, source, mask)) + 0.5 * edges
+    assert torch.allclose(distance(x, source, flat, 7.0, 0.5, mask=mask), expected)

@@ -43,3 +43,14 @@ def test_the_level_of_local_variation_does_not_count(head):
     image, region, atlas = head
     varied = rank_features(image, region, atlas)[BINS:]
     assert varied.mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_roughness_is_told_even_where_it_is_small():
+    # A ramp, tenfold rougher in its bright half: the features have to say so, with no floor that hides it.
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0.5, 1.5, 40)[:, None, None] * np.ones((40, 24, 24))
+    rough = np.where(ramp > 1, 0.02, 0.002)
+    image = (ramp + rough * rng.normal(size=ramp.shape)).astype(np.float32)
+    varied = rank_features(image, np.ones(image.shape, bool), image)[BINS:]
+    told = varied[-BINS // 4 :].mean() - varied[: BINS // 4].mean()
+    assert np.log(5) < told < np.log(12)
