@@ -1,0 +1,74 @@
+"""Against the truth: the scan that the target scanner really made of this head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.evidence.system import Picture
+from blindharmony.report.metrics import local_spearman, new_edges, psnr, ssim, tissue_contrast
+
+_BINS, _LEAST = 48, 50
+
+
+def likeness(truth: NDArray[np.float32], scan: Picture, image: NDArray[np.float32]) -> dict[str, Any]:
+    """PSNR, SSIM, anatomy and tissue contrast of one harmonized scan.
+
+    Peak of PSNR and SSIM is the truth's 99th percentile in the mask. ``truth_edges`` is what ``new_edges`` gives the
+    truth: seen from a source of another contrast, the truth has new edges too.
+
+    Args:
+        truth: Flow units, shape ``(X, Y, Z)``.
+        scan: What the system was given.
+        image: What it made of it.
+    """
+    mask = scan.mask
+    reach = float(np.quantile(truth[mask], 0.99))
+    return {
+        "psnr": psnr(truth, image, mask, data_range=reach),
+        "ssim": ssim(truth, image, mask, data_range=reach),
+        **anatomy(scan, image),
+        "truth_edges": 100 * new_edges(truth, scan.image, mask),
+        "contrast": contrast(scan, image),
+        "truth_contrast": contrast(scan, truth),
+    }
+
+
+def anatomy(scan: Picture, image: NDArray[np.float32]) -> dict[str, float]:
+    """Whether the anatomy was kept: order of intensities in cubes of 9 mm (-1…1), new edges (%)."""
+    return {
+        "order": local_spearman(scan.image, image, scan.mask),
+        "edges": 100 * new_edges(image, scan.image, scan.mask),
+    }
+
+
+def contrast(scan: Picture, image: NDArray[np.float32]) -> float:
+    """Grey over white matter, medians inside the manual labels; without labels as the report finds it."""
+    if scan.labels is not None:
+        grey, white = (float(np.median(image[scan.labels == k])) for k in (2, 3))
+        return grey / white if white > 0 else float("nan")
+    try:
+        return tissue_contrast(image, scan.mask)
+    except ValueError:
+        return float("nan")
+
+
+def curve_points(scan: Picture, images: Mapping[str, NDArray[np.float32]]) -> dict[str, list[float]]:
+    """Median of images in bins of the scan's intensity: the intensity curve that was found, and the true one.
+
+    Args:
+        scan: What the system was given; its ``plain`` intensities are ``x``.
+        images: By name.
+    """
+    x = scan.plain[scan.mask]
+    edges = np.linspace(0, float(np.quantile(x, 0.995)), _BINS + 1)
+    where = np.digitize(x, edges) - 1
+    kept = [b for b in range(_BINS) if np.count_nonzero(where == b) >= _LEAST]
+    found = {"x": [round(float((edges[b] + edges[b + 1]) / 2), 4) for b in kept]}
+    for name, image in images.items():
+        values = image[scan.mask]
+        found[name] = [round(float(np.median(values[where == b])), 4) for b in kept]
+    return found

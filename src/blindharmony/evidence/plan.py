@@ -1,0 +1,116 @@
+"""What is to be run: source scanners, systems, legs, and who teaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from blindharmony.errors import UsageError
+from blindharmony.evidence.registry import Entry
+from blindharmony.evidence.scanners import SIMULATED, needs_labels
+from blindharmony.evidence.splits import Split
+from blindharmony.target import Target
+
+LEGS = ("simulated", "real", "segmentation")
+#: Where networks are trained and the published iteration runs, if nothing else is asked for.
+COSTLY_ON = ("gamma1.5", "tissue", "all", "ixi")
+QUICK_DOMAINS, QUICK_SUBJECTS, QUICK_TEACHERS = ("gamma1.5", "bias", "noise", "tissue"), 2, 5
+_QUICK_COSTLY = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source scanner.
+
+    Attributes:
+        kind: ``simulated`` or ``real``.
+        name: Domain or set.
+    """
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A benchmark.
+
+    Attributes:
+        out: Output folder.
+        heads: Folder of prepared scans.
+        target: Model.
+        target_set: Name of the set whose scanner it is.
+        splits: All sets.
+        domains: Simulated scanners.
+        source_sets: Real ones.
+        systems: Rows.
+        legs: Of ``LEGS``.
+        costly_on: Sources for which costly systems run.
+        minutes: Training time of each network.
+        seed: Of everything random.
+        quick: Two subjects, few sources.
+        segmenter: External command; the included network if empty.
+        white: Its labels of white matter.
+    """
+
+    out: Path
+    heads: Path
+    target: Target
+    target_set: str
+    splits: dict[str, Split]
+    domains: tuple[str, ...]
+    source_sets: tuple[str, ...]
+    systems: tuple[Entry, ...]
+    legs: tuple[str, ...] = LEGS
+    costly_on: tuple[str, ...] = COSTLY_ON
+    minutes: float = 10.0
+    seed: int = 0
+    quick: bool = False
+    segmenter: str = ""
+    white: tuple[int, ...] = (3,)
+
+    @property
+    def split(self) -> Split:
+        """The target's own subjects."""
+        return self.splits[self.target_set]
+
+    def tested(self, name: str) -> tuple[str, ...]:
+        """Test subjects of a set."""
+        return self.splits[name].test[: QUICK_SUBJECTS if self.quick else None]
+
+    def teachers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Training and held-out subjects of the target's set."""
+        train, held = self.split.learners
+        return (train[:QUICK_TEACHERS], held[:1]) if self.quick else (train, held)
+
+    def sources(self) -> Iterator[Source]:
+        """Simulated scanners, then real ones."""
+        if {"simulated", "segmentation"} & set(self.legs):
+            yield from (Source("simulated", d) for d in self.domains)
+        if "real" in self.legs:
+            yield from (Source("real", s) for s in self.source_sets)
+
+    def legs_of(self, source: Source, *, labelled: bool) -> tuple[str, ...]:
+        """What is measured on a source."""
+        wanted = (source.kind, *(("segmentation",) if labelled else ()))
+        return tuple(leg for leg in LEGS if leg in self.legs and leg in wanted)
+
+    def systems_on(self, source: Source) -> tuple[Entry, ...]:
+        """Costly systems run only where they are asked to."""
+        return tuple(e for e in self.systems if not e.costly or source.name in self.costly_on)
+
+    def checked(self, *, labelled: bool) -> Plan:
+        """This plan, if it can be carried out.
+
+        Raises:
+            UsageError: If a domain or set is unknown.
+        """
+        for domain in self.domains:
+            if domain not in SIMULATED:
+                raise UsageError(f"there is no domain '{domain}'", remedy=f"choose of {', '.join(SIMULATED)}")
+        for name in self.source_sets:
+            if name not in self.splits:
+                raise UsageError(f"there is no set '{name}'", remedy=f"choose of {', '.join(self.splits)}")
+        kept = tuple(d for d in self.domains if labelled or not needs_labels(d))
+        return Plan(**{**self.__dict__, "domains": kept})
