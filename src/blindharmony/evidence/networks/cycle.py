@@ -49,7 +49,7 @@ class Cycle(Learner):
     """
 
     def __init__(self, source: Domain, target: Domain, side: int, device: str) -> None:
-        self._source, self._target, self._side, self.rate = source, target, side, _RATE
+        self._source, self._target, self._side = source, target, side
         nets: dict[str, nn.Module] = {"to_target": Translator(), "to_source": Translator()}
         nets |= {"target_critic": critic(2), "source_critic": critic(2)}
         self.networks = nn.ModuleDict(nets).to(device)
@@ -68,7 +68,7 @@ class Cycle(Learner):
             c.requires_grad_(False)
         as_target, as_source = self.to_target(*s), self._to_source(*t)
         pairs = (as_target, s.mask, self._critics[0]), (as_source, t.mask, self._critics[1])
-        fooled = sum(self._says(c, x, m, real=True, critic_learns=False) for x, m, c in pairs)
+        fooled = torch.stack([self._says(c, x, m, real=True, critic_learns=False) for x, m, c in pairs]).sum()
         back = (self._to_source(as_target, s.mask) - s.image).abs().mean()
         back = back + (self.to_target(as_source, t.mask) - t.image).abs().mean()
         same = (self.to_target(*t) - t.image).abs().mean() + (self._to_source(*s) - s.image).abs().mean()
@@ -84,7 +84,7 @@ class Cycle(Learner):
             wrong = self._says(c, shown[:, :1], shown[:, 1:], real=False, critic_learns=True)
             told = told + (wrong + self._says(c, *real, real=True, critic_learns=True)).cpu() / 2
         self._descend("critics", told)
-        return {"train": float(back.item()), "fooled": float(fooled), "told": float(told.item()), "same": same.item()}
+        return {"train": float(back.item()), "fooled": fooled.item(), "told": float(told.item()), "same": same.item()}
 
     def memory(self) -> dict[str, Tensor]:
         """The images that were made lately."""

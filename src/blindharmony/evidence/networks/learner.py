@@ -15,13 +15,11 @@ class Learner(ABC):
 
     Attributes:
         networks: All of them: what is kept.
-        optimisers: Of their parameters; the loop sets the rate.
-        rate: Learning rate at its highest.
+        optimisers: Of their parameters, at their highest rate; the loop lowers it.
     """
 
     networks: nn.ModuleDict
     optimisers: Mapping[str, Optimizer]
-    rate: float
 
     @abstractmethod
     def step(self, rng: np.random.Generator, number: int) -> dict[str, float]:

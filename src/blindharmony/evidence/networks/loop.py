@@ -70,7 +70,8 @@ def train(learner: Learner, folder: Path, plan: Mapping[str, Any], limits: Limit
         say: Told how far it is.
         stage: What it is called.
     """
-    plan = {**plan, "minutes": limits.minutes, "steps": limits.steps, "seed": limits.seed}
+    # Minutes are no part of it: what was learnt in another time is still what was learnt from these scans.
+    plan = {**plan, "steps": limits.steps, "seed": limits.seed}
     known = read_network(folder, plan)
     if known is None:
         _learn(learner, folder, plan, limits, say, stage)
@@ -117,7 +118,7 @@ def _set_rate(learner: Learner, step: int, share: float) -> None:
     cosine = _LEAST + (1 - _LEAST) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
     for optimiser in learner.optimisers.values():
         for group in optimiser.param_groups:
-            group["lr"] = learner.rate * min(1.0, (step + 1) / _WARMUP) * cosine
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * min(1.0, (step + 1) / _WARMUP) * cosine
 
 
 def _average(mean: dict[str, Tensor], now: Mapping[str, Tensor], step: int) -> None:

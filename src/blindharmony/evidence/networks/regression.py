@@ -70,7 +70,7 @@ class Regression(Learner):
         self.optimisers = {
             "net": torch.optim.AdamW(self.net.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.98))
         }
-        self.rate, self._batch = rate, batch
+        self._batch = batch
         self._pairs, self._masks = pairs, masks
         self._side = patch_side(masks)
         self._judged = [self._fixed(held_out, k) for k in range(_JUDGED if held_out else 0)]

@@ -94,7 +94,7 @@ class Segmenter:
 
 class _Tissues(Learner):
     def __init__(self, training: Sequence[Picture], held_out: Sequence[Picture], device: str) -> None:
-        self.device, self.rate = device, _RATE
+        self.device = device
         net = unet(_SEEN + 1 + len(AXES), _TISSUES, silent=False)
         self.networks = nn.ModuleDict({"net": net}).to(device)
         self.optimisers = {"net": torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=1e-4)}

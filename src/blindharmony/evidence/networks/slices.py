@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 #: Neighbours on either side that are seen with a slice.
 REACH = 1
 #: Side of a training patch, voxels.
-PATCH = 128
+PATCH = 96
 AXES = (0, 1, 2)
 _LEAST_BRAIN = 0.05
 

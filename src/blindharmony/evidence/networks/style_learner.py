@@ -37,7 +37,7 @@ class StyleLearner(Learner):
     """
 
     def __init__(self, source: Domain, target: Domain, side: int, device: str) -> None:
-        self._domains, self._side, self.rate = (source, target), side, _RATE
+        self._domains, self._side = (source, target), side
         nets = {"generator": Generator(), "encoder": StyleEncoder(), "critic": critic(2, outputs=2)}
         self.networks = nn.ModuleDict(nets).to(device)
         self.generator, self._encoder, self._critic = (self.networks[k] for k in nets)

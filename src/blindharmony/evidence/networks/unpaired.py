@@ -15,7 +15,6 @@ from blindharmony.evidence.networks.whole import through
 from blindharmony.evidence.system import Material, Picture
 
 AXIAL = (2,)
-_SIDE = 96
 
 
 class Patches(NamedTuple):
@@ -62,7 +61,7 @@ def both_domains(material: Material, device: str, name: str) -> tuple[Domain, Do
     if not material.source or not material.training:
         raise UsageError("there are no scans of both scanners", remedy=f"leave {name} out for this source")
     source, target = Domain(material.source, device), Domain(material.training, device)
-    return source, target, min(_SIDE, patch_side([*source.masks, *target.masks]))
+    return source, target, patch_side([*source.masks, *target.masks])
 
 
 class Buffer:
