@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from blindharmony.evidence.networks.learner import Learner
 from blindharmony.evidence.networks.parts import critic, least_squares, unet
-from blindharmony.evidence.networks.unpaired import Buffer, Domain, judged
+from blindharmony.evidence.networks.unpaired import Buffer, Domain, away, judged
 
-_RATE, _BATCH, _CYCLE, _IDENTITY = 5e-4, 4, 10.0, 5.0
+_RATE, _BATCH, _CYCLE, _IDENTITY = 1e-3, 2, 10.0, 5.0
+_WIDTHS = (8, 16, 32, 32, 32, 8)
 
 
 class Translator(nn.Module):
@@ -30,7 +31,7 @@ class Translator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.correction = unet(2, 1)
+        self.correction = unet(2, 1, widths=_WIDTHS)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """The corrected image."""
@@ -69,9 +70,8 @@ class Cycle(Learner):
         as_target, as_source = self.to_target(*s), self._to_source(*t)
         pairs = (as_target, s.mask, self._critics[0]), (as_source, t.mask, self._critics[1])
         fooled = torch.stack([self._says(c, x, m, real=True, critic_learns=False) for x, m, c in pairs]).sum()
-        back = (self._to_source(as_target, s.mask) - s.image).abs().mean()
-        back = back + (self.to_target(as_source, t.mask) - t.image).abs().mean()
-        same = (self.to_target(*t) - t.image).abs().mean() + (self._to_source(*s) - s.image).abs().mean()
+        back = away(self._to_source(as_target, s.mask), s) + away(self.to_target(as_source, t.mask), t)
+        same = away(self.to_target(*t), t) + away(self._to_source(*s), s)
         self._descend("translators", fooled + _CYCLE * back + _IDENTITY * same)
         for c in self._critics:
             c.requires_grad_(True)

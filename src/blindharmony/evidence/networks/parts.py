@@ -61,7 +61,7 @@ def unet(inputs: int, outputs: int, *, widths: tuple[int, ...] = _WIDTHS, silent
     return cast(nn.Module, made)
 
 
-def critic(inputs: int, *, outputs: int = 1, width: int = 32, layers: int = 2) -> nn.Module:
+def critic(inputs: int, *, outputs: int = 1, width: int = 16, layers: int = 2) -> nn.Module:
     """A discriminator of patches; its last output is ``(B, outputs, H', W')``.
 
     Without normalisation, so that it notices a wrong brightness.
@@ -74,6 +74,10 @@ def critic(inputs: int, *, outputs: int = 1, width: int = 32, layers: int = 2) -
     made = monai("networks.nets").PatchDiscriminator(
         spatial_dims=2, channels=width, in_channels=inputs, out_channels=outputs, num_layers_d=layers, norm=None
     )
+    # Its own first weights are so small that a short training is over before it notices anything.
+    for layer in made.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
     return cast(nn.Module, made)
 
 

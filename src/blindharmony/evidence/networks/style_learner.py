@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from blindharmony.evidence.networks.learner import Learner
 from blindharmony.evidence.networks.parts import critic, least_squares
 from blindharmony.evidence.networks.style_nets import Generator, StyleEncoder
-from blindharmony.evidence.networks.unpaired import Domain, Patches, judged
+from blindharmony.evidence.networks.unpaired import Domain, Patches, away, judged
 
-_RATE, _BATCH, _CYCLE, _IDENTITY, _STYLE = 5e-4, 4, 10.0, 5.0, 1.0
+_RATE, _BATCH, _CYCLE, _IDENTITY, _STYLE = 1e-3, 2, 10.0, 5.0, 1.0
 _REFERENCES = 32
 
 
@@ -59,8 +59,7 @@ class StyleLearner(Learner):
             made.append(new)
             fooled = self._says(1 - k, new, x.mask, real=True, critic_learns=False)
             style = (self._encoder(new, x.mask) - wanted.detach()).abs().mean()
-            back = (self.generator(new, x.mask, own) - x.image).abs().mean()
-            same = (self.generator(*x, own) - x.image).abs().mean()
+            back, same = away(self.generator(new, x.mask, own), x), away(self.generator(*x, own), x)
             whole = whole + fooled + _STYLE * style + _CYCLE * back + _IDENTITY * same
             sums += [back.item(), fooled.item(), style.item()]
         self._descend("generator", whole)

@@ -15,6 +15,7 @@ from blindharmony.evidence.networks.whole import through
 from blindharmony.evidence.system import Material, Picture
 
 AXIAL = (2,)
+_ROUND = 0.2
 
 
 class Patches(NamedTuple):
@@ -93,6 +94,16 @@ def judged(critic: nn.Module, image: Tensor, mask: Tensor) -> Tensor:
     """What a discriminator says of patches: image and mask in, one number for each place out."""
     found: Tensor = critic(torch.cat([image, mask], 1))[-1]
     return found
+
+
+def away(made: Tensor, wanted: Patches) -> Tensor:
+    """Mean absolute difference inside the mask, rounded off where it is small.
+
+    Networks that start as the identity would never leave it otherwise: there the cycle is perfect, and an absolute
+    value has a kink that the discriminators' gradient does not overcome.
+    """
+    lost = nn.functional.smooth_l1_loss(made, wanted.image, beta=_ROUND, reduction="none")
+    return (lost * wanted.mask).sum() / wanted.mask.sum().clamp_min(1)
 
 
 def axial(image: Volume, mask: Mask, run: nn.Module, device: str, *more: Tensor) -> Volume:
