@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blindharmony.evidence.heads import Head
 from blindharmony.evidence.measures.likeness import likeness, of_truth
-from blindharmony.evidence.measures.overlap import overlap
+from blindharmony.evidence.measures.overlap import WHITE, overlap
 from blindharmony.evidence.measures.site import profile, regions, site
 from blindharmony.evidence.plan import Plan
 from blindharmony.evidence.scanners import own
@@ -53,7 +53,7 @@ class Measuring:
             return site(scan, image, self.where, self.plan.target)
         if scan.labels is None:
             raise ValueError("no manual labels")
-        return overlap(self.segmenter.labels(image, scan.mask), scan.labels)
+        return overlap(self.segmenter.labels(image, scan.mask) == WHITE, scan.labels == WHITE)
 
     def before(self, legs: Sequence[str], heads: Sequence[Head], scans: Sequence[Picture]) -> list[dict[str, float]]:
         """What holds for a scan whatever the system."""

@@ -33,7 +33,7 @@ def write_page(plan: Plan, content: Mapping[str, Any], cells: Sequence[Cell]) ->
     Raises:
         OutputError: If a file cannot be written.
     """
-    sections = [_about(plan, content)]
+    sections: list[Section | None] = [_about(plan, content)]
     for leg in LEGS:
         if any(r["leg"] == leg for r in content["rows"]):
             sections += _leg(plan, content, leg)

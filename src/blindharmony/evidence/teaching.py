@@ -73,8 +73,8 @@ class Teaching:
             return replace(found, training=tuple(own(heads)), held_out=tuple(held), source=tuple(map(_bare, seen)))
         found = replace(found, training=tuple(own(heads)), held_out=tuple(held))
         if system.sees == _PAIRED:
-            seen = map(_bare, scanner.scans(heads, first=_TEACHERS))
-            found = replace(found, pairs=tuple(zip(seen, found.training, strict=True)))
+            given = map(_bare, scanner.scans(heads, first=_TEACHERS))
+            found = replace(found, pairs=tuple(zip(given, found.training, strict=True)))
         return found
 
 

@@ -46,8 +46,8 @@ TITLES = {
 }
 NOTES = {
     "simulated": "PSNR in dB inside the brain against the scan that the target scanner really made, range its 99th "
-    "percentile. order: rank correlation with the source (after N4) in cubes of 9 mm; new edges: of the tenth of places "
-    "that are steepest; people: rank correlation over subjects of grey/white contrast with the truth.",
+    "percentile. order: rank correlation with the source (after N4) in cubes of 9 mm; new edges: of the tenth of "
+    "places that are steepest; people: rank correlation over subjects of grey/white contrast with the truth.",
     "real": "No truth: distance from the target's own unseen scans. tissue: Wasserstein distance of tissue intensities "
     "(flow units), histogram: of the brain's; contrast: grey/white minus theirs; probe: balanced accuracy of a site "
     "classifier taught anew for each row, 0.5 is chance; excess: how much less typical for the target's flow than its "
