@@ -10,11 +10,18 @@ from blindharmony.evidence.registry import ENTRIES
 from blindharmony.evidence.system import Picture
 from blindharmony.evidence.systems.blind import CurveUnrefined
 from blindharmony.evidence.systems.matching import CorrectedMatch, Match, MatchWhole, PooledMatch
-from blindharmony.evidence.systems.normalised import WhiteStripe, ZScore, last_peak, moments, target_values, white_stripe
+from blindharmony.evidence.systems.normalised import (
+    WhiteStripe,
+    ZScore,
+    last_peak,
+    moments,
+    target_values,
+    white_stripe,
+)
 from blindharmony.evidence.systems.spectrum import Spectrum, amplitude, spectrum_swap
 from blindharmony.report.metrics import psnr
 
-CHEAP = [e.name for e in ENTRIES.values() if not e.costly]
+CHEAP = [e.name for e in ENTRIES.values() if not e.costly and e.name not in ("spectrum", "curve", "group")]
 RANKS = [Match, CorrectedMatch, MatchWhole, PooledMatch, CurveUnrefined]
 
 
@@ -43,7 +50,7 @@ def test_the_published_iteration_says_what_the_target_lacks(pictures, material):
         ENTRIES["latent"].system().harmonize(pictures[:1], material)
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(power=st.floats(0.5, 2.0), lift=st.floats(0.0, 2.0), system=st.sampled_from(RANKS))
 def test_rank_methods_do_not_care_about_an_increasing_change(pictures, tiny_target, power, lift, system):
     from blindharmony.evidence.system import Material
@@ -111,4 +118,5 @@ def test_the_window_is_tuned_once(pictures, material, monkeypatch):
     head = pictures[0]
     bright = seen(head, 2 * head.image)
     found = system.harmonize([bright], material)[0]
+    assert not found[~head.mask].any()
     assert psnr(head.image, found, head.mask) > psnr(head.image, bright.image, head.mask)

@@ -38,8 +38,8 @@ def add_parser(verbs: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--data", type=Path, required=True, metavar="DIR", help="BIDS sets and splits.json, or one BIDS set")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="results, kept steps, checkpoints")
+    p.add_argument("--data", type=Path, metavar="DIR", help="BIDS sets and splits.json, or one BIDS set")
+    p.add_argument("--out", type=Path, metavar="DIR", help="results, kept steps, checkpoints")
     p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
     p.add_argument("--target-set", metavar="NAME", help="set of the target's scanner (default: named as the model)")
     p.add_argument("--quick", action="store_true", help="two subjects, few sources, short trainings: minutes")
@@ -60,6 +60,12 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run what is left of a benchmark and write its results."""
+    if arguments.list:
+        _list(screen)
+        return 0
+    for value, name in ((arguments.data, "--data"), (arguments.out, "--out")):
+        if value is None:
+            raise UsageError(f"{name} is missing", remedy="see blindharmony benchmark --help")
     from blindharmony.evidence.cost import cost
     from blindharmony.evidence.page import write_page
     from blindharmony.evidence.run import Benchmark
@@ -120,3 +126,15 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     )
     plan.check()
     return plan
+
+
+def _list(screen: Screen) -> None:
+    from blindharmony.evidence.registry import ENTRIES
+    from blindharmony.evidence.scanners import SIMULATED
+
+    for name, entry in ENTRIES.items():
+        notes = [
+            w for w, yes in (("this package's", entry.ours), ("trained", entry.trained), ("slow", entry.costly)) if yes
+        ]
+        screen.result(f"{name} ({', '.join(notes)})" if notes else name)
+    screen.result(f"simulated scanners: {', '.join(SIMULATED)}")

@@ -106,8 +106,9 @@ class Plan:
         return tuple(leg for leg in LEGS if leg in self.legs and leg in wanted)
 
     def systems_on(self, source: Source) -> tuple[Entry, ...]:
-        """Costly systems run only where they are asked to."""
-        return tuple(e for e in self.systems if not e.costly or source.name in self.costly_on)
+        """Costly systems run only where they are asked to, and paired ones only where there can be pairs."""
+        possible = (e for e in self.systems if not (e.paired and source.kind == "real"))
+        return tuple(e for e in possible if not e.costly or source.name in self.costly_on)
 
     def check(self) -> None:
         """Refuse what cannot be carried out.
