@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blindharmony.evidence.markdown import document
 from blindharmony.evidence.plan import Plan
 from blindharmony.evidence.results import MAIN, Cell, averaged, cell_of, rows
 from blindharmony.evidence.run import Benchmark
@@ -64,7 +65,7 @@ def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_results(out: Path, content: Mapping[str, Any]) -> list[Path]:
-    """Write ``table.csv`` and ``results.json``.
+    """Write ``table.csv``, ``results.json`` and ``table.md``.
 
     Raises:
         OutputError: If they cannot be written.
@@ -72,4 +73,5 @@ def write_results(out: Path, content: Mapping[str, Any]) -> list[Path]:
     return [
         write_text(out / "table.csv", csv_text(content["rows"]), overwrite=True),
         write_sidecar(out / "results.json", content, overwrite=True),
+        write_text(out / "table.md", document(content) + "\n", overwrite=True),
     ]
