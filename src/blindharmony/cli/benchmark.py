@@ -49,7 +49,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--domains", nargs="+", metavar="NAME", help="simulated source scanners (default: all)")
     p.add_argument("--legs", nargs="+", metavar="LEG", help="simulated, real, segmentation (default: all)")
     p.add_argument("--costly-on", nargs="+", metavar="NAME", help="sources for the slow systems")
-    p.add_argument("--minutes", type=float, metavar="M", help="training time of each network (default: 10; quick 0.4)")
+    p.add_argument("--minutes", type=float, metavar="M", help="training time of each network (default: 10; quick 0.3)")
     p.add_argument("--segmenter", default="", metavar="CMD", help="external segmenter, with {input} and {output} in it")
     p.add_argument("--white-matter-label", type=int, nargs="+", default=[3], metavar="N", help="its labels")
     p.add_argument("--heads", type=Path, metavar="DIR", help="where prepared scans are kept (default: OUT/heads)")
@@ -92,7 +92,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     Raises:
         UsageError: If they cannot be carried out.
     """
-    from blindharmony.evidence.plan import COSTLY_ON, LEGS, QUICK_DOMAINS, Plan
+    from blindharmony.evidence.plan import COSTLY_ON, LEGS, QUICK_DOMAINS, QUICK_LEFT_OUT, Plan
     from blindharmony.evidence.registry import chosen
     from blindharmony.evidence.scanners import SIMULATED
     from blindharmony.evidence.segmenters import check_command
@@ -115,10 +115,12 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         splits=splits,
         domains=tuple(arguments.domains or (QUICK_DOMAINS if quick else SIMULATED)),
         source_sets=tuple(arguments.source_sets or (others[-1:] if quick else others)),
-        systems=chosen(arguments.methods),
+        systems=tuple(
+            e for e in chosen(arguments.methods) if arguments.methods or not quick or e.name not in QUICK_LEFT_OUT
+        ),
         legs=tuple(arguments.legs or LEGS),
         costly_on=tuple(arguments.costly_on or (COSTLY_ON[:1] if quick else COSTLY_ON)),
-        minutes=arguments.minutes if arguments.minutes is not None else (0.4 if quick else 10.0),
+        minutes=arguments.minutes if arguments.minutes is not None else (0.3 if quick else 10.0),
         seed=arguments.seed,
         quick=quick,
         segmenter=check_command(arguments.segmenter) if arguments.segmenter else "",

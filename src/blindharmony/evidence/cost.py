@@ -49,8 +49,8 @@ def cost(benchmark: Benchmark) -> Cost:
     for source, name in dict.fromkeys((s.source, s.system) for s in left):
         own = [s for s in left if (s.source, s.system) == (source, name)]
         of, entry = benchmark.steps[own[0]]
-        scans = len(plan.tested(plan.set_of(of)))
-        seconds += scans * (entry.seconds + sum(_MEASURE[s.leg] for s in own))
+        seconds += entry.seconds * plan.scans_of(entry, "", of)
+        seconds += sum(_MEASURE[s.leg] * plan.scans_of(entry, s.leg, of) for s in own)
         if entry.trained:
             trainings.add(name if name == "target-unet" else f"{name} {source}")
     seconds += _SCAN * len({s.source for s in left}) * len(plan.tested(plan.target_set))

@@ -15,8 +15,10 @@ from blindharmony.target import Target
 LEGS = ("simulated", "real", "segmentation")
 #: Where networks are trained and the published iteration runs, if nothing else is asked for.
 COSTLY_ON = ("gamma1.5", "tissue", "all", "ixi")
-QUICK_DOMAINS, QUICK_SUBJECTS, QUICK_TEACHERS = ("gamma1.5", "bias", "noise", "tissue"), 2, 5
-_QUICK_COSTLY = 1
+QUICK_DOMAINS, QUICK_SUBJECTS, QUICK_TEACHERS = ("gamma1.5", "tissue"), 2, 5
+#: What a quick run segments, and what it leaves out altogether.
+QUICK_SEGMENTED = ("nothing", "n4-match", "deepharmony", "cyclegan", "curve", "group")
+QUICK_LEFT_OUT = ("latent",)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,16 @@ class Plan:
         """What is measured on a source."""
         wanted = (source.kind, *(("segmentation",) if self.labelled(self.set_of(source)) else ()))
         return tuple(leg for leg in LEGS if leg in self.legs and leg in wanted)
+
+    def scans_of(self, entry: Entry, leg: str, source: Source) -> int:
+        """How many test scans a step takes: in a quick run, what is slow takes the first only."""
+        slow = (entry.costly and not entry.trained) or leg == "segmentation"
+        return 1 if self.quick and slow else len(self.tested(self.set_of(source)))
+
+    def measured(self, entry: Entry, source: Source) -> tuple[str, ...]:
+        """The legs of one system on one source."""
+        segmented = not self.quick or entry.name in QUICK_SEGMENTED
+        return tuple(leg for leg in self.legs_of(source) if leg != "segmentation" or segmented)
 
     def systems_on(self, source: Source) -> tuple[Entry, ...]:
         """Costly systems run only where they are asked to, and paired ones only where there can be pairs."""

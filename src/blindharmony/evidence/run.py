@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -62,7 +63,7 @@ class Benchmark:
         found = {}
         for source in self.plan.sources():
             for entry in self.plan.systems_on(source):
-                for leg in self.plan.legs_of(source):
+                for leg in self.plan.measured(entry, source):
                     found[self._step(leg, source, entry)] = (source, entry)
         return found
 
@@ -128,11 +129,12 @@ class Benchmark:
         system, name = entry.system(), scanned.source.name
         row |= {"sees": system.sees, "together": system.together}
         material = self.teaching.material(system, scanned.source, scanned.scanner, scanned.scans)
+        scans = scanned.scans[: self.plan.scans_of(entry, "", scanned.source)]
         with Meter() as learning:
             system.fit(material, lambda stage, share: self._tell(f"{name}: {entry.name}: {stage} {share:.0%}"))
         with Meter() as meter:
-            images = system.harmonize(scanned.scans, material)
-        for scan, image in zip(scanned.scans, images, strict=True):
+            images = system.harmonize(scans, material)
+        for scan, image in zip(scans, images, strict=True):
             if image.shape != scan.mask.shape or not np.isfinite(image).all():
                 raise BlindHarmonyError(f"{entry.name} made no image of {scan.subject}")
         memory = max(learning.megabytes, meter.megabytes)
@@ -141,9 +143,14 @@ class Benchmark:
 
     def _measured(self, step: Step, row: dict[str, Any], scanned: Scanned, images: Images) -> None:
         scans = scanned.scans
+        source, entry = self.steps[step]
+        many = min(len(images), self.plan.scans_of(entry, step.leg, source))
         try:
-            parts = zip(scanned.heads, scans, images, scanned.known, strict=True)
-            found = [{"subject": p[0].subject, **self.measuring.scan(step.leg, *p)} for p in parts]
+            parts = list(zip(scanned.heads, scans, images, scanned.known, strict=False))[:many]
+            # Filters and sorts leave the interpreter free; a segmenter has all the cores already.
+            with ThreadPoolExecutor(1 if step.leg == "segmentation" else 2) as pool:
+                measured = list(pool.map(lambda p: self.measuring.scan(step.leg, *p), parts))
+            found = [{"subject": p[0].subject, **m} for p, m in zip(parts, measured, strict=True)]
             content: dict[str, Any] = {**row, "scans": found}
             if step.leg == "simulated":
                 content["curve"] = curve_points(scans[0], {"truth": scanned.heads[0].image, "found": images[0]})
