@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from blindharmony.evidence.heads import heads_of
 from blindharmony.flow.haar import haar_split
 from blindharmony.harmonization.typicality import reduced
 from blindharmony.target import load_target
-from heads import heads_of
 
 GRID = np.linspace(-0.24, 0.24, 13)
 _DARK = 0.05

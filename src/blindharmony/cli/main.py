@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from blindharmony.cli import assess, bids, demo, harmonize, info, rerun, sample, simulate, train, view
+from blindharmony.cli import assess, benchmark, bids, demo, harmonize, info, rerun, sample, simulate, train, view
 from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError
 from blindharmony.version import VERSION
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"blindharmony {VERSION}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (harmonize, bids, view, assess, train, sample, info, simulate, rerun, demo):
+    for module in (harmonize, bids, view, assess, train, sample, info, simulate, benchmark, rerun, demo):
         module.add_parser(verbs)
     return top
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,14 @@ from numpy.typing import NDArray
 
 from blindharmony.errors import BlindHarmonyError, InputError
 from blindharmony.evidence.system import Say
-from blindharmony.image import atomic_path, find_scans, read_volume
+from blindharmony.image import atomic_path, file_sha256, find_scans, read_volume
 from blindharmony.prep.grid import sample, voxel_map
 from blindharmony.prep.orient import Orient
 from blindharmony.prep.recipe import Done, Prepared, PrepRecipe, prepare
 from blindharmony.prep.step import Scan
 from blindharmony.prep.steps import Gain
 from blindharmony.prep.template import load_template
+from blindharmony.study.hashes import key_of
 
 _LABELLED = 0.25
 
@@ -49,13 +48,34 @@ class Head:
     matrix: NDArray[np.float64]
     gain: float
 
-    @cached_property
-    def digest(self) -> str:
-        """What the scan and its labels are, in twelve letters."""
-        found = hashlib.blake2b(self.image.tobytes(), digest_size=6)
-        for more in (self.mask, self.labels):
-            found.update(b"" if more is None else more.tobytes())
-        return found.hexdigest()
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one subject.
+
+    Attributes:
+        scan: The first T1w scan.
+        labels: Manual tissues on its grid, if there are any:
+            ``derivatives/manual/SUBJECT/anat/SUBJECT_dseg.nii.gz`` of its set.
+    """
+
+    scan: Path
+    labels: Path | None
+
+    @classmethod
+    def of(cls, study: Path, subject: str) -> Files:
+        """Found in a BIDS set.
+
+        Raises:
+            BlindHarmonyError: If there is no such subject, or it has no scan.
+        """
+        labels = study / "derivatives" / "manual" / subject / "anat" / f"{subject}_dseg.nii.gz"
+        scan = find_scans([study], participant_labels=[subject])[0]
+        return cls(scan, labels if labels.exists() else None)
+
+    def key(self, recipe: PrepRecipe) -> str:
+        """What a prepared scan is made of, in twelve letters."""
+        return key_of(recipe.digest(), file_sha256(self.scan), self.labels and file_sha256(self.labels))[:12]
 
 
 def heads_of(
@@ -64,7 +84,7 @@ def heads_of(
     """The first T1w scan of each subject, prepared or taken from the folder where they are kept.
 
     Args:
-        study: BIDS data set; tissues are taken from ``derivatives/manual/SUBJECT/anat/SUBJECT_dseg.nii.gz``.
+        study: BIDS data set.
         subjects: ``sub-…``.
         folder: Where prepared scans are kept.
         recipe: Of the target.
@@ -76,15 +96,15 @@ def heads_of(
     used = recipe or PrepRecipe()
     found = []
     for index, subject in enumerate(subjects):
-        kept = folder / f"{study.name}_{subject}_{used.digest()}.npz"
+        files = Files.of(study, subject)
+        kept = folder / f"{study.name}_{subject}_{files.key(used)}.npz"
         if not kept.exists():
             if say:
                 say(f"preparing {study.name} {subject}", index / len(subjects))
-            path = find_scans([study], participant_labels=[subject])[0]
             try:
-                content = _prepared(path, study, subject, used)
+                content = _prepared(files, used)
             except BlindHarmonyError as error:
-                raise type(error)(error.what, remedy=error.remedy, path=error.path or path) from error
+                raise type(error)(error.what, remedy=error.remedy, path=error.path or files.scan) from error
             with atomic_path(kept, overwrite=True) as temporary, temporary.open("wb") as file:
                 np.savez(file, **content)
         found.append(_read(kept, subject))
@@ -95,23 +115,22 @@ def _read(file: Path, subject: str) -> Head:
     try:
         with np.load(file) as kept:
             raw = Scan(kept["raw"], kept["affine"], kept["raw_mask"])
-            labels, raw_labels = (kept[k] if k in kept else None for k in ("labels", "raw_labels"))
+            labels, raw_labels = (kept.get(k) for k in ("labels", "raw_labels"))
             gain = float(kept["gain"])
             return Head(subject, kept["image"], kept["mask"], labels, raw, raw_labels, kept["matrix"], gain)
     except (ValueError, KeyError, EOFError) as error:
         raise InputError("this is no prepared scan", remedy="remove it and run again", path=file) from error
 
 
-def _prepared(path: Path, study: Path, subject: str, recipe: PrepRecipe) -> dict[str, Any]:
-    done = prepare(read_volume(path), recipe)
+def _prepared(files: Files, recipe: PrepRecipe) -> dict[str, Any]:
+    done = prepare(read_volume(files.scan), recipe)
     inside = done.scan.inside()
     raw = next(d.before for d in done.history if d.step.name not in ("orient", "brain-mask"))
     matrix = done.found("place")["matrix"]
     content = {"image": inside_of(done.scan), "mask": inside, "gain": done.found("gain")["gain"]}
     content |= {"raw": raw.data, "raw_mask": raw.inside(), "affine": raw.affine, "matrix": matrix}
-    manual = study / "derivatives" / "manual" / subject / "anat" / f"{subject}_dseg.nii.gz"
-    if manual.exists():
-        given = read_volume(manual)
+    if files.labels is not None:
+        given = read_volume(files.labels)
         scan = Scan(given.data, given.affine)
         upright = Orient().apply(scan, Orient().params(scan))
         to_scan = voxel_map(load_template().affine, matrix, upright.affine)

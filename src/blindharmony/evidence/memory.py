@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -30,10 +31,8 @@ class Meter:
     megabytes = float("nan")
 
     def __enter__(self) -> Meter:
-        try:
+        with suppress(OSError):
             _RESET.write_text("5")
-        except OSError:
-            pass
         self._began = time.perf_counter()
         return self
 

@@ -28,6 +28,7 @@ class Entry:
         seconds: Typical for a scan on two cores.
         costly: Whether it runs only where it is asked to.
         trained: Whether a network is trained for it.
+        paired: Whether it needs heads that were on both scanners: no real source here has them.
         made: The class; None where its module is looked up later.
         ours: Whether it is this package's own method.
     """
@@ -36,6 +37,7 @@ class Entry:
     seconds: float
     costly: bool = False
     trained: bool = False
+    paired: bool = False
     made: type[System] | None = None
     ours: bool = False
 
@@ -69,7 +71,7 @@ _ENTRIES = (
     Entry("z-score", 0.2, made=ZScore),
     Entry("white-stripe", 0.3, made=WhiteStripe),
     Entry("spectrum", 1.0, made=Spectrum),
-    Entry("deepharmony", 15.0, costly=True, trained=True),
+    Entry("deepharmony", 15.0, costly=True, trained=True, paired=True),
     Entry("cyclegan", 15.0, costly=True, trained=True),
     Entry("style-gan", 15.0, costly=True, trained=True),
     Entry("target-unet", 15.0, costly=True, trained=True),

@@ -64,15 +64,14 @@ class Scanner:
     def _scan(self, h: Head, index: int) -> Picture:
         if self.domain == "none":
             return Picture(h.subject, h.image, h.mask, h.image, labels=h.labels)
-        words = {"seed": self.seed, "scan_seed": index}
         name = self.domain.removeprefix("raw ")
         if self.domain in FROM_RAW:
             top, level = self.top * h.gain, self.level * h.gain
             native = (h.raw.data, h.raw.inside(), h.raw.spacing, name)
-            made = simulate(*native, labels=h.raw_labels, top=top, level=level, **words).image
+            made = simulate(*native, labels=h.raw_labels, seed=self.seed, scan_seed=index, top=top, level=level).image
             return _prepared(h, made, self.recipe)
         given = (h.image, h.mask, (1, 1, 1), name)
-        made = simulate(*given, labels=h.labels, top=self.top, level=self.level, **words).image
+        made = simulate(*given, labels=h.labels, seed=self.seed, scan_seed=index, top=self.top, level=self.level).image
         seen = rescaled(made, h.mask)
         return Picture(h.subject, seen, h.mask, seen, labels=h.labels)
 

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +15,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.errors import BlindHarmonyError, InputError, PreprocessingError
+from blindharmony.errors import BlindHarmonyError, InputError, PreprocessingError, UsageError
 from blindharmony.evidence.measures.overlap import WHITE
+from blindharmony.evidence.system import Picture, Say
 from blindharmony.image import read_volume
 from blindharmony.prep.template import load_template
 
@@ -98,3 +100,21 @@ def _filled(word: str, names: dict[str, str]) -> str:
 
 def _failed(what: str) -> PreprocessingError:
     return PreprocessingError(f"the segmenter {what}", remedy="check --segmenter")
+
+
+def included_segmenter(
+    training: Sequence[Picture], held_out: Sequence[Picture], folder: Path, minutes: float, seed: int, say: Say
+) -> Labels:
+    """The included network, taught by manual labels.
+
+    Raises:
+        UsageError: If MONAI is not installed.
+    """
+    try:
+        module = import_module("blindharmony.evidence.networks.segmenter")
+    except ImportError as error:
+        remedy = "pip install blindharmony[benchmark], or give --segmenter"
+        raise UsageError(f"the included segmenter needs {error.name or 'more'}", remedy=remedy) from error
+    found = module.Segmenter()
+    found.fit(training, held_out, folder, minutes, seed, say)
+    return found  # type: ignore[no-any-return]

@@ -77,7 +77,7 @@ class System(ABC):
     sees: ClassVar[Sees]
     together: ClassVar[bool] = False
 
-    def fit(self, material: Material, say: Say) -> None:
+    def fit(self, material: Material, say: Say) -> None:  # noqa: B027
         """Learn; calls ``say`` with a stage and the share of it that is done. Nothing to learn by default."""
 
     @abstractmethod

@@ -13,6 +13,8 @@ from blindharmony.evidence.system import Material, Picture, Say, System
 from blindharmony.study.hashes import key_of
 
 _UNPAIRED, _PAIRED = "target and source scans, unpaired", "target and source scans, paired"
+# Scan seeds of theirs: nobody has the noise or the bias field of a test scan.
+_TEACHERS = 1000
 
 
 class Teaching:
@@ -67,12 +69,12 @@ class Teaching:
             return replace(found, training=tuple(own(heads)), held_out=tuple(held), source=tuple(map(_bare, seen)))
         if system.sees == _UNPAIRED:
             heads, others = heads[::2], heads[1::2]
-            seen = scanner.scans(others, first=len(heads))
+            seen = scanner.scans(others, first=_TEACHERS)
             return replace(found, training=tuple(own(heads)), held_out=tuple(held), source=tuple(map(_bare, seen)))
         found = replace(found, training=tuple(own(heads)), held_out=tuple(held))
         if system.sees == _PAIRED:
-            seen = map(_bare, scanner.scans(heads, first=0))
-            found = replace(found, pairs=tuple(zip(seen, found.training, strict=True)))
+            given = map(_bare, scanner.scans(heads, first=_TEACHERS))
+            found = replace(found, pairs=tuple(zip(given, found.training, strict=True)))
         return found
 
 

@@ -17,8 +17,7 @@ _BINS, _LEAST = 48, 50
 def likeness(truth: NDArray[np.float32], scan: Picture, image: NDArray[np.float32]) -> dict[str, Any]:
     """PSNR, SSIM, anatomy and tissue contrast of one harmonized scan.
 
-    Peak of PSNR and SSIM is the truth's 99th percentile in the mask. ``truth_edges`` is what ``new_edges`` gives the
-    truth: seen from a source of another contrast, the truth has new edges too.
+    Peak of PSNR and SSIM is the truth's 99th percentile in the mask.
 
     Args:
         truth: Flow units, shape ``(X, Y, Z)``.
@@ -31,10 +30,13 @@ def likeness(truth: NDArray[np.float32], scan: Picture, image: NDArray[np.float3
         "psnr": psnr(truth, image, mask, data_range=reach),
         "ssim": ssim(truth, image, mask, data_range=reach),
         **anatomy(scan, image),
-        "truth_edges": 100 * new_edges(truth, scan.image, mask),
         "contrast": contrast(scan, image),
-        "truth_contrast": contrast(scan, truth),
     }
+
+
+def of_truth(truth: NDArray[np.float32], scan: Picture) -> dict[str, float]:
+    """The truth's own contrast, and its new edges: seen from a source of another contrast it has some too."""
+    return {"truth_edges": 100 * new_edges(truth, scan.image, scan.mask), "truth_contrast": contrast(scan, truth)}
 
 
 def anatomy(scan: Picture, image: NDArray[np.float32]) -> dict[str, float]:

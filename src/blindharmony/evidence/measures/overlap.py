@@ -25,8 +25,7 @@ def volume_error(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return 100 * (int(found.sum()) - size) / size if size else float("nan")
 
 
-def overlap(found: NDArray[np.bool_], labels: NDArray[np.uint8]) -> dict[str, float]:
-    """Dice and volume error of white matter; ``volume`` is the error's size, ``volume_signed`` with its sign (%)."""
-    truth = labels == WHITE
+def overlap(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
+    """Dice and volume error; ``volume`` is the error's size, ``volume_signed`` with its sign (%)."""
     signed = volume_error(found, truth)
     return {"dice": dice(found, truth), "volume": abs(signed), "volume_signed": signed}

@@ -26,7 +26,9 @@ def probe_hits(one: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.bool_], NDA
         centre, spread = x[rest].mean(0), x[rest].std(0) + 1e-9
         a, b = (x[rest] - centre) / spread, (x[i] - centre) / spread
         weight = np.where(y[rest] > 0, 0.5 / max((y[rest] > 0).sum(), 1), 0.5 / max((y[rest] < 0).sum(), 1))
-        slope = np.linalg.solve((a * weight[:, None]).T @ a + _RIDGE * np.eye(a.shape[1]), (a * weight[:, None]).T @ y[rest])
+        slope = np.linalg.solve(
+            (a * weight[:, None]).T @ a + _RIDGE * np.eye(a.shape[1]), (a * weight[:, None]).T @ y[rest]
+        )
         offset = -(weight * (a @ slope - y[rest])).sum()
         hit[i] = np.sign(b @ slope + offset) == y[i]
     return hit[: len(first)], hit[len(first) :]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.evidence.system import Material, Picture, Sees, System
+from blindharmony.evidence.system import Material, Picture, Say, Sees, System
 
 
 class Nothing(System):
@@ -36,24 +36,37 @@ class BiasOnly(System):
 class MinMax(System):
     r"""One straight line: darkest to darkest, brightest to brightest voxel of the brain.
 
-    .. math:: x = \bar Q(0) + (\bar Q(1) - \bar Q(0)) \frac{y - \min y}{\max y - \min y}
+    .. math:: x = \bar a + (\bar b - \bar a) \frac{y - \min y}{\max y - \min y}
 
-    with :math:`\bar Q` the target's mean quantile curve.
+    with :math:`\bar a` and :math:`\bar b` the mean minimum and maximum of the target's training scans.
     """
 
     name: ClassVar[str] = "min-max"
     sees: ClassVar[Sees] = "target scans"
 
+    def __init__(self) -> None:
+        self.ends: tuple[float, float] | None = None
+
+    def fit(self, material: Material, say: Say) -> None:
+        """Mean minimum and maximum of the training scans."""
+        if material.training:
+            low, high = np.mean([_ends(p) for p in material.training], 0).tolist()
+            self.ends = low, high
+
     def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
         """The scans on the target's range."""
-        low, high = material.target.mean_curve[[0, -1]]
-        return [inside(s, low + (high - low) * _share(s)) for s in scans]
+        curve = material.target.mean_curve
+        to_low, to_high = self.ends or (float(curve[0]), float(curve[-1]))
+        found = []
+        for scan in scans:
+            low, high = _ends(scan)
+            found.append(inside(scan, to_low + (to_high - to_low) * (scan.image - low) / max(high - low, 1e-9)))
+        return found
 
 
-def _share(scan: Picture) -> NDArray[np.float32]:
+def _ends(scan: Picture) -> tuple[float, float]:
     values = scan.image[scan.mask]
-    low, high = float(values.min()), float(values.max())
-    return (scan.image - low) / max(high - low, 1e-9)
+    return float(values.min()), float(values.max())
 
 
 def inside(scan: Picture, values: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ _MOST_HEADS = 3
 
 def amplitude(image: NDArray[np.floating]) -> NDArray[np.float32]:
     """Amplitudes of the spectrum (of the real transform: half of the last axis), float32."""
-    return np.abs(fft.rfftn(np.asarray(image, np.float32)))
+    return np.asarray(np.abs(fft.rfftn(np.asarray(image, np.float32))), np.float32)
 
 
 def spectrum_swap(image: NDArray[np.float32], reference: NDArray[np.float32], beta: float) -> NDArray[np.float32]:
