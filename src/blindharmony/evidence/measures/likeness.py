@@ -67,10 +67,11 @@ def curve_points(scan: Picture, images: Mapping[str, NDArray[np.float32]]) -> di
     """
     x = scan.plain[scan.mask]
     edges = np.linspace(0, float(np.quantile(x, 0.995)), _BINS + 1)
-    where = np.digitize(x, edges) - 1
-    kept = [b for b in range(_BINS) if np.count_nonzero(where == b) >= _LEAST]
+    order = np.argsort(x, kind="stable")
+    cuts = np.searchsorted(x[order], edges)
+    kept = [b for b in range(_BINS) if cuts[b + 1] - cuts[b] >= _LEAST]
     found = {"x": [round(float((edges[b] + edges[b + 1]) / 2), 4) for b in kept]}
     for name, image in images.items():
-        values = image[scan.mask]
-        found[name] = [round(float(np.median(values[where == b])), 4) for b in kept]
+        values = image[scan.mask][order]
+        found[name] = [round(float(np.median(values[cuts[b] : cuts[b + 1]])), 4) for b in kept]
     return found
