@@ -11,7 +11,7 @@ from blindharmony.evidence.run import Benchmark
 
 # Seconds on two cores: preparing a scan, putting it through a simulated scanner, measuring it in each leg.
 _PREPARE, _SCAN = 20.0, 2.0
-_MEASURE = {"simulated": 4.0, "real": 5.0, "segmentation": 12.0}
+_MEASURE = {"simulated": 1.2, "real": 1.5, "segmentation": 12.0}
 
 
 @dataclass(frozen=True)

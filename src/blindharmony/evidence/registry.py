@@ -75,12 +75,12 @@ _ENTRIES = (
     Entry("cyclegan", 15.0, costly=True, trained=True),
     Entry("style-gan", 15.0, costly=True, trained=True),
     Entry("target-unet", 15.0, costly=True, trained=True),
-    Entry("latent-published", 60.0, costly=True, made=Published),
-    Entry("latent", 60.0, costly=True, made=Latent),
-    Entry("curve-unrefined", 2.0, made=CurveUnrefined, ours=True),
+    Entry("latent-published", 110.0, costly=True, made=Published),
+    Entry("latent", 110.0, costly=True, made=Latent),
+    Entry("curve-unrefined", 3.0, made=CurveUnrefined, ours=True),
     Entry("curve", 9.0, made=Curve, ours=True),
-    Entry("group-unrefined", 3.0, made=GroupUnrefined, ours=True),
-    Entry("group", 10.0, made=Group, ours=True),
+    Entry("group-unrefined", 5.0, made=GroupUnrefined, ours=True),
+    Entry("group", 12.0, made=Group, ours=True),
 )
 
 ENTRIES: Mapping[str, Entry] = MappingProxyType({e.name: e for e in _ENTRIES})

@@ -66,18 +66,18 @@ class Teaching:
         heads, held = self.training, own(self.held_out)
         if source.kind == "real":
             seen = scans if of_source else ()
-            return replace(found, training=tuple(own(heads)), held_out=tuple(held), source=tuple(map(_bare, seen)))
+            return replace(found, training=_blind(own(heads)), held_out=_blind(held), source=_blind(seen))
         if system.sees == _UNPAIRED:
             heads, others = heads[::2], heads[1::2]
             seen = scanner.scans(others, first=_TEACHERS)
-            return replace(found, training=tuple(own(heads)), held_out=tuple(held), source=tuple(map(_bare, seen)))
-        found = replace(found, training=tuple(own(heads)), held_out=tuple(held))
+            return replace(found, training=_blind(own(heads)), held_out=_blind(held), source=_blind(seen))
+        found = replace(found, training=_blind(own(heads)), held_out=_blind(held))
         if system.sees == _PAIRED:
-            given = map(_bare, scanner.scans(heads, first=_TEACHERS))
+            given = _blind(scanner.scans(heads, first=_TEACHERS))
             found = replace(found, pairs=tuple(zip(given, found.training, strict=True)))
         return found
 
 
-def _bare(picture: Picture) -> Picture:
-    # Nobody learns from how a scan was prepared, and dozens of native scans are gigabytes.
-    return replace(picture, prepared=None, labels=None)
+def _blind(pictures: Sequence[Picture]) -> tuple[Picture, ...]:
+    # Nobody learns from how a scan was prepared, and dozens of native scans are gigabytes; tissues are the segmenter's.
+    return tuple(replace(p, prepared=None, labels=None) for p in pictures)
