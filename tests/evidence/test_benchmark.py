@@ -79,6 +79,10 @@ def cheap_measures(monkeypatch):
     """What takes seconds a scan and is tested elsewhere."""
     for name in ("ssim", "local_spearman", "new_edges"):
         monkeypatch.setattr(f"blindharmony.evidence.measures.likeness.{name}", lambda *a, **k: 0.5)
+    few = np.linspace(0, 1, 5)
+    monkeypatch.setattr(
+        "blindharmony.evidence.measures.site.features", lambda x, where: np.quantile(x[where][::50], few)
+    )
     found = Typicality(9.0, (9.0,) * 5, (0.0,) * 5)
     monkeypatch.setattr("blindharmony.evidence.measures.site.typicality", lambda *a: found)
 

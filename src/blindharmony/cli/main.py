@@ -23,6 +23,7 @@ examples:
   blindharmony assess study/                          how far is every scan from the target scanner?
   blindharmony train study/ --out mysite.safetensors  learn your own scanner from 20 of its scans
   blindharmony simulate --list                        make scans of other scanners, to test with
+  blindharmony benchmark --data data --out out --quick  measure all systems on your data
 
 exit codes: 0 done, 1 some scans failed, 2 wrong use, 66 no scan found, 70 internal error, 130 interrupted
 """

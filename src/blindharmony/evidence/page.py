@@ -12,7 +12,7 @@ from markupsafe import Markup
 from blindharmony.evidence.figures import curve_chart, scatter_chart, write_chart
 from blindharmony.evidence.pictures import picture_file
 from blindharmony.evidence.plan import LEGS, Plan
-from blindharmony.evidence.registry import BASELINE, ENTRIES
+from blindharmony.evidence.registry import BASELINE
 from blindharmony.evidence.results import AVERAGES, MAIN, Cell
 from blindharmony.evidence.wording import NOTES, TESTS, TITLES, cells_of, head_of, sources_of
 from blindharmony.image import write_text
@@ -20,6 +20,9 @@ from blindharmony.report.page import Section, Strip, render_page
 
 _LABELS = {"psnr": "PSNR [dB]", "tissue": "Tissue distance", "dice": "Dice"}
 _SHOWN = ("curve", "group")
+# The others' pictures are in the folder; so many brains below each other nobody compares.
+_PICTURED = ("source", BASELINE, "spectrum", "deepharmony", "cyclegan", "style-gan", "target-unet", "latent-published")
+_PICTURED += ("curve", "group", "truth")
 
 
 def write_page(plan: Plan, content: Mapping[str, Any], cells: Sequence[Cell]) -> Path:
@@ -94,7 +97,7 @@ def _curves(plan: Plan, cells: Sequence[Cell]) -> Section | None:
 def _pictures(plan: Plan) -> list[Section]:
     found = []
     for source in plan.sources():
-        files = {name: picture_file(plan.out, source.name, name) for name in ("source", *ENTRIES, "truth")}
+        files = {name: picture_file(plan.out, source.name, name) for name in _PICTURED}
         strips = [Strip(name, _uri(file)) for name, file in files.items() if file.exists()]
         if strips:
             found.append(Section(f"Before and after: {source.name}, first subject", strips=strips))

@@ -119,7 +119,7 @@ class Benchmark:
             for step in steps:
                 self._failed(step, row, error)
             return
-        if source.name in self.plan.costly_on:
+        if source.kind == "real" or source.name in self.plan.costly_on:
             truth = None if source.kind == "real" else scanned.heads[0]
             keep_picture(self.plan.out, source, entry.name, scanned.scans[0], images[0], truth)
         for step in steps:

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from blindharmony.evidence.system import Picture
 from blindharmony.report.metrics import local_spearman, new_edges, psnr, ssim, tissue_contrast
 
 _BINS, _LEAST = 48, 50
+# Farther than any of the filters reaches.
+_MARGIN = 8
 
 
 def likeness(truth: NDArray[np.float32], scan: Picture, image: NDArray[np.float32]) -> dict[str, Any]:
@@ -24,11 +27,11 @@ def likeness(truth: NDArray[np.float32], scan: Picture, image: NDArray[np.float3
         scan: What the system was given.
         image: What it made of it.
     """
-    mask = scan.mask
-    reach = float(np.quantile(truth[mask], 0.99))
+    reach = float(np.quantile(truth[scan.mask], 0.99))
+    true, made, mask = _boxed(scan.mask, truth, image)
     return {
-        "psnr": psnr(truth, image, mask, data_range=reach),
-        "ssim": ssim(truth, image, mask, data_range=reach),
+        "psnr": psnr(true, made, mask, data_range=reach),
+        "ssim": ssim(true, made, mask, data_range=reach),
         **anatomy(scan, image),
         "contrast": contrast(scan, image),
     }
@@ -36,15 +39,24 @@ def likeness(truth: NDArray[np.float32], scan: Picture, image: NDArray[np.float3
 
 def of_truth(truth: NDArray[np.float32], scan: Picture) -> dict[str, float]:
     """The truth's own contrast, and its new edges: seen from a source of another contrast it has some too."""
-    return {"truth_edges": 100 * new_edges(truth, scan.image, scan.mask), "truth_contrast": contrast(scan, truth)}
+    before, after, mask = _boxed(scan.mask, scan.image, truth)
+    return {"truth_edges": 100 * new_edges(after, before, mask), "truth_contrast": contrast(scan, truth)}
+
+
+def _boxed(
+    mask: NDArray[np.bool_], one: NDArray[np.float32], other: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    # Half of the template grid is air, and filters take as long there as in the brain.
+    bounds = ndimage.find_objects(mask.astype(np.uint8))[0]
+    spans = zip(bounds, mask.shape, strict=True)
+    box = tuple(slice(max(s.start - _MARGIN, 0), min(s.stop + _MARGIN, n)) for s, n in spans)
+    return one[box], other[box], mask[box]
 
 
 def anatomy(scan: Picture, image: NDArray[np.float32]) -> dict[str, float]:
     """Whether the anatomy was kept: order of intensities in cubes of 9 mm (-1…1), new edges (%)."""
-    return {
-        "order": local_spearman(scan.image, image, scan.mask),
-        "edges": 100 * new_edges(image, scan.image, scan.mask),
-    }
+    before, after, mask = _boxed(scan.mask, scan.image, image)
+    return {"order": local_spearman(before, after, mask), "edges": 100 * new_edges(after, before, mask)}
 
 
 def contrast(scan: Picture, image: NDArray[np.float32]) -> float:
@@ -67,10 +79,11 @@ def curve_points(scan: Picture, images: Mapping[str, NDArray[np.float32]]) -> di
     """
     x = scan.plain[scan.mask]
     edges = np.linspace(0, float(np.quantile(x, 0.995)), _BINS + 1)
-    where = np.digitize(x, edges) - 1
-    kept = [b for b in range(_BINS) if np.count_nonzero(where == b) >= _LEAST]
+    order = np.argsort(x, kind="stable")
+    cuts = np.searchsorted(x[order], edges)
+    kept = [b for b in range(_BINS) if cuts[b + 1] - cuts[b] >= _LEAST]
     found = {"x": [round(float((edges[b] + edges[b + 1]) / 2), 4) for b in kept]}
     for name, image in images.items():
-        values = image[scan.mask]
-        found[name] = [round(float(np.median(values[where == b])), 4) for b in kept]
+        values = image[scan.mask][order]
+        found[name] = [round(float(np.median(values[cuts[b] : cuts[b + 1]])), 4) for b in kept]
     return found
