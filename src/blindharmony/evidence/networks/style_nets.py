@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blindharmony.evidence.networks.slices import centred
+
 #: Numbers of a style.
 STYLE = 16
 _WIDTHS, _SLOPE = (8, 24, 48), 0.2
@@ -56,7 +58,7 @@ class Generator(nn.Module):
         """The image in the style; one style may serve all slices."""
         style = style.expand(len(image), -1)
         masks = [mask, F.max_pool2d(mask, 2), F.max_pool2d(mask, 4)]
-        found = [_bent(self.enter(torch.cat([image, mask], 1)))]
+        found = [_bent(self.enter(torch.cat([centred(image), mask], 1)))]
         for layer in self.down:
             found.append(_bent(layer(found[-1])))
         h = found[2]
@@ -85,7 +87,7 @@ class StyleEncoder(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor, scanner: int) -> Tensor:
         """The style of each slice, taken for one of the scanner."""
-        h = torch.cat([image, mask], 1)
+        h = torch.cat([centred(image), mask], 1)
         for layer in self.layers:
             h = _bent(layer(h))
         inside = F.max_pool2d(mask, 8)
