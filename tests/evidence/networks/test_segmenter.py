@@ -11,7 +11,7 @@ from blindharmony.evidence.networks.segmenter import Segmenter
 
 
 def test_finds_tissues_that_it_was_shown(material, truths):
-    segmenter = Segmenter(steps=60, device="cpu")
+    segmenter = Segmenter(steps=30, device="cpu")
     segmenter.fit(material.training, material.held_out, material.folder, 0.0, 0, lambda stage, share: None)
     head = truths[0]
     found = segmenter.labels(head.image, head.mask)
@@ -20,7 +20,7 @@ def test_finds_tissues_that_it_was_shown(material, truths):
     assert not found[~head.mask].any()
     white = found == 3, head.labels == 3
     assert 2 * (white[0] & white[1]).sum() / (white[0].sum() + white[1].sum()) > 0.7
-    again = Segmenter(steps=60, device="cpu")
+    again = Segmenter(steps=30, device="cpu")
     again.fit(material.training, material.held_out, material.folder, 0.0, 0, lambda stage, share: pytest.fail("again"))
     np.testing.assert_array_equal(again.labels(head.image, head.mask), found)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from blindharmony.evidence.networks.learner import Learner
 from blindharmony.evidence.networks.parts import critic, least_squares, unet
+from blindharmony.evidence.networks.slices import centred
 from blindharmony.evidence.networks.unpaired import Buffer, Domain, away, judged
 
 _RATE, _BATCH, _CYCLE, _IDENTITY = 1e-3, 2, 10.0, 5.0
@@ -35,7 +36,7 @@ class Translator(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """The corrected image."""
-        change: Tensor = self.correction(torch.cat([image, mask], 1))
+        change: Tensor = self.correction(torch.cat([centred(image), mask], 1))
         return mask * (image + change)
 
 

@@ -116,9 +116,11 @@ def _learn(learner: Learner, folder: Path, plan: Mapping[str, Any], limits: Limi
 
 def _set_rate(learner: Learner, step: int, share: float) -> None:
     cosine = _LEAST + (1 - _LEAST) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    # Thirty steps, but no more than a tenth of a short training.
+    rise = min(1.0, max((step + 1) / _WARMUP, 10 * share))
     for optimiser in learner.optimisers.values():
         for group in optimiser.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * min(1.0, (step + 1) / _WARMUP) * cosine
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * rise * cosine
 
 
 def _average(mean: dict[str, Tensor], now: Mapping[str, Tensor], step: int) -> None:

@@ -17,7 +17,18 @@ from torch import Tensor, nn
 
 from blindharmony.evidence.networks.learner import Learner
 from blindharmony.evidence.networks.parts import unet
-from blindharmony.evidence.networks.slices import AXES, REACH, Mask, Spot, Volume, cut, draw, orientation, patch_side
+from blindharmony.evidence.networks.slices import (
+    AXES,
+    REACH,
+    Mask,
+    Spot,
+    Volume,
+    centred,
+    cut,
+    draw,
+    orientation,
+    patch_side,
+)
 from blindharmony.evidence.networks.whole import through
 
 #: Slices from below to above.
@@ -39,7 +50,7 @@ class SliceRegression(nn.Module):
     def forward(self, x: Tensor, axes: Tensor) -> Tensor:
         """Corrected slices, zero outside the mask."""
         inside = x[:, -1:]
-        change: Tensor = self.correction(torch.cat([x, orientation(axes, x)], 1))
+        change: Tensor = self.correction(torch.cat([centred(x[:, :-1]), inside, orientation(axes, x)], 1))
         return inside * (x[:, REACH : REACH + 1] + change)
 
 

@@ -18,7 +18,18 @@ from blindharmony.errors import UsageError
 from blindharmony.evidence.networks.learner import Learner
 from blindharmony.evidence.networks.loop import Limits, train
 from blindharmony.evidence.networks.parts import overlap_and_entropy, unet
-from blindharmony.evidence.networks.slices import AXES, REACH, Mask, Volume, cropped, cut, draw, orientation, patch_side
+from blindharmony.evidence.networks.slices import (
+    AXES,
+    REACH,
+    Mask,
+    Volume,
+    centred,
+    cropped,
+    cut,
+    draw,
+    orientation,
+    patch_side,
+)
 from blindharmony.evidence.networks.trained import digest
 from blindharmony.evidence.networks.whole import through
 from blindharmony.evidence.system import Picture, Say
@@ -144,7 +155,7 @@ class _Tissues(Learner):
 
 
 def _logits(net: nn.Module, x: Tensor, axes: Tensor) -> Tensor:
-    made: Tensor = net(torch.cat([x, orientation(axes, x)], 1))
+    made: Tensor = net(torch.cat([centred(x[:, :-1]), x[:, -1:], orientation(axes, x)], 1))
     return made
 
 

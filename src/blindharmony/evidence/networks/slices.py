@@ -21,7 +21,7 @@ REACH = 1
 #: Side of a training patch, voxels.
 PATCH = 96
 AXES = (0, 1, 2)
-_LEAST_BRAIN = 0.05
+_LEAST_BRAIN, _SPREAD = 0.05, 3.0
 
 
 class Spot(NamedTuple):
@@ -93,3 +93,16 @@ def orientation(axes: Tensor, like: Tensor) -> Tensor:
     """
     turned = torch.nn.functional.one_hot(axes, len(AXES)).to(like.dtype)
     return turned[:, :, None, None].expand(-1, -1, *like.shape[2:])
+
+
+def centred(slices: Tensor) -> Tensor:
+    """Intensities as networks see them: tissue around 0 with a spread of about 1, background 0.
+
+    Flow units are around 1 with a spread of a third. Seen like that, a discriminator needs ten times as long to notice
+    another contrast.
+
+    Example:
+        >>> centred(torch.tensor([0.0, 1.0, 1.5])).tolist()
+        [0.0, 0.0, 1.5]
+    """
+    return _SPREAD * (slices - (slices > 0).to(slices.dtype))

@@ -23,7 +23,7 @@ from blindharmony.evidence.networks.style_nets import Generator, StyleEncoder
 from blindharmony.evidence.networks.unpaired import Domain, Patches, away, judged
 
 _RATE, _BATCH, _CYCLE, _IDENTITY, _STYLE = 1e-3, 2, 10.0, 5.0, 1.0
-_REFERENCES = 32
+_REFERENCES, _TARGET = 32, 1
 
 
 class StyleLearner(Learner):
@@ -54,11 +54,11 @@ class StyleLearner(Learner):
         sums = np.zeros(3)
         made = []
         for k, x in enumerate(both):
-            own, wanted = self._encoder(*x), self._encoder(*both[1 - k])
+            own, wanted = self._encoder(*x, k), self._encoder(*both[1 - k], 1 - k)
             new = self.generator(*x, wanted)
             made.append(new)
             fooled = self._says(1 - k, new, x.mask, real=True, critic_learns=False)
-            style = (self._encoder(new, x.mask) - wanted.detach()).abs().mean()
+            style = (self._encoder(new, x.mask, 1 - k) - wanted.detach()).abs().mean()
             back, same = away(self.generator(new, x.mask, own), x), away(self.generator(*x, own), x)
             whole = whole + fooled + _STYLE * style + _CYCLE * back + _IDENTITY * same
             sums += [back.item(), fooled.item(), style.item()]
@@ -74,12 +74,12 @@ class StyleLearner(Learner):
     def reference_style(self) -> Tensor:
         """The style of the target scan that is nearest to the mean style of all, ``(1, 16)``."""
         with torch.no_grad():
-            styles = torch.stack([self._encoder(*p).mean(0) for p in self._references()])
+            styles = torch.stack([self._encoder(*p, _TARGET).mean(0) for p in self._references()])
         away = (styles - styles.mean(0)).norm(dim=1)
         return styles[int(away.argmin())][None]
 
     def _references(self) -> list[Patches]:
-        target = self._domains[1]
+        target = self._domains[_TARGET]
         return [target.patches(np.random.default_rng(k), _REFERENCES, self._side, scan=k) for k in range(len(target))]
 
     def _says(self, domain: int, image: Tensor, mask: Tensor, *, real: bool, critic_learns: bool) -> Tensor:

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blindharmony.evidence.networks.slices import centred
+
 #: Numbers of a style.
 STYLE = 16
-_WIDTHS, _SLOPE = (16, 32, 64), 0.2
+_WIDTHS, _SLOPE = (8, 24, 48), 0.2
 
 
 class AdaptiveNorm(nn.Module):
@@ -56,7 +58,7 @@ class Generator(nn.Module):
         """The image in the style; one style may serve all slices."""
         style = style.expand(len(image), -1)
         masks = [mask, F.max_pool2d(mask, 2), F.max_pool2d(mask, 4)]
-        found = [_bent(self.enter(torch.cat([image, mask], 1)))]
+        found = [_bent(self.enter(torch.cat([centred(image), mask], 1)))]
         for layer in self.down:
             found.append(_bent(layer(found[-1])))
         h = found[2]
@@ -70,22 +72,27 @@ class Generator(nn.Module):
 
 
 class StyleEncoder(nn.Module):
-    """Image and mask to the style, ``(B, 16)``: means of features inside the mask."""
+    """Image and mask to the style, ``(B, 16)``: means of features inside the mask.
+
+    Either scanner has an output of its own, as in StarGAN v2, and a style has mean 0 and spread 1: the loss that asks
+    for the same style back would otherwise be happiest with no style at all.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         a, b, c = _WIDTHS
-        self.layers = nn.ModuleList([_convolution(2, a), _convolution(a, b, stride=2), _convolution(b, c, stride=2)])
-        self.code = nn.Linear(c, STYLE)
+        inputs = ((2, a), (a, b), (b, c))
+        self.layers = nn.ModuleList(_convolution(*pair, stride=2) for pair in inputs)
+        self.codes = nn.ModuleList([nn.Linear(c, STYLE), nn.Linear(c, STYLE)])
 
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """The style of each slice."""
-        h = torch.cat([image, mask], 1)
+    def forward(self, image: Tensor, mask: Tensor, scanner: int) -> Tensor:
+        """The style of each slice, taken for one of the scanner."""
+        h = torch.cat([centred(image), mask], 1)
         for layer in self.layers:
             h = _bent(layer(h))
-        inside = F.max_pool2d(mask, 4)
-        code: Tensor = self.code((h * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1))
-        return code
+        inside = F.max_pool2d(mask, 8)
+        means = (h * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
+        return F.layer_norm(self.codes[scanner](means), (STYLE,))
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

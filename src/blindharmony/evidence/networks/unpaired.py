@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blindharmony.errors import UsageError
-from blindharmony.evidence.networks.slices import REACH, Mask, Volume, cropped, cut, draw, patch_side
+from blindharmony.evidence.networks.slices import REACH, Mask, Volume, centred, cropped, cut, draw, patch_side
 from blindharmony.evidence.networks.whole import through
 from blindharmony.evidence.system import Material, Picture
 
@@ -92,7 +92,7 @@ class Buffer:
 
 def judged(critic: nn.Module, image: Tensor, mask: Tensor) -> Tensor:
     """What a discriminator says of patches: image and mask in, one number for each place out."""
-    found: Tensor = critic(torch.cat([image, mask], 1))[-1]
+    found: Tensor = critic(torch.cat([centred(image), mask], 1))[-1]
     return found
 
 
