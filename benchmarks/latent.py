@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from simulated import sources
 
+from blindharmony.evidence.heads import heads_of
+from blindharmony.evidence.scanners import Scanner
 from blindharmony.flow import MultiScaleFlow
 from blindharmony.flow.presets import published_2d
 from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
 from blindharmony.harmonization.methods import estimate
 from blindharmony.report.metrics import psnr
 from blindharmony.target import load_target
-from heads import heads_of
 
 TUNED = LatentSettings()
 ONE_TURN = LatentSettings.published().model_copy(update={"iterations": 1})
@@ -49,7 +49,8 @@ def main():
     arguments = parser.parse_args()
     target = load_target(arguments.target)
     heads = heads_of(arguments.study, arguments.subjects, arguments.work, target.info.recipe)
-    seen = [s for _, s, _ in sources(heads, arguments.domain, target.info.recipe)]
+    scanner = Scanner.set_for(heads, arguments.domain, target.info.recipe)
+    seen = [p.image for p in scanner.scans(heads)]
     rows = {}
 
     def measure(name, how):

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rivals import matched, nyul, pooled
-from simulated import sources
 
+from blindharmony.evidence.heads import heads_of
+from blindharmony.evidence.scanners import Scanner
+from blindharmony.evidence.systems.matching import matched, pooled
+from blindharmony.evidence.systems.normalised import nyul
 from blindharmony.harmonization.methods import estimate
 from blindharmony.harmonization.scanner import fit_scanner
 from blindharmony.harmonization.summary import summarize
@@ -27,7 +29,6 @@ from blindharmony.report.metrics import psnr
 from blindharmony.target import Target, TargetInfo
 from blindharmony.training.head import half_resolution
 from blindharmony.training.people_fit import fit_people
-from heads import heads_of
 
 RANKS = (np.arange(512) + 0.5) / 512
 
@@ -47,7 +48,7 @@ def curves_target(heads) -> Target:
 
 def old_heads(heads, target, recipe):
     """Method → PSNR of each head."""
-    seen = [s for _, s, _ in sources(heads, "gamma1.5", recipe)]
+    seen = [p.image for p in Scanner.set_for(heads, "gamma1.5", recipe).scans(heads)]
     pairs = [(x, h.mask) for x, h in zip(seen, heads, strict=True)]
     model = fit_scanner([summarize(x, m, target) for x, m in pairs], target)
     images = {

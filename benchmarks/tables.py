@@ -21,8 +21,9 @@ _HEAD = """# Harmonization, measured
 
 Made by `python benchmarks/tables.py docs/` from the files beside it; nothing here is typed by hand. Targets were
 trained on training subjects only; all figures are of test subjects. PSNR in dB inside the brain, against the prepared
-scan, data range its 99th percentile; mean over subjects / worst subject. What the rows mean and how they were made
-stands at the top of each script.
+scan, data range its 99th percentile; mean over subjects / worst subject. Recorded before
+`blindharmony benchmark` took the place of the scripts for simulated and real scanners; its own, with more systems, is
+[measured_evidence.md](measured_evidence.md).
 """
 
 

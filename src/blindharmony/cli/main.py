@@ -6,7 +6,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from blindharmony.cli import assess, bids, demo, export, harmonize, info, rerun, sample, serve, simulate, train, view
+from blindharmony.cli import (
+    assess,
+    benchmark,
+    bids,
+    demo,
+    export,
+    harmonize,
+    info,
+    rerun,
+    sample,
+    serve,
+    simulate,
+    train,
+    view,
+)
 from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError
 from blindharmony.version import VERSION
@@ -24,6 +38,7 @@ examples:
   blindharmony assess study/                          how far is every scan from the target scanner?
   blindharmony train study/ --out mysite.safetensors  learn your own scanner from 20 of its scans
   blindharmony simulate --list                        make scans of other scanners, to test with
+  blindharmony benchmark --data data --out out --quick  measure all systems on your data
 
 exit codes: 0 done, 1 some scans failed, 2 wrong use, 66 no scan found, 70 internal error, 130 interrupted
 """
@@ -40,7 +55,21 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"blindharmony {VERSION}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (harmonize, bids, view, serve, assess, train, sample, info, export, simulate, rerun, demo):
+    for module in (
+        harmonize,
+        bids,
+        view,
+        serve,
+        assess,
+        train,
+        sample,
+        info,
+        export,
+        simulate,
+        benchmark,
+        rerun,
+        demo,
+    ):
         module.add_parser(verbs)
     return top
 

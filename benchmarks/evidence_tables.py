@@ -1,0 +1,29 @@
+"""docs/measured_evidence.md, made from the results.json of benchmarks that were kept beside it.
+
+python benchmarks/evidence_tables.py docs/
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from blindharmony.evidence.markdown import document
+
+_HEAD = """# Evidence, measured
+
+Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence_*.json` beside it, each the
+`results.json` of one `blindharmony benchmark`; nothing here is typed by hand. What the legs and the systems are:
+[evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects."""
+
+
+def main():
+    folder = Path(sys.argv[1])
+    files = sorted(folder.glob("measured_evidence_*.json"))
+    parts = [_HEAD, *(document(json.loads(file.read_text())) for file in files)]
+    (folder / "measured_evidence.md").write_text("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What is to be run: source scanners, systems, legs, and who teaches them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from blindharmony.errors import UsageError
+from blindharmony.evidence.heads import Files
+from blindharmony.evidence.registry import Entry
+from blindharmony.evidence.scanners import SIMULATED, needs_labels
+from blindharmony.evidence.splits import Split
+from blindharmony.target import Target
+
+LEGS = ("simulated", "real", "segmentation")
+#: Where networks are trained and the published iteration runs, if nothing else is asked for.
+COSTLY_ON = ("gamma1.5", "tissue", "all", "ixi")
+QUICK_DOMAINS, QUICK_SUBJECTS, QUICK_TEACHERS = ("gamma1.5", "tissue"), 2, 5
+#: What a quick run segments, and what it leaves out altogether.
+QUICK_SEGMENTED = ("nothing", "n4-match", "deepharmony", "cyclegan", "curve", "group")
+QUICK_LEFT_OUT = ("latent",)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source scanner.
+
+    Attributes:
+        kind: ``simulated`` or ``real``.
+        name: Domain or set.
+    """
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A benchmark.
+
+    Attributes:
+        out: Output folder.
+        heads: Folder of prepared scans.
+        target: Model.
+        target_set: Name of the set whose scanner it is.
+        splits: All sets.
+        domains: Simulated scanners.
+        source_sets: Real ones.
+        systems: Rows.
+        legs: Of ``LEGS``.
+        costly_on: Sources for which costly systems run.
+        minutes: Training time of each network.
+        seed: Of everything random.
+        quick: Two subjects, few sources.
+        segmenter: External command; the included network if empty.
+        white: Its labels of white matter.
+    """
+
+    out: Path
+    heads: Path
+    target: Target
+    target_set: str
+    splits: dict[str, Split]
+    domains: tuple[str, ...]
+    source_sets: tuple[str, ...]
+    systems: tuple[Entry, ...]
+    legs: tuple[str, ...] = LEGS
+    costly_on: tuple[str, ...] = COSTLY_ON
+    minutes: float = 10.0
+    seed: int = 0
+    quick: bool = False
+    segmenter: str = ""
+    white: tuple[int, ...] = (3,)
+
+    @property
+    def split(self) -> Split:
+        """The target's own subjects."""
+        return self.splits[self.target_set]
+
+    def tested(self, name: str) -> tuple[str, ...]:
+        """Test subjects of a set."""
+        return self.splits[name].test[: QUICK_SUBJECTS if self.quick else None]
+
+    def teachers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Training and held-out subjects of the target's set."""
+        train, held = self.split.learners
+        return (train[:QUICK_TEACHERS], held[:1]) if self.quick else (train, held)
+
+    def labelled(self, name: str) -> bool:
+        """Whether all test scans of a set have manual tissues."""
+        split = self.splits[name]
+        return all(Files.of(split.folder, s).labels for s in self.tested(name))
+
+    def sources(self) -> tuple[Source, ...]:
+        """Simulated scanners, then real ones; those on which nothing would be measured are left out."""
+        labelled = self.labelled(self.target_set)
+        simulated = (Source("simulated", d) for d in self.domains if labelled or not needs_labels(d))
+        real = (Source("real", s) for s in self.source_sets)
+        return tuple(s for s in (*simulated, *real) if self.legs_of(s))
+
+    def set_of(self, source: Source) -> str:
+        """Whose test scans are harmonized: the target's own through a simulated scanner, or a real source's."""
+        return source.name if source.kind == "real" else self.target_set
+
+    def legs_of(self, source: Source) -> tuple[str, ...]:
+        """What is measured on a source."""
+        wanted = (source.kind, *(("segmentation",) if self.labelled(self.set_of(source)) else ()))
+        return tuple(leg for leg in LEGS if leg in self.legs and leg in wanted)
+
+    def scans_of(self, entry: Entry, leg: str, source: Source) -> int:
+        """How many test scans a step takes: in a quick run, what is slow takes the first only."""
+        slow = (entry.costly and not entry.trained) or leg == "segmentation"
+        return 1 if self.quick and slow else len(self.tested(self.set_of(source)))
+
+    def measured(self, entry: Entry, source: Source) -> tuple[str, ...]:
+        """The legs of one system on one source."""
+        segmented = not self.quick or entry.name in QUICK_SEGMENTED
+        return tuple(leg for leg in self.legs_of(source) if leg != "segmentation" or segmented)
+
+    def systems_on(self, source: Source) -> tuple[Entry, ...]:
+        """Costly systems run only where they are asked to, and paired ones only where there can be pairs."""
+        possible = (e for e in self.systems if not (e.paired and source.kind == "real"))
+        return tuple(e for e in possible if not e.costly or source.name in self.costly_on)
+
+    def check(self) -> None:
+        """Refuse what cannot be carried out.
+
+        Raises:
+            UsageError: If a domain or set is unknown, or nobody of the target's set may teach.
+        """
+        for domain in self.domains:
+            if domain not in SIMULATED:
+                raise UsageError(f"there is no domain '{domain}'", remedy=f"choose of {', '.join(SIMULATED)}")
+        for name in (self.target_set, *self.source_sets):
+            if name not in self.splits:
+                raise UsageError(f"there is no set '{name}'", remedy=f"choose of {', '.join(self.splits)}")
+        if not self.split.train:
+            raise UsageError(f"'{self.target_set}' has no training subjects", remedy="choose another --target-set")

@@ -1,0 +1,94 @@
+"""Blind harmonization: this package's methods, one scan at a time and in a group, and BlindHarmony as published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.evidence.heads import inside_of
+from blindharmony.evidence.system import Material, Picture, Sees, System
+from blindharmony.group import in_two_rounds, needs_second_round
+from blindharmony.harmonization.correction import corrected
+from blindharmony.harmonization.methods import estimate
+from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
+from blindharmony.harmonization.summary import summarize
+from blindharmony.target import Target
+
+
+class Curve(System):
+    """The default: the predicted person's curve, bias field found again in the target's contrast, refinement."""
+
+    name: ClassVar[str] = "curve"
+    sees: ClassVar[Sees] = "target scans"
+    refine: ClassVar[bool] = True
+
+    def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
+        """As ``blindharmony harmonize`` does."""
+        return [self._one(s, material.target, None) for s in scans]
+
+    def _one(self, scan: Picture, target: Target, scanner: ScannerModel | None) -> NDArray[np.float32]:
+        image, left = _second_round(scan, target, scanner)
+        return estimate("curve", image, scan.mask, target, scanner=left, refine=self.refine).image
+
+
+class CurveUnrefined(Curve):
+    """The default without refinement."""
+
+    name: ClassVar[str] = "curve-unrefined"
+    refine: ClassVar[bool] = False
+
+
+class Group(Curve):
+    """All scans of the scanner share one curve; refinement."""
+
+    name: ClassVar[str] = "group"
+    together: ClassVar[bool] = True
+
+    def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
+        """As ``blindharmony harmonize --group`` does."""
+        target = material.target
+        model = fit_scanner([summarize(s.image, s.mask, target) for s in scans], target)
+        if needs_second_round(model, target) and all(s.prepared for s in scans):
+            first = replace(model, then=model)
+            again = [_second_round(s, target, first)[0] for s in scans]
+            pairs = zip(again, scans, strict=True)
+            model = in_two_rounds(model, [summarize(x, s.mask, target) for x, s in pairs], target)
+        return [self._one(s, target, model) for s in scans]
+
+
+class GroupUnrefined(Group):
+    """The group's curve without refinement."""
+
+    name: ClassVar[str] = "group-unrefined"
+    refine: ClassVar[bool] = False
+
+
+class Published(System):
+    """BlindHarmony (ICCV 2023) as published, with the released program's settings."""
+
+    name: ClassVar[str] = "latent-published"
+    sees: ClassVar[Sees] = "target scans"
+
+    def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
+        """Slice by slice."""
+        return [estimate(self.name, s.image, s.mask, material.target, seed=material.seed).image for s in scans]
+
+
+class Latent(Published):
+    """The published iteration with settings tuned on held-out target scans."""
+
+    name: ClassVar[str] = "latent"
+
+
+def _second_round(
+    scan: Picture, target: Target, scanner: ScannerModel | None
+) -> tuple[NDArray[np.float32], ScannerModel | None]:
+    """The scan with its bias field found again, where there is a scan as it came, and what is left of the curve."""
+    if scan.prepared is None:
+        return scan.image, scanner
+    prepared, left = corrected(scan.prepared, target, scanner)
+    return inside_of(prepared.scan), left
