@@ -21,8 +21,21 @@ from blindharmony.report.page import Section, Strip, render_page
 _LABELS = {"psnr": "PSNR [dB]", "tissue": "Tissue distance", "dice": "Dice"}
 _SHOWN = ("curve", "group")
 # The others' pictures are in the folder; so many brains below each other nobody compares.
-_PICTURED = ("source", BASELINE, "spectrum", "deepharmony", "cyclegan", "style-gan", "target-unet", "latent-published")
-_PICTURED += ("curve", "group", "truth")
+_PICTURED = (
+    "source",
+    *(
+        BASELINE,
+        "spectrum",
+        "deepharmony",
+        "cyclegan",
+        "style-gan",
+        "target-unet",
+        "latent-published",
+        "curve",
+        "group",
+    ),
+    "truth",
+)
 
 
 def write_page(plan: Plan, content: Mapping[str, Any], cells: Sequence[Cell]) -> Path:
