@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from blindharmony.evidence.networks.style_learner import StyleLearner
 from blindharmony.evidence.networks.trained import Trained
@@ -26,6 +27,7 @@ class StyleTransfer(Trained):
 
     name: ClassVar[str] = "style-gan"
     sees: ClassVar[Sees] = "target and source scans, unpaired"
+    _style: Tensor | None = None
 
     def learner(self, material: Material) -> StyleLearner:
         """Generator, style encoder, discriminator, and the scans of both scanners.
@@ -33,9 +35,12 @@ class StyleTransfer(Trained):
         Raises:
             UsageError: If there are no scans of one of them.
         """
+        self._style = None
         return StyleLearner(*both_domains(material, self.device, self.name), self.device)
 
     def apply(self, learner: StyleLearner, scan: Picture, material: Material) -> NDArray[np.float32]:
         """Every slice in the style of the reference."""
         image = np.where(scan.mask, scan.image, 0).astype(np.float32)
-        return axial(image, scan.mask, learner.generator, self.device, learner.reference_style())
+        if self._style is None:
+            self._style = learner.reference_style()
+        return axial(image, scan.mask, learner.generator, self.device, self._style)
