@@ -13,7 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 
 # Pages with a place of their own in the list, if they are there.
-_HOW_TO = {"serve.md": "Work without a terminal", "evidence.md": "Compare it with other methods"}
+_HOW_TO = {
+    "serve.md": "Work without a terminal",
+    "evidence.md": "Compare it with other methods",
+    "trained_rivals.md": "The trained methods it is compared with",
+}
 
 
 def on_config(config):

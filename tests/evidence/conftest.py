@@ -5,6 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from blindharmony.evidence.heads import Files
 from blindharmony.evidence.system import Material, Picture
@@ -69,4 +70,6 @@ def _store(root: Path, name: str, subject: str, head: Picture, index: int) -> No
         content |= {"labels": head.labels, "raw_labels": head.labels}
     key = Files.of(root / name, subject).key(RECIPE)
     (root / "heads").mkdir(exist_ok=True)
-    np.savez(root / "heads" / f"{name}_{subject}_{key}.npz", **content)
+    save_file(
+        {k: np.ascontiguousarray(v) for k, v in content.items()}, root / "heads" / f"{name}_{subject}_{key}.safetensors"
+    )

@@ -67,5 +67,5 @@ def _missing(plan: Plan) -> int:
         folder = plan.splits[name].folder
         for subject in (*subjects, *((*teachers, *held) if name == plan.target_set else ())):
             key = Files.of(folder, subject).key(recipe)
-            total += not (plan.heads / f"{folder.name}_{subject}_{key}.npz").exists()
+            total += not (plan.heads / f"{folder.name}_{subject}_{key}.safetensors").exists()
     return total

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from blindharmony.errors import BlindHarmonyError, InputError
 from blindharmony.evidence.system import Say
-from blindharmony.image import atomic_path, file_sha256, find_scans, read_volume
+from blindharmony.image import file_sha256, find_scans, read_volume, write_bytes
 from blindharmony.prep.grid import sample, voxel_map
 from blindharmony.prep.orient import Orient
 from blindharmony.prep.recipe import Done, Prepared, PrepRecipe, prepare
@@ -97,7 +99,7 @@ def heads_of(
     found = []
     for index, subject in enumerate(subjects):
         files = Files.of(study, subject)
-        kept = folder / f"{study.name}_{subject}_{files.key(used)}.npz"
+        kept = folder / f"{study.name}_{subject}_{files.key(used)}.safetensors"
         if not kept.exists():
             if say:
                 say(f"preparing {study.name} {subject}", index / len(subjects))
@@ -105,20 +107,19 @@ def heads_of(
                 content = _prepared(files, used)
             except BlindHarmonyError as error:
                 raise type(error)(error.what, remedy=error.remedy, path=error.path or files.scan) from error
-            with atomic_path(kept, overwrite=True) as temporary, temporary.open("wb") as file:
-                np.savez(file, **content)
+            write_bytes(kept, save({k: np.ascontiguousarray(v) for k, v in content.items()}), overwrite=True)
         found.append(_read(kept, subject))
     return found
 
 
 def _read(file: Path, subject: str) -> Head:
     try:
-        with np.load(file) as kept:
-            raw = Scan(kept["raw"], kept["affine"], kept["raw_mask"])
-            labels, raw_labels = (kept.get(k) for k in ("labels", "raw_labels"))
-            gain = float(kept["gain"])
-            return Head(subject, kept["image"], kept["mask"], labels, raw, raw_labels, kept["matrix"], gain)
-    except (ValueError, KeyError, EOFError) as error:
+        kept = load_file(file)
+        raw = Scan(kept["raw"], kept["affine"], kept["raw_mask"])
+        labels, raw_labels = (kept.get(k) for k in ("labels", "raw_labels"))
+        gain = kept["gain"].item()
+        return Head(subject, kept["image"], kept["mask"], labels, raw, raw_labels, kept["matrix"], gain)
+    except (SafetensorError, KeyError) as error:
         raise InputError("this is no prepared scan", remedy="remove it and run again", path=file) from error
 
 

@@ -33,7 +33,7 @@ from blindharmony.training.team import Compute
 _RANKS = 512
 _LEAST = 5
 _FLOW_SHARE = 2 / 3
-_CHANGES = np.linspace(-0.15, 0.15, 3)
+_CHANGES = np.linspace(-0.1, 0.1, 5)
 _FAMILIES = ("gain", "gamma", "bias left-right", "bias back-front", "bias down-up")
 
 
