@@ -24,6 +24,10 @@ trained on training subjects only; all figures are of test subjects. PSNR in dB 
 scan, data range its 99th percentile; mean over subjects / worst subject. Recorded before
 `blindharmony benchmark` took the place of the scripts for simulated and real scanners; its own, with more systems, is
 [measured_evidence.md](measured_evidence.md).
+
+**All but "People left out" was recorded with targets of format 2**, which let all versions of a head speak for every
+scan. What format 3 changes on test scans is in the last rows of
+[roads not taken](concepts/harmonization.md#roads-not-taken).
 """
 
 
