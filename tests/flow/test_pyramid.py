@@ -298,3 +298,17 @@ class TestSample:
         flow, mask = small_pyramid(), random_mask((1, 1, 8, 4, 4))
         x = flow.sample(mask, temperature=0.0)
         assert all((z.abs() < 1e-4).all() for z, _, _ in flow.latents(flow.split(x, mask)))
+
+
+def test_a_gain_taken_up_is_a_change_of_variables():
+    level = scramble(LevelFlow(7, context=3, width=6, blocks=1, rounds=1)).double()
+    rng = torch.Generator().manual_seed(2)
+    x, context = (torch.randn(1, n, 3, 4, 3, generator=rng, dtype=torch.float64) for n in (7, 3))
+    mask = random_mask(x.shape)
+    brighter = torch.cat([1.2 * context[:, :1], context[:, 1:]], 1)
+    with torch.no_grad():
+        z, logdet = level.to_latent(1.2 * x.where(mask, 0.0), brighter, mask)
+        level.absorb_gain(math.log(1.2))
+        again, after = level.to_latent(x.where(mask, 0.0), context, mask)
+    torch.testing.assert_close(again, z)
+    torch.testing.assert_close(after, logdet + mask.sum() * math.log(1.2))

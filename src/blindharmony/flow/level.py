@@ -12,6 +12,7 @@ Source: conditional spline couplings, Durkan et al. 2019; conditioning on the co
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -132,6 +133,16 @@ class LevelFlow(nn.Module):
     def to_image(self, z: Tensor, context: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Details like ``z`` and log|det dx/dz|, shape ``(B,)``."""
         return self._run(z, context, mask, inverse=True)
+
+    @torch.no_grad()
+    def absorb_gain(self, log_gain: float) -> None:
+        r"""Become :math:`p'(x \mid c) = s^n p(s\,x \mid s\,c)` with :math:`s = e^{\text{log_gain}}`.
+
+        Only channel 0 of the context, the coarser image, is an intensity; a scale and the weights that read it take
+        the gain up, so that nothing is added to the flow.
+        """
+        self.input_sd.mul_(math.exp(-log_gain))
+        self.net.first.weight[:, 0].mul_(math.exp(log_gain))
 
     def _run(self, x: Tensor, context: Tensor, mask: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         features = self.net(context)

@@ -35,6 +35,12 @@ class LevelData(NamedTuple):
             if self.mask[cut].float().mean() > 0.2:
                 return LevelData(*(t[cut] for t in self))
 
+    def brighter(self, gain: float) -> LevelData:
+        """The same with all intensities times ``gain``, the coarser image among them: channel 0 of the context."""
+        context = self.context.clone()
+        context[:, :1] *= gain
+        return LevelData(self.values * gain, context, self.mask)
+
 
 def level_data(level: HaarLevel, context: Tensor, *, base: bool) -> LevelData:
     """The details of a level, or its coarse image for the coarsest one."""
@@ -145,51 +151,6 @@ def evaluate(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu"
     flow.eval()
     costs = [float(nats_per_number(flow, LevelData(*(t.to(device) for t in d)))[0]) for d in held_out]
     return float(np.mean(costs)) if costs else math.inf
-
-
-class Calibration(NamedTuple):
-    """What the latents of one level's held-out data were like before they were corrected.
-
-    Attributes:
-        spread: Root mean square of all latents, 1 for a flow that needs no correction.
-        means: Mean of each channel, 0 for such a flow.
-        spreads: Standard deviation of each channel, 1 for such a flow.
-    """
-
-    spread: float
-    means: tuple[float, ...]
-    spreads: tuple[float, ...]
-
-
-@torch.no_grad()
-def latent_moments(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu") -> Calibration:
-    """Mean and spread of each latent channel over all places of the held-out data."""
-    flow.eval()
-    first, second, count = (torch.zeros(flow.latent_mean.numel(), dtype=torch.float64) for _ in range(3))
-    for data in held_out:
-        moved = LevelData(*(t.to(device) for t in data))
-        z = nats_per_number(flow, moved)[1].double().where(moved.mask, 0.0).cpu()
-        first += z.sum((0, 2, 3, 4))
-        second += z.square().sum((0, 2, 3, 4))
-        count += data.mask.sum((0, 2, 3, 4)).double().cpu()
-    mean = first / count.clamp_min(1)
-    spread = (second / count.clamp_min(1) - mean.square()).clamp_min(1e-4).sqrt()
-    whole = float((second.sum() / count.sum().clamp_min(1)).sqrt())
-    return Calibration(whole, tuple(mean.tolist()), tuple(spread.tolist()))
-
-
-@torch.no_grad()
-def calibrate(flow: LevelFlow, held_out: Sequence[LevelData], device: str = "cpu") -> Calibration:
-    """Shift and scale each latent channel so that held-out latents have mean 0 and spread 1.
-
-    Returns:
-        What they were like before.
-    """
-    found = latent_moments(flow, held_out, device)
-    mean, spread = (torch.tensor(v, dtype=torch.float64) for v in (found.means, found.spreads))
-    flow.latent_mean.add_((mean * flow.latent_log_sd.exp().double().cpu()).to(flow.latent_mean))
-    flow.latent_log_sd.add_(spread.log().to(flow.latent_log_sd))
-    return found
 
 
 def moments_of(optimiser: torch.optim.Optimizer, flow: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from blindharmony.errors import InputError
 from blindharmony.image import parse_json, read_text
-from blindharmony.training.fit import Calibration
+from blindharmony.training.calibration import Calibration
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,26 @@ COPIES = 5
 _MOST = 600
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pool:
-    """Files of 2 mm images; copy 0 of a head is the head itself."""
+    """Files of 2 mm images; copy 0 of a head is the head itself.
+
+    Attributes:
+        files: By head and copy.
+        region: Bool, shape of an image: what lies outside is no part of any mask. None: everything is inside.
+    """
 
     files: tuple[tuple[Path, ...], ...]
+    region: Tensor | None = None
 
     def load(self, head: int, copy: int) -> tuple[Tensor, Tensor]:
         """Image and mask, ``(1, 1, 80, 96, 80)``."""
         found = load_file(self.files[head][copy])
-        return found["image"].float(), found["mask"]
+        image, mask = found["image"].float(), found["mask"]
+        if self.region is None:
+            return image, mask
+        inside = mask & self.region
+        return image.where(inside, 0.0), inside
 
     def pick(self, rng: np.random.Generator) -> tuple[int, int]:
         """A random head and a random copy of it."""

@@ -14,8 +14,9 @@ import numpy as np
 from blindharmony.flow.haar import HaarLevel
 from blindharmony.flow.level import LevelFlow
 from blindharmony.flow.pyramid import Pyramid
+from blindharmony.training.calibration import Calibration, calibrate, latent_moments
 from blindharmony.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from blindharmony.training.fit import Calibration, FitState, LevelData, calibrate, fit_level, latent_moments, level_data
+from blindharmony.training.fit import FitState, LevelData, fit_level, level_data
 from blindharmony.training.pool import Pool
 from blindharmony.training.progress import Report
 from blindharmony.training.team import Compute
@@ -63,6 +64,7 @@ def fit_pyramid(
     held_out: Pool,
     folder: Path,
     *,
+    judged: Pool | None = None,
     plan: dict[str, Any],
     minutes: float,
     steps: int | None,
@@ -75,8 +77,9 @@ def fit_pyramid(
     Args:
         flow: Trained in place.
         training: Images to learn from.
-        held_out: Images to stop by and to calibrate on.
+        held_out: Images to stop by.
         folder: For the checkpoint and the log (``log.jsonl``).
+        judged: The same inside the region where scans are judged, to calibrate on; ``held_out`` if None.
         plan: Seed, data and settings, to recognise an interrupted run; gets the number of steps.
         minutes: Time to spend if ``steps`` is None. The number of steps is then fixed after a short trial and kept
             in the checkpoint, so that a resumed run ends where it would have ended.
@@ -137,10 +140,10 @@ def fit_pyramid(
                 compute=compute,
             )
     flow.to("cpu")
-    found = []
+    found, calibrating = [], _Data(flow, judged) if judged else unseen
     with (folder / "log.jsonl" if first else Path(os.devnull)).open("a") as log:
         for k in reversed(order):
-            part, seen = level_flow(flow, k), unseen.all(k)
+            part, seen = level_flow(flow, k), calibrating.all(k)
             found.append(calibrate(part, seen))
             after = latent_moments(part, seen)
             row = {"level": k, "calibration": {"before": found[-1]._asdict(), "after": after._asdict()}}

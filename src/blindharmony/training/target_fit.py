@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 from blindharmony.flow.honesty import most_probable
@@ -120,6 +121,8 @@ def train_target(
 
     pool = team.after_first(lambda: make_pool(training_heads, work, seed=seed, copies=copies, on_head=on_head))
     unseen_pool = team.after_first(lambda: make_pool(unseen_heads, work, seed=seed, copies=0))
+    average, coverage = mean_image(pool)
+    judged = replace(unseen_pool, region=(coverage > 0.5)[None, None])
     torch.manual_seed(seed)
     flow = Pyramid(spec, atlas_tensor())
     plan: dict[str, Any] = {
@@ -138,6 +141,7 @@ def train_target(
         pool,
         unseen_pool,
         work,
+        judged=judged,
         plan=plan,
         minutes=flow_minutes,
         steps=steps,
@@ -164,7 +168,7 @@ def train_target(
         seed=seed,
         notes=dict(notes or {}),
     )
-    target = _judged(_assemble(info, flow, pool), unseen_pool, spreads, say)
+    target = _judged(_assemble(info, flow, average, coverage), judged, spreads, say)
     target = with_people(target, heads, (pool, unseen_pool), report=say)
     if restorer:
         target = with_restorer(
@@ -242,8 +246,7 @@ def _prepared(paths: Sequence[Path], recipe: PrepRecipe, work: Path, say: Report
     return heads
 
 
-def _assemble(info: TargetInfo, flow: Pyramid, pool: Pool) -> Target:
-    average, coverage = mean_image(pool)
+def _assemble(info: TargetInfo, flow: Pyramid, average: Tensor, coverage: Tensor) -> Target:
     return Target(
         info=info,
         levels=(np.arange(_RANKS) + 0.5) / _RANKS,
@@ -259,12 +262,11 @@ def _judged(target: Target, pool: Pool, spreads: tuple[float, ...], report: Repo
     flow = target.pyramid
     assert flow is not None  # it has just been trained
     densities, likes = [], []
-    region = torch.from_numpy(target.coverage > 0.5)[None, None]
     for index in range(len(pool.files)):
         image, mask = pool.load(index, 0)
         with torch.inference_mode():
-            densities.append(flow.density(image, mask & region))
-        likes.append(most_probable(flow, image.where(mask & region, 0.0), mask & region, _CHANGES, _FAMILIES))
+            densities.append(flow.density(image, mask))
+        likes.append(most_probable(flow, image, mask, _CHANGES, _FAMILIES))
         report("judging held-out scans", (index + 1) / len(pool.files), {})
     levels = range(len(flow.levels))
     honesty = {f: tuple(tuple(round(scan[k][f], 5) for scan in likes) for k in levels) for f in _FAMILIES}
