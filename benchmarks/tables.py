@@ -26,8 +26,9 @@ scan, data range its 99th percentile; mean over subjects / worst subject. Record
 [measured_evidence.md](measured_evidence.md).
 
 **All but "People left out" was recorded with targets of format 2**, which let all versions of a head speak for every
-scan. What format 3 changes on test scans is in the last rows of
-[roads not taken](concepts/harmonization.md#roads-not-taken).
+scan. With format 3 single scans have better worst heads, and the group of eight misses its aim on `ds002748` too
+(45 dB): see [measured_evidence.md](measured_evidence.md), and the last rows of
+[roads not taken](concepts/harmonization.md#roads-not-taken) for why.
 """
 
 

@@ -20,19 +20,29 @@ def document(content: Mapping[str, Any]) -> str:
     Args:
         content: Of ``results.json``.
     """
-    target, tested = content["target"], content["tested"]
-    people = "; ".join(f"{name} {len(subjects)}" for name, subjects in tested.items())
-    parts = [
-        f"## Target `{target['set']}`{' (quick)' if content['quick'] else ''}",
-        f"Model `{target['digest'] or 'not saved'}`, test scans: {people}; networks trained {content['minutes']:g} min "
-        f"each on {len(content['teachers']['training'])} heads; segmenter: {content['segmenter']}; "
-        f"blindharmony {content['blindharmony']}, seed {content['seed']}.",
-    ]
+    target = content["target"]
+    parts = [f"## Target `{target['set']}`{' (quick)' if content['quick'] else ''}", _made_with(content)]
     for leg in LEGS:
         rows = [r for r in content["rows"] if r["leg"] == leg]
         if rows:
             parts += [f"### {TITLES[leg]}", NOTES[leg], *_leg(leg, rows)]
     return "\n\n".join([*parts, "### What each system saw and cost", _costs(content["rows"]), TESTS])
+
+
+def _made_with(content: Mapping[str, Any]) -> str:
+    """Model, scans and trainings behind the rows; what was planned and not run is not named."""
+    rows, target = content["rows"], content["target"]
+    sets = {target["set"], *(r["source"] for r in rows if r["leg"] == "real")}
+    people = "; ".join(f"{name} {len(subjects)}" for name, subjects in content["tested"].items() if name in sets)
+    parts = [f"Model `{target['digest'] or 'not saved'}`", f"test scans: {people}"]
+    segmented = any(r["leg"] == "segmentation" for r in rows)
+    trained = {name for name, entry in ENTRIES.items() if entry.trained}
+    if segmented or any(r["system"] in trained for r in rows):
+        heads = len(content["teachers"]["training"])
+        parts.append(f"networks trained {content['minutes']:g} min each on {heads} heads")
+    if segmented:
+        parts.append(f"segmenter: {content['segmenter']}")
+    return ", ".join(parts) + f"; blindharmony {content['blindharmony']}, seed {content['seed']}."
 
 
 def _leg(leg: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,10 +3,12 @@ r"""Make a trained level right about scans it never saw: its gain, and the mean 
 Two corrections, neither of which the training scans can give. A gain :math:`s` in front of the flow,
 
 .. math:: p'(d \mid c) = s^{n}\, p(s\,d \mid s\,c), \qquad
-          s = \arg\max_s \sum_{\text{held out}} \log p'(d \mid c),
+          \log s = \bar g \max\Bigl(0,\; 1 - \frac{e^2}{\bar g^2}\Bigr), \qquad
+          g_i = \arg\max_g \log p(e^g d_i \mid e^g c_i) + n g,
 
-which makes held-out scans most probable as they are, as far as they agree; and a shift and a scale of every latent
-channel. Both are absorbed in what a level has anyway.
+:math:`\bar g` the mean over held-out scans and :math:`e` its standard error (the shrinkage of James and Stein), which
+makes held-out scans most probable as they are, as far as they agree; and a shift and a scale of every latent channel.
+Both are absorbed in what a level has anyway.
 """
 
 from __future__ import annotations
