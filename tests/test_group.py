@@ -9,7 +9,7 @@ import pytest
 
 from blindharmony.cli.main import main
 from blindharmony.errors import UsageError
-from blindharmony.group import learn_scanner, needs_second_round
+from blindharmony.group import learn_scanner, needs_round
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.pipeline import harmonize
@@ -132,5 +132,5 @@ def test_whether_a_second_round_is_needed_is_an_answer_for_json(tiny_target):
     target = replace(tiny_target, info=tiny_target.info.model_copy(update={"recipe": recipe}))
     curve = CurveMap.through(np.linspace(0, 1, 9), np.linspace(0, 1, 9))
     for lift in (0.0, np.float64(0.4)):
-        found = needs_second_round(ScannerModel(curve, 2, target.digest, 0.1, lift), target)
+        found = needs_round(ScannerModel(curve, 2, target.digest, 0.1, lift), target)
         assert json.dumps(found) == ("true" if lift else "false")

@@ -1,18 +1,17 @@
-"""Scans of one scanner: what each adds, and the model they share, in two rounds.
+"""Scans of one scanner: what each adds, and the model they share, in up to three rounds.
 
 The first curve is fitted to the scans as prepared in their own contrast. With it their bias fields are found again in
-the target's contrast, and what is left of the curve is fitted to that.
+the target's contrast, what is left of the curve is fitted to that, and so on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 from blindharmony.device import resolved_device
-from blindharmony.harmonization.correction import corrected
+from blindharmony.harmonization.correction import AGAIN, lifted
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary, summarize
 from blindharmony.image import read_volume
@@ -36,7 +35,7 @@ def summarize_scan(
     Args:
         scan: A file, a nibabel image or an array.
         target: A model, its file, or the name of an included one.
-        scanner: The first round's model: the summary is then of the scan corrected in the target's contrast.
+        scanner: The model so far: the summary is then of the scan corrected in the contrast that it gives.
         mask: As for :func:`~blindharmony.pipeline.harmonize`, like the rest.
         mask_command: External brain extractor.
         device: Where the included brain extractor runs.
@@ -48,18 +47,18 @@ def summarize_scan(
             model, source, mask=mask, mask_command=mask_command, device=resolved_device(device), cache=cache
         )
         if scanner is not None:
-            prepared, _ = corrected(prepared, model, replace(scanner, then=scanner), cache=cache)
+            prepared = lifted(prepared, model, scanner.rounds, cache=cache)
         return summarize(prepared.scan.data, prepared.scan.inside(), model)
 
 
-def in_two_rounds(first: ScannerModel, again: Sequence[ScanSummary], target: Target) -> ScannerModel:
-    """The first round's model with the second's inside."""
-    return replace(first, then=fit_scanner(again, target))
+def with_round(model: ScannerModel, again: Sequence[ScanSummary], target: Target) -> ScannerModel:
+    """The model with one more round, fitted to what the scans are like after all before it."""
+    return model.deeper(fit_scanner(again, target))
 
 
-def needs_second_round(first: ScannerModel, target: Target) -> bool:
-    """Whether bias fields are to be found again: N4 is used, and the curve is surely no accident."""
-    return target.info.recipe.n4 and bool(first.lift > 0)
+def needs_round(model: ScannerModel, target: Target) -> bool:
+    """Whether bias fields are to be found again: N4 is used, and the first curve is surely no accident."""
+    return target.info.recipe.n4 and bool(model.lift > 0) and len(model.rounds) <= AGAIN
 
 
 def learn_scanner(
@@ -72,7 +71,7 @@ def learn_scanner(
         >>> harmonize("a.nii.gz", scanner=scanner).save("out")                    # doctest: +SKIP
     """
     model = load_target(target if isinstance(target, Target) else str(target))
-    first = fit_scanner([summarize_scan(s, model, cache=cache) for s in scans], model)
-    if not needs_second_round(first, model):
-        return first
-    return in_two_rounds(first, [summarize_scan(s, model, scanner=first, cache=cache) for s in scans], model)
+    found = fit_scanner([summarize_scan(s, model, cache=cache) for s in scans], model)
+    while needs_round(found, model):
+        found = with_round(found, [summarize_scan(s, model, scanner=found, cache=cache) for s in scans], model)
+    return found

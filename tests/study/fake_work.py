@@ -25,7 +25,7 @@ def look(asked):
 def fit(asked):
     summaries = b"".join(Path(p).read_bytes() for p in asked["summaries"])
     file = write_bytes(Path(asked["file"]), hashlib.sha256(summaries).hexdigest().encode(), overwrite=True)
-    note = {"second": not asked["first"], "scans": len(asked["summaries"])}
+    note = {"again": not asked["first"], "scans": len(asked["summaries"])}
     write_sidecar(note_path(file), note, overwrite=True)
     return note
 

@@ -117,7 +117,7 @@ def fitted_scanners(
 
     A scan that cannot be prepared is left out here and reported when its turn comes to be harmonized.
     """
-    from blindharmony.group import in_two_rounds, needs_second_round
+    from blindharmony.group import needs_round, with_round
     from blindharmony.harmonization.scanner import fit_scanner
 
     found: dict[Path, ScannerModel] = {}
@@ -127,9 +127,9 @@ def fitted_scanners(
         if not first:
             continue
         scanner = fit_scanner(first, target)
-        if needs_second_round(scanner, target):
+        while needs_round(scanner, target):
             again = _looked_at(arguments, members, target, scanner, cache, screen)
-            scanner = in_two_rounds(scanner, again, target)
+            scanner = with_round(scanner, again, target)
         screen.note(f"fitted {called} to {len(first)} scans")
         if len(first) == 1:
             screen.problem(f"blindharmony: warning: {called} has one scan, which is no better than the scan alone")
@@ -154,7 +154,8 @@ def _looked_at(
     found = []
     with screen.progress("looking at the group") as stage:
         for index, path in enumerate(paths):
-            stage(f"{'second' if scanner else 'first'} look at {path.name}", index / len(paths))
+            look = ("first", "second", "third")[len(scanner.rounds) if scanner else 0]
+            stage(f"{look} look at {path.name}", index / len(paths))
             try:
                 found.append(
                     summarize_scan(

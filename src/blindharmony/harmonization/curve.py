@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.error_bar import error_bar
 from blindharmony.harmonization.result import Estimate
-from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import summarize
 from blindharmony.target import Target
 
@@ -50,11 +50,10 @@ def harmonize_curve(
         "person's difference from the mean (rms)": round(moved, 4),
         "surprise": round(found.surprise, 3),
     }
-    curve, wanted = CurveMap.through(found.quantiles, found.person), found.person
+    gain, used = (1.0, fit_scanner([found], target)) if scanner is None else (scanner.gain(image, mask), scanner)
+    curve = CurveMap(used.curve.x / gain, used.curve.y)
+    wanted = curve(found.quantiles.astype(np.float32)).astype(np.float64)
     if scanner is not None:
-        gain = scanner.gain(image, mask)
-        curve = CurveMap(scanner.curve.x / gain, scanner.curve.y)
-        wanted = curve(found.quantiles.astype(np.float32)).astype(np.float64)
         off = float(np.sqrt(np.mean((wanted - found.person) ** 2)))
         figures |= {"scans of the scanner": scanner.scans, "gain": round(gain, 4), "off its own curve": round(off, 4)}
         if person is not None and off > _OTHER_SCANNER * float(np.sqrt((person.error**2).mean())):

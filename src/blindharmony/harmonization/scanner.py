@@ -11,7 +11,8 @@ mean scan, rank by rank, the intensities of the mean person:
 What is left of the errors about single persons shrinks with their number, and true differences between people
 survive, because nobody is forced onto a curve of their own. (The least-squares curve through all
 :math:`(Q_{y_j}, \hat Q_j)` is flatter than the true one: a bright scan is partly a bright person.) The gains follow
-from the scale that preparation gives every target scan.
+from the scale that preparation gives every target scan. Either curve is then made as smooth as scanners are and
+errors about people are not (:mod:`~blindharmony.harmonization.smooth`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from numpy.typing import NDArray
 from blindharmony.errors import InputError
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.lifting import lifting_share, rms
+from blindharmony.harmonization.smooth import smooth_curve
 from blindharmony.harmonization.summary import ScanSummary, whole_quantiles
 from blindharmony.image import parse_json, read_text, write_text
 from blindharmony.target import Target
@@ -37,6 +40,7 @@ Array = NDArray[np.float64]
 
 _ROUNDS = 8
 _FORMAT = 1
+_MAX_ROUNDS = 8
 _MAX_KNOTS, _MAX_VALUE, _MAX_SLOPE = 100_000, 1e3, 1e6
 
 
@@ -61,6 +65,15 @@ class ScannerModel:
     lift: float = 0.0
     then: ScannerModel | None = None
 
+    @property
+    def rounds(self) -> tuple[ScannerModel, ...]:
+        """This model, the one for what is left after the first bias correction, and so on."""
+        return (self, *(self.then.rounds if self.then else ()))
+
+    def deeper(self, last: ScannerModel) -> ScannerModel:
+        """With one more round at the end."""
+        return replace(self, then=self.then.deeper(last) if self.then else last)
+
     def gain(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
         r"""The factor that gives a scan of this scanner the target's scale: :math:`\operatorname{rms}(T(gy)) = 1`."""
         return _gain(self.curve, whole_quantiles(image, mask))
@@ -79,9 +92,12 @@ class ScannerModel:
             "target": self.target,
             "disagreement": self.disagreement,
             "lift": self.lift,
-            **_knots(self.curve),
-            **({"then": {"disagreement": self.then.disagreement, **_knots(self.then.curve)}} if self.then else {}),
+            **self._fit(),
         }
+
+    def _fit(self) -> dict[str, Any]:
+        then = {"then": {"disagreement": self.then.disagreement, **self.then._fit()}} if self.then else {}
+        return _knots(self.curve) | then
 
     @property
     def named(self) -> dict[str, Any]:
@@ -107,12 +123,14 @@ class ScannerModel:
         Raises:
             ValueError: If it is none; so do ``KeyError`` and ``TypeError``.
         """
-        scans, made_for, then = int(content["scans"]), str(content["target"]), content.get("then")
-        disagreement, lift = float(content["disagreement"]), float(content["lift"])
+        scans, made_for, lift = int(content["scans"]), str(content["target"]), float(content["lift"])
         if scans < 1 or not 0 <= lift <= 1:
             raise ValueError
-        later = None if then is None else cls(_curve(then), scans, made_for, float(then["disagreement"]))
-        return cls(_curve(content), scans, made_for, disagreement, lift, later)
+        parts = [content]
+        while (then := parts[-1].get("then")) is not None and len(parts) < _MAX_ROUNDS:
+            parts.append(then)
+        found = [cls(_curve(p), scans, made_for, float(p["disagreement"])) for p in parts]
+        return reduce(lambda whole, last: whole.deeper(last), found[1:], replace(found[0], lift=lift))
 
     @classmethod
     def load(cls, path: Path, target: Target) -> ScannerModel:
@@ -161,9 +179,10 @@ def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
         target: The target they are harmonized to.
     """
     persons = [s.person for s in scans]
+    covariance = _covariance(target, float(np.mean([s.surprise for s in scans])), len(scans))
     gains = np.ones(len(scans))
     for _ in range(_ROUNDS if len(scans) > 1 else 1):
-        curve = _shared_curve([g * s.quantiles for g, s in zip(gains, scans, strict=True)], persons)
+        curve = _shared_curve([g * s.quantiles for g, s in zip(gains, scans, strict=True)], persons, covariance)
         if len(scans) > 1:
             gains = np.array([_gain(curve, s.whole) for s in scans])
             gains /= np.exp(np.log(gains).mean())
@@ -176,15 +195,31 @@ def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
     return ScannerModel(curve, len(scans), target.digest, off, share)
 
 
-def _shared_curve(sources: Sequence[Array], persons: Sequence[Array]) -> CurveMap:
-    """The curve that gives the mean scan, rank by rank, the intensities of the mean person."""
+def _covariance(target: Target, surprise: float, scans: int) -> Array | None:
+    """Of the error about the mean person of these scans, ``(Q, Q)``, if the target knows it.
+
+    The target's people are a sample too: their mean is off by what their number leaves.
+    """
+    if target.person is None:
+        return None
+    apart = target.quantiles - target.mean_curve
+    people = apart.T @ apart / max(len(apart) - 1, 1)
+    one = (1 - surprise) * target.person.covariance + surprise * people
+    return np.asarray(one * (1 / scans + 1 / len(apart)))
+
+
+def _shared_curve(sources: Sequence[Array], persons: Sequence[Array], covariance: Array | None) -> CurveMap:
+    """The curve that gives the mean scan, rank by rank, the mean person's intensities; smooth if errors are known."""
     wanted = np.mean(persons, 0)
     curve = CurveMap.through(np.mean(sources, 0), wanted)
     for _ in range(_ROUNDS if len(sources) > 1 else 0):
         # The mean of curved values is not the curve of the mean: what is still off is taken out on the target's side.
         found = np.mean([curve(s.astype(np.float32)) for s in sources], 0)
         curve = CurveMap(curve.x, CurveMap.through(found, wanted)(curve.y.astype(np.float32)).astype(np.float64))
-    return curve
+    if covariance is None:
+        return curve
+    source = np.mean(sources, 0)
+    return smooth_curve(source, curve(source.astype(np.float32)).astype(np.float64), covariance)
 
 
 def _gain(curve: CurveMap, values: Array) -> float:

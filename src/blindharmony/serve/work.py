@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
     from blindharmony.target import Target
 
+_LOOKS = ("First look", "Second look", "Third look")
 _ALONE = "This scan was harmonized alone: fewer than two scans of its scanner could be prepared."
 
 
@@ -37,7 +38,7 @@ def run(asked: Mapping[str, Any], tell: Tell) -> None:
     target = load_target(asked["target"])
     scans, labels = [Path(scan) for scan in asked["scans"]], list(asked["labels"])
     together = asked["together"] and len(scans) > 1
-    course = Course(tell, pieces=(3 if together else 1) * len(scans), piece=-1)
+    course = Course(tell, pieces=(1 + len(_LOOKS) if together else 1) * len(scans), piece=-1)
     cache = Path(asked["cache"]) if together else None
     results = Path(asked["results"])
     for left in (results, Path(asked["cache"])):
@@ -104,23 +105,24 @@ def _fitted(
     scans: Sequence[Path], labels: Sequence[str], target: Target, device: str, cache: Path, course: Course
 ) -> ScannerModel | None:
     """One scanner model for all scans; those that cannot be prepared are told when their turn comes."""
-    from blindharmony.group import in_two_rounds, needs_second_round, summarize_scan
+    from blindharmony.group import needs_round, summarize_scan, with_round
     from blindharmony.harmonization.scanner import fit_scanner
 
-    first: ScannerModel | None = None
-    for look in ("First look", "Second look"):
+    model: ScannerModel | None = None
+    for look in _LOOKS:
         found = []
         for scan, label in zip(scans, labels, strict=True):
             course.next(label)
             course.say(look, 0.0)
             try:
-                found.append(summarize_scan(scan, target, scanner=first, device=device, cache=cache))
+                found.append(summarize_scan(scan, target, scanner=model, device=device, cache=cache))
             except (BlindHarmonyError, MemoryError):
                 continue
-        if first is not None:
-            return in_two_rounds(first, found, target)
-        first = fit_scanner(found, target) if len(found) > 1 else None
-        if first is None or not needs_second_round(first, target):
+        if model is not None and found:
+            model = with_round(model, found, target)
+        elif model is None and len(found) > 1:
+            model = fit_scanner(found, target)
+        if model is None or not needs_round(model, target):
             break
-    course.piece = 2 * len(scans) - 1
-    return first
+    course.piece = len(_LOOKS) * len(scans) - 1
+    return model

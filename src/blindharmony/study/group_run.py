@@ -84,7 +84,7 @@ class GroupRun:
                 "look",
                 name,
                 # Groups that have begun come first: their prepared scans wait on disk.
-                priority=3 - self.round,
+                priority=4 - self.round,
                 first=self.first and str(self.run.ledger.scanner(self.first)),
                 file=str(self.run.ledger.summary(name, self.round, self.keys[name])),
                 **self._source(self.alive[name]),
@@ -114,8 +114,8 @@ class GroupRun:
         ]
 
     def _fitted(self, note: Mapping[str, Any]) -> list[Task]:
-        if self.round == 0 and note["second"]:
-            self.round, self.first = 1, self.fit_key
+        if note["again"]:
+            self.round, self.first = self.round + 1, self.fit_key
             return self._look()
         tasks = self._harmonize(self.fit_key)
         if tasks:

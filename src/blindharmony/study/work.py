@@ -51,20 +51,24 @@ def look(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fit(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Fit a scanner to summaries and keep it in ``asked["file"]``; in the second round with the first inside."""
-    from blindharmony.group import in_two_rounds, needs_second_round
+    """Fit a scanner to summaries and keep it in ``asked["file"]``; in later rounds with those before inside."""
+    from blindharmony.group import needs_round, with_round
     from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
     from blindharmony.study.summaries import kept_summary
 
     target = _target(asked)
     summaries = [kept_summary(Path(p)) for p in asked["summaries"]]
     if asked["first"]:
-        model = in_two_rounds(ScannerModel.load(Path(asked["first"]), target), summaries, target)
+        model = with_round(ScannerModel.load(Path(asked["first"]), target), summaries, target)
     else:
         model = fit_scanner(summaries, target)
-    second = not asked["first"] and needs_second_round(model, target)
     file = model.save(Path(asked["file"]), overwrite=True)
-    note = {"second": second, "digest": model.digest, "scans": model.scans, "disagreement": model.disagreement}
+    note = {
+        "again": needs_round(model, target),
+        "digest": model.digest,
+        "scans": model.scans,
+        "disagreement": model.disagreement,
+    }
     write_sidecar(note_path(file), note, overwrite=True)
     return note
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 
 from blindharmony.evidence.heads import inside_of
 from blindharmony.evidence.system import Material, Picture, Sees, System
-from blindharmony.group import in_two_rounds, needs_second_round
-from blindharmony.harmonization.correction import corrected
+from blindharmony.group import needs_round, with_round
+from blindharmony.harmonization.correction import corrected, lifted
 from blindharmony.harmonization.methods import estimate
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import summarize
@@ -31,7 +30,7 @@ class Curve(System):
         return [self._one(s, material.target, None) for s in scans]
 
     def _one(self, scan: Picture, target: Target, scanner: ScannerModel | None) -> NDArray[np.float32]:
-        image, left = _second_round(scan, target, scanner)
+        image, left = _corrected(scan, target, scanner)
         return estimate("curve", image, scan.mask, target, scanner=left, refine=self.refine).image
 
 
@@ -52,11 +51,10 @@ class Group(Curve):
         """As ``blindharmony harmonize --group`` does."""
         target = material.target
         model = fit_scanner([summarize(s.image, s.mask, target) for s in scans], target)
-        if needs_second_round(model, target) and all(s.prepared for s in scans):
-            first = replace(model, then=model)
-            again = [_second_round(s, target, first)[0] for s in scans]
-            pairs = zip(again, scans, strict=True)
-            model = in_two_rounds(model, [summarize(x, s.mask, target) for x, s in pairs], target)
+        prepared = [s.prepared for s in scans if s.prepared]
+        while len(prepared) == len(scans) and needs_round(model, target):
+            again = [lifted(p, target, model.rounds).scan for p in prepared]
+            model = with_round(model, [summarize(inside_of(x), x.inside(), target) for x in again], target)
         return [self._one(s, target, model) for s in scans]
 
 
@@ -84,7 +82,7 @@ class Latent(Published):
     name: ClassVar[str] = "latent"
 
 
-def _second_round(
+def _corrected(
     scan: Picture, target: Target, scanner: ScannerModel | None
 ) -> tuple[NDArray[np.float32], ScannerModel | None]:
     """The scan with its bias field found again, where there is a scan as it came, and what is left of the curve."""
