@@ -11,8 +11,8 @@ mean scan, rank by rank, the intensities of the mean person:
 What is left of the errors about single persons shrinks with their number, and true differences between people
 survive, because nobody is forced onto a curve of their own. (The least-squares curve through all
 :math:`(Q_{y_j}, \hat Q_j)` is flatter than the true one: a bright scan is partly a bright person.) The gains follow
-from the scale that preparation gives every target scan. Either curve is then made as smooth as scanners are and
-errors about people are not (:mod:`~blindharmony.harmonization.smooth`).
+from the scale that preparation gives every target scan. Either curve is then made as smooth as most scanners are
+and errors about people are not (:mod:`~blindharmony.harmonization.smooth`).
 """
 
 from __future__ import annotations
@@ -179,10 +179,10 @@ def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
         target: The target they are harmonized to.
     """
     persons = [s.person for s in scans]
-    covariance = _covariance(target, float(np.mean([s.surprise for s in scans])), len(scans))
+    usual = _usual_error(target, float(np.mean([s.surprise for s in scans])), len(scans))
     gains = np.ones(len(scans))
     for _ in range(_ROUNDS if len(scans) > 1 else 1):
-        curve = _shared_curve([g * s.quantiles for g, s in zip(gains, scans, strict=True)], persons, covariance)
+        curve = _shared_curve([g * s.quantiles for g, s in zip(gains, scans, strict=True)], persons, usual)
         if len(scans) > 1:
             gains = np.array([_gain(curve, s.whole) for s in scans])
             gains /= np.exp(np.log(gains).mean())
@@ -195,20 +195,18 @@ def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
     return ScannerModel(curve, len(scans), target.digest, off, share)
 
 
-def _covariance(target: Target, surprise: float, scans: int) -> Array | None:
-    """Of the error about the mean person of these scans, ``(Q, Q)``, if the target knows it.
+def _usual_error(target: Target, surprise: float, scans: int) -> float | None:
+    """Root mean square error about the mean person of these scans, if the target knows it.
 
     The target's people are a sample too: their mean is off by what their number leaves.
     """
     if target.person is None:
         return None
-    apart = target.quantiles - target.mean_curve
-    people = apart.T @ apart / max(len(apart) - 1, 1)
-    one = (1 - surprise) * target.person.covariance + surprise * people
-    return np.asarray(one * (1 / scans + 1 / len(apart)))
+    one = (1 - surprise) * target.person.error**2 + surprise * target.person.spread**2
+    return float(np.sqrt(one.mean() * (1 / scans + 1 / len(target.quantiles))))
 
 
-def _shared_curve(sources: Sequence[Array], persons: Sequence[Array], covariance: Array | None) -> CurveMap:
+def _shared_curve(sources: Sequence[Array], persons: Sequence[Array], usual: float | None) -> CurveMap:
     """The curve that gives the mean scan, rank by rank, the mean person's intensities; smooth if errors are known."""
     wanted = np.mean(persons, 0)
     curve = CurveMap.through(np.mean(sources, 0), wanted)
@@ -216,10 +214,10 @@ def _shared_curve(sources: Sequence[Array], persons: Sequence[Array], covariance
         # The mean of curved values is not the curve of the mean: what is still off is taken out on the target's side.
         found = np.mean([curve(s.astype(np.float32)) for s in sources], 0)
         curve = CurveMap(curve.x, CurveMap.through(found, wanted)(curve.y.astype(np.float32)).astype(np.float64))
-    if covariance is None:
+    if usual is None:
         return curve
     source = np.mean(sources, 0)
-    return smooth_curve(source, curve(source.astype(np.float32)).astype(np.float64), covariance)
+    return smooth_curve(source, curve(source.astype(np.float32)).astype(np.float64), usual)
 
 
 def _gain(curve: CurveMap, values: Array) -> float:

@@ -1,97 +1,61 @@
-r"""What a scanner's intensity curve can be: smooth in logarithms, while errors about a person have the shape of people.
+r"""What a scanner's intensity curve usually is: a parabola in logarithms.
 
-.. math:: \log T(q) = a + b \log q + c \log^2 q + r(\log q), \qquad \log \hat Q = \log T + \varepsilon, \qquad
-          r \sim \mathcal{GP}(0, \tau^2 k_\ell), \quad \varepsilon \sim \mathcal N(0, C)
+.. math:: \log T(q) = a + b \log q + c \log^2 q, \qquad
+          (a, b, c) = \arg\min \sum_u \hat Q(u)^2 \bigl(\log \hat Q(u) - \log T(Q_y(u))\bigr)^2
 
-The covariance :math:`C` of what ranks get wrong about a person is known from heads left out of training. Persons
-differ in how much there is of each tissue, which bends a curve in narrow places; a scanner bends it as a whole. So
-much of an error can be told from a curve. :math:`\tau` and :math:`\ell` are averaged over by their evidence. Where
-the smooth curve is further from what was asked for than an error can be, the scanner is no smooth one, and nothing is
-changed.
+A gain moves it, a gamma turns it, saturation bends it. What ranks get wrong about a person is narrower: it sits where
+one tissue ends and another begins. So the parabola through a person's expected intensities (least squares in flow
+units, every voxel counts the same) has less of that error than they. Where it lies further from them than errors do,
+the scanner is none of these, and what was asked for is kept:
 
-Source: Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, sections 2.7 (explicit basis) and 5.4.1.
+.. math:: x_h = \hat Q + w\,(T - \hat Q), \qquad w = \operatorname{clip}(\tfrac32 - r / e,\, 0,\, 1)
+
+:math:`r` is the root mean square of :math:`T - \hat Q` and :math:`e` the usual error of :math:`\hat Q`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from blindharmony.harmonization.curve_map import CurveMap
 
 Array = NDArray[np.float64]
 
-# Standard deviations of the offset, the slope and the bend in natural logarithms, around no change.
-_BASIS = np.array([1.0, 0.5, 0.3])
-_LENGTHS = (0.2, 0.8)
-_TAUS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
-# Every fourth of the target's ranks; below a thousandth of the brightest there is rounding.
-_STEP, _DARKEST, _FEWEST = 4, 1e-3, 16
-# Rounding: in flow units, and relative.
-_ROUNDING, _RELATIVE = 5e-4, 1e-3
-# The smooth curve is believed up to one and a half usual errors away, and a whole one further not at all.
-_BELIEVED = 1.5
+# Below a thousandth of the brightest there is rounding.
+_DARKEST, _FEWEST, _DEGREE, _BELIEVED = 1e-3, 16, 2, 1.5
 _FOLD, _POWERS, _KNOTS = 2.0, (0.25, 4.0), 24
 
 
-def smooth_curve(source: Array, wanted: Array, covariance: Array) -> CurveMap:
-    """The most probable curve of a scanner.
+def smooth_curve(source: Array, wanted: Array, error: float) -> CurveMap:
+    """The curve of a scanner, with as little of the errors about persons as its smoothness allows.
 
     Args:
-        source: Intensities of the scan (or mean scan) at the target's ranks, not decreasing, ``(Q,)``.
+        source: Intensities of the scan (or mean scan) at evenly spaced ranks, not decreasing, ``(Q,)``.
         wanted: What they should become, as far as ranks tell, flow units, not decreasing, ``(Q,)``.
-        covariance: Of the errors in ``wanted``, ``(Q, Q)``.
+        error: Usual error of ``wanted``, root mean square, flow units.
 
     Example:
         >>> q = np.linspace(0.2, 1.5, 256)
-        >>> waves = 0.01 * np.sin(np.outer([12.0, 20.0], q))
-        >>> curve = smooth_curve(q**1.5, q + waves.sum(0), waves.T @ waves)
-        >>> bool(np.abs(waves.sum(0)).max() > 0.018 and np.abs(curve(q**1.5) - q).max() < 0.002)
+        >>> curve = smooth_curve(q**1.5, q + 0.01 * np.sin(20 * q), 0.01)
+        >>> bool(np.abs(curve(q**1.5) - q).max() < 0.004)
         True
     """
-    with threadpool_limits(limits=1, user_api="blas"):
-        return _with_dark_end(source, _smoothed(source, wanted, covariance))
+    at = np.flatnonzero((source > _DARKEST * source[-1]) & (wanted > _DARKEST * wanted[-1]))
+    if len(np.unique(source[at])) >= _FEWEST:
+        fit = np.polynomial.Polynomial.fit(np.log(source[at]), np.log(wanted[at]), _DEGREE, w=wanted[at])
+        change = np.zeros_like(wanted)
+        change[at] = np.exp(fit(np.log(source[at]))) - wanted[at]
+        belief = np.clip(_BELIEVED - np.sqrt((change**2).mean()) / max(error, 1e-9), 0, 1)
+        wanted = np.maximum.accumulate(np.maximum(wanted + belief * change, 0))
+    return _with_dark_end(CurveMap.through(source, wanted))
 
 
-def _smoothed(source: Array, wanted: Array, covariance: Array) -> Array:
-    at = np.flatnonzero(source > _DARKEST * source[-1])[::_STEP]
-    if len(np.unique(source[at])) < _FEWEST:
-        return wanted
-    x, y = np.log(source[at]), np.maximum(wanted[at], _DARKEST)
-    x = x - x.mean()
-    # The error of a logarithm is the relative error.
-    noise = covariance[np.ix_(at, at)] / np.outer(y, y) + np.diag((_ROUNDING / y) ** 2 + _RELATIVE**2)
-    level = np.log(y).mean()
-    evidence, curves = zip(*(_posterior(x, np.log(y) - level - x, k, noise) for k in _kernels(x)), strict=True)
-    share = np.exp(np.array(evidence) - max(evidence))
-    found = share / share.sum() @ np.exp(np.array(curves) + x + level)
-    change = np.interp(np.arange(len(wanted)), at, found - y)
-    usual = np.sqrt(np.diag(covariance).mean()) + _ROUNDING
-    belief = np.clip(1 + _BELIEVED - np.sqrt((change**2).mean()) / usual, 0, 1)
-    return np.maximum.accumulate(np.maximum(wanted + belief * change, 0))
-
-
-def _kernels(x: Array) -> list[Array]:
-    """Prior covariances of the curve at log intensities: the basis alone, and with every amplitude and length."""
-    basis = np.stack([np.ones_like(x), x, x**2]) * _BASIS[:, None]
-    plain, apart = basis.T @ basis, (x[:, None] - x) ** 2
-    return [plain] + [plain + t**2 * np.exp(-apart / (2 * s**2)) for s in _LENGTHS for t in _TAUS]
-
-
-def _posterior(x: Array, y: Array, prior: Array, noise: Array) -> tuple[float, Array]:
-    """Log evidence and posterior mean."""
-    root = np.linalg.cholesky(prior + noise)
-    half = np.linalg.solve(root, y)
-    return float(-half @ half / 2 - np.log(np.diag(root)).sum()), prior @ np.linalg.solve(root.T, half)
-
-
-def _with_dark_end(source: Array, harmonized: Array) -> CurveMap:
-    r"""The curve through these knots; below the darkest it goes on as :math:`y \propto x^p`.
+def _with_dark_end(curve: CurveMap) -> CurveMap:
+    r"""The curve, below its darkest knot going on as :math:`y \propto x^p`.
 
     A straight line to zero would make a gamma's dark end wrong by any factor, and bias correction works on logarithms.
     """
-    curve = CurveMap.through(source, harmonized)
     x, y = curve.x[1:], curve.y[1:]
     later = int(np.searchsorted(x, _FOLD * x[0])) if len(x) else 0
     if later in (0, len(x)) or not 0 < y[0] < y[later]:

@@ -158,15 +158,9 @@ class PersonModel:
 
     @cached_property
     @_one_thread
-    def covariance(self) -> Array:
-        """Of the errors about heads left out of training, flow units squared, shape ``(Q, Q)``."""
-        off = self.left_out() - self.curves[self.themselves]
-        return np.asarray(off.T @ off / len(off))
-
-    @cached_property
     def error(self) -> Array:
         """Root mean square error about heads left out of training, by rank, shape ``(Q,)``."""
-        return np.asarray(np.sqrt(np.diag(self.covariance)))
+        return np.asarray(np.sqrt(((self.left_out() - self.curves[self.themselves]) ** 2).mean(0)))
 
     @cached_property
     def spread(self) -> Array:
