@@ -1,4 +1,4 @@
-"""The tables of docs/measured_harmonization.md, made from the JSON files that the other benchmarks wrote.
+"""The tables of docs/measured_harmonization.md, made from the JSON files that the benchmarks wrote.
 
 python benchmarks/tables.py docs/
 """
@@ -11,25 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-PAPER = ("exp", "log", "gamma0.7", "gamma0.8", "gamma0.9", "gamma1.2", "gamma1.3", "gamma1.5")
-HARD = ("raw gamma1.5", "bias", "noise", "thick", "blur", "tissue", "gre", "ir", "all")
-SINGLE = ("source", "match", "nyul", "n4 + match", "curve", "curve + refinement")
-GROUP = ("group: pooled matching", "group: curve", "group: curve + refinement")
-RIVALS = ("match", "nyul", "n4 + match")
+from blindharmony.evidence.scanners import HARD
 
 _HEAD = """# Harmonization, measured
 
 Made by `python benchmarks/tables.py docs/` from the files beside it; nothing here is typed by hand. Targets were
-trained on training subjects only; all figures are of test subjects. PSNR in dB inside the brain, against the prepared
-scan, data range its 99th percentile; mean over subjects / worst subject. Recorded before
-`blindharmony benchmark` took the place of the scripts for simulated and real scanners; its own, with more systems, is
-[measured_evidence.md](measured_evidence.md).
-
-**All but "People left out" was recorded with targets of format 2**, which let all versions of a head speak for every
-scan. With format 3 single scans have better worst heads, and the group of eight misses its aim on `ds002748` too
-(45 dB): see [measured_evidence.md](measured_evidence.md), and the last rows of
-[roads not taken](concepts/harmonization.md#roads-not-taken) for why.
+trained on training subjects only; all figures are of test subjects, or of people left out of the model. PSNR in dB
+inside the brain, against the prepared scan, data range its 99th percentile; mean over subjects / worst subject. Every
+source and every system: [measured_evidence.md](measured_evidence.md).
 """
+
+_OURS = ("curve", "curve-unrefined", "group", "group-unrefined")
+_RIVALS = ("match", "nyul", "n4-match")
 
 
 def table(header, rows):
@@ -39,131 +32,55 @@ def table(header, rows):
 
 
 def cell(found):
-    return "–" if found is None else f"{found['psnr']:.1f} / {found['worst']:.1f}"
+    return f"{found['psnr']:.1f} / {found['worst']:.1f}"
 
 
-def simulated(name, content):
-    domains = content["table"]
-    methods = [m for m in (*SINGLE, *GROUP) if any(m in d for d in domains.values())]
-    paper = [domains[d] for d in PAPER if d in domains]
-    subjects = len({r["subject"] for r in content["rows"]})
-    rows = []
-    for method in methods:
-        own = [d[method] for d in paper if method in d]
-        if own:
-            mean, worst = np.mean([o["psnr"] for o in own]), np.min([o["worst"] for o in own])
-            ssim, people = np.mean([o["ssim"] for o in own]), np.mean([o["people"] for o in own])
-            kept = [o for o in own if "local_spearman" in o]
-            order = f"{np.median([o['local_spearman'] for o in kept]):.4f}" if kept else "–"
-            edges = [np.mean([o[f"{k}new_edges_percent"] for o in kept]) for k in ("", "truth_")] if kept else None
-            edges = f"{edges[0]:.2f} % ({edges[1]:.2f} %)" if kept else "–"
-            rows.append([method, f"{mean:.1f} / {worst:.1f}", f"{ssim:.4f}", f"{people:.2f}", order, edges])
-    header = ["method", "PSNR", "SSIM", "people", "local order", "new edges"]
-    parts = [
-        f"## Simulated scanners, `{name}` → `{name}` ({subjects} test scans)",
-        "The paper's eight monotone domains. *people*: rank correlation of grey/white contrast over subjects with the "
-        "truth; *local order*: median rank correlation with the source in 9 mm windows; *new edges*: edges found only "
-        "in the output (in the truth).",
-        table(header, rows),
-        "Hard domains, and no change at all (`none`):",
-        table(
-            ["domain", *methods, "gain over the best rival"],
-            [
-                [d, *(cell(domains[d].get(m)) for m in methods), gain(domains[d])]
-                for d in ("none", *HARD)
-                if d in domains
-            ],
-        ),
-    ]
-    return "\n\n".join(parts)
-
-
-def gain(domain):
-    """One scan at a time: the default against the best of what people use."""
-    ours = domain.get("curve + refinement", domain["curve"])["psnr"]
-    return f"{ours - max(domain[m]['psnr'] for m in RIVALS):+.1f}"
-
-
-def real(content):
-    rows = []
-    for study, methods in content["table"].items():
-        if study != "own":
-            rows += [[study, m, v["contrast"], v["tissue"], v["probe"], v["rank"]] for m, v in methods.items()]
-    own = content["table"]["own"]
-    return "\n\n".join(
-        [
-            "## Real scans of other scanners → `oasis`",
-            "*contrast*: grey/white contrast minus that of the target's test scans, whose spread is "
-            f"{own['contrast sd']}; *tissue*: mean Wasserstein distance of tissue intensities (flow units), "
-            f"{own['tissue']} for one of the target's own scans; *probe*: balanced accuracy of a classifier retrained "
-            "for each row (0.5: chance; few scans, so steps are coarse); *rank*: rank correlation with the source.",
-            table(["site", "method", "contrast", "tissue", "probe", "rank"], rows),
-        ]
-    )
-
-
-def targets(sets, people):
-    """What was aimed at, what came out."""
+def aims(evidence, people):
+    """What was aimed at, what came out; a source that was not run has no row."""
     rows = []
 
     def line(aim, name, found, met):
         rows.append([aim, name, found, "yes" if met else "**no**"])
 
-    def of(domains, method):
-        rows = [d.get(f"{method} + refinement", d.get(method)) for d in domains]
-        return np.mean([r["psnr"] for r in rows]), np.min([r["worst"] for r in rows]), rows
-
-    for name, content in sets.items():
-        domains = content["table"]
-        paper = [domains[d] for d in PAPER]
-        mean, worst, found = of(paper, "curve")
-        line("one scan, PSNR ≥ 41, worst ≥ 34", name, f"{mean:.1f} / {worst:.1f}", mean >= 41 and worst >= 34)
-        mean, worst, found = of(paper, "group: curve")
-        line("group, PSNR ≥ 47, worst ≥ 43", name, f"{mean:.1f} / {worst:.1f}", mean >= 47 and worst >= 43)
-        kept = np.mean([r["people"] for r in found])
-        line("group, differences between people kept ≥ 0.9", name, f"{kept:.2f}", kept >= 0.9)
-        for domain in HARD[1:]:
-            if domain in domains:
-                line(f"{domain}: best rival + 3", name, gain(domains[domain]), float(gain(domains[domain])) >= 3)
-        mean, worst, _ = of([domains["none"]], "curve")
-        line("the target's own unseen scan changes little: ≥ 42", name, f"{mean:.1f} / {worst:.1f}", mean >= 42)
-        mean, worst, _ = of([domains["none"]], "group: curve")
-        line("the same in a group: ≥ 42", name, f"{mean:.1f} / {worst:.1f}", mean >= 42)
-        shown = [r for d in domains.values() for m, r in d.items() if "local_spearman" in r and m.startswith("curve")]
-        order = np.median([r["local_spearman"] for r in shown])
-        farthest = max(shown, key=lambda r: r["new_edges_percent"] - r["truth_new_edges_percent"])
-        edges, own = farthest["new_edges_percent"], farthest["truth_new_edges_percent"]
-        line("local order kept: median ≥ 0.98", name, f"{order:.4f}", order >= 0.98)
+    for name, content in evidence.items():
+        found = {(r["source"], r["system"]): r for r in content["rows"] if r["leg"] == "simulated"}
+        paper = "paper's eight" if ("exp", "curve") in found else "gamma1.5"
+        for system, aim, mean, worst in (("curve", "one scan", 41, 34), ("group", "a group", 47, 43)):
+            own = found[paper, system]
+            aim = f"{aim}, {paper}: ≥ {mean}, worst ≥ {worst}"
+            got = f"{own['psnr']:.1f} / {own['psnr_worst']:.1f}"
+            line(aim, name, got, own["psnr"] >= mean and own["psnr_worst"] >= worst)
+        kept = found[paper, "group"]["people"]
+        line("a group, differences between people: ≥ 0.9", name, f"{kept:.2f}", kept >= 0.9)
+        for source in (*HARD, "raw gamma1.5"):
+            if (source, "curve") in found:
+                gains = []
+                for system in ("curve", "group"):
+                    best = max(found[source, r]["psnr"] for r in _RIVALS)
+                    gains.append(found[source, system]["psnr"] - best)
+                got = f"{gains[0]:+.1f}, in a group {gains[1]:+.1f}"
+                line(f"{source}: best of matching, Nyúl, N4 + matching, + 3", name, got, gains[0] >= 3)
+        for system, aim in (("curve", "one scan"), ("group", "a group")):
+            own = found["none", system]
+            got = f"{own['psnr']:.1f} / {own['psnr_worst']:.1f}"
+            line(f"the target's own unseen scans, {aim}: ≥ 42", name, got, own["psnr"] >= 42)
+        ours = [r for (s, m), r in found.items() if m in _OURS and s in (*HARD, "gamma1.5")]
+        order = float(np.median([r["order"] for r in ours]))
+        line("local order kept, median over sources: ≥ 0.98", name, f"{order:.4f}", order >= 0.98)
+        far = max(ours, key=lambda r: r["edges"] - r["truth_edges"])
         line(
-            "edges in neither source nor, at that rate, in the truth: < 0.5 %, worst domain",
+            "edges that neither source nor, at that rate, truth has, worst source: < 0.5 %",
             name,
-            f"{edges:.2f} %, truth {own:.2f} %",
-            edges - own < 0.5,
+            f"{far['edges']:.2f} %, truth {far['truth_edges']:.2f} %",
+            far["edges"] - far["truth_edges"] < 0.5,
         )
-    if people:
-        heads, pair = people["old heads"], people["pair"]
-        ours = heads["curve"]["psnr"] - heads["match"]["psnr"]
-        line("heads unlike the target's: matching + 6", "oasis", f"{ours:+.1f}", ours >= 6)
-        line(
-            "one person twice: not farther apart than before",
-            "oasis",
-            f"{pair['before']['psnr']} → {pair['group: curve']['psnr']} dB",
-            pair["group: curve"]["psnr"] >= pair["before"]["psnr"],
-        )
-        line(
-            "the same in units of their own spread",
-            "oasis",
-            f"{pair['before']['relative']} → {pair['group: curve']['relative']}",
-            pair["group: curve"]["relative"] <= pair["before"]["relative"],
-        )
-    return "\n\n".join(
-        [
-            "## Aims and what was reached",
-            "PSNR in dB, mean / worst scan; the default method with refinement where it was run. *Edges* are the tenth "
-            "of places where an image is steepest; seen from a source of another contrast, the truth has new ones too.",
-            table(["aim", "target", "measured", "met"], rows),
-        ]
-    )
+    heads, pair = people["old heads"], people["pair"]
+    ours = heads["curve"]["psnr"] - heads["match"]["psnr"]
+    line("heads unlike the target's: matching + 6", "oasis", f"{ours:+.1f}", ours >= 6)
+    for aim, measure, sign in (("", "psnr", 1), (", in units of their own spread", "relative", -1)):
+        before, after = pair["before"][measure], pair["group: curve"][measure]
+        line(f"one person twice: not farther apart{aim}", "oasis", f"{before} → {after}", sign * (after - before) >= 0)
+    return "\n\n".join(["## Aims and what was reached", table(["aim", "target", "measured", "met"], rows)])
 
 
 def people(content):
@@ -212,7 +129,7 @@ def smooth(content):
     parts = [
         "## Smooth scanners",
         "`python benchmarks/smooth.py`: people left out of the person model, put through known curves; the scanner "
-        "fitted as their expected intensities ask (*plain*), and as a parabola in logarithms where it fits. PSNR in dB.",
+        "fitted as their expected intensities ask (*plain*), and a parabola in logarithms where it fits. PSNR in dB.",
     ]
     for name, found in content.items():
         cases = dict.fromkeys(tuple(k.split(", ")[:2]) for k in found["rows"])
@@ -224,33 +141,15 @@ def smooth(content):
     return "\n\n".join(parts)
 
 
-def latent(content):
-    rows = [[m, v["psnr"], v["seconds"]] for m, v in content["rows"].items()]
-    title = f"## The published iteration and its ablation ({', '.join(content['subjects'])}, {content['domain']})"
-    return "\n\n".join([title, table(["method", "PSNR", "seconds a scan"], rows)])
-
-
 def main():
     folder = Path(sys.argv[1])
 
     def read(name):
-        path = folder / f"measured_{name}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads((folder / f"measured_{name}.json").read_text())
 
-    parts = [_HEAD.strip()]
-    sets = {name: read(f"simulated_{name}") for name in ("ds002748", "oasis")}
-    if all(sets.values()):
-        parts.append(targets(sets, read("people")))
-    parts += [simulated(name, content) for name, content in sets.items() if content]
-    for name, show in (
-        ("persons", persons),
-        ("smooth", smooth),
-        ("real", real),
-        ("people", people),
-        ("latent", latent),
-    ):
-        if content := read(name):
-            parts.append(show(content))
+    evidence = {name: read(f"evidence_{name}") for name in ("ds002748", "oasis")}
+    known = read("people")
+    parts = [_HEAD.strip(), aims(evidence, known), persons(read("persons")), smooth(read("smooth")), people(known)]
     (folder / "measured_harmonization.md").write_text("\n\n".join(parts) + "\n")
 
 
