@@ -1,0 +1,80 @@
+"""The bias field found again, round by round, and what tells the rounds when to stop."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blindharmony.group import needs_round, with_round
+from blindharmony.harmonization.correction import AGAIN, corrected, lifted
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.harmonization.summary import summarize
+from blindharmony.image import read_volume
+from blindharmony.prep.recipe import PrepRecipe, prepare
+
+AT = np.linspace(0.02, 3, 400)
+
+
+@pytest.fixture(scope="module")
+def target(tiny_target):
+    return replace(tiny_target, digest="0" * 12, info=tiny_target.info.model_copy(update={"recipe": PrepRecipe()}))
+
+
+@pytest.fixture(scope="module")
+def pair(stripped_head):
+    """A head with a strong field as the target's scanner sees it, and as one that squares sees it, prepared."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in stripped_head.data.shape], indexing="ij")
+    data = np.maximum(stripped_head.data, 0) * np.exp(0.25 * x - 0.2 * y * z)
+    volumes = [read_volume((data**p).astype(np.float32), affine=stripped_head.affine) for p in (1, 2)]
+    return [prepare(v, PrepRecipe()) for v in volumes]
+
+
+def model(power, target, lift=1.0, then=None):
+    return ScannerModel(CurveMap.through(AT, AT**power), 2, target.digest, 0.0, lift, then)
+
+
+def off(found, wanted):
+    """How far two prepared scans are apart, whatever curve may still come: of ranks, in the truth's intensities."""
+    inside = found.scan.inside() & wanted.scan.inside()
+    a, b = found.scan.data[inside], wanted.scan.data[inside]
+    return float(np.sqrt(((np.sort(b)[np.argsort(np.argsort(a))] - b) ** 2).mean()))
+
+
+def test_a_second_lift_repairs_what_a_wrong_first_one_left(pair, target):
+    wanted, seen = pair
+    wrong = model(0.75, target)
+    once, twice = lifted(seen, target, [wrong]), lifted(seen, target, [wrong, model(0.5 / 0.75, target)])
+    right = lifted(seen, target, [model(0.5, target)])
+    assert off(twice, wanted) < 0.5 * off(once, wanted) < 0.5 * off(seen, wanted)
+    assert off(twice, wanted) < 2 * off(right, wanted) + 1e-3
+
+
+def test_the_last_model_of_a_scanner_is_what_is_left(pair, target):
+    first, last = model(0.5, target), model(1.0, target)
+    found, left = corrected(pair[1], target, first.deeper(last))
+    assert left is last
+    np.testing.assert_array_equal(found.scan.data, lifted(pair[1], target, [first]).scan.data)
+
+
+def test_a_curve_that_is_sure_of_nothing_lifts_nothing(pair, target):
+    assert lifted(pair[1], target, [model(0.5, target, lift=0.0)] * 2) is pair[1]
+    plain = replace(target, info=target.info.model_copy(update={"recipe": PrepRecipe(n4=False)}))
+    assert lifted(pair[1], plain, [model(0.5, target)]) is pair[1]
+
+
+def test_rounds_end(pair, target):
+    summary = summarize(pair[1].scan.data, pair[1].scan.inside(), target)
+    found, count = model(0.5, target), 0
+    while needs_round(found, target):
+        found, count = with_round(found, [summary, summary], target), count + 1
+    assert count == AGAIN
+    assert [m.scans for m in found.rounds] == [2] * (AGAIN + 1)
+    assert not needs_round(replace(found, lift=0.0, then=None), target)
+
+
+def test_all_rounds_come_back_from_a_file(target, tmp_path):
+    whole = model(0.5, target, then=model(0.9, target, lift=0.0, then=model(1.1, target, lift=0.0)))
+    again = ScannerModel.load(whole.save(tmp_path / "scanner.json"), target)
+    assert again.content == whole.content
+    assert [len(m.curve.x) for m in again.rounds] == [len(m.curve.x) for m in whole.rounds]
