@@ -44,6 +44,7 @@ def test_a_few_steps_are_better_than_nothing(system, steps, material, scans, tru
         assert np.isfinite(x).all()
         assert not x[~scan.mask].any()
         assert (x >= 0).all()
+        assert x.max() <= max(s.image.max() for s in material.training)
 
 
 class StoppedError(Exception):

@@ -44,12 +44,14 @@ class Trained(System):
         self._learner = learner
 
     def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
-        """Every scan through the network."""
+        """Every scan through the network; nothing darker than nothing or brighter than any scan it learnt from."""
         if self._learner is None:
             self.fit(material, lambda stage, share: None)
         learner = self._learner
         assert learner is not None  # fit has set it
-        return [np.maximum(self.apply(learner, s, material), 0) for s in scans]
+        # A slice with a handful of voxels can send a normalising layer anywhere.
+        brightest = max(float(p.image.max()) for p in material.training)
+        return [np.clip(self.apply(learner, s, material), 0, brightest) for s in scans]
 
     @abstractmethod
     def learner(self, material: Material) -> Any:
