@@ -175,7 +175,9 @@ def main():
 
     def note(part, name, found):
         out.setdefault(part, {})[name] = found
-        arguments.out.write_text(json.dumps({**out, "steps a level": arguments.steps}, indent=1) + "\n")
+        if part != "rivals":
+            out["steps a level"] = arguments.steps
+        arguments.out.write_text(json.dumps(out, indent=1) + "\n")
         print(part, name, found, flush=True)
 
     scans, choices = "scans" in arguments.what, "choices" in arguments.what
@@ -194,7 +196,7 @@ def main():
     if "rivals" in arguments.what:
         ours = pyramid(PyramidSpec(), Whole(pool), unseen, None, scratch, minutes=arguments.minutes)
         note("rivals", "pyramid", ours)
-        for name, spec in (("published 2-D spline flow", published_2d()), ("3-D Glow", glow_3d())):
+        for name, spec in (("3-D Glow", glow_3d()), ("published 2-D spline flow", published_2d())):
             note("rivals", name, rival(spec, Whole(pool), unseen, 60 * ours["processor minutes"]))
 
 
