@@ -76,8 +76,11 @@ def rerun(
     model = _target(record, target, places, sidecar)
     scanner = None
     if options.scanner is not None:
-        scanner = ScannerModel.parse(options.scanner.model)
-        if scanner.digest != options.scanner.digest or scanner.target != model.digest:
+        try:
+            scanner = ScannerModel.parse(options.scanner.model)
+        except (ValueError, KeyError, TypeError):
+            scanner = None
+        if scanner is None or scanner.digest != options.scanner.digest or scanner.target != model.digest:
             raise InputError("its scanner model was changed", remedy="use the sidecar as it was written", path=sidecar)
     result = harmonize(
         scan,

@@ -40,3 +40,10 @@ def test_beyond_the_last_knot_a_power_goes_on(power):
     x = np.linspace(0.01, 1, 400)
     grid = np.linspace(1.0, 1.6, 50).astype(np.float32)
     np.testing.assert_allclose(CurveMap.through(x, x**power)(grid), grid**power, rtol=2e-3)
+
+
+@given(power=st.floats(0.3, 3))
+def test_noise_around_nothing_stays_as_small_as_its_size(power):
+    x = np.geomspace(1e-4, 2, 60)
+    curve, at = CurveMap.through(x, x**power), np.geomspace(1e-5, 3, 40).astype(np.float32)
+    np.testing.assert_array_equal(curve(-at), -curve(at))

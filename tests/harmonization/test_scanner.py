@@ -116,6 +116,8 @@ class TestFile:
             {"harmonized": [0.0, float("nan")], "source": [0, 1]},
             {"scans": None},
             {"blindharmony-scanner": 99},
+            {"blindharmony-scanner": 1},
+            {"then": "abc"},
         ],
     )
     def test_damage_is_named(self, model, target, tmp_path, change):

@@ -129,6 +129,9 @@ def fitted_scanners(
         scanner = fit_scanner(first, target)
         while needs_round(scanner, target):
             again = _looked_at(arguments, members, target, scanner, cache, screen)
+            # Scans can be lost on the way (a full disk): what is known so far is then better than a curve of one scan.
+            if len(again) < min(2, len(first)):
+                break
             scanner = with_round(scanner, again, target)
         screen.note(f"fitted {called} to {len(first)} scans")
         if len(first) == 1:

@@ -40,7 +40,7 @@ def lifted(
     prepared: Prepared, target: Target, models: Sequence[ScannerModel | None], *, cache: Path | None = None
 ) -> Prepared:
     """The scan prepared again in the contrast of each round's model; None for the scan's own."""
-    found, total = prepared, None
+    found, total, share = prepared, None, 0.0
     if not target.info.recipe.n4:
         return prepared
     for model in models:
@@ -48,14 +48,13 @@ def lifted(
         first = harmonize_curve(image, inside, target, scanner=model)
         if not isinstance(first.intensity_map, CurveMap):
             break
-        share = 1.0
+        error = _error(first, target)
         if total is None:
-            change = rms((first.image - image)[inside])
-            share = model.lift if model else lifting_share(change, _error(first, target))
+            share = model.lift if model else lifting_share(rms((first.image - image)[inside]), error)
             # The first curve is not sure of anything: then there is no better contrast to find the field in.
             if share == 0:
                 break
-        total = lifting_curve(_after(total, found, first.intensity_map), share, prepared.scan.data[inside])
+        total = lifting_curve(_after(total, found, first.intensity_map), share, prepared.scan.data[inside], error)
         found = prepare_again(prepared, target.info.recipe, total, cache=cache)
     return found
 

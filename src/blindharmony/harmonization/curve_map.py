@@ -52,9 +52,9 @@ class CurveMap:
         return float(np.clip(np.log(self.y[-1] / start) / -np.log(1 - _TOP_SHARE), *_POWERS))
 
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Harmonized intensities; negative values pass with the slope at zero."""
-        slope = (self.y[1] - self.y[0]) / (self.x[1] - self.x[0])
-        out = np.interp(values, self.x, self.y)
-        beyond = self.y[-1] * (np.maximum(values, self.x[-1]) / self.x[-1]) ** self.end_power
-        out = np.where(values > self.x[-1], beyond, out)
-        return np.where(values < 0, slope * values, out).astype(np.float32)
+        """Harmonized intensities; the curve of a negative value is that of its size, negative."""
+        size = np.abs(values)
+        beyond = self.y[-1] * (np.maximum(size, self.x[-1]) / self.x[-1]) ** self.end_power
+        out = np.where(size > self.x[-1], beyond, np.interp(size, self.x, self.y))
+        # Noise around nothing stays noise: a slope at zero can be any, where a dark end is a power.
+        return np.copysign(out, values).astype(np.float32)

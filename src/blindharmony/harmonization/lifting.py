@@ -26,7 +26,7 @@ Curve = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _SURE = 2.0
 # Between these ranks of the brain the parabola is fitted; every voxel counts the same.
 _RANKS = np.linspace(0.02, 0.995, 200)
-_LEAST, _FLATTEST = 1e-3, 0.1
+_LEAST, _FLATTEST, _BELIEVED = 1e-3, 0.1, 3.0
 _REACH = np.geomspace(1e-4, 4, 600)
 
 
@@ -40,13 +40,16 @@ def lifting_share(distance: float, error: float) -> float:
     return max(0.0, 1 - (_SURE * error / max(distance, 1e-9)) ** 2)
 
 
-def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32]) -> CurveMap:
-    """The curve :math:`T_w`.
+def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32], error: float = np.inf) -> CurveMap:
+    """The curve :math:`T_w`, through the parabola of :math:`T` if that lies within three of its usual errors.
+
+    A curve that lies four away is lifted as it is, straight beyond the brain's intensities, and in between in part.
 
     Args:
         curve: Prepared intensities → intensities like the target's.
         share: How far it is trusted.
         values: Prepared intensities of the brain.
+        error: Usual error of the curve, root mean square, flow units.
 
     Example:
         >>> gamma = CurveMap.through(np.linspace(0.1, 2, 50), np.linspace(0.1, 2, 50) ** 0.7)
@@ -58,8 +61,11 @@ def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32]) -> Cu
     at = at[at > _LEAST * at[-1]]
     x, y = np.log(at), np.log(np.maximum(curve(at.astype(np.float32)).astype(np.float64), _LEAST))
     bend = np.polynomial.Polynomial.fit(x, y, 2)
+    off = y - bend(x)
+    doubt = np.clip(np.sqrt(((np.exp(y) * off) ** 2).mean()) / error - _BELIEVED, 0, 1)
     near = np.clip(np.log(_REACH), x[0], x[-1])
-    out = np.exp(bend(near) + np.maximum(bend.deriv()(near), _FLATTEST) * (np.log(_REACH) - near))
+    out = bend(near) + np.maximum(bend.deriv()(near), _FLATTEST) * (np.log(_REACH) - near)
+    out = np.exp(out + doubt * np.interp(near, x, off))
     return CurveMap.through(_REACH, _REACH + share * (np.maximum.accumulate(out) - _REACH))
 
 

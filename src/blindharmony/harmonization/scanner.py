@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.errors import InputError
+from blindharmony.errors import InputError, UsageError
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.lifting import lifting_share, rms
 from blindharmony.harmonization.smooth import smooth_curve
@@ -39,7 +39,7 @@ from blindharmony.target import Target
 Array = NDArray[np.float64]
 
 _ROUNDS = 8
-_FORMAT = 1
+_FORMAT = 2
 _MAX_ROUNDS = 8
 _MAX_KNOTS, _MAX_VALUE, _MAX_SLOPE = 100_000, 1e3, 1e6
 
@@ -72,7 +72,7 @@ class ScannerModel:
 
     def deeper(self, last: ScannerModel) -> ScannerModel:
         """With one more round at the end."""
-        return replace(self, then=self.then.deeper(last) if self.then else last)
+        return replace(self, then=self.then.deeper(last) if self.then else replace(last, scans=self.scans))
 
     def gain(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
         r"""The factor that gives a scan of this scanner the target's scale: :math:`\operatorname{rms}(T(gy)) = 1`."""
@@ -124,10 +124,12 @@ class ScannerModel:
             ValueError: If it is none; so do ``KeyError`` and ``TypeError``.
         """
         scans, made_for, lift = int(content["scans"]), str(content["target"]), float(content["lift"])
-        if scans < 1 or not 0 <= lift <= 1:
+        if scans < 1 or not 0 <= lift <= 1 or content["blindharmony-scanner"] != _FORMAT:
             raise ValueError
         parts = [content]
-        while (then := parts[-1].get("then")) is not None and len(parts) < _MAX_ROUNDS:
+        while (then := parts[-1].get("then")) is not None:
+            if not isinstance(then, Mapping) or len(parts) == _MAX_ROUNDS:
+                raise ValueError
             parts.append(then)
         found = [cls(_curve(p), scans, made_for, float(p["disagreement"])) for p in parts]
         return reduce(lambda whole, last: whole.deeper(last), found[1:], replace(found[0], lift=lift))
@@ -177,7 +179,12 @@ def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
     Args:
         scans: Summaries of prepared scans, at least one.
         target: The target they are harmonized to.
+
+    Raises:
+        UsageError: If there is none.
     """
+    if not scans:
+        raise UsageError("there is no scan to fit a scanner to", remedy="give at least one that can be prepared")
     persons = [s.person for s in scans]
     usual = _usual_error(target, float(np.mean([s.surprise for s in scans])), len(scans))
     gains = np.ones(len(scans))

@@ -46,7 +46,7 @@ def smooth_curve(source: Array, wanted: Array, error: float) -> CurveMap:
         fit = np.polynomial.Polynomial.fit(np.log(source[at]), np.log(wanted[at]), _DEGREE, w=wanted[at])
         change = np.zeros_like(wanted)
         change[at] = np.exp(fit(np.log(source[at]))) - wanted[at]
-        belief = np.clip(_BELIEVED - np.sqrt((change**2).mean()) / max(error, 1e-9), 0, 1)
+        belief = np.clip(_BELIEVED - np.sqrt((change[at] ** 2).mean()) / max(error, 1e-9), 0, 1)
         wanted = np.maximum.accumulate(np.maximum(wanted + belief * change, 0))
     return _with_dark_end(CurveMap.through(source, wanted))
 
@@ -58,7 +58,7 @@ def _with_dark_end(curve: CurveMap) -> CurveMap:
     """
     x, y = curve.x[1:], curve.y[1:]
     later = int(np.searchsorted(x, _FOLD * x[0])) if len(x) else 0
-    if later in (0, len(x)) or not 0 < y[0] < y[later]:
+    if later in (0, len(x)) or not 0 < y[0] < y[later] or x[0] < _DARKEST * x[-1]:
         return curve
     power = np.clip(np.log(y[later] / y[0]) / np.log(x[later] / x[0]), *_POWERS)
     down = np.geomspace(_DARKEST, 1, _KNOTS)[:-1]

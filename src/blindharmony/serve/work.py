@@ -118,7 +118,7 @@ def _fitted(
                 found.append(summarize_scan(scan, target, scanner=model, device=device, cache=cache))
             except (BlindHarmonyError, MemoryError):
                 continue
-        if model is not None and found:
+        if model is not None and len(found) > 1:
             model = with_round(model, found, target)
         elif model is None and len(found) > 1:
             model = fit_scanner(found, target)

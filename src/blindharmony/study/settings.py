@@ -11,6 +11,9 @@ from blindharmony.study.hashes import key_of
 from blindharmony.study.layout import Scan
 from blindharmony.version import VERSION
 
+#: Of the default method: raised when it gives other results.
+METHOD = 2
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,6 +30,7 @@ class Settings:
         device: Where it is computed.
         seed: Equal seeds give equal bytes.
         version: Of this package.
+        method: Raised when the same scans get other results: a run goes on with what it has only if that is equal.
     """
 
     target: str
@@ -39,6 +43,7 @@ class Settings:
     device: str = "cpu"
     seed: int = 0
     version: str = VERSION
+    method: int = METHOD
 
     def all(self) -> dict[str, Any]:
         """What a result depends on; not where the model lies."""
@@ -46,7 +51,7 @@ class Settings:
 
     def look(self) -> dict[str, Any]:
         """What a summary depends on."""
-        return {k: self.all()[k] for k in ("digest", "mask_command", "device", "version")}
+        return {k: self.all()[k] for k in ("digest", "mask_command", "device", "version", "method")}
 
 
 @dataclass(frozen=True)
