@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import numpy as np
@@ -29,8 +31,10 @@ class Curve(System):
         """As ``blindharmony harmonize`` does."""
         return [self._one(s, material.target, None) for s in scans]
 
-    def _one(self, scan: Picture, target: Target, scanner: ScannerModel | None) -> NDArray[np.float32]:
-        image, left = _corrected(scan, target, scanner)
+    def _one(
+        self, scan: Picture, target: Target, scanner: ScannerModel | None, cache: Path | None = None
+    ) -> NDArray[np.float32]:
+        image, left = _corrected(scan, target, scanner, cache)
         return estimate("curve", image, scan.mask, target, scanner=left, refine=self.refine).image
 
 
@@ -52,10 +56,12 @@ class Group(Curve):
         target = material.target
         model = fit_scanner([summarize(s.image, s.mask, target) for s in scans], target)
         prepared = [s.prepared for s in scans if s.prepared]
-        while len(prepared) == len(scans) and needs_round(model, target):
-            again = [lifted(p, target, model.rounds).scan for p in prepared]
-            model = with_round(model, [summarize(inside_of(x), x.inside(), target) for x in again], target)
-        return [self._one(s, target, model) for s in scans]
+        with TemporaryDirectory() as folder:
+            cache = Path(folder)
+            while len(prepared) == len(scans) and needs_round(model, target):
+                again = [lifted(p, target, model.rounds, cache=cache).scan for p in prepared]
+                model = with_round(model, [summarize(inside_of(x), x.inside(), target) for x in again], target)
+            return [self._one(s, target, model, cache) for s in scans]
 
 
 class GroupUnrefined(Group):
@@ -83,10 +89,10 @@ class Latent(Published):
 
 
 def _corrected(
-    scan: Picture, target: Target, scanner: ScannerModel | None
+    scan: Picture, target: Target, scanner: ScannerModel | None, cache: Path | None
 ) -> tuple[NDArray[np.float32], ScannerModel | None]:
     """The scan with its bias field found again, where there is a scan as it came, and what is left of the curve."""
     if scan.prepared is None:
         return scan.image, scanner
-    prepared, left = corrected(scan.prepared, target, scanner)
+    prepared, left = corrected(scan.prepared, target, scanner, cache=cache)
     return inside_of(prepared.scan), left
