@@ -15,10 +15,10 @@ _HEAD = """# Evidence, measured
 
 Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence_*.json` beside it, each the
 `results.json` of one `blindharmony benchmark`; nothing here is typed by hand. What the legs and the systems are:
-[evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. The quick
-run, with an earlier model, is kept for the trained rivals and the published iteration: those have not been run at
-length, nor has the whole real leg. `raw gamma1.5` was 46 dB in groups when
-[measured before](measured_harmonization.md); why it is less here is not yet known."""
+[evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. The
+networks had six minutes each on a core shared with other work; the published iteration has not been run at length: for
+it a quick run with an earlier model is kept. Seconds a scan were taken on the same shared machine, and are two to four
+times what they are alone."""
 
 
 def main():
