@@ -24,6 +24,7 @@ $(READY): $(PACKAGE) requirements-dev.txt
 
 demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/
 	$(BIN)/blindharmony demo demo-out --overwrite
+	@echo "to go on with the command: . $(BIN)/activate"
 
 test: $(READY)  ## Run the tests (without those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

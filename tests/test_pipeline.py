@@ -9,7 +9,9 @@ import pytest
 from scipy import ndimage
 
 from blindharmony.errors import InputError, OutputError, UsageError
+from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.ranks import rank_features
+from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.image import read_volume
 from blindharmony.intake import prepared_for
 from blindharmony.pipeline import harmonize
@@ -187,3 +189,14 @@ def test_a_person_model_moves_the_curve_of_a_known_head(scan_file, tiny_target, 
 
 def data_image(data, affine):
     return nib.Nifti1Image(np.asarray(data, np.float32), affine)
+
+
+def test_the_curve_of_another_scanner_is_a_reason_to_look(scan_file, tiny_target):
+    at = np.linspace(0.01, 3, 300)
+    other = ScannerModel(CurveMap.through(at, 2 * at**2), 4, tiny_target.digest, 0.0)
+    alone, wrong = harmonize(scan_file, tiny_target), harmonize(scan_file, tiny_target, scanner=other)
+    assert any("away from the target's" in w for w in wrong.warnings)
+    assert wrong.trust.level != "good"
+    assert not any("away from the target's" in w for w in alone.warnings)
+    assert repr(alone).startswith("<HarmonizeResult of ")
+    assert len(repr(alone)) < 150 > len(repr(tiny_target))

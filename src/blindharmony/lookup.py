@@ -30,6 +30,9 @@ def find_input(wanted: Named, what: str, places: Sequence[Path], sidecar: Path) 
     for file in found:
         if file_sha256(file) == wanted.sha256:
             return file
+    included = Path(__file__).parent / "cli" / "assets" / wanted.name  # the demo's scan, wherever its result is
+    if not found and included.is_file() and file_sha256(included) == wanted.sha256:
+        return included
     if found:
         raise InputError(
             f"this {what} has changed: its SHA-256 begins with {file_sha256(found[0])[:12]}, that of the run's {what} "

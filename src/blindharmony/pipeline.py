@@ -9,6 +9,7 @@ from blindharmony.device import resolved_device
 from blindharmony.errors import UsageError
 from blindharmony.harmonization.carry import to_scan
 from blindharmony.harmonization.correction import corrected
+from blindharmony.harmonization.direction import moved_away
 from blindharmony.harmonization.methods import estimate
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.trust import judge
@@ -85,7 +86,9 @@ def harmonize(
             )
         with stage("judging"):
             before, after = (typicality(x, inside, model, device=device) for x in (image, found.image))
-            trust = judge(prepared, before, after, model, (*source.warnings, *found.warnings))
+            away = moved_away(image, found.image, inside, model)
+            doubts = (*found.doubts, *([away] if away else []))
+            trust = judge(prepared, before, after, model, (*source.warnings, *found.warnings), doubts)
         with stage("returning"):
             data, brain = to_scan(prepared, found, model, keep_bias=keep_bias, device=device)
     return HarmonizeResult(

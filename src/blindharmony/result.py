@@ -76,6 +76,10 @@ class HarmonizeResult:
     seconds: Mapping[str, float]
     options: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        found = f"{len(self.warnings)} warnings" if len(self.warnings) != 1 else "1 warning"
+        return f"<HarmonizeResult of {self.name} to {self.target.info.name}: {self.trust.level}, {found}>"
+
     @cached_property
     def figures(self) -> dict[str, float | str]:
         """Numbers worth keeping; no times among them: equal input gives equal bytes, sidecar and report included."""

@@ -176,6 +176,11 @@ def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[
             screen.note(f"scanner {group.name}: {len(group.scans)} scans, {group.why}")
     if single := sum(len(group.scans) == 1 for group in groups):
         screen.note(f"alone: {single} scans")
+        if not arguments.scanner_column and arguments.scanner_grouping != "none" and single == len(scans) > 1:
+            screen.problem(
+                "blindharmony: warning: no scanner was found to have made several scans, so each is harmonized alone, "
+                "which is less exact; name a column of participants.tsv with --scanner-column"
+            )
     return groups
 
 

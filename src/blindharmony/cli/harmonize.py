@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     _check(arguments, paths)
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.harmonization.methods import METHODS
+    from blindharmony.harmonization.scanner import ScannerModel
     from blindharmony.pipeline import harmonize
     from blindharmony.target import load_target
 
@@ -97,6 +98,13 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     for problem in missing:
         outcomes.fail(problem)
     cache = arguments.out / ".prepared" if arguments.group or arguments.group_table else None
+    if cache:
+        group.groups_of(arguments, paths)
+        # A group takes a minute a scan before its first result would be refused.
+        for path in paths:
+            _not_there(arguments, path)
+    elif arguments.scanner:
+        ScannerModel.load(arguments.scanner, target)
     scanners = group.fitted_scanners(arguments, paths, target, cache, screen) if cache else {}
     for index, path in enumerate(paths):
         name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"

@@ -90,6 +90,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise
     write_like(scan, made.image, out, overwrite=arguments.overwrite)
     domain = DOMAINS[made.domain]
+    warnings = list(scan.warnings)
+    if made.found.get("Tissue") is False:
+        warnings.append("No --labels were given: the contrast between tissues was not changed.")
     write_sidecar(
         sidecar,
         {
@@ -106,13 +109,13 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             "ScanSeed": scan_seed,
             "Labels": None if arguments.labels is None else arguments.labels.name,
             "Mask": None if arguments.mask is None else arguments.mask.name,
-            "Warnings": list(scan.warnings),
+            "Warnings": warnings,
             "Versions": versions(),
         },
         overwrite=arguments.overwrite,
     )
     screen.result(str(out))
-    for warning in scan.warnings:
+    for warning in warnings:
         screen.problem(f"{arguments.scan.name}: warning: {warning}")
     screen.note(f"{arguments.scan.name}: {domain.sentence}; settings in {sidecar}")
     return 0

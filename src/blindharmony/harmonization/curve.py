@@ -44,7 +44,7 @@ def harmonize_curve(
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
     found = summarize(image, mask, target)
-    person, warnings = target.person, []
+    person, warnings, doubts = target.person, [], []
     moved = float(np.sqrt(np.mean((found.person - target.mean_curve) ** 2)))
     figures: dict[str, float | str] = {
         "person's difference from the mean (rms)": round(moved, 4),
@@ -57,7 +57,7 @@ def harmonize_curve(
         off = float(np.sqrt(np.mean((wanted - found.person) ** 2)))
         figures |= {"scans of the scanner": scanner.scans, "gain": round(gain, 4), "off its own curve": round(off, 4)}
         if person is not None and off > _OTHER_SCANNER * float(np.sqrt((person.error**2).mean())):
-            warnings.append(
+            doubts.append(
                 "This scan does not fit the model of its scanner: alone it would have got another curve. "
                 "Was it made by another scanner, or with another sequence?"
             )
@@ -72,4 +72,4 @@ def harmonize_curve(
             100 * float(bar.deviation.mean()) / float(np.quantile(wanted, 0.95)), 2
         )
     out = np.where(mask, curve(image), 0).astype(np.float32)
-    return Estimate(out, intensity_map=curve, error=bar, figures=figures, warnings=warnings)
+    return Estimate(out, intensity_map=curve, error=bar, figures=figures, warnings=warnings, doubts=doubts)

@@ -32,6 +32,7 @@ class Estimate:
         trace: One entry for each optimisation step.
         figures: Numbers worth keeping.
         warnings: Plain sentences.
+        doubts: Those of them for which a result must be looked at before it is used.
     """
 
     image: NDArray[np.float32]
@@ -41,3 +42,4 @@ class Estimate:
     trace: Sequence[Mapping[str, float]] = ()
     figures: Mapping[str, float | str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    doubts: Sequence[str] = ()

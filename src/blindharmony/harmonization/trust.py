@@ -47,6 +47,7 @@ def judge(
     after: Typicality | None,
     target: Target,
     warnings: tuple[str, ...],
+    doubts: tuple[str, ...] = (),
 ) -> Trust:
     """Put together what preparation, flow and reader noticed.
 
@@ -56,9 +57,12 @@ def judge(
         after: How typical the result is.
         target: The target model.
         warnings: What reading and the method noticed.
+        doubts: What of it means that the result must be looked at.
     """
-    found, advice = list(warnings), []
-    level: Level = "good"
+    found, advice = [*warnings, *doubts], []
+    level: Level = "caution" if doubts else "good"
+    if doubts:
+        advice.append("Compare with the scan harmonized alone: without --scanner or --group.")
     overlap = float(prepared.found("place").get("overlap", 1.0))
     if overlap < _POOR_OVERLAP:
         found.append(

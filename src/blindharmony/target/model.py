@@ -132,6 +132,9 @@ class Target:
     digest: str = ""
     file: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Target {self.info.name} ({self.digest or 'not saved'}), {self.info.scans} scans>"
+
     @cached_property
     def mean_curve(self) -> NDArray[np.float64]:
         """Mean quantile curve of the target's scans, what histogram matching matches to, shape ``(Q,)``."""
