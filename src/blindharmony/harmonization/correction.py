@@ -48,13 +48,14 @@ def lifted(
         first = harmonize_curve(image, inside, target, scanner=model)
         if not isinstance(first.intensity_map, CurveMap):
             break
-        error = _error(first, target)
         if total is None:
-            share = model.lift if model else lifting_share(rms((first.image - image)[inside]), error)
+            share = model.lift if model else lifting_share(rms((first.image - image)[inside]), _error(first, target))
             # The first curve is not sure of anything: then there is no better contrast to find the field in.
             if share == 0:
                 break
-        total = lifting_curve(_after(total, found, first.intensity_map), share, prepared.scan.data[inside], error)
+        # A scan that is unlike the target's is no reason to believe in a parabola: its surprise is no part of this.
+        usual = rms(target.person.error) / np.sqrt(model.scans if model else 1) if target.person else np.inf
+        total = lifting_curve(_after(total, found, first.intensity_map), share, prepared.scan.data[inside], usual)
         found = prepare_again(prepared, target.info.recipe, total, cache=cache)
     return found
 

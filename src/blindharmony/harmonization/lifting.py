@@ -26,7 +26,7 @@ Curve = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _SURE = 2.0
 # Between these ranks of the brain the parabola is fitted; every voxel counts the same.
 _RANKS = np.linspace(0.02, 0.995, 200)
-_LEAST, _FLATTEST, _BELIEVED = 1e-3, 0.1, 3.0
+_LEAST, _FLATTEST, _BELIEVED = 1e-3, 0.1, 1.0
 _REACH = np.geomspace(1e-4, 4, 600)
 
 
@@ -41,9 +41,9 @@ def lifting_share(distance: float, error: float) -> float:
 
 
 def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32], error: float = np.inf) -> CurveMap:
-    """The curve :math:`T_w`, through the parabola of :math:`T` if that lies within three of its usual errors.
+    """The curve :math:`T_w`, through the parabola of :math:`T` if that lies within its usual error.
 
-    A curve that lies four away is lifted as it is, straight beyond the brain's intensities, and in between in part.
+    A curve that lies two away is lifted as it is, and in between in part.
 
     Args:
         curve: Prepared intensities → intensities like the target's.
@@ -64,8 +64,8 @@ def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32], error
     off = y - bend(x)
     doubt = np.clip(np.sqrt(((np.exp(y) * off) ** 2).mean()) / error - _BELIEVED, 0, 1)
     near = np.clip(np.log(_REACH), x[0], x[-1])
-    out = bend(near) + np.maximum(bend.deriv()(near), _FLATTEST) * (np.log(_REACH) - near)
-    out = np.exp(out + doubt * np.interp(near, x, off))
+    smooth = np.exp(bend(near) + np.maximum(bend.deriv()(near), _FLATTEST) * (np.log(_REACH) - near))
+    out = smooth + doubt * (curve(_REACH.astype(np.float32)) - smooth)
     return CurveMap.through(_REACH, _REACH + share * (np.maximum.accumulate(out) - _REACH))
 
 
