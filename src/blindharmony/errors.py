@@ -52,6 +52,12 @@ class TargetError(BlindHarmonyError):
     exit_code = 2
 
 
+class ScannerError(InputError):
+    """A scanner model or a table of scanners that is missing, damaged, or for another target: no scan was begun."""
+
+    exit_code = 2
+
+
 class OutputError(BlindHarmonyError):
     """A result that cannot be written: exists already, folder read-only, disk full."""
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from blindharmony.cli.main import main
+from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.scanner import ScannerModel
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +88,40 @@ def test_good_and_bad_scans_together(capsys, scan, tiny_target_file, tmp_path):
         (["harmonize", "EMPTY", "--out", "o"], 66, "EMPTY"),
         (["train", "SCAN", "--out", "o.safetensors"], 2, "at least 5"),
         (["info", "nothing"], 2, "nothing"),
+        (["info", "SCANNER"], 2, "--scanner"),
+        (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--scanner", "SCANNER"], 2, "another target"),
+        (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--scanner", "none.json"], 2, "none.json"),
+        (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--group-table", "none.tsv"], 2, "none.tsv"),
+        (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--group-table", "SCANNER"], 2, "columns"),
     ],
 )
 def test_exit_codes(words, code, hint, capsys, scan, tiny_target_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
-    words = [{"SCAN": str(scan), "TINY": str(tiny_target_file)}.get(w, w) for w in words]
+    other, line = tmp_path / "site.json", np.array([0.0, 1.0])
+    ScannerModel(CurveMap(line, line), 3, "other", 0.0).save(other)
+    words = [{"SCAN": str(scan), "TINY": str(tiny_target_file), "SCANNER": str(other)}.get(w, w) for w in words]
     assert main(words) == code
     said = capsys.readouterr()
     assert hint in said.err
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["harmonize", "a.nii", "--out", "o", "--targt", "x"], "did you mean --target?"),
+        (["bids", "a", "b", "participant", "--scaner-column", "x"], "did you mean --scanner-column?"),
+        (["assess", "a.nii", "--zzz"], "see blindharmony assess --help"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_verbs_own_usage(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.startswith(f"usage: blindharmony {words[0]} ")
 
 
 def test_a_damaged_or_newer_model_is_named(capsys, scan, tmp_path, tiny_target_file):

@@ -52,6 +52,23 @@ def cohort(screen, clock, *, as_json=False):
     return stage.shown
 
 
+def test_without_a_terminal_every_long_stage_is_one_line(capsys):
+    screen = Screen()
+    with screen.progress("group", lines=True) as stage:
+        for look, share in (("first look at a", 0.0), ("first look at a", 0.5), ("first look at b", 0.5)):
+            stage(look, share)
+    with screen.progress("scan") as stage:
+        stage("preparing", 0.0)
+    assert capsys.readouterr().err == "group: first look at a\ngroup: first look at b\n"
+
+
+def test_failures_are_counted_if_there_were_several_scans(capsys):
+    screen = Screen()
+    for failed, scans in ((0, 3), (1, 1), (1, 3)):
+        screen.failures(failed, scans)
+    assert capsys.readouterr().err == "blindharmony: 1 of 3 scans failed\n"
+
+
 def test_a_cohort_run_says_stage_scans_failures_and_time_left(capsys):
     shown = cohort(Screen(), Clock())
     assert shown[0] == ("starting, 0 of 4 scans", 0.0)

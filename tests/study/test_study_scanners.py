@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from blindharmony.study.layout import Scan
 from blindharmony.study.scanners import alone, by_label, by_metadata
+from blindharmony.study.scanners import together as as_one
 
 FIELDS = {
     "Manufacturer": st.sampled_from(["Siemens", "siemens ", "GE", None, ""]),
@@ -61,3 +62,4 @@ def test_scans_without_metadata_or_label_go_alone():
     assert [(len(g.scans), g.why) for g in groups] == [(2, "site is A/B"), (1, "alone: no site is given for it")]
     assert groups[0].name.startswith("A-B-")
     assert len(alone(scans(3))) == 3
+    assert [len(g.scans) for g in as_one(scans(3))] == [3]

@@ -34,6 +34,11 @@ examples:
   blindharmony assess study/ --json > assessment.json
 """
 
+_LEGEND = (
+    "numbers: distance from the target's own scans in their spreads (0 is the middle), before -> after harmonization; "
+    "worst level: of noise, texture and tissue at four resolutions; see 'blindharmony assess --help'"
+)
+
 
 def add_parser(verbs: Any) -> None:
     """Add this verb."""
@@ -100,8 +105,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                 screen.problem(f"{path.name}: warning: {warning}")
     if arguments.json:
         screen.result(json.dumps(document(target, found, failed), indent=2, allow_nan=False))
-    if failed:
-        screen.problem(f"blindharmony: {len(failed)} of {len(paths) + len(missing)} scans failed")
+    elif len(paths) > 1:
+        screen.note(_LEGEND)
+    screen.failures(len(failed), len(paths) + len(missing))
     return 1 if failed else 0
 
 

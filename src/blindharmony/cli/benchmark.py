@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.evidence.table import collected, results, write_results
 
     plan = plan_of(arguments)
-    with screen.progress("benchmark") as stage:
+    with screen.progress("benchmark", lines=True) as stage:
         benchmark = Benchmark(plan, stage, screen.note)
         screen.note(str(cost(benchmark)))
         benchmark.run()

@@ -51,9 +51,10 @@ def add_parser(verbs: Any) -> None:
     scanners = p.add_argument_group("which scans share a scanner")
     scanners.add_argument(
         *both("--scanner-grouping"),
-        choices=("auto", "none"),
+        choices=("auto", "one", "none"),
         default="auto",
-        help="auto: by the metadata of the sidecars; none: every scan alone (default: %(default)s)",
+        help="auto: by the metadata of the sidecars; one: all scans are of one scanner and sequence; none: every scan "
+        "alone (default: %(default)s)",
     )
     scanners.add_argument(*both("--scanner-column"), metavar="COL", help="column of participants.tsv or *_scans.tsv")
     scanners.add_argument(
@@ -88,8 +89,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.level == "group":
         return bids_group.run(arguments, screen)
     bids_engine.check(arguments)
-    if arguments.scanner_column and arguments.scanner_grouping == "none":
-        raise UsageError("--scanner-column and --scanner-grouping none exclude each other", remedy="use one of them")
+    if arguments.scanner_column and (how := arguments.scanner_grouping) != "auto":
+        raise UsageError(f"--scanner-column and --scanner-grouping {how} exclude each other", remedy="use one of them")
     if arguments.mask_dir and not arguments.mask_dir.is_dir():
         raise UsageError(f"{arguments.mask_dir}: no such folder", remedy="check --mask-dir")
     if not arguments.skip_bids_validation:
@@ -155,7 +156,7 @@ def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[
     from blindharmony.study.columns import column_of
     from blindharmony.study.filters import read_filter
     from blindharmony.study.layout import bids_scans
-    from blindharmony.study.scanners import alone, by_label, by_metadata
+    from blindharmony.study.scanners import alone, by_label, by_metadata, together
 
     root = arguments.bids_dir.resolve()
     scans, odd = bids_scans(
@@ -170,16 +171,17 @@ def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[
     if arguments.scanner_column:
         groups = by_label(scans, column_of(root, scans, arguments.scanner_column), arguments.scanner_column)
     else:
-        groups = alone(scans) if arguments.scanner_grouping == "none" else by_metadata(scans)
+        groups = {"auto": by_metadata, "one": together, "none": alone}[arguments.scanner_grouping](scans)
     for group in groups:
         if len(group.scans) > 1:
             screen.note(f"scanner {group.name}: {len(group.scans)} scans, {group.why}")
     if single := sum(len(group.scans) == 1 for group in groups):
         screen.note(f"alone: {single} scans")
-        if not arguments.scanner_column and arguments.scanner_grouping != "none" and single == len(scans) > 1:
+        if not arguments.scanner_column and arguments.scanner_grouping == "auto" and single == len(scans) > 1:
             screen.problem(
                 "blindharmony: warning: no scanner was found to have made several scans, so each is harmonized alone, "
-                "which is less exact; name a column of participants.tsv with --scanner-column"
+                "which is less exact; pass --scanner-grouping one if one scanner made all, or name a column of "
+                "participants.tsv with --scanner-column"
             )
     return groups
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -43,16 +43,22 @@ class Screen:
         """A warning or an error, always shown."""
         self.err.print(one_line(text), style="red" if self.err.is_terminal else None)
 
+    def failures(self, failed: int, scans: int) -> None:
+        """How many of several scans failed; a single one has said so itself."""
+        if failed and scans > 1:
+            self.problem(f"blindharmony: {failed} of {scans} scans failed")
+
     @contextmanager
-    def progress(self, title: str, *, left: bool = True) -> Iterator[Stage]:
+    def progress(self, title: str, *, left: bool = True, lines: bool = False) -> Iterator[Stage]:
         """A bar on a terminal; nothing moves elsewhere.
 
         Args:
             title: What stands before the stage.
             left: Whether the bar estimates the time left; else the stage's own words do.
+            lines: Whether every new stage is a line where there is no terminal: for stages that take minutes.
         """
         if self.quiet or not self.err.is_terminal:
-            yield Stage(None)
+            yield Stage(None, title, self.note if lines else None)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -68,11 +74,15 @@ class Screen:
 class Stage:
     """One moving line: a stage and the share of it that is done."""
 
-    def __init__(self, bars: Progress | None, title: str = "") -> None:
-        self.bars, self.title = bars, title
+    def __init__(self, bars: Progress | None, title: str = "", say: Callable[[str], None] | None = None) -> None:
+        self.bars, self.title, self._say, self._last = bars, title, say, ""
         self.task = None if bars is None else bars.add_task(title, total=1.0)
 
     def __call__(self, stage: str, share: float) -> None:
         """Show where the work stands."""
+        line = f"{self.title}: {stage}" if self.title else stage
         if self.bars is not None and self.task is not None:
-            self.bars.update(self.task, description=f"{self.title}: {stage}" if self.title else stage, completed=share)
+            self.bars.update(self.task, description=line, completed=share)
+        elif self._say is not None and line != self._last:
+            self._last = line
+            self._say(line)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError
+from blindharmony.errors import BlindHarmonyError, OutputError, ScannerError, UsageError
 from blindharmony.image import read_text
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
     """Scanner's name → its scans; empty if scans go one by one.
 
     Raises:
-        InputError: If the table cannot be read or lacks a column.
+        ScannerError: If the table cannot be read or lacks a column.
     """
     if arguments.group:
         return {"": paths}
@@ -76,14 +76,14 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
         if name := scanner_of.get(path.name, ""):
             found.setdefault(name, []).append(path)
     if not found:
-        raise InputError(
+        raise ScannerError(
             "none of the scans is in this table",
             remedy="give the scans' file names in its column 'scan'",
             path=arguments.group_table,
         )
     files = Counter(_safe(name) for name in found)
     if arguments.save_scanner and (twice := [name for name in found if files[_safe(name)] > 1]):
-        raise InputError(
+        raise ScannerError(
             f"the scanners {' and '.join(twice[:2])} would be written to one file",
             remedy="give them names that differ in letters or digits",
             path=arguments.group_table,
@@ -93,18 +93,18 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
 
 def _table(path: Path) -> Mapping[str, str]:
     try:
-        rows = list(csv.DictReader(read_text(path).splitlines(), delimiter="\t"))
+        rows = list(csv.DictReader(read_text(path, ScannerError).splitlines(), delimiter="\t"))
     except csv.Error as error:
-        raise InputError(f"no table ({error})", remedy="give a text file, tab-separated", path=path) from None
+        raise ScannerError(f"no table ({error})", remedy="give a text file, tab-separated", path=path) from None
     if not rows or not {"scan", "scanner"} <= set(rows[0]):
-        raise InputError(
+        raise ScannerError(
             "the table has no columns 'scan' and 'scanner'", remedy="separate them by tabs, names first", path=path
         )
     found: dict[str, str] = {}
     for row in rows:
         scan, scanner = Path(row["scan"] or "").name, (row["scanner"] or "").strip()
         if found.setdefault(scan, scanner) != scanner:
-            raise InputError(
+            raise ScannerError(
                 f"the table gives {scan} two scanners", remedy="name every scan once (file names count)", path=path
             )
     return found
@@ -155,7 +155,7 @@ def _looked_at(
     from blindharmony.group import summarize_scan
 
     found = []
-    with screen.progress("looking at the group") as stage:
+    with screen.progress("looking at the group", lines=True) as stage:
         for index, path in enumerate(paths):
             look = ("first", "second", "third")[len(scanner.rounds) if scanner else 0]
             stage(f"{look} look at {path.name}", index / len(paths))

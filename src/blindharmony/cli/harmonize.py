@@ -145,8 +145,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             outcomes.done(path, result, files)
     if cache:
         shutil.rmtree(cache, ignore_errors=True)
-    if outcomes.failed:
-        screen.problem(f"blindharmony: {outcomes.failed} of {len(paths) + len(missing)} scans failed")
+    screen.failures(outcomes.failed, len(paths) + len(missing))
     return 1 if outcomes.failed else 0
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from blindharmony.cli import (
     assess,
@@ -44,6 +46,20 @@ exit codes: 0 done, 1 some scans failed, 2 wrong use, 66 no scan found, 70 inter
 """
 
 
+class Verb(argparse.ArgumentParser):
+    """One verb's grammar, which answers an unknown option with its own usage and the option that was meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and end the program if something is left over."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(word, self._option_string_actions, n=1)
+            more = f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help"
+            self.error(f"unknown: {unknown[0]}{more}")
+        return found, unknown
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar, all verbs."""
     top = argparse.ArgumentParser(
@@ -54,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"blindharmony {VERSION}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Verb)
     for module in (
         harmonize,
         bids,

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.errors import InputError, UsageError
+from blindharmony.errors import ScannerError, UsageError
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.lifting import lifting_share, rms
 from blindharmony.harmonization.smooth import smooth_curve
@@ -139,17 +139,19 @@ class ScannerModel:
         """Read a model that was fitted for this target.
 
         Raises:
-            InputError: If it is no scanner model, damaged, or made for another target.
+            ScannerError: If it is no scanner model, damaged, or made for another target.
         """
         try:
-            content = parse_json(read_text(path))
+            content = parse_json(read_text(path, ScannerError))
             if content["blindharmony-scanner"] != _FORMAT:
-                raise InputError("this scanner model is of another format", remedy="fit it again", path=path)
+                raise ScannerError("this scanner model is of another format", remedy="fit it again", path=path)
             found = cls.parse(content)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError("this is not a scanner model", remedy="make one with --save-scanner", path=path) from None
+            raise ScannerError(
+                "this is not a scanner model", remedy="make one with --save-scanner", path=path
+            ) from None
         if found.target != target.digest:
-            raise InputError(
+            raise ScannerError(
                 f"this scanner model was fitted for another target ({found.target}, not {target.digest})",
                 remedy="fit it again with --group --save-scanner",
                 path=path,

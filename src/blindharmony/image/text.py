@@ -12,22 +12,26 @@ from blindharmony.errors import InputError
 MAX_TEXT = 2**23
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, error: type[InputError] = InputError) -> str:
     """A text file of at most 8 MiB, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        error: What to raise.
 
     Raises:
         InputError: If it cannot be read, is no regular file, no UTF-8 text, or larger.
     """
     try:
         if path.exists() and not path.is_file():
-            raise InputError("this is no regular file", remedy="give a text file", path=path)
+            raise error("this is no regular file", remedy="give a text file", path=path)
         if path.stat().st_size > MAX_TEXT:
-            raise InputError(f"more than {MAX_TEXT >> 20} MiB of text", remedy="give another file", path=path)
+            raise error(f"more than {MAX_TEXT >> 20} MiB of text", remedy="give another file", path=path)
         return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", remedy="check the path", path=path) from None
+    except OSError as problem:
+        raise error(f"cannot be read ({problem.strerror})", remedy="check the path", path=path) from None
     except UnicodeDecodeError:
-        raise InputError("cannot be read: this is no text", remedy="give a text file (UTF-8)", path=path) from None
+        raise error("cannot be read: this is no text", remedy="give a text file (UTF-8)", path=path) from None
 
 
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:

@@ -64,6 +64,12 @@ def alone(scans: Sequence[Scan]) -> list[Group]:
     return _grouped(scans, lambda scan: {}, str, str, "scans were asked to go one by one")
 
 
+def together(scans: Sequence[Scan]) -> list[Group]:
+    """All scans as one scanner's."""
+    why = "taken as one scanner's, as was asked"
+    return _grouped(scans, lambda scan: {"all": True}, lambda shared: why, lambda shared: "all", "")
+
+
 def signature(found: Mapping[str, Any]) -> dict[str, Any]:
     """What tells scanners and sequences apart, rounded to what one scanner repeats.
 

@@ -86,6 +86,9 @@ def _parse(content: bytes, path: Path) -> Target:
         meta = parse_json(content[8 : 8 + length])["__metadata__"][_KEY]
         description = parse_json(meta)
     except (ValueError, KeyError, TypeError):
+        if content.lstrip().startswith(b"{") and b'"blindharmony-scanner"' in content:
+            remedy = "pass it to 'blindharmony harmonize' with --scanner"
+            raise TargetError("this is a scanner model, not a target model", remedy=remedy, path=path) from None
         raise TargetError("this is not a target model", remedy=_TRAIN, path=path) from None
     if not isinstance(description, dict):
         raise TargetError("this is not a target model", remedy=_TRAIN, path=path)
