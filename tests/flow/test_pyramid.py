@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd.functional import jacobian
 
+from blindharmony.flow.convolution import Convolution
 from blindharmony.flow.haar import haar_merge, haar_split
 from blindharmony.flow.level import LevelFlow
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
@@ -112,6 +113,8 @@ class TestHaar:
 LEVELS = {
     "affine": dict(channels=7, rounds=0),
     "splines": dict(channels=7, rounds=1),
+    "affine couplings": dict(channels=7, rounds=0, affine_rounds=2),
+    "both": dict(channels=7, rounds=1, affine_rounds=1),
     "two rounds": dict(channels=7, rounds=2),
     "base": dict(channels=1, rounds=0),
     "bent base": dict(channels=1, rounds=1),
@@ -130,6 +133,18 @@ def inputs(flow, shape=(3, 2, 4), batch=2, share=0.6, dtype=torch.float32, sprea
     mask = random_mask((batch, channels, *shape), share)
     x = spread * torch.randn(batch, channels, *shape, dtype=dtype)
     return x.where(mask, 0.0), torch.randn(batch, 2, *shape, dtype=dtype), mask
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (2, 4, 4), (1, 3, 3), (20, 20, 20), (6, 40, 40)])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_convolution_is_the_same_in_slabs(shape, kernel):
+    layer = Convolution(16, 3, kernel)
+    x = torch.randn(1, 16, *shape, requires_grad=True)
+    plain = torch.nn.functional.conv3d(x, layer.weight, layer.bias, padding=kernel // 2)
+    torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-5)
+    slopes = [torch.autograd.grad(y.square().sum(), (x, *layer.parameters())) for y in (layer(x), plain)]
+    for ours, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 class TestLevel:

@@ -2,12 +2,13 @@ r"""The density of one resolution's details, given the coarser image and the pla
 
 .. math:: \log p(d \mid c) = \log \mathcal N(f(d; c)) + \log|\det \partial f/\partial d|
 
-``f`` is a chain: first every channel is shifted and scaled by what the context predicts, then couplings bend
-some channels with splines that depend on the others. The convolutions over the context are shared by all of
+``f`` is a chain: first every channel is shifted and scaled by what the context predicts, then couplings do so with
+some channels as the others say, or bend them with splines. The convolutions over the context are shared by all of
 them, and curves are evaluated only where the mask says there is something: about a third of the box around a
 head.
 
-Source: conditional spline couplings, Durkan et al. 2019; conditioning on the coarser image, Yu et al. 2020.
+Source: affine couplings, Dinh et al. 2017; spline couplings, Durkan et al. 2019; conditioning on the coarser image,
+Yu et al. 2020.
 """
 
 from __future__ import annotations
@@ -21,13 +22,10 @@ from torch import Tensor, nn
 
 from blindharmony.flow.affine import Affine, Elementwise
 from blindharmony.flow.bijection import full_precision
+from blindharmony.flow.convolution import Convolution
 from blindharmony.flow.spline import Spline
 
 _SEVEN = ((0, 1, 2, 3), (4, 5, 6), (0, 2, 4, 6), (1, 3, 5))
-
-
-def _conv(cin: int, cout: int, kernel: int = 3) -> nn.Conv3d:
-    return nn.Conv3d(cin, cout, kernel, padding=kernel // 2)
 
 
 class ContextNet(nn.Module):
@@ -35,8 +33,8 @@ class ContextNet(nn.Module):
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.first = _conv(channels, width)
-        self.blocks = nn.ModuleList(_conv(width, width) for _ in range(blocks))
+        self.first = Convolution(channels, width)
+        self.blocks = nn.ModuleList(Convolution(width, width) for _ in range(blocks))
 
     def forward(self, context: Tensor) -> Tensor:
         """Hidden features at every place."""
@@ -56,7 +54,7 @@ class _Layer(nn.Module):
         self.moved = moved
         self.kept = tuple(c for c in range(channels) if c not in moved)
         self.transform = transform
-        self.look = _conv(2 * len(self.kept), width) if self.kept else None
+        self.look = Convolution(2 * len(self.kept), width) if self.kept else None
         self.hidden = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, len(moved) * transform.size)
@@ -83,7 +81,8 @@ class LevelFlow(nn.Module):
         context: Channels of the context.
         width: Hidden channels.
         blocks: Residual 3×3×3 convolutions over the context.
-        rounds: How often the coupling pattern is repeated; 0 for the context-only map.
+        affine_rounds: How often the pattern of couplings is run through with affine ones.
+        rounds: How often it is then run through with splines; without either, the map is the context's alone.
         bins: Bins of the splines.
         dropout: Share of hidden features dropped in training.
 
@@ -104,6 +103,7 @@ class LevelFlow(nn.Module):
         width: int,
         blocks: int,
         rounds: int,
+        affine_rounds: int = 0,
         bins: int = 8,
         dropout: float = 0.0,
     ) -> None:
@@ -113,6 +113,8 @@ class LevelFlow(nn.Module):
         patterns = _SEVEN if channels == 7 else ()
         spline = Spline(bins=bins, bound=4.0)
         self.layers = nn.ModuleList([_Layer(channels, everything, Affine(), width, dropout)])
+        for _ in range(affine_rounds):
+            self.layers.extend(_Layer(channels, moved, Affine(), width, dropout) for moved in patterns)
         for _ in range(rounds):
             self.layers.extend(_Layer(channels, moved, spline, width, dropout) for moved in patterns)
         if channels == 1 and rounds:

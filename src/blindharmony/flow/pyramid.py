@@ -30,7 +30,8 @@ class PyramidSpec(BaseModel):
         finest_mm: Voxel size of the image whose density it is.
         shape: Voxels of that image; every side a multiple of 2 to the number of levels.
         widths: Hidden channels of each level, finest first.
-        rounds: Rounds of four spline couplings in each level.
+        affine_rounds: Rounds of four affine couplings in each level.
+        rounds: Rounds of four spline couplings after them, for details with several peaks: a head's have one.
         blocks: Context convolutions in each level.
         bins: Bins of each spline.
         dropout: In training.
@@ -43,7 +44,8 @@ class PyramidSpec(BaseModel):
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
         default=(24, 32, 32, 32), min_length=1, max_length=4
     )
-    rounds: int = Field(default=1, ge=0, le=64)
+    affine_rounds: int = Field(default=2, ge=0, le=64)
+    rounds: int = Field(default=0, ge=0, le=64)
     blocks: int = Field(default=2, ge=0, le=64)
     bins: int = Field(default=8, ge=2, le=256)
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -83,6 +85,7 @@ class Pyramid(nn.Module):
                 width=w,
                 blocks=spec.blocks,
                 rounds=spec.rounds,
+                affine_rounds=spec.affine_rounds,
                 bins=spec.bins,
                 dropout=spec.dropout,
             )

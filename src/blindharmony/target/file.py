@@ -140,7 +140,11 @@ def _networks(
 
 def _migrated(description: dict[str, Any]) -> dict[str, Any]:
     """A description of an earlier format in the words of this one."""
-    return {k: v for k, v in description.items() if k not in _GONE}
+    known = {k: v for k, v in description.items() if k not in _GONE}
+    # Format 3 had spline couplings only.
+    if description.get("format", 0) < 4 and isinstance(pyramid := known.get("pyramid"), dict):
+        known["pyramid"] = {"affine_rounds": 0, **pyramid}
+    return known
 
 
 def _digest(content: bytes) -> str:
