@@ -62,7 +62,7 @@ def training(name, content):
             parts += [f"### {title}", table([*head, "parameters"], rows)]
     note = (
         f"Short trainings ({content['steps a level']} steps a level) on the same 2 mm heads (`benchmarks/"
-        "flow_training.py`); the included model took 900."
+        "flow_training.py`); the included model took 1800."
     )
     return "\n\n".join([f"## Small trainings, `{name}`", note, *parts])
 

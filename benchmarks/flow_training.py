@@ -141,8 +141,10 @@ def _cubes(pool, rng):
 
 CHOICES = {
     "as it is": ({}, {}),
-    "no couplings (a Gaussian given coarser image and place)": ({"rounds": 0}, {}),
-    "two rounds of couplings": ({"rounds": 2}, {}),
+    "no couplings (a Gaussian given coarser image and place)": ({"affine_rounds": 0}, {}),
+    "one round of spline couplings instead": ({"affine_rounds": 0, "rounds": 1}, {}),
+    "a round of spline couplings after them": ({"rounds": 1}, {}),
+    "three rounds of affine couplings": ({"affine_rounds": 3}, {}),
     "half the width": ({"widths": (12, 16, 16, 16)}, {}),
     "no dropout": ({"dropout": 0.0}, {}),
     "place unknown": ({}, {"place": False}),
