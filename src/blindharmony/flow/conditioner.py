@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blindharmony.flow.convolution import Convolution
+
 Norm = Literal["none", "batch"]
 
 
@@ -148,8 +150,9 @@ def convolution(ndim: int, channels: int, out: int, kernel: int) -> nn.Conv2d | 
     if kernel % 2 == 0 or ndim not in (2, 3):
         msg = f"expected an odd kernel size and 2 or 3 spatial axes, got kernel {kernel} and {ndim} axes"
         raise ValueError(msg)
-    layer = nn.Conv2d if ndim == 2 else nn.Conv3d
-    return layer(channels, out, kernel, padding=kernel // 2)
+    if ndim == 2:
+        return nn.Conv2d(channels, out, kernel, padding=kernel // 2)
+    return Convolution(channels, out, kernel)
 
 
 def zeroed(layer: nn.Conv2d | nn.Conv3d) -> nn.Conv2d | nn.Conv3d:
