@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.lifting import lifting_curve
 from blindharmony.harmonization.smooth import smooth_curve
 
@@ -70,3 +71,10 @@ def test_the_lifted_curve_is_right_beyond_the_brain_too(power):
     everywhere = np.geomspace(0.02, 2.5, 30)
     np.testing.assert_allclose(lifted(everywhere**power), everywhere, rtol=0.08)
     np.testing.assert_allclose(lifting_curve(wobbly, 0.0, TRUTH)(everywhere), everywhere, rtol=1e-3)
+
+
+@pytest.mark.parametrize("values", [np.zeros(1000), np.repeat([0.0, 1.0], [999, 1]), np.ones(1000)])
+def test_a_brain_of_hardly_any_intensities_is_lifted_by_the_curve_itself(values):
+    curve = CurveMap(np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.5, 2.0]))
+    at = np.array([0.1, 0.9, 1.5], np.float32)
+    np.testing.assert_allclose(lifting_curve(curve, 1.0, values.astype(np.float32), 0.01)(at), curve(at), atol=0.01)

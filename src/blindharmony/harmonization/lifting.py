@@ -26,7 +26,7 @@ Curve = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _SURE = 2.0
 # Between these ranks of the brain the parabola is fitted; every voxel counts the same.
 _RANKS = np.linspace(0.02, 0.995, 200)
-_LEAST, _FLATTEST, _BELIEVED = 1e-3, 0.1, 1.0
+_LEAST, _FLATTEST, _BELIEVED, _DEGREE = 1e-3, 0.1, 1.0, 2
 _REACH = np.geomspace(1e-4, 4, 600)
 
 
@@ -59,13 +59,17 @@ def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32], error
     """
     at = np.quantile(values, _RANKS)
     at = at[at > _LEAST * at[-1]]
+    own = curve(_REACH.astype(np.float32))
+    # A brain of hardly more than zeros has no parabola.
+    if len(np.unique(at)) <= _DEGREE:
+        return CurveMap.through(_REACH, _REACH + share * (np.maximum.accumulate(own) - _REACH))
     x, y = np.log(at), np.log(np.maximum(curve(at.astype(np.float32)).astype(np.float64), _LEAST))
-    bend = np.polynomial.Polynomial.fit(x, y, 2)
+    bend = np.polynomial.Polynomial.fit(x, y, _DEGREE)
     off = y - bend(x)
     doubt = np.clip(np.sqrt(((np.exp(y) * off) ** 2).mean()) / error - _BELIEVED, 0, 1)
     near = np.clip(np.log(_REACH), x[0], x[-1])
     smooth = np.exp(bend(near) + np.maximum(bend.deriv()(near), _FLATTEST) * (np.log(_REACH) - near))
-    out = smooth + doubt * (curve(_REACH.astype(np.float32)) - smooth)
+    out = smooth + doubt * (own - smooth)
     return CurveMap.through(_REACH, _REACH + share * (np.maximum.accumulate(out) - _REACH))
 
 
