@@ -36,7 +36,7 @@ examples:
 
 _LEGEND = (
     "numbers: distance from the target's own scans in their spreads (0 is the middle), before -> after harmonization; "
-    "worst level: of noise, texture and tissue at four resolutions; see 'blindharmony assess --help'"
+    "worst level: the farthest of the details at four resolutions and the brightness; see 'blindharmony assess --help'"
 )
 
 
