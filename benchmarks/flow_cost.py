@@ -1,10 +1,10 @@
 """What a log-density with its gradient costs: this pyramid, the published 2-D spline flow and a 3-D Glow, one head.
 
-    python benchmarks/flow_cost.py HEAD.npz --target ds002748 --out FILE.json
+    python benchmarks/flow_cost.py HEAD --target ds002748 --out FILE.json
 
-HEAD is a prepared head from a benchmark's work folder. Processor seconds, so that other work on the machine does not
-count; ratios are between systems of one run on one machine. The cost of a pyramid is shown by resolution, so that it is
-seen to grow with the voxels.
+HEAD is a prepared head (.safetensors) from the folder of a benchmark or of honesty.py. Processor seconds, so that other
+work on the machine does not count; ratios are between systems of one run on one machine. The cost of a pyramid is shown
+by resolution, so that it is seen to grow with the voxels.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
+from safetensors.numpy import load_file
 
 from blindharmony.flow import MultiScaleFlow
 from blindharmony.flow.bijection import Condition
@@ -58,7 +58,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     target = load_target(arguments.target)
-    head = np.load(arguments.head)
+    head = load_file(arguments.head)
     rows = {}
 
     def note(name, took, mask, flow):
