@@ -64,6 +64,7 @@ def training(name, content):
         f"Short trainings ({content['steps a level']} steps a level) on the same 2 mm heads (`benchmarks/"
         "flow_training.py`); the included model took 1800."
     )
+    note = " ".join([note, *([content["note"]] if "note" in content else [])])
     return "\n\n".join([f"## Small trainings, `{name}`", note, *parts])
 
 
