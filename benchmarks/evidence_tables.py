@@ -16,10 +16,11 @@ _HEAD = """# Evidence, measured
 Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence_*.json` beside it, each the
 `results.json` of one `blindharmony benchmark`; nothing here is typed by hand. What the legs and the systems are:
 [evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. Each
-part names its model. The included `ds002748` was since trained anew: its flow, which judges, is another;
-what makes the images is the same to rounding (persons 0.00003) or to the byte (restorer). Networks were trained for
-minutes, and a quick run with an earlier model is kept for those and for the published iteration. Seconds a scan of
-`curve` and `group` were taken on a machine shared with other work: two to four times what they are alone."""
+part names its model. The included `ds002748` was since trained anew: its flow, which judges, is another; what makes the
+images is the same to rounding (persons 0.00003) or to the byte (restorer). The segmentation of `oasis` was measured
+before scanner curves were smooth and the bias field found twice. A quick run with an earlier model is kept for networks
+and the published iteration: neither has been run at length, nor has the real leg. Seconds a scan of `curve` and `group`
+were taken on a machine shared with other work: two to four times what they are alone."""
 
 
 def main():

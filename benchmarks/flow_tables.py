@@ -15,7 +15,8 @@ from tables import table
 _HEAD = """# The flow, measured
 
 Made by `python benchmarks/flow_tables.py docs/` from the files beside it; nothing here is typed by hand. How each
-figure was made stands at the top of its script.
+figure was made stands at the top of its script. Parts name the model they were measured with (`blindharmony info` says
+which is included): cost and answers of `assess` are of an earlier one.
 """
 
 
@@ -38,7 +39,8 @@ def honesty(name, content):
         [
             f"## An honest judge? `{name}`, {len(content['rows'])} unseen scans",
             "The change under which the scan is most probable, Jacobian included (`benchmarks/honesty.py`); an honest "
-            "judge answers 0. Aim: mean within 1 % (as far as its own error tells), every scan within 5 %.",
+            "judge answers 0. Aim: mean within 1 % (as far as its own error tells), every scan within 5 %. "
+            f"Model `{content['target']}`.",
             table(
                 ["image", "change", "most probable, mean", "farthest scan", "which moves intensities by", "met"], rows
             ),
@@ -73,7 +75,7 @@ def cost(content):
     return "\n\n".join(
         [
             "## Log-density with gradient, one head",
-            f"`benchmarks/flow_cost.py`, {content['threads']} thread(s).",
+            f"`benchmarks/flow_cost.py`, {content['threads']} thread(s), model `{content['target']}`.",
             table(["flow", "processor seconds", "voxels", "parameters"], rows),
         ]
     )
@@ -90,7 +92,7 @@ def trust(content):
         "## What `blindharmony assess` answers",
         "`benchmarks/spoiled.py`: an unseen scan of the target, a whole head of another scanner, and spoiled copies of "
         "both, as files through the command. In brackets the excess of the least probable level before and after "
-        "harmonization, in spreads of the target's held-out scans.",
+        f"harmonization, in spreads of the target's held-out scans. Model `{content['target']}`.",
         table(["copy", *(("target's scan", "whole head")[: len(scans)])], rows),
     ]
     studies = {}
