@@ -141,10 +141,12 @@ def _cubes(pool, rng):
 
 CHOICES = {
     "as it is": ({}, {}),
-    "no couplings (a Gaussian given coarser image and place)": ({"affine_rounds": 0}, {}),
-    "one round of spline couplings instead": ({"affine_rounds": 0, "rounds": 1}, {}),
-    "a round of spline couplings after them": ({"rounds": 1}, {}),
-    "three rounds of affine couplings": ({"affine_rounds": 3}, {}),
+    "no couplings (a Gaussian given coarser image and place)": ({"checkerboards": 0, "affine_rounds": 0}, {}),
+    "checkerboard couplings alone": ({"affine_rounds": 0}, {}),
+    "channel couplings alone, two rounds": ({"checkerboards": 0, "affine_rounds": 2}, {}),
+    "two rounds of checkerboards": ({"checkerboards": 2}, {}),
+    "two rounds of channel couplings": ({"affine_rounds": 2}, {}),
+    "splines in place of affine channel couplings": ({"affine_rounds": 0, "rounds": 1}, {}),
     "half the width": ({"widths": (12, 16, 16, 16)}, {}),
     "no dropout": ({"dropout": 0.0}, {}),
     "place unknown": ({}, {"place": False}),

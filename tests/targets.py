@@ -9,7 +9,7 @@ from blindharmony.prep.template import load_template
 from blindharmony.target import HeldOut, Target, TargetInfo
 from blindharmony.target.model import atlas_tensor
 
-TINY = PyramidSpec(widths=(4, 4, 4, 4), affine_rounds=1, rounds=1, blocks=0, bins=4, dropout=0.0)
+TINY = PyramidSpec(widths=(4, 4, 4, 4), affine_rounds=1, blocks=0, bins=4, dropout=0.0)
 
 
 def synthetic_target() -> Target:

@@ -13,12 +13,13 @@ from blindharmony.harmonization.summary import summarize
 from blindharmony.image import read_volume
 from blindharmony.prep.recipe import PrepRecipe, prepare
 
+QUICK = PrepRecipe(n4_shrink_mm=12)
 AT = np.linspace(0.02, 3, 400)
 
 
 @pytest.fixture(scope="module")
 def target(tiny_target):
-    return replace(tiny_target, digest="0" * 12, info=tiny_target.info.model_copy(update={"recipe": PrepRecipe()}))
+    return replace(tiny_target, digest="0" * 12, info=tiny_target.info.model_copy(update={"recipe": QUICK}))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def pair(stripped_head):
     x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in stripped_head.data.shape], indexing="ij")
     data = np.maximum(stripped_head.data, 0) * np.exp(0.25 * x - 0.2 * y * z)
     volumes = [read_volume((data**p).astype(np.float32), affine=stripped_head.affine) for p in (1, 2)]
-    return [prepare(v, PrepRecipe()) for v in volumes]
+    return [prepare(v, QUICK) for v in volumes]
 
 
 def model(power, target, lift=1.0, then=None):

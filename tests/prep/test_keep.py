@@ -9,7 +9,7 @@ from blindharmony.prep.recipe import PrepRecipe, prepare
 
 
 def test_a_kept_preparation_is_taken_instead_of_made_again(stripped_volume, tmp_path, monkeypatch):
-    recipe = PrepRecipe()
+    recipe = PrepRecipe(n4_shrink_mm=12)
     first = prepare(stripped_volume, recipe, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr("blindharmony.prep.place.register_affine", None)

@@ -34,7 +34,7 @@ def test_lifting_is_undone(stripped_head):
 
 
 def test_with_the_right_curve_the_scan_is_prepared_as_the_target_would_be(bent):
-    recipe = PrepRecipe()
+    recipe = PrepRecipe(n4_shrink_mm=12)
     wanted, seen = (prepare(v, recipe) for v in bent)
     again = prepare_again(seen, recipe, root)
     inside = wanted.native.inside() & again.native.inside()
@@ -50,7 +50,7 @@ def test_with_the_right_curve_the_scan_is_prepared_as_the_target_would_be(bent):
 
 
 def test_it_is_kept(bent, tmp_path, monkeypatch):
-    recipe = PrepRecipe()
+    recipe = PrepRecipe(n4_shrink_mm=12)
     seen = prepare(bent[1], recipe)
     first = prepare_again(seen, recipe, root, cache=tmp_path)
     monkeypatch.setattr("blindharmony.prep.steps.log_bias_n4", None)

@@ -210,12 +210,19 @@ class TestDamage:
 
 class TestEarlierFormats:
     def test_format_3_had_spline_couplings_only(self, target, path):
-        spec = SPEC.model_copy(update={"affine_rounds": 0, "rounds": 1})
+        self.check(target, path, {"checkerboards": 0, "affine_rounds": 0, "rounds": 1}, 3, "affine_rounds")
+
+    def test_format_4_had_no_checkerboards(self, target, path):
+        self.check(target, path, {"checkerboards": 0, "affine_rounds": 2}, 4)
+
+    def check(self, target, path, shape, version, *unknown):
+        spec = SPEC.model_copy(update=shape)
         info = target.info.model_copy(update={"pyramid": spec})
         save_target(replace(target, info=info, pyramid=Pyramid(spec, atlas_tensor())), path)
         tensors, description = parts(path.read_bytes())
-        del description["pyramid"]["affine_rounds"]
-        path.write_bytes(pack(tensors, description | {"format": 3}))
+        for name in ("checkerboards", *unknown):
+            del description["pyramid"][name]
+        path.write_bytes(pack(tensors, description | {"format": version}))
         assert load_target(path).info.pyramid == spec
 
     def test_format_2_had_no_textures_and_all_versions_of_a_head_counted_the_same(self, target, content, path):

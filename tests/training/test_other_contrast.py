@@ -20,7 +20,7 @@ def t2_like(seed):
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory):
+def target(tmp_path_factory, people_once):
     study = tmp_path_factory.mktemp("t2")
     for seed in range(5):
         folder = study / f"sub-{seed:02d}" / "anat"

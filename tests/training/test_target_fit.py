@@ -11,12 +11,12 @@ from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import load_target
 from blindharmony.target.restorer import RestorerSpec
-from blindharmony.training import people_fit, target_fit
 from blindharmony.training.head import prepare_head
-from blindharmony.training.people_fit import fit_people
 from blindharmony.training.target_fit import train_target
 from heads import head_grid, synthetic_brain
 from targets import TINY
+
+pytestmark = pytest.mark.usefixtures("people_once")
 
 SMALL = RestorerSpec(width=4, deep_width=4, blocks=1)
 
@@ -33,24 +33,6 @@ def scans(tmp_path_factory):
         paths.append(folder / f"sub-{seed:02d}_T1w.nii.gz")
         nib.save(nib.Nifti1Image(head.data, head.affine), paths[-1])
     return paths
-
-
-@pytest.fixture(scope="module", autouse=True)
-def people_once():
-    """The people of these heads are the same for every training, and have tests of their own: two versions will do."""
-    known = {}
-    seen_as = people_fit.seen_as
-
-    def remembered(heads, coarse, *others, **more):
-        key = len(coarse), *(round(float(x.sum()), 3) for x, _ in coarse)
-        if key not in known:
-            known[key] = fit_people(heads, coarse, *others, **more)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(people_fit, "seen_as", lambda *head: seen_as(*head)[:2])
-        patch.setattr(target_fit, "fit_people", remembered)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,18 @@ r"""The density of one resolution's details, given the coarser image and the pla
 .. math:: \log p(d \mid c) = \log \mathcal N(f(d; c)) + \log|\det \partial f/\partial d|
 
 ``f`` is a chain: first every channel is shifted and scaled by what the context predicts, then couplings do so with
-some channels as the others say, or bend them with splines. The convolutions over the context are shared by all of
-them, and curves are evaluated only where the mask says there is something: about a third of the box around a
-head.
+places of one colour of a checkerboard as those of the other say, then with some channels as the others say, or bend
+them with splines. The convolutions over the context are shared by all of them, and curves are evaluated only where
+the mask says there is something: about a third of the box around a head.
 
-Source: affine couplings, Dinh et al. 2017; spline couplings, Durkan et al. 2019; conditioning on the coarser image,
-Yu et al. 2020.
+Source: affine and checkerboard couplings, Dinh et al. 2017; spline couplings, Durkan et al. 2019; conditioning on the
+coarser image, Yu et al. 2020.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,15 +44,42 @@ class ContextNet(nn.Module):
         return F.silu(hidden)
 
 
+class _Sites(NamedTuple):
+    """Places where there is something: their flat index, their image, and which channels are there ``(C, sites)``."""
+
+    at: Tensor
+    image: Tensor
+    valid: Tensor
+
+    def where(self, chosen: Tensor) -> _Sites:
+        return _Sites(self.at[chosen], self.image[chosen], self.valid[:, chosen])
+
+
+def _colours(x: Tensor) -> Tensor:
+    """0 or 1 at each place of a checkerboard, shape ``(X, Y, Z)``."""
+    a, b, c = (torch.arange(n, device=x.device) for n in x.shape[2:])
+    return (a[:, None, None] + b[:, None] + c) % 2
+
+
 class _Layer(nn.Module):
-    """One elementwise bijection of the channels ``moved``, decided by the context and the other channels."""
+    """One elementwise bijection of the channels ``moved``, decided by the context and what is not moved.
+
+    That are the other channels or, with a ``colour``, all channels at the places of the other colour.
+    """
 
     def __init__(
-        self, channels: int, moved: tuple[int, ...], transform: Elementwise, width: int, dropout: float
+        self,
+        channels: int,
+        moved: tuple[int, ...],
+        transform: Elementwise,
+        width: int,
+        dropout: float,
+        colour: int | None = None,
     ) -> None:
         super().__init__()
         self.moved = moved
-        self.kept = tuple(c for c in range(channels) if c not in moved)
+        self.colour = colour
+        self.kept = tuple(c for c in range(channels) if c not in moved or colour is not None)
         self.transform = transform
         self.look = Convolution(2 * len(self.kept), width) if self.kept else None
         self.hidden = nn.Linear(width, width)
@@ -66,6 +93,8 @@ class _Layer(nn.Module):
         kept = list(self.kept)
         if self.look is not None:
             seen = torch.cat([x[:, kept], mask[:, kept].to(x.dtype)], 1)
+            if self.colour is not None:
+                seen = seen * (_colours(x) != self.colour)
             features = F.silu(features + self.look(seen))
         at_sites = features.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])[sites]
         raw: Tensor = self.head(self.dropout(F.silu(self.hidden(at_sites))))
@@ -81,7 +110,8 @@ class LevelFlow(nn.Module):
         context: Channels of the context.
         width: Hidden channels.
         blocks: Residual 3×3×3 convolutions over the context.
-        affine_rounds: How often the pattern of couplings is run through with affine ones.
+        checkerboards: How often the places of either colour are moved as the other colour says.
+        affine_rounds: How often the pattern of channel couplings is then run through with affine ones.
         rounds: How often it is then run through with splines; without either, the map is the context's alone.
         bins: Bins of the splines.
         dropout: Share of hidden features dropped in training.
@@ -103,6 +133,7 @@ class LevelFlow(nn.Module):
         width: int,
         blocks: int,
         rounds: int,
+        checkerboards: int = 0,
         affine_rounds: int = 0,
         bins: int = 8,
         dropout: float = 0.0,
@@ -113,6 +144,8 @@ class LevelFlow(nn.Module):
         patterns = _SEVEN if channels == 7 else ()
         spline = Spline(bins=bins, bound=4.0)
         self.layers = nn.ModuleList([_Layer(channels, everything, Affine(), width, dropout)])
+        for _ in range(checkerboards):
+            self.layers.extend(_Layer(channels, everything, Affine(), width, dropout, colour) for colour in (0, 1))
         for _ in range(affine_rounds):
             self.layers.extend(_Layer(channels, moved, Affine(), width, dropout) for moved in patterns)
         for _ in range(rounds):
@@ -149,40 +182,43 @@ class LevelFlow(nn.Module):
     def _run(self, x: Tensor, context: Tensor, mask: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         features = self.net(context)
         sites = mask.any(1).flatten().nonzero().squeeze(1)
-        batch = torch.arange(len(x), device=x.device).repeat_interleave(mask[0, 0].numel())[sites]
-        valid = mask.transpose(0, 1).flatten(1)[:, sites]  # (C, sites)
+        image = torch.arange(len(x), device=x.device).repeat_interleave(mask[0, 0].numel())[sites]
+        everything = _Sites(sites, image, mask.transpose(0, 1).flatten(1)[:, sites])
+        colours = _colours(x).flatten().repeat(len(x))[sites]
         exact = torch.promote_types(self.input_sd.dtype, torch.float32)
         logdet = x.new_zeros(len(x), dtype=exact)
         scale = self.input_sd.view(1, -1, 1, 1, 1)
+        change = (everything.valid * self.input_sd.log()[:, None]).sum(0)
         if inverse:
-            x, logdet = self._standardise(x, mask, logdet, batch, valid, inverse=True)
+            x, logdet = self._standardise(x, mask, logdet, everything, inverse=True)
         else:
             x = (x / scale).where(mask, 0.0)
-            logdet = logdet.index_add(0, batch, -(valid * self.input_sd.log()[:, None]).sum(0))
+            logdet = logdet.index_add(0, image, -change)
         for module in reversed(self.layers) if inverse else self.layers:
             layer = cast(_Layer, module)
-            params = layer.params(x, mask, features, sites)
+            some = everything if layer.colour is None else everything.where(colours == layer.colour)
+            params = layer.params(x, mask, features, some.at)
             moved = list(layer.moved)
             with full_precision(x):
                 flat = x.transpose(0, 1).flatten(1)  # (C, B·places)
-                values = flat[moved][:, sites][None].to(params.dtype)
+                values = flat[moved][:, some.at][None].to(params.dtype)
                 bend = layer.transform.to_image if inverse else layer.transform.to_latent
                 new, slope = bend(values, params)
-                keep = valid[moved][None]
+                keep = some.valid[moved][None]
                 new, slope = new.where(keep, 0.0), slope.where(keep, 0.0)
-                logdet = logdet.index_add(0, batch, slope.sum((0, 1)))
+                logdet = logdet.index_add(0, some.image, slope.sum((0, 1)))
                 flat = flat.to(new.dtype).index_put(
-                    (torch.tensor(moved, device=x.device)[:, None], sites[None]), new[0]
+                    (torch.tensor(moved, device=x.device)[:, None], some.at[None]), new[0]
                 )
                 x = flat.reshape(len(flat), len(x), *x.shape[2:]).transpose(0, 1)
         if not inverse:
-            return self._standardise(x, mask, logdet, batch, valid, inverse=False)
-        return x * scale, logdet.index_add(0, batch, (valid * self.input_sd.log()[:, None]).sum(0))
+            return self._standardise(x, mask, logdet, everything, inverse=False)
+        return x * scale, logdet.index_add(0, image, change)
 
     def _standardise(
-        self, x: Tensor, mask: Tensor, logdet: Tensor, batch: Tensor, valid: Tensor, *, inverse: bool
+        self, x: Tensor, mask: Tensor, logdet: Tensor, sites: _Sites, *, inverse: bool
     ) -> tuple[Tensor, Tensor]:
         mean, log_sd = self.latent_mean.view(1, -1, 1, 1, 1), self.latent_log_sd.view(1, -1, 1, 1, 1)
         x = (x * log_sd.exp() + mean) if inverse else (x - mean) * (-log_sd).exp()
-        change = (valid * self.latent_log_sd[:, None]).sum(0)
-        return x.where(mask, 0.0), logdet.index_add(0, batch, change if inverse else -change)
+        change = (sites.valid * self.latent_log_sd[:, None]).sum(0)
+        return x.where(mask, 0.0), logdet.index_add(0, sites.image, change if inverse else -change)

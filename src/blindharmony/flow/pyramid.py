@@ -30,7 +30,8 @@ class PyramidSpec(BaseModel):
         finest_mm: Voxel size of the image whose density it is.
         shape: Voxels of that image; every side a multiple of 2 to the number of levels.
         widths: Hidden channels of each level, finest first.
-        affine_rounds: Rounds of four affine couplings in each level.
+        checkerboards: Pairs of affine couplings between the two colours of a checkerboard in each level.
+        affine_rounds: Rounds of four affine couplings between channels after them.
         rounds: Rounds of four spline couplings after them, for details with several peaks: a head's have one.
         blocks: Context convolutions in each level.
         bins: Bins of each spline.
@@ -44,7 +45,8 @@ class PyramidSpec(BaseModel):
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
         default=(24, 32, 32, 32), min_length=1, max_length=4
     )
-    affine_rounds: int = Field(default=2, ge=0, le=64)
+    checkerboards: int = Field(default=1, ge=0, le=64)
+    affine_rounds: int = Field(default=1, ge=0, le=64)
     rounds: int = Field(default=0, ge=0, le=64)
     blocks: int = Field(default=2, ge=0, le=64)
     bins: int = Field(default=8, ge=2, le=256)
@@ -85,6 +87,7 @@ class Pyramid(nn.Module):
                 width=w,
                 blocks=spec.blocks,
                 rounds=spec.rounds,
+                checkerboards=spec.checkerboards,
                 affine_rounds=spec.affine_rounds,
                 bins=spec.bins,
                 dropout=spec.dropout,

@@ -141,9 +141,10 @@ def _networks(
 def _migrated(description: dict[str, Any]) -> dict[str, Any]:
     """A description of an earlier format in the words of this one."""
     known = {k: v for k, v in description.items() if k not in _GONE}
-    # Format 3 had spline couplings only.
-    if description.get("format", 0) < 4 and isinstance(pyramid := known.get("pyramid"), dict):
-        known["pyramid"] = {"affine_rounds": 0, **pyramid}
+    # Format 4 had no checkerboards, format 3 spline couplings only.
+    if description.get("format", 0) < 5 and isinstance(pyramid := known.get("pyramid"), dict):
+        rounds = {} if description.get("format", 0) == 4 else {"affine_rounds": 0}
+        known["pyramid"] = {"checkerboards": 0, **rounds, **pyramid}
     return known
 
 

@@ -21,7 +21,7 @@ from blindharmony.prep.template import load_template
 from blindharmony.target.person import PersonModel
 from blindharmony.target.restorer import Restorer, RestorerSpec
 
-FORMAT = 4
+FORMAT = 5
 
 
 class HeldOut(BaseModel):
