@@ -1,5 +1,7 @@
 """Synthetic heads for every test; ``heads`` is importable because this file lies beside it."""
 
+import hashlib
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from blindharmony.image import Volume, read_volume
+from blindharmony.prep import place
 from blindharmony.target import Target, save_target
 from heads import Head, head_grid, synthetic_brain
 from labelled import labelled_brain
@@ -16,6 +19,24 @@ from targets import synthetic_target
 # Time on a shared machine says nothing about a law.
 settings.register_profile("laws", deadline=None)
 settings.load_profile("laws")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _placed_once():
+    """The same brain lies at the same place: registered once a process, outside the tests of the preparation itself."""
+    register, known = place.register_affine, {}
+
+    def remembered(brain, affine, mask, template):
+        if os.environ.get("PYTEST_CURRENT_TEST", "").startswith("tests/prep/"):
+            return register(brain, affine, mask, template)
+        key = hashlib.sha256(b"".join((brain.tobytes(), affine.tobytes(), mask.tobytes(), repr(mask.shape).encode())))
+        if key.digest() not in known:
+            known[key.digest()] = register(brain, affine, mask, template)
+        return known[key.digest()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "register_affine", remembered)
+        yield
 
 
 @pytest.fixture(scope="session")
