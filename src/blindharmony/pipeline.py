@@ -46,7 +46,7 @@ def harmonize(
         mask_command: External brain extractor with ``{input}`` and ``{output}``.
         method: ``curve`` (default), ``match``, ``latent`` or ``latent-published``.
         scanner: Model of the scanner that made the scan, or its file: scans of one scanner share a curve.
-        refine: Whether noise, blur and foreign tissue contrast are taken out after the curve.
+        refine: Whether noise and blur are taken out after the curve.
         keep_bias: Put the scan's own bias field back at the end.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: Equal seeds give equal bytes on the same machine.
@@ -88,7 +88,8 @@ def harmonize(
             before, after = (typicality(x, inside, model, device=device) for x in (image, found.image))
             away = moved_away(image, found.image, inside, model)
             doubts = (*found.doubts, *([away] if away else []))
-            trust = judge(prepared, before, after, model, (*source.warnings, *found.warnings), doubts)
+            warnings, is_shared = (*source.warnings, *found.warnings), shared is not None
+            trust = judge(prepared, before, after, model, warnings, doubts, shared=is_shared)
         with stage("returning"):
             data, brain = to_scan(prepared, found, model, keep_bias=keep_bias, device=device)
     return HarmonizeResult(

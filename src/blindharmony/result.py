@@ -91,10 +91,7 @@ class HarmonizeResult:
         return {
             "correlation with the scan": round(ncc(self.source_image, self.estimate.image, inside), 5),
             "mean change (%)": round(100 * float(moved / self.source_image[inside].mean()), 2),
-            **({"bits/voxel before": round(before.bits, 3)} if before else {}),
-            **(
-                {"bits/voxel after": round(after.bits, 3), "excess after (sd)": round(after.excess, 2)} if after else {}
-            ),
+            **judged,
             **self.estimate.figures,
         }
 
@@ -146,9 +143,7 @@ class HarmonizeResult:
         """
         path = self.source.path
         return {
-            "Description": f"T1w scan harmonized to the target scanner '{self.target.info.name}'"
-            if self.target.info.suffix == "T1w"
-            else f"{self.target.info.suffix} scan harmonized to the target scanner '{self.target.info.name}'",
+            "Description": f"{self.target.info.suffix} scan harmonized to the target scanner '{self.target.info.name}'",
             "Sources": [self.name],
             "SourceSHA256": file_sha256(path) if path else None,
             "SkullStripped": self.prepared.found("brain-mask").get("source") == "stripped",

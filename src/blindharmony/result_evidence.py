@@ -62,7 +62,9 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
             method=_method(result),
             version=provenance["blindharmony"],
             n4=target.info.recipe.n4,
-            deepbet=prepared.found("brain-mask").get("source") == "network",
+            mask=str(prepared.found("brain-mask").get("source", "given")),
+            flow=target.pyramid is not None,
+            splines=bool(target.info.pyramid and target.info.pyramid.rounds),
         ),
         curve=_curve(result, unit),
         log_bias=_bias(result),
@@ -166,7 +168,7 @@ def _method(result: HarmonizeResult) -> str:
         )
     if result.estimate.refinement:
         said += (
-            " Noise, blur and foreign tissue contrast were then reduced by a network that had learnt from target scans "
+            " Noise and blur were then reduced by a network that had learnt from target scans "
             f"seen through random simulated scanners (strength {result.estimate.refinement:.2f})."
         )
     return said

@@ -16,8 +16,7 @@ from blindharmony.harmonization.match import harmonize_match
 from blindharmony.harmonization.standing import level_names
 from blindharmony.image import read_volume, write_like, write_text
 from blindharmony.image.volume import Source
-from blindharmony.prep.mask import read_mask
-from blindharmony.prep.recipe import prepare
+from blindharmony.intake import naming, prepared_for
 from blindharmony.prep.template import load_template
 from blindharmony.report.page import Section, Strip, render_page, strip_of
 from blindharmony.target import Target, load_target
@@ -128,7 +127,8 @@ def _drawn_section(strips: Sequence[Strip]) -> Section:
 
 def _scan_section(target: Target, scan: Source, mask: Source | None, seed: int) -> Section:
     source = read_volume(scan)
-    prepared = prepare(source, target.info.recipe, mask=None if mask is None else read_mask(mask))
+    with naming(source):
+        prepared = prepared_for(target, source, mask=mask)
     inside = prepared.scan.inside()
     matched = harmonize_match(prepared.scan.data, inside, target).image
     images = redrawn(target, matched, inside, seed=seed)

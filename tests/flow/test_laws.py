@@ -71,7 +71,7 @@ CASES = {
     "affine, first half": Case(lambda n, c: Coupling(3, Affine(), residual(n, c), "first"), 3, context=True),
     "affine, batch norm": Case(lambda n, c: Coupling(4, Affine(), residual(n, c, norm="batch")), 4, context=True),
     "spline, second half": Case(lambda n, c: Coupling(3, Spline(), bottleneck(n, c)), 3, context=True),
-    "spline, alternate": Case(lambda n, c: Coupling(5, Spline(4), bottleneck(n, c), "alternate"), 5, context=True),
+    "spline, odd channels": Case(lambda n, c: Coupling(5, Spline(4), bottleneck(n, c)), 5, context=True),
     "split": Case(lambda n, c: SplitAndJoin(Split(3)), 3),
     "split with prior": Case(
         lambda n, c: SplitAndJoin(Split(4, GaussianGiven(bottleneck(n, c)(2, 4)))), 4, context=True

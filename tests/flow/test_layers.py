@@ -17,7 +17,7 @@ from blindharmony.flow.spline import Spline
 @given(channels=st.integers(2, 5), space=st.lists(st.integers(1, 7), min_size=2, max_size=3))
 def test_couplings_take_odd_shapes(channels, space):
     ndim = len(space)
-    layer = Coupling(channels, Spline(3), lambda a, b: Bottleneck(a, b, ndim=ndim, width=4), "alternate")
+    layer = Coupling(channels, Spline(3), lambda a, b: Bottleneck(a, b, ndim=ndim, width=4))
     randomise(layer).double()
     x = torch.randn(2, channels, *space, dtype=torch.float64)
     torch.testing.assert_close(layer.to_image(layer.to_latent(x)[0])[0], x)

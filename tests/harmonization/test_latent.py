@@ -131,13 +131,6 @@ def test_one_wild_slice_does_not_stop_the_others(scene):
     assert estimate.image.max() < 10
 
 
-def test_the_ceiling_is_the_targets(scene):
-    _, source, mask, target = scene
-    low = replace(target, info=target.info.model_copy(update={"notes": {"slice_ceiling": "0.8"}}))
-    assert harmonize_latent(source, mask, low).image.max() <= 0.8
-    assert harmonize_latent(source, mask, target).image.max() > 0.8
-
-
 def test_what_cannot_work_is_said(scene):
     _, source, mask, target = scene
     with pytest.raises(UsageError, match="no slice flow"):

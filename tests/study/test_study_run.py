@@ -14,6 +14,7 @@ from blindharmony.study.engines.processes import ProcessEngine
 from blindharmony.study.ledger import Ledger
 from blindharmony.study.lock import locked
 from blindharmony.study.publish import publish, remove
+from blindharmony.study.run import held
 from blindharmony.study.table import cohort_rows, write_table
 
 
@@ -148,6 +149,33 @@ def test_a_second_run_says_so(study, tmp_path):
     release.set()
     other.join()
     assert fake_run(study, tmp_path / "out").done == 6
+
+
+def _hold_people(out, ready, release):
+    with held(Ledger(out), ["01"]):
+        ready.set()
+        release.wait(20)
+
+
+def test_jobs_of_an_array_work_beside_each_other(tmp_path):
+    """Each on participants of its own; a run of everybody has to wait."""
+    fork = multiprocessing.get_context("fork")
+    ready, release, out = fork.Event(), fork.Event(), tmp_path / "out"
+    other = fork.Process(target=_hold_people, args=(out, ready, release))
+    other.start()
+    assert ready.wait(20)
+    left = out / ".blindharmony/staging/of-the-other"
+    left.mkdir(parents=True)
+    with held(Ledger(out), ["sub-02", "03"]):
+        assert left.exists()
+    with pytest.raises(OutputError, match="another run"), held(Ledger(out), ["sub-01"]):
+        pass
+    with pytest.raises(OutputError, match="another run"), held(Ledger(out)):
+        pass
+    release.set()
+    other.join()
+    with held(Ledger(out)):
+        assert not left.exists()
 
 
 def test_no_result_leaves_the_output_folder(study, tmp_path):

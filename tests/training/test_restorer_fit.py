@@ -23,6 +23,10 @@ class ToyHead:
     data: torch.Tensor
     mask: torch.Tensor
 
+    @property
+    def key(self):
+        return self.name
+
     def image(self):
         return self.data.float(), self.mask
 

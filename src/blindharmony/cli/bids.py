@@ -124,7 +124,9 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
         seed=arguments.seed,
     )
     groups = _groups(arguments, target.info.suffix, screen)
-    with held(Ledger(arguments.output_dir.resolve())) as ledger:
+    # Jobs of an array: each has participants of its own, and no scan waits for another one.
+    apart = arguments.scanner_grouping == "none" and not arguments.scanner_column and arguments.participant_label
+    with held(Ledger(arguments.output_dir.resolve()), apart or ()) as ledger:
         describe(arguments.bids_dir, ledger.out, target.info.name)
         keep_target(ledger, target)
         screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from blindharmony.cores import cores
 from blindharmony.errors import UsageError
 from blindharmony.study.engines.task import Engine
 
@@ -91,9 +92,8 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int) -
         return SerialEngine(), "this process"
     from blindharmony.study.engines.processes import ProcessEngine
 
-    cores = len(os.sched_getaffinity(0))
-    count = workers(arguments.n_procs, arguments.mem_gb, cores, _free_gb(), scans)
-    each = arguments.omp_nthreads or max(1, cores // count)
+    count = workers(arguments.n_procs, arguments.mem_gb, cores(), _free_gb(), scans)
+    each = arguments.omp_nthreads or max(1, cores() // count)
     gpus = _gpus(device)
     environments = [
         {**dict.fromkeys(_THREADS, str(each)), **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}

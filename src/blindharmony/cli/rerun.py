@@ -22,7 +22,7 @@ examples:
   blindharmony rerun out/sub-01_desc-harmonized_T1w.json --inputs study
   blindharmony rerun scan_desc-harmonized.json --inputs scan.nii.gz --target mysite.safetensors --out again
 
-exit codes: 0 equal, 1 not equal or not possible
+exit codes: 0 equal, 1 not equal or not possible, 2 wrong use (a model or sidecar that is none)
 """
 
 

@@ -67,7 +67,7 @@ def add_parser(verbs: Any) -> None:
         "--precision",
         choices=("auto", "full", "mixed"),
         default="auto",
-        help="mixed: convolutions in bfloat16, splines and log-dets never (default: mixed on a GPU, full on a CPU)",
+        help="mixed: convolutions in bfloat16, couplings and log-dets never (default: mixed on a GPU, full on a CPU)",
     )
     p.add_argument("--seed", type=int, default=0, help="equal seeds give equal models (default: %(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace an existing model")

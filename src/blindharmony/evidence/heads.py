@@ -22,6 +22,7 @@ from blindharmony.prep.step import Scan
 from blindharmony.prep.steps import Gain
 from blindharmony.prep.template import load_template
 from blindharmony.study.hashes import key_of
+from blindharmony.version import VERSION
 
 _LABELLED = 0.25
 
@@ -77,7 +78,7 @@ class Files:
 
     def key(self, recipe: PrepRecipe) -> str:
         """What a prepared scan is made of, in twelve letters."""
-        return key_of(recipe.digest(), file_sha256(self.scan), self.labels and file_sha256(self.labels))[:12]
+        return key_of(VERSION, recipe.digest(), file_sha256(self.scan), self.labels and file_sha256(self.labels))[:12]
 
 
 def heads_of(

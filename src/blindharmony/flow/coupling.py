@@ -19,7 +19,7 @@ from blindharmony.flow.bijection import (
     visible,
 )
 
-Half = Literal["first", "second", "alternate"]
+Half = Literal["first", "second"]
 
 
 class Coupling(Bijection):
@@ -37,7 +37,7 @@ class Coupling(Bijection):
         channels: Number of channels of ``x``, at least 2.
         transform: The family of curves :math:`T`: :class:`Affine` or :class:`Spline`.
         conditioner: Makes the network :math:`\theta` from the channels it reads and returns.
-        half: Channels to transform: the ``"first"`` or ``"second"`` half, or ``"alternate"`` ones.
+        half: Channels to transform: the ``"first"`` or ``"second"`` half.
 
     Raises:
         ValueError: If there are fewer than two channels.
@@ -63,9 +63,8 @@ class Coupling(Bijection):
             msg = f"a coupling needs at least 2 channels, got {channels}; squeeze the image first"
             raise ValueError(msg)
         middle = channels // 2
-        moved = {"first": (0, middle, 1), "second": (middle, channels, 1), "alternate": (0, channels, 2)}
-        kept = {"first": (middle, channels, 1), "second": (0, middle, 1), "alternate": (1, channels, 2)}
-        self.moved, self.kept = slice(*moved[half]), slice(*kept[half])
+        halves = slice(0, middle, 1), slice(middle, channels, 1)
+        self.moved, self.kept = halves if half == "first" else halves[::-1]
         self.transform = transform
         count = len(range(channels)[self.moved])
         self.conditioner = conditioner(channels - count, count * transform.size)

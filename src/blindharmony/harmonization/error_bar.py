@@ -3,8 +3,8 @@ r"""How far a curve may be off, at each intensity: one standard deviation, from 
 .. math:: \sigma(u)^2 = \frac{(1-s)\, e(u)^2 + s\, d(u)^2}{n}
 
 :math:`e(u)` is the error at rank :math:`u` about target heads that the model had not seen, :math:`d(u)` how much those
-heads differ from their mean, :math:`s` the surprise of the scan (its mean over a group), :math:`n` the number of
-scans that were fitted together. It says nothing about noise, blur or a wrong mask.
+heads differ from their mean, :math:`s` the surprise of the scan, :math:`n` the number of scans that were fitted
+together. It says nothing about noise, blur or a wrong mask.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def error_bar(person: PersonModel, curve: Array, *, surprise: float, scans: int 
     Args:
         person: The target's person model.
         curve: Harmonized intensities at the target's ranks, shape ``(Q,)``.
-        surprise: Of the scan, or the mean of the scans.
+        surprise: Of the scan.
         scans: How many were fitted together.
     """
     variance = (1 - surprise) * person.error**2 + surprise * person.spread**2

@@ -17,11 +17,9 @@ from blindharmony.flow import MultiScaleFlow
 from blindharmony.flow.dequantise import dequantise, quantise
 from blindharmony.harmonization.fidelity import centred, cosine, distance, ncc, non_edge_l1, non_edge_mask
 from blindharmony.harmonization.result import Estimate
-from blindharmony.harmonization.slices import SliceWindow, fill_ends, start_slices
+from blindharmony.harmonization.slices import CEILING, SliceWindow, fill_ends, start_slices
 from blindharmony.target.model import Target
 
-#: Note of a target on the intensity that is 1.0 for its slice flow, and what holds without it.
-CEILING_NOTE, CEILING = "slice_ceiling", 2.0
 # The published program, too, gives up beyond this.
 _LARGEST = 100.0
 _MEANS = ("ncc", "non_edge", "z2", "objective")
@@ -120,7 +118,7 @@ def harmonize_latent(
     start = start_slices(target.mean_image, window, source, brain)
     unit = start.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(start.dtype).tiny)
     if settings.scale == "volume":
-        unit = torch.full_like(unit, float(target.info.notes.get(CEILING_NOTE, CEILING)))
+        unit = torch.full_like(unit, CEILING)
     turns = _Turns(source, brain, target.slices, settings, seed)
     x = (start / unit).clamp(0, 1)
     trace = []

@@ -1,4 +1,4 @@
-r"""Refinement in image space: noise, blur and tissue contrast that no intensity curve can express.
+r"""Refinement in image space: noise and blur, which no intensity curve can express.
 
 .. math:: x_h = x + t\, g\,\bigl(R(x) - x\bigr), \qquad
           g = \max\Bigl(0,\; 1 - \frac{c_0^2}{c^2}\Bigr), \qquad c = \operatorname{rms}(R(x) - x)

@@ -12,7 +12,10 @@ from torch.nn import functional as F
 
 from blindharmony.errors import InputError
 
-#: Slices with a smaller share of brain are not what a slice flow learned.
+#: Flow intensity that becomes 1.0, the upper end of a slice flow's scale. White matter lies near 1.25 where the root
+#: mean square is 1, so that only a few vessels and remains of scalp are clipped.
+CEILING = 2.0
+#: Slices with a smaller share of brain are not trained on, nor harmonized.
 LEAST_BRAIN = 0.05
 
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from blindharmony.harmonization.coverage import mask_fit
 from blindharmony.harmonization.order import order_problem, tissue_order
-from blindharmony.harmonization.standing import level_names
+from blindharmony.harmonization.standing import flow_standings
 from blindharmony.harmonization.typicality import Typicality
 from blindharmony.prep.recipe import Prepared
 from blindharmony.target import Target
 
-# Held-out target scans lie within about 2 of their own spread; beyond 4 nothing of the target was ever seen.
-_FOREIGN, _UNEXPLAINED = 4.0, 8.0
+# Spreads of the held-out scans beyond which an improbable result is not just to be looked at.
+_UNEXPLAINED = 8.0
 _POOR_OVERLAP = 0.90
 _COARSE_MM = 2.2
 _BRAIN_ML = (850.0, 2100.0)
@@ -48,6 +48,8 @@ def judge(
     target: Target,
     warnings: tuple[str, ...],
     doubts: tuple[str, ...] = (),
+    *,
+    shared: bool = False,
 ) -> Trust:
     """Put together what preparation, flow and reader noticed.
 
@@ -58,11 +60,13 @@ def judge(
         target: The target model.
         warnings: What reading and the method noticed.
         doubts: What of it means that the result must be looked at.
+        shared: Whether the curve is that of a scanner, not of this scan alone.
     """
     found, advice = [*warnings, *doubts], []
     level: Level = "caution" if doubts else "good"
     if doubts:
-        advice.append("Compare with the scan harmonized alone: without --scanner or --group.")
+        alone = "Compare with the scan harmonized alone: without --scanner or --group."
+        advice.append(alone if shared else "Compare before and after, and with other scans of its scanner.")
     overlap = float(prepared.found("place").get("overlap", 1.0))
     if overlap < _POOR_OVERLAP:
         found.append(
@@ -88,32 +92,30 @@ def judge(
     coarse = max(prepared.native.spacing)
     if coarse > _COARSE_MM:
         found.append(f"The scan's slices are {coarse:.1f} mm thick: detail that was not scanned is not invented.")
-    if after is not None and after.excess > _FOREIGN:
+    rows = flow_standings(after, target)[:-1]
+    if unusual := [row for row in rows if row.high]:
+        worst = max(unusual, key=lambda row: row.excess)
         found.append(
-            f"The result is unusual for the target: {_place(after, target)} it is {after.excess:.1f} spreads less "
+            f"The result is unusual for the target: in its {worst.name} it is {worst.excess:.1f} spreads less "
             "probable than the target's own unseen scans."
         )
         advice.append(
             "Compare before and after; look for a wrong sequence, pathology, contrast agent, noise or motion."
         )
-        level = "poor" if after.excess > _UNEXPLAINED or level == "poor" else "caution"
-    if after is not None and after.smoother > _FOREIGN:
+        level = "poor" if worst.excess > _UNEXPLAINED or level == "poor" else "caution"
+    if rows and rows[0].low:
         found.append("The scan is smoother than the target's: detail that was not scanned is not invented.")
+        level = "caution" if level == "good" else level
     headline = {
         "good": f"Harmonized: the scan is as typical for {target.info.name} as its own unseen scans.",
         "caution": "Harmonized, but look at it before you use it.",
         "poor": f"Not explained: this does not look like any scan of {target.info.name}, before or after.",
     }[level]
     if level == "good" and after is None:
-        headline = "Harmonized; this target has no whole-volume flow to judge the result."
+        headline = "Harmonized; this target has no whole-volume flow, or no held-out scans, to judge the result."
     if before is not None and before.excess < 1.0:
         advice.append("The scan looked like the target to begin with; harmonizing it may not be needed.")
     return Trust(level, headline, tuple(found), tuple(advice))
-
-
-def _place(found: Typicality, target: Target) -> str:
-    """The level that is least probable, in words."""
-    return f"in its {level_names(target)[int(np.argmax(found.excesses))]}"
 
 
 def brain_ml(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> float:

@@ -44,24 +44,22 @@ class Typicality:
         """The largest excess of any level: contrast shows in coarse levels, which hold few of the voxels."""
         return max(self.excesses)
 
-    @property
-    def smoother(self) -> float:
-        """How far the finest level lies *below* the held-out scans: an image without their noise or detail."""
-        return -self.excesses[0]
-
 
 def typicality(
     image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target, *, device: str = "cpu"
 ) -> Typicality | None:
-    """Judge a template-grid image in flow units; None if the target has no whole-volume flow."""
-    if target.pyramid is None:
+    """Judge a template-grid image in flow units; None if the target has no whole-volume flow or no held-out scans."""
+    if target.pyramid is None or not target.info.held_out.level_bits:
         return None
     flow = target.pyramid.to(device)
-    with torch.inference_mode():
-        x, inside = reduced(image, mask & target.fit_region, 1)
-        density = flow.density(x.to(device), inside.to(device))
+    try:
+        with torch.inference_mode():
+            x, inside = reduced(image, mask & target.fit_region, 1)
+            density = flow.density(x.to(device), inside.to(device))
+    finally:
+        flow.to("cpu")  # where everybody else expects it
     found = level_bits(density)
-    known = np.array(target.info.held_out.level_bits or (found,))
+    known = np.array(target.info.held_out.level_bits)
     spread = known.std(0, ddof=1) if len(known) > 1 else np.zeros(len(found))
     # With a handful of held-out scans the spread is a guess; a small one would cry wolf.
     excesses = (np.array(found) - known.mean(0)) / np.maximum(spread, LEAST_SPREAD)

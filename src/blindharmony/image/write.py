@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from blindharmony.image.atomic import atomic_path
 from blindharmony.image.headers import mgh_like, nifti_like
 from blindharmony.image.names import split_name
 from blindharmony.image.volume import Volume
+from blindharmony.version import VERSION
 
 FORMATS = (".nii.gz", ".nii", ".mgz", ".mgh")
 # Noise hardly compresses: higher levels take several times longer for a few per cent.
@@ -90,11 +90,7 @@ def _stored(
 
 
 def _description(text: str | None) -> str:
-    if text is None:
-        try:
-            text = f"blindharmony {version('blindharmony')}"
-        except PackageNotFoundError:  # run from a checkout
-            text = "blindharmony"
+    text = f"blindharmony {VERSION}" if text is None else text
     return text.encode()[:79].decode(errors="ignore")
 
 

@@ -15,16 +15,17 @@ from safetensors.numpy import save
 
 from blindharmony.image import write_bytes
 from blindharmony.prep.step import Params
+from blindharmony.version import VERSION
 
 
 def kept_name(*parts: NDArray[Any] | str | float | None) -> str:
-    """A file name that changes with any of the inputs of preparation.
+    """A file name that changes with any of the inputs of preparation, and with the version of this package.
 
     Example:
         >>> kept_name(np.zeros(3), "recipe") == kept_name(np.zeros(3), "another")
         False
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(VERSION.encode())
     for part in parts:
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype}{part.shape}".encode())

@@ -5,12 +5,20 @@ from __future__ import annotations
 _BASIS = (
     "Scans were brought to the intensities of {target} with blindharmony {version}, a blind harmonization "
     "method: it learns from target scans only and needs no scan of the source scanner (Jeong et al., 2023). "
-    "The brain was extracted with {extraction}{n4}, and the scan was registered to the ICBM152 2009a "
-    "symmetric template at 1 mm (Fonov et al., 2011). A normalizing flow of spline couplings (Durkan et al., "
-    "2019) had been fitted to {scans} of the target. {method} The result was returned on the scan's own grid."
+    "{mask}{n4}, and the scan was registered to the ICBM152 2009a symmetric template at 1 mm (Fonov et al., "
+    "2011). The target was known from {scans}{flow}. {method} The result was returned on the scan's own grid."
 )
+_MASKS = {
+    "network": "The brain was extracted with deepbet (Fisch et al., 2024)",
+    "stripped": "The scan had been skull-stripped before",
+    "command": "The brain was extracted with an external program",
+    "given": "The brain was given by a mask of the user",
+}
+_FLOW = "; a multi-resolution normalizing flow of {couplings} fitted to them judged scan and result"
 
 _REFERENCES = {
+    "dinh": "Dinh L, Sohl-Dickstein J, Bengio S. Density estimation using Real NVP. International Conference on "
+    "Learning Representations (ICLR), 2017. arXiv:1605.08803.",
     "durkan": "Durkan C, Bekasov A, Murray I, Papamakarios G. Neural spline flows. "
     "Advances in Neural Information Processing Systems 32, 2019. arXiv:1906.04032.",
     "fisch": "Fisch L, et al. deepbet: Fast brain extraction of T1-weighted MRI using convolutional neural "
@@ -21,32 +29,56 @@ _REFERENCES = {
     "model. IEEE/CVF International Conference on Computer Vision (ICCV), 2023. arXiv:2305.10732.",
     "tustison": "Tustison NJ, et al. N4ITK: improved N3 bias correction. "
     "IEEE Transactions on Medical Imaging 29(6):1310–1320, 2010.",
+    "yu": "Yu JJ, Derpanis KG, Brubaker MA. Wavelet Flow: fast training of high resolution normalizing flows. "
+    "Advances in Neural Information Processing Systems 33, 2020. arXiv:2010.13821.",
 }
 
 
-def methods_text(*, target: str, scans: int, method: str, version: str, n4: bool = True, deepbet: bool = True) -> str:
+def methods_text(
+    *,
+    target: str,
+    scans: int,
+    method: str,
+    version: str,
+    n4: bool = True,
+    mask: str = "network",
+    flow: bool = True,
+    splines: bool = False,
+) -> str:
     """A paragraph to paste, then its references, one per line.
 
     Args:
         target: Name of the target.
         scans: Number of target scans the model was fitted to.
-        method: One sentence on what was optimised.
+        method: What was done, in sentences.
         version: Version of this package.
         n4: Whether the bias field was removed beforehand.
-        deepbet: Whether the included brain extractor made the mask; otherwise it was given.
+        mask: Where the brain mask came from: ``network``, ``stripped``, ``command`` or ``given``.
+        flow: Whether the target has a whole-volume flow.
+        splines: Whether that flow has spline couplings.
 
     Example:
-        >>> text = methods_text(target="T", scans=40, method="A curve was fitted.", version="1.0", n4=False)
-        >>> "40 scans of the target. A curve was fitted." in text, "N4" in text
+        >>> text = methods_text(target="T", scans=40, method="A curve was fitted.", version="1.0", n4=False, flow=False)
+        >>> "known from 40 scans. A curve was fitted." in text, "N4" in text
         (True, False)
     """
+    couplings = "spline couplings (Durkan et al., 2019; " if splines else "affine couplings (Dinh et al., 2017; "
     paragraph = _BASIS.format(
         target=target,
         version=version,
-        extraction="deepbet (Fisch et al., 2024)" if deepbet else "a mask given by the user",
+        mask=_MASKS[mask],
         n4=", intensity non-uniformity was corrected with N4 (Tustison et al., 2010)" if n4 else "",
         scans=f"{scans} scan" if scans == 1 else f"{scans} scans",
+        flow=_FLOW.format(couplings=couplings + "Yu et al., 2020)") if flow else "",
         method=method,
     )
-    used = {"durkan": True, "fisch": deepbet, "fonov": True, "jeong": True, "tustison": n4}
-    return "\n".join([paragraph, "", *(_REFERENCES[name] for name, here in used.items() if here)])
+    used = {
+        "dinh": flow and not splines,
+        "durkan": flow and splines,
+        "fisch": mask == "network",
+        "fonov": True,
+        "jeong": True,
+        "tustison": n4,
+        "yu": flow,
+    }
+    return "\n".join([paragraph, "", *(text for name, text in _REFERENCES.items() if used[name])])

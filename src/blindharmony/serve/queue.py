@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from blindharmony.cores import cores
 from blindharmony.serve.job import Job, Outcome, State
 from blindharmony.serve.process import WORKER, WorkerProcess
 from blindharmony.serve.store import Store
@@ -36,8 +36,7 @@ class Queue:
         self, store: Store, *, processes: int = 1, device: str = "cpu", command: Sequence[str] = WORKER
     ) -> None:
         self._store, self._device, self._command = store, device, command
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._threads = max(1, cores // processes) if processes > 1 else None
+        self._threads = max(1, cores() // processes) if processes > 1 else None
         self._lanes = [threading.Thread(target=self._work, name=f"lane-{i}", daemon=True) for i in range(processes)]
         self._running: dict[str, WorkerProcess] = {}
         self._cancelled: set[str] = set()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from blindharmony.errors import InputError
+from blindharmony.image import parse_json, read_text
 
 Filter = Callable[[Mapping[str, str]], bool]
 
@@ -39,11 +39,9 @@ def read_filter(path: Path, suffix: str = "T1w") -> Filter:
         InputError: If it cannot be read or has words that are no entities.
     """
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_text(path))
         part = content.get(suffix.lower(), {})
         conditions = dict(part.items())
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", remedy="check the path", path=path) from None
     except (ValueError, AttributeError):
         raise InputError("this is no filter file", remedy='write {"t1w": {"session": "02"}}', path=path) from None
     tests: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from blindharmony.image import write_text
+from blindharmony.image import parse_json, write_text
 
 _THREADS = 4
 
@@ -62,7 +62,7 @@ def _look(path: Path, known: Mapping[str, list[Any]]) -> list[Any] | None:
 
 def _kept(store: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(store.read_text())
+        content = parse_json(store.read_text())
     except (OSError, ValueError):
         return {}  # a lost or damaged store costs time, nothing else
     return content if isinstance(content, dict) else {}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blindharmony.image import write_sidecar
+from blindharmony.errors import BlindHarmonyError
+from blindharmony.image import parse_json, read_text, write_sidecar
 
 FOLDER = ".blindharmony"
 
@@ -88,8 +88,8 @@ def note_path(scanner: Path) -> Path:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, None if it is not there or is none."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = parse_json(read_text(path))
+    except (BlindHarmonyError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -16,11 +16,12 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a lock while the block runs; the system lets go of it when the process ends, however it ends.
 
     Args:
         path: The lock file; it stays, its content says who was the last.
+        shared: Whether others may hold it too, if they share it as well.
 
     Raises:
         OutputError: If another run holds it, or it cannot be made.
@@ -33,7 +34,7 @@ def locked(path: Path) -> Iterator[None]:
         raise OutputError(what, remedy="choose an output folder you may write to", path=path) from None
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(handle, 200).decode(errors="replace").strip() or "unknown"
             raise OutputError(

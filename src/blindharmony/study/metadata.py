@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from blindharmony.image import entities, split_name
+from blindharmony.errors import BlindHarmonyError
+from blindharmony.image import entities, parse_json, read_text, split_name
 from blindharmony.study.layout import Scan
 
 
@@ -60,7 +60,7 @@ def _words(file: Path) -> dict[str, str]:
 @lru_cache(maxsize=64)
 def _content(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
+        content = parse_json(read_text(file))
+    except (BlindHarmonyError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,14 +154,23 @@ def run_study(
 
 
 @contextmanager
-def held(ledger: Ledger) -> Iterator[Ledger]:
+def held(ledger: Ledger, participants: Sequence[str] = ()) -> Iterator[Ledger]:
     """The ledger for one run alone, without the leftovers of runs that were killed.
 
+    Args:
+        ledger: Of the output folder.
+        participants: If only these are worked on, and every scan alone, runs of other participants may work beside it;
+            leftovers then stay for the next run that has the folder to itself.
+
     Raises:
-        OutputError: If another run works in this folder.
+        OutputError: If another run works in this folder, or on one of these participants.
     """
-    with locked(ledger.home / "lock"):
-        ledger.sweep()
+    with ExitStack() as stack:
+        stack.enter_context(locked(ledger.home / "lock", shared=bool(participants)))
+        for label in sorted({p.removeprefix("sub-") for p in participants}):
+            stack.enter_context(locked(ledger.home / "locks" / label))
+        if not participants:
+            ledger.sweep()
         yield ledger
 
 

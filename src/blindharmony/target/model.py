@@ -113,7 +113,7 @@ class Target:
         coverage: How many of the training masks cover each voxel of the template grid at 2 mm, in [0, 1].
         pyramid: Whole-volume flow, if there is one.
         slices: Slice flow, if there is one.
-        restorer: Takes out noise, blur and foreign contrast, if it was trained.
+        restorer: Takes out noise and blur, if it was trained.
         mean_image: Mean of the training scans on the template grid at 2 mm, where the published method starts.
         person: Tells a head's quantile curve from its rank features, if it was trained.
         digest: SHA-256 of the file, first 12 digits; empty if it was never saved.

@@ -1,4 +1,4 @@
-r"""A small network that takes noise, blur and foreign contrast out of an image that is nearly the target's.
+r"""A small network that takes noise and blur out of an image that is nearly the target's.
 
 .. math:: R(x) = x + m \cdot \Bigl(u_0 + \sum_k u_k\, B_k x\Bigr), \qquad u = U\bigl(h(x, B x)\bigr)
 

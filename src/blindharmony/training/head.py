@@ -19,6 +19,7 @@ from blindharmony.prep.grid import mask_box, shifted, voxel_map
 from blindharmony.prep.recipe import PrepRecipe, prepare
 from blindharmony.prep.template import load_template
 from blindharmony.training.augment import AugmentSpec, deformed_points, sample_at, template_points
+from blindharmony.version import VERSION
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,12 @@ class Head:
     to_scan: NDArray[np.float64]
     gain: float
 
+    @property
+    def key(self) -> str:
+        """Says what the head is made of, for the names of files made from it."""
+        parts = self.data.numpy().tobytes(), self.mask.numpy().tobytes(), np.asarray(self.to_scan).tobytes()
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
     def image(self, rng: np.random.Generator | None = None, spec: AugmentSpec | None = None) -> tuple[Tensor, Tensor]:
         """The head on the 1 mm template grid, as it is or deformed: image and mask ``(160, 192, 160)``."""
         points = template_points(load_template().data.shape)
@@ -53,7 +60,7 @@ def prepare_head(path: Path, recipe: PrepRecipe, folder: Path, *, device: str = 
     Raises:
         BlindHarmonyError: As :func:`~blindharmony.prep.recipe.prepare`, naming the file.
     """
-    key = hashlib.sha256(path.read_bytes() + recipe.digest().encode()).hexdigest()[:16]
+    key = hashlib.sha256(path.read_bytes() + recipe.digest().encode() + VERSION.encode()).hexdigest()[:16]
     stored = folder / f"{key}.safetensors"
     if stored.exists():
         try:

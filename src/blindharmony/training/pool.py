@@ -58,7 +58,7 @@ def make_pool(
 
     Args:
         heads: Training or held-out heads.
-        folder: Where they are kept; names hold seed, head and copy.
+        folder: Where they are kept; names hold what the head is made of, its place among the heads, copy and seed.
         seed: Equal seeds give equal copies.
         copies: Deformed copies of each head at most; 0 for held-out heads.
         on_head: Called with heads done and their number.
@@ -66,10 +66,9 @@ def make_pool(
     copies = max(0, min(copies, _MOST // max(1, len(heads)) - 1))
     rows = []
     for index, head in enumerate(heads):
-        row = []
+        row, key = [], head.key
         for copy in range(copies + 1):
-            stem = head.name.split(".")[0]
-            file = folder / f"{stem}-{index:04d}-{copy}-{seed}.safetensors"
+            file = folder / f"{key}-{index:04d}-{copy}-{seed}.safetensors"
             row.append(file)
             if not file.exists():
                 rng = np.random.default_rng((seed, index, copy)) if copy else None

@@ -82,8 +82,9 @@ def make_cubes(
         raise ValueError("the restorer needs the target's person model")
     files = []
     for index, head in enumerate(heads):
+        key = head.key
         for grid in ("template", "own"):
-            files.append(folder / f"{head.name.split('.')[0]}-{index:04d}-{grid}.safetensors")
+            files.append(folder / f"{key}-{grid}.safetensors")
             if not files[-1].exists():
                 image, mask = _on(grid, head)
                 write_bytes(files[-1], save({"image": image.astype(np.float16), "mask": mask}), overwrite=True)

@@ -12,11 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: Flow intensity that becomes 1.0, the upper end of the slice flow's scale. White matter lies near 1.25 where
-#: the root mean square is 1, so that only a few vessels and remains of scalp are clipped.
-CEILING = 2.0
-#: Slices with a smaller share of brain are not trained on.
-LEAST_BRAIN = 0.05
+from blindharmony.harmonization.slices import CEILING, LEAST_BRAIN
 
 
 class SliceData:

@@ -19,13 +19,14 @@ from torch import Tensor
 from blindharmony.errors import UsageError
 from blindharmony.flow import MultiScaleFlow, MultiScaleSpec
 from blindharmony.flow.dequantise import dequantise
+from blindharmony.harmonization.slices import CEILING
 from blindharmony.image import write_bytes
-from blindharmony.training.slice_data import CEILING, SliceData, deferred_interrupt, randomness
+from blindharmony.training.slice_data import SliceData, deferred_interrupt, randomness
 
 Volumes: TypeAlias = Sequence[NDArray[np.float32]]
 Masks: TypeAlias = Sequence[NDArray[np.bool_]]
 
-PUBLISHED_STEPS, PUBLISHED_BATCH = 10_000, 256
+PUBLISHED_STEPS = 10_000
 LEARNING_RATE = 5e-4
 GREY_LEVELS = 4096
 # A usual gradient has norm 1 to 5; one far beyond would spoil Adam's moments.
@@ -67,8 +68,8 @@ def train_slice_flow(
     With ``steps``, the same seed, device and number of threads give the same bytes, also after an interrupt,
     which is obeyed between two steps. Updates whose gradient is not finite are skipped.
 
-    Source: Jeong et al. 2023 (BlindHarmony), section 4: 10,000 steps of 256 slices (``PUBLISHED_STEPS``,
-    ``PUBLISHED_BATCH``). Named deviations: clipped gradients, the slices' grey scale.
+    Source: Jeong et al. 2023 (BlindHarmony), section 4: 10,000 steps (``PUBLISHED_STEPS``) of 256 slices.
+    Named deviations: clipped gradients, the slices' grey scale.
 
     Args:
         volumes: Scans on the template grid in flow units, each ``(X, Y, Z)``, float32.

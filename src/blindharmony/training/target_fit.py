@@ -93,7 +93,8 @@ def train_target(
         report: Called with stage, share done and numbers.
 
     Raises:
-        UsageError: If there are fewer than five scans, or ``resume`` does not fit the interrupted run.
+        UsageError: If there are fewer than five scans, or four that are not held out, or ``resume`` does not fit the
+            interrupted run.
         OutputError: If the model exists already.
         BlindHarmonyError: If a scan cannot be prepared; the message names it.
     """
@@ -127,8 +128,8 @@ def train_target(
     flow = Pyramid(spec, atlas_tensor())
     plan: dict[str, Any] = {
         "seed": seed,
-        "scans": [h.name for h in training_heads],
-        "held-out scans": [h.name for h in unseen_heads],
+        "scans": [h.key for h in training_heads],
+        "held-out scans": [h.key for h in unseen_heads],
         "preparation": recipe.digest(),
         "deformed copies": copies,
         "flow": spec.model_dump(mode="json"),
@@ -223,12 +224,13 @@ def hold_out(scans: list[Path], given: list[Path]) -> tuple[list[Path], list[Pat
         >>> [p.name for p in unseen]
         ['4.nii', '9.nii']
     """
-    if len(scans) + len(given) < _LEAST:
-        raise UsageError(
-            f"{len(scans) + len(given)} scans are too few to learn a scanner from",
-            remedy=f"give at least {_LEAST}; 20 are a normal number",
-        )
+    several = {p.resolve() for p in (*scans, *given)}
     chosen = {p.resolve() for p in given} or {p.resolve() for p in scans[4::5][:4]}
+    if len(several) < _LEAST or len(several - chosen) < _LEAST - 1:
+        raise UsageError(
+            f"{len(several)} scans, {len(several - chosen)} of them to learn from, are too few to learn a scanner from",
+            remedy=f"give at least {_LEAST}, {_LEAST - 1} of them not held out; 20 are a normal number",
+        )
     training = [p for p in scans if p.resolve() not in chosen]
     return training, given or [p for p in scans if p.resolve() in chosen]
 

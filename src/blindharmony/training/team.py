@@ -137,7 +137,7 @@ class Compute:
     Attributes:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         batch: Patches a step; a multiple of the team's size.
-        mixed: Whether convolutions compute in bfloat16; splines and log-dets never do.
+        mixed: Whether convolutions compute in bfloat16; couplings and log-dets never do.
         team: The processes that share the patches of each step.
 
     Raises:

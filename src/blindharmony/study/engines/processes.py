@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,10 +57,12 @@ class ProcessEngine:
                     yield found
 
     def close(self) -> None:
-        """Kill all workers."""
+        """Kill all workers and what they started: a brain extractor may run for half an hour."""
         self._waiting.clear()
         for worker in list(self._workers.values()):
-            worker.process.kill()
+            if worker.process.poll() is None:
+                with contextlib.suppress(OSError):
+                    os.killpg(worker.process.pid, signal.SIGKILL)
             self._bury(worker)
         self._answers.close()
 
