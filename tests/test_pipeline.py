@@ -10,11 +10,14 @@ from scipy import ndimage
 
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.error_bar import ErrorBar
 from blindharmony.harmonization.ranks import rank_features
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.image import read_volume
 from blindharmony.intake import prepared_for
 from blindharmony.pipeline import harmonize
+from blindharmony.prep.recipe import Done
+from blindharmony.prep.steps import BiasN4
 from blindharmony.prep.template import load_template
 from blindharmony.target.person import PersonModel
 
@@ -200,3 +203,19 @@ def test_the_curve_of_another_scanner_is_a_reason_to_look(scan_file, tiny_target
     assert not any("away from the target's" in w for w in alone.warnings)
     assert repr(alone).startswith("<HarmonizeResult of ")
     assert len(repr(alone)) < 150 > len(repr(tiny_target))
+
+
+def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result):
+    bar = ErrorBar(np.array([0.0, 2.0]), np.array([0.01, 0.2]))
+    plain = replace(result, estimate=replace(result.estimate, error=bar))
+    last = result.prepared.history[-1]
+    field = np.full(result.prepared.native.data.shape, np.log(2), np.float32)
+    history = (*result.prepared.history[:-1], Done(BiasN4(), {"log_bias": field}, last.before), last)
+    lit = replace(
+        plain,
+        data=2 * result.data,
+        prepared=replace(result.prepared, history=history),
+        options={**result.options, "KeepBias": True},
+    )
+    assert plain.uncertainty.max() > 0
+    np.testing.assert_allclose(lit.uncertainty, 2 * plain.uncertainty, rtol=1e-4)

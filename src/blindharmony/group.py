@@ -6,11 +6,13 @@ the target's contrast, what is left of the curve is fitted to that, and so on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from blindharmony.device import resolved_device
+from blindharmony.errors import UsageError
 from blindharmony.harmonization.correction import AGAIN, lifted
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary, summarize
@@ -61,17 +63,61 @@ def needs_round(model: ScannerModel, target: Target) -> bool:
     return target.info.recipe.n4 and bool(model.lift > 0) and len(model.rounds) <= AGAIN
 
 
+def fitted_in_rounds(
+    look: Callable[[ScannerModel | None], Sequence[ScanSummary]], target: Target, *, least: int = 1
+) -> ScannerModel | None:
+    """The model of a scanner, fitted in as many rounds as it needs.
+
+    Args:
+        look: Summaries of the scans, corrected by the model so far if there is one. Scans can be lost on the way (a
+            full disk): what is known so far is then better than a curve of one scan.
+        target: The target model.
+        least: None is the answer if the first look finds fewer scans.
+    """
+    first = look(None)
+    if len(first) < least:
+        return None
+    model = fit_scanner(first, target)
+    while needs_round(model, target):
+        again = look(model)
+        if len(again) < min(2, len(first)):
+            break
+        model = with_round(model, again, target)
+    return model
+
+
 def learn_scanner(
-    scans: Sequence[Source], target: str | PathLike[str] | Target = "ds002748", *, cache: Path | None = None
+    scans: Sequence[Source],
+    target: str | PathLike[str] | Target = "ds002748",
+    *,
+    mask_command: str | None = None,
+    device: str = "cpu",
+    cache: Path | None = None,
 ) -> ScannerModel:
     """The model of the scanner that made all these scans, to be given to :func:`~blindharmony.pipeline.harmonize`.
+
+    Args:
+        scans: Files, nibabel images or arrays; one that cannot be prepared is an error.
+        target: A model, its file, or the name of an included one.
+        mask_command: As for ``harmonize``, like the rest.
+        device: Where the included brain extractor runs.
+        cache: Folder in which preparation is kept for the next time.
+
+    Raises:
+        UsageError: If there is no scan.
+        BlindHarmonyError: If a scan cannot be prepared.
 
     Example:
         >>> scanner = learn_scanner(["a.nii.gz", "b.nii.gz"])                     # doctest: +SKIP
         >>> harmonize("a.nii.gz", scanner=scanner).save("out")                    # doctest: +SKIP
     """
     model = load_target(target if isinstance(target, Target) else str(target))
-    found = fit_scanner([summarize_scan(s, model, cache=cache) for s in scans], model)
-    while needs_round(found, model):
-        found = with_round(found, [summarize_scan(s, model, scanner=found, cache=cache) for s in scans], model)
+
+    def look(so_far: ScannerModel | None) -> list[ScanSummary]:
+        how: dict[str, Any] = {"scanner": so_far, "mask_command": mask_command, "device": device, "cache": cache}
+        return [summarize_scan(scan, model, **how) for scan in scans]
+
+    found = fitted_in_rounds(look, model)
+    if found is None:
+        raise UsageError("no scan was given", remedy="give the scans of one scanner")
     return found

@@ -132,8 +132,12 @@ class HarmonizeResult:
         """One standard deviation of each voxel's error, target units; None if the method does not know it."""
         if self.estimate.error is None:
             return None
-        unit = np.float32(self.target.info.unit)
-        return np.where(self.mask, unit * self.estimate.error(self.data / unit), 0).astype(np.float32)
+        scale: np.float32 | NDArray[np.float32] = np.float32(self.target.info.unit)
+        found = self.prepared.found("n4")
+        if self.options.get("KeepBias") and "log_bias" in found:
+            # The deviation is known at intensities without the field, and is then larger where the scan is brighter.
+            scale = np.asarray(scale * self.prepared.undo_axes(np.exp(found["log_bias"])), np.float32)
+        return np.where(self.mask, scale * self.estimate.error(self.data / scale), 0).astype(np.float32)
 
     @cached_property
     def sidecar(self) -> dict[str, Any]:

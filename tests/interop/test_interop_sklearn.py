@@ -63,7 +63,14 @@ def test_fit_learns_a_target_from_its_scans(monkeypatch, tiny_target_file, tmp_p
 
 
 def test_scans_of_one_scanner_share_its_curve(given, monkeypatch, tiny_target):
-    monkeypatch.setattr(module, "learn_scanner", lambda scans, target: (scans, target))
-    images = Harmonizer(tiny_target, one_scanner=True, options={"seed": 1}).fit().transform(["a.nii", "b.nii"])
-    assert given == [{"seed": 1, "scanner": (["a.nii", "b.nii"], tiny_target)}] * 2
+    monkeypatch.setattr(module, "learn_scanner", lambda scans, target, **how: (scans, target, how))
+    images = (
+        Harmonizer(tiny_target, one_scanner=True, options={"seed": 1, "mask_command": "x"})
+        .fit()
+        .transform(["a.nii", "b.nii"])
+    )
+    assert (
+        given
+        == [{"seed": 1, "mask_command": "x", "scanner": (["a.nii", "b.nii"], tiny_target, {"mask_command": "x"})}] * 2
+    )
     assert all(isinstance(image, nib.Nifti1Image) for image in images)

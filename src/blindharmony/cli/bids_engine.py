@@ -57,6 +57,11 @@ def check(arguments: argparse.Namespace) -> None:
         raise UsageError("--n-procs, --dask-scheduler and --jobqueue exclude each other", remedy="use one of them")
     if bool(arguments.jobqueue) != bool(arguments.jobs):
         raise UsageError("--jobqueue and --jobs go together", remedy="say which queue and how many jobs")
+    if arguments.n_procs == 0 or arguments.dask_scheduler or arguments.jobqueue:
+        for name in ("omp_nthreads", "mem_gb"):
+            if getattr(arguments, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} is for worker processes on this machine", remedy="use --n-procs N with it")
     for name, least in (("n_procs", 0), ("omp_nthreads", 1), ("jobs", 1), ("mem_gb", _GB_A_WORKER)):
         value = getattr(arguments, name)
         if value is not None and value < least:

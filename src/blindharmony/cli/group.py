@@ -6,6 +6,7 @@ import argparse
 import csv
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,24 +118,16 @@ def fitted_scanners(
 
     A scan that cannot be prepared is left out here and reported when its turn comes to be harmonized.
     """
-    from blindharmony.group import needs_round, with_round
-    from blindharmony.harmonization.scanner import fit_scanner
+    from blindharmony.group import fitted_in_rounds
 
     found: dict[Path, ScannerModel] = {}
     for name, members in groups_of(arguments, paths).items():
         called = f"scanner {name}" if name else "one scanner"
-        first = _looked_at(arguments, members, target, None, cache, screen)
-        if not first:
+        scanner = fitted_in_rounds(partial(_looked_at, arguments, members, target, cache, screen), target)
+        if scanner is None:
             continue
-        scanner = fit_scanner(first, target)
-        while needs_round(scanner, target):
-            again = _looked_at(arguments, members, target, scanner, cache, screen)
-            # Scans can be lost on the way (a full disk): what is known so far is then better than a curve of one scan.
-            if len(again) < min(2, len(first)):
-                break
-            scanner = with_round(scanner, again, target)
-        screen.note(f"fitted {called} to {len(first)} scans")
-        if len(first) == 1:
+        screen.note(f"fitted {called} to {scanner.rounds[0].scans} scans")
+        if scanner.rounds[0].scans == 1:
             screen.problem(f"blindharmony: warning: {called} has one scan, which is no better than the scan alone")
         if arguments.save_scanner:
             file = arguments.save_scanner / f"{_safe(name)}.json" if name else arguments.save_scanner
@@ -148,9 +141,9 @@ def _looked_at(
     arguments: argparse.Namespace,
     paths: list[Path],
     target: Target,
-    scanner: ScannerModel | None,
     cache: Path,
     screen: Screen,
+    scanner: ScannerModel | None,
 ) -> list[ScanSummary]:
     from blindharmony.group import summarize_scan
 

@@ -94,6 +94,7 @@ class Harmonizer(TransformerMixin, BaseEstimator):
         scans: list[Any] = [X] if isinstance(X, _ONE) else list(X)
         options = checked_options(self.options or {})
         if self.one_scanner:
-            options["scanner"] = learn_scanner(scans, self.target_)
+            same = {name: options[name] for name in ("mask_command", "device", "cache") if name in options}
+            options["scanner"] = learn_scanner(scans, self.target_, **same)
         images = [harmonize(scan, self.target_, **options).image for scan in scans]
         return images[0] if isinstance(X, _ONE) else images

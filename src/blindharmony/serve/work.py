@@ -13,6 +13,7 @@ from blindharmony.serve.progress import Course, Tell
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
+    from blindharmony.harmonization.summary import ScanSummary
     from blindharmony.target import Target
 
 _LOOKS = ("First look", "Second look", "Third look")
@@ -105,24 +106,19 @@ def _fitted(
     scans: Sequence[Path], labels: Sequence[str], target: Target, device: str, cache: Path, course: Course
 ) -> ScannerModel | None:
     """One scanner model for all scans; those that cannot be prepared are told when their turn comes."""
-    from blindharmony.group import needs_round, summarize_scan, with_round
-    from blindharmony.harmonization.scanner import fit_scanner
+    from blindharmony.group import fitted_in_rounds, summarize_scan
 
-    model: ScannerModel | None = None
-    for look in _LOOKS:
+    def look(so_far: ScannerModel | None) -> list[ScanSummary]:
         found = []
         for scan, label in zip(scans, labels, strict=True):
             course.next(label)
-            course.say(look, 0.0)
+            course.say(_LOOKS[len(so_far.rounds) if so_far else 0], 0.0)
             try:
-                found.append(summarize_scan(scan, target, scanner=model, device=device, cache=cache))
+                found.append(summarize_scan(scan, target, scanner=so_far, device=device, cache=cache))
             except (BlindHarmonyError, MemoryError):
                 continue
-        if model is not None and len(found) > 1:
-            model = with_round(model, found, target)
-        elif model is None and len(found) > 1:
-            model = fit_scanner(found, target)
-        if model is None or not needs_round(model, target):
-            break
+        return found
+
+    model = fitted_in_rounds(look, target, least=2)
     course.piece = len(_LOOKS) * len(scans) - 1
     return model

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from blindharmony.errors import UsageError
 from blindharmony.flow.haar import HaarLevel
 from blindharmony.flow.level import LevelFlow
 from blindharmony.flow.pyramid import Pyramid
@@ -87,6 +88,9 @@ def fit_pyramid(
         resume: Go on from the checkpoint, if there is one.
         compute: Where and how, and who shares the work.
         report: Called with a stage's name, the share of all work done, and numbers.
+
+    Raises:
+        UsageError: If the checkpoint is of another run.
     """
     compute = compute or Compute()
     order = list(range(len(flow.levels), -1, -1))
@@ -97,6 +101,11 @@ def fit_pyramid(
     if resume and file.exists():
         start = load_checkpoint(file, flow, plan)
         plan["steps"] = start.plan["steps"]
+        if steps and plan["steps"] != [steps] * len(order):
+            raise UsageError(
+                f"the interrupted run had {plan['steps'][-1]} steps a level, not {steps}",
+                remedy="resume with the same --steps, or start again without --resume",
+            )
     else:
         set_scales(flow, data)
         plan["steps"] = [steps] * len(order) if steps else _measured(flow, data, order, shares, minutes, compute)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from blindharmony.evidence.heads import inside_of
 from blindharmony.evidence.system import Material, Picture, Sees, System
-from blindharmony.group import needs_round, with_round
+from blindharmony.group import fitted_in_rounds
 from blindharmony.harmonization.correction import corrected, lifted
 from blindharmony.harmonization.methods import estimate
-from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
-from blindharmony.harmonization.summary import summarize
+from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.harmonization.summary import ScanSummary, summarize
 from blindharmony.target import Target
 
 
@@ -54,13 +54,19 @@ class Group(Curve):
     def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
         """As ``blindharmony harmonize --group`` does."""
         target = material.target
-        model = fit_scanner([summarize(s.image, s.mask, target) for s in scans], target)
         prepared = [s.prepared for s in scans if s.prepared]
         with TemporaryDirectory() as folder:
             cache = Path(folder)
-            while len(prepared) == len(scans) and needs_round(model, target):
-                again = [lifted(p, target, model.rounds, cache=cache).scan for p in prepared]
-                model = with_round(model, [summarize(inside_of(x), x.inside(), target) for x in again], target)
+
+            def look(so_far: ScannerModel | None) -> list[ScanSummary]:
+                if so_far is None:
+                    return [summarize(s.image, s.mask, target) for s in scans]
+                if len(prepared) < len(scans):
+                    return []
+                again = [lifted(p, target, so_far.rounds, cache=cache).scan for p in prepared]
+                return [summarize(inside_of(x), x.inside(), target) for x in again]
+
+            model = fitted_in_rounds(look, target)
             return [self._one(s, target, model, cache) for s in scans]
 
 
