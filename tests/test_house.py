@@ -1,5 +1,8 @@
 """What keeps the house in order: small files, a light import, a licence for everything, one truth about versions."""
 
+import importlib
+import inspect
+import pydoc
 import re
 import statistics
 import subprocess
@@ -21,6 +24,14 @@ def test_source_files_are_small():
     sizes = {str(p.relative_to(PACKAGE)): p.stat().st_size for p in SOURCES}
     assert {n: s for n, s in sizes.items() if s > 15_000} == {}
     assert statistics.median(sizes.values()) <= 5_000
+
+
+@pytest.mark.parametrize("name", re.findall(r"^::: (\S+)", (ROOT / "docs/reference/python.md").read_text(), re.M))
+def test_what_the_reference_lists_has_an_example(name):
+    module, _, last = name.rpartition(".")
+    thing = pydoc.locate(name) or getattr(importlib.import_module(module), last)
+    if not inspect.ismodule(thing):
+        assert ">>>" in inspect.getdoc(thing), name
 
 
 def test_the_package_stays_under_forty_megabytes():

@@ -58,6 +58,11 @@ class HarmonizeResult:
         trust: Verdict, warnings and advice.
         seconds: Time of each stage.
         options: What was asked for, as the sidecar has it.
+
+    Example:
+        >>> result = harmonize("scan.nii.gz")                                     # doctest: +SKIP
+        >>> result.image.shape, result.trust.level, result.warnings               # doctest: +SKIP
+        ((256, 256, 180), 'good', ())
     """
 
     source: Volume

@@ -36,6 +36,10 @@ class PyramidSpec(BaseModel):
         blocks: Context convolutions in each level.
         bins: Bins of each spline.
         dropout: In training.
+
+    Example:
+        >>> PyramidSpec().widths
+        (24, 32, 32, 32)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +63,11 @@ class Density(NamedTuple):
     Attributes:
         nats: Shape ``(B, levels + 1)``.
         numbers: How many coefficients each level has, same shape.
+
+    Example:
+        >>> flat = Density(nats=torch.zeros(1, 2), numbers=torch.ones(1, 2))
+        >>> flat.bits_per_dim().item()  # a density of 1 on [0, 1]: every grey value alike
+        8.0
     """
 
     nats: Tensor
@@ -75,6 +84,16 @@ class Pyramid(nn.Module):
     Args:
         spec: Its shape.
         atlas: What a brain usually has at each place, shape ``spec.shape``, roughly in [0, 1].
+
+    Source: a flow for each level of a wavelet transform, Yu et al. 2020 (Wavelet Flow, arXiv:2010.13821); here with
+    masks, the place in the head as context, and couplings that see neighbours.
+
+    Example:
+        >>> flow = Pyramid(PyramidSpec(shape=(16, 16, 16), widths=(4, 4)), torch.rand(16, 16, 16))
+        >>> x, mask = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16) > 0.5
+        >>> density = flow.density(x * mask, mask)
+        >>> density.nats.shape, int(density.numbers.sum()) == int(mask.sum())
+        (torch.Size([1, 3]), True)
     """
 
     def __init__(self, spec: PyramidSpec, atlas: Tensor) -> None:

@@ -37,6 +37,14 @@ def find_scans(
     Raises:
         NothingFoundError: If an input, a participant or any scan is missing.
         UsageError: If participants are asked for where no input is a BIDS data set.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("a.nii.gz", "a_mask.nii.gz", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     [scan.name for scan in find_scans([folder])]
+        ['a.nii.gz']
     """
     folders = [Path(item) for item in inputs]
     if not folders:

@@ -32,6 +32,12 @@ def write_bundle(target: str | Path, folder: Path, *, overwrite: bool = False) -
     Raises:
         TargetError: If there is no such model.
         OutputError: If the folder has something in it and ``overwrite`` is false, or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(p.name for p in write_bundle("ds002748", Path(folder, "bundle")).iterdir())
+        ['LICENSE', 'configs', 'docs', 'models']
     """
     model = load_target(str(target))
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):

@@ -59,6 +59,10 @@ def load_target(target: str | Path | Target) -> Target:
 
     Raises:
         TargetError: If there is no such model, or the file is damaged, foreign, or from a newer version.
+
+    Example:
+        >>> load_target("ds002748").info.scans
+        18
     """
     if isinstance(target, Target):
         return target

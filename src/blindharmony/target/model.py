@@ -81,6 +81,10 @@ class TargetInfo(BaseModel):
         made_with: Version of this package that trained it.
         seed: Of the training.
         notes: Anything else, for the model card.
+
+    Example:
+        >>> TargetInfo(name="mysite", scans=20, held_out=HeldOut(scans=4)).suffix
+        'T1w'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -118,6 +122,12 @@ class Target:
         person: Tells a head's quantile curve from its rank features, if it was trained.
         digest: SHA-256 of the file, first 12 digits; empty if it was never saved.
         file: Name of the file it was read from, without its folder; empty if it was never read.
+
+    Example:
+        >>> from blindharmony.target import load_target
+        >>> target = load_target("ds002748")
+        >>> target.quantiles.shape, target.mean_image.shape
+        ((22, 512), (80, 96, 80))
     """
 
     info: TargetInfo

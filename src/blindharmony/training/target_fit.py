@@ -97,6 +97,11 @@ def train_target(
             interrupted run.
         OutputError: If the model exists already.
         BlindHarmonyError: If a scan cannot be prepared; the message names it.
+
+    Example:
+        >>> scans = sorted(Path("study").glob("*.nii.gz"))
+        >>> train_target(scans, Path("mysite.safetensors"), minutes=30)           # doctest: +SKIP
+        <Target mysite (1f516e1cbd28), 16 scans>
     """
     if out.exists() and not overwrite:
         raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=out)
