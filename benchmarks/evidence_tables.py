@@ -19,7 +19,7 @@ Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence
 part names its model. The included `ds002748` was since trained anew: its flow, which judges, is another; what makes the
 images is the same to rounding (persons 0.00003) or to the byte (restorer). The segmentation of `oasis` was measured
 before scanner curves were smooth and the bias field found twice. A quick run with an earlier model is kept for networks
-and the published iteration: neither has been run at length, nor has the real leg. Seconds a scan of `curve` and `group`
+and the published iteration, which have not been run at length. Seconds a scan of `curve` and `group`
 were taken on a machine shared with other work: two to four times what they are alone."""
 
 

@@ -20,8 +20,8 @@ settings.register_profile("laws", deadline=None)
 settings.load_profile("laws")
 
 
-# Where registration itself is what is tested.
-_PLACED_IN_EARNEST = ("tests/prep/test_prep_place.py", "tests/prep/test_prep_recipe.py")
+# Where registration itself is what is tested, and half a head has to be placed.
+_PLACED_IN_EARNEST = ("tests/prep/test_prep_place.py", "tests/prep/test_prep_recipe.py", "tests/cli/test_cli_assess.py")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,9 +18,7 @@ def data(rng):
     return LevelData(values, context, torch.ones(1, 7, 8, 8, 8, dtype=torch.bool))
 
 
-def main():
-
-    torch.set_num_threads(1)
+def train(place, batch):
     team = Team.from_environment()
     # Another start in each process would show if they did not agree on the weights they keep.
     torch.manual_seed(0)
@@ -33,13 +31,14 @@ def main():
         steps=8,
         seed=(0, 1),
         patch=4,
-        compute=Compute(batch=int(sys.argv[2]), team=team),
+        compute=Compute(batch=batch, team=team),
         on_step=lambda state, numbers: lines.append(numbers),
     )
     own = {k: v.contiguous() for k, v in flow.state_dict().items()}
-    save_file(own, f"{sys.argv[1]}.{team.rank}", {"best": str(best), "train": str([row["train"] for row in lines])})
+    save_file(own, f"{place}.{team.rank}", {"best": str(best), "train": str([row["train"] for row in lines])})
     team.leave()
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    train(sys.argv[1], int(sys.argv[2]))

@@ -12,6 +12,7 @@ from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import load_target
 from blindharmony.target.restorer import RestorerSpec
 from blindharmony.training.head import prepare_head
+from blindharmony.training.pool import make_pool
 from blindharmony.training.target_fit import train_target
 from heads import head_grid, synthetic_brain
 from targets import TINY
@@ -37,10 +38,11 @@ def scans(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(scans, tmp_path_factory):
-    """Makes the name of a new model whose scans are prepared already."""
+    """Makes the name of a new model whose scans are prepared and deformed already."""
     heads = tmp_path_factory.mktemp("heads")
-    for scan in scans:
-        prepare_head(scan, PLAIN, heads)
+    *training, unseen = (prepare_head(scan, PLAIN, heads) for scan in scans)
+    make_pool(training, heads, seed=0, copies=QUICK["copies"])
+    make_pool([unseen], heads, seed=0, copies=0)
 
     def new():
         out = tmp_path_factory.mktemp("model") / "site.safetensors"

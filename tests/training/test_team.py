@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import team_fit
 import torch
 from safetensors import safe_open
 
@@ -17,13 +19,15 @@ SCRIPT = Path(__file__).with_name("team_fit.py")
 
 
 def trained(place, batch, processes=1):
-    """Weights and losses of every process."""
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    words = [sys.executable, *(start if processes > 1 else []), str(SCRIPT), str(place), str(batch)]
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    """Weights and losses of every process; a single one is this one."""
+    if processes == 1:
+        team_fit.train(place, batch)
+    else:
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        words = [sys.executable, *start, str(SCRIPT), str(place), str(batch)]
+        threads = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, env=threads)
+        assert done.returncode == 0, done.stderr[-2000:]
     found = []
     for rank in range(processes):
         with safe_open(f"{place}.{rank}", "pt") as file:
@@ -56,10 +60,7 @@ def test_every_piece_of_work_is_shared_once():
 
 def test_mixed_precision_learns_the_same_density():
     """bfloat16 convolutions change the loss in the third digit, not the outcome."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    import numpy as np
-    from team_fit import data
-
+    data = team_fit.data
     from blindharmony.flow.level import LevelFlow
     from blindharmony.training.fit import fit_level
 
