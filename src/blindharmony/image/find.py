@@ -43,8 +43,8 @@ def find_scans(
         >>> with TemporaryDirectory() as folder:
         ...     for name in ("a.nii.gz", "a_mask.nii.gz", "notes.txt"):
         ...         Path(folder, name).touch()
-        ...     [scan.name for scan in find_scans([folder])]
-        ['a.nii.gz']
+        ...     find_scans([folder])[0].name
+        'a.nii.gz'
     """
     folders = [Path(item) for item in inputs]
     if not folders:
