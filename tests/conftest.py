@@ -1,6 +1,5 @@
 """Synthetic heads for every test; ``heads`` is importable because this file lies beside it."""
 
-import os
 from pathlib import Path
 
 import nibabel as nib
@@ -24,13 +23,22 @@ settings.load_profile("laws")
 _PLACED_IN_EARNEST = ("tests/prep/test_prep_place.py", "tests/prep/test_prep_recipe.py", "tests/cli/test_cli_assess.py")
 
 
+_running = {"in earnest": False}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    slow = item.get_closest_marker("slow") is not None  # real scans
+    _running["in earnest"] = slow or item.nodeid.startswith(_PLACED_IN_EARNEST)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _placed_by_moments():
     """Synthetic brains are placed by their moments alone, which is near enough and takes no six seconds a scan."""
     climb = register._climb
 
     def start_only(fixed, moving, around, start, *, share):
-        if os.environ.get("PYTEST_CURRENT_TEST", "").startswith(_PLACED_IN_EARNEST):
+        if _running["in earnest"]:
             return climb(fixed, moving, around, start, share=share)
         return start
 

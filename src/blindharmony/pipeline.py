@@ -88,8 +88,8 @@ def harmonize(
             before, after = (typicality(x, inside, model, device=device) for x in (image, found.image))
             away = moved_away(image, found.image, inside, model)
             doubts = (*found.doubts, *([away] if away else []))
-            warnings, is_shared = (*source.warnings, *found.warnings), shared is not None
-            trust = judge(prepared, before, after, model, warnings, doubts, shared=is_shared)
+            said = (*source.warnings, *found.warnings)
+            trust = judge(prepared, before, after, model, said, doubts, shared=shared is not None)
         with stage("returning"):
             data, brain = to_scan(prepared, found, model, keep_bias=keep_bias, device=device)
     return HarmonizeResult(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blindharmony.harmonization.carry import own_bias
 from blindharmony.harmonization.result import Estimate
 from blindharmony.harmonization.trust import Trust
 from blindharmony.harmonization.typicality import Typicality
@@ -137,11 +138,11 @@ class HarmonizeResult:
         """One standard deviation of each voxel's error, target units; None if the method does not know it."""
         if self.estimate.error is None:
             return None
-        scale: np.float32 | NDArray[np.float32] = np.float32(self.target.info.unit)
-        found = self.prepared.found("n4")
-        if self.options.get("KeepBias") and "log_bias" in found:
-            # The deviation is known at intensities without the field, and is then larger where the scan is brighter.
-            scale = np.asarray(scale * self.prepared.undo_axes(np.exp(found["log_bias"])), np.float32)
+        scale = np.full(self.prepared.native.data.shape, self.target.info.unit, np.float32)
+        if self.options.get("KeepBias"):
+            # The deviation is known at intensities without the field, and is larger where the scan is brighter.
+            scale *= own_bias(self.prepared)
+        scale = self.prepared.undo_axes(scale)
         return np.where(self.mask, scale * self.estimate.error(self.data / scale), 0).astype(np.float32)
 
     @cached_property

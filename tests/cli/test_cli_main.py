@@ -87,6 +87,7 @@ def test_good_and_bad_scans_together(capsys, scan, tiny_target_file, tmp_path):
         (["harmonize", "SCAN", "--out", "o", "--mask", "nomask.nii"], 1, "nomask.nii"),
         (["harmonize", "EMPTY", "--out", "o"], 66, "EMPTY"),
         (["train", "SCAN", "--out", "o.safetensors"], 2, "at least 5"),
+        (["bids", "EMPTY", "o", "participant", "--n-procs", "0", "--omp-nthreads", "2"], 2, "--n-procs N"),
         (["info", "nothing"], 2, "nothing"),
         (["info", "SCANNER"], 2, "--scanner"),
         (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--scanner", "SCANNER"], 2, "another target"),

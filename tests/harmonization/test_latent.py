@@ -131,6 +131,13 @@ def test_one_wild_slice_does_not_stop_the_others(scene):
     assert estimate.image.max() < 10
 
 
+def test_nothing_is_brighter_than_the_ceiling(scene, monkeypatch):
+    _, source, mask, target = scene
+    assert harmonize_latent(source, mask, target).image.max() > 0.8
+    monkeypatch.setattr("blindharmony.harmonization.latent.CEILING", 0.8)
+    assert harmonize_latent(source, mask, target).image.max() <= 0.8
+
+
 def test_what_cannot_work_is_said(scene):
     _, source, mask, target = scene
     with pytest.raises(UsageError, match="no slice flow"):

@@ -10,11 +10,15 @@ from fake_study import fake_run, make_study
 from fake_work import whole
 
 from blindharmony.errors import OutputError
+from blindharmony.image import write_sidecar
 from blindharmony.study.engines.processes import ProcessEngine
+from blindharmony.study.layout import bids_scans
 from blindharmony.study.ledger import Ledger
 from blindharmony.study.lock import locked
+from blindharmony.study.planning import make_plan, planned
 from blindharmony.study.publish import publish, remove
 from blindharmony.study.run import held
+from blindharmony.study.scanners import alone
 from blindharmony.study.table import cohort_rows, write_table
 
 
@@ -176,6 +180,30 @@ def test_jobs_of_an_array_work_beside_each_other(tmp_path):
     other.join()
     with held(Ledger(out)):
         assert not left.exists()
+
+
+def _plan_of(root, out, label):
+    with held(Ledger(out), [label]):
+        make_plan(alone(bids_scans(root, participants=[label])[0]), Ledger(out))
+
+
+def test_jobs_of_an_array_add_to_one_plan(tmp_path):
+    labels = [f"{i:02d}" for i in range(24)]
+    root, out = make_study(tmp_path / "s", {f"sub-{i}": f"ok: {i}" for i in labels}), tmp_path / "out"
+    fork = multiprocessing.get_context("fork")
+    jobs = [fork.Process(target=_plan_of, args=(root, out, label)) for label in labels]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert len(planned(Ledger(out))) == 24
+
+
+def test_a_plan_may_be_larger_than_any_text_of_a_stranger(tmp_path):
+    ledger = Ledger(tmp_path)
+    scans = {f"sub-{i}": {"why": "x" * 1000} for i in range(10_000)}
+    write_sidecar(ledger.home / "plan.json", {"scans": scans}, overwrite=True)
+    assert len(planned(ledger)) == 10_000
 
 
 def test_no_result_leaves_the_output_folder(study, tmp_path):

@@ -132,7 +132,7 @@ def fitted_scanners(
         if arguments.save_scanner:
             file = arguments.save_scanner / f"{_safe(name)}.json" if name else arguments.save_scanner
             scanner.save(file, overwrite=arguments.overwrite)
-            (screen.note if getattr(arguments, "json", False) else screen.result)(str(file))
+            (screen.note if arguments.json else screen.result)(str(file))
         found |= dict.fromkeys(members, scanner)
     return found
 

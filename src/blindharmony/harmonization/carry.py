@@ -29,10 +29,16 @@ def to_scan(
         device: Where the restorer computes.
     """
     native = carry_to_native(prepared, found, target, device=device)
-    if keep_bias and "log_bias" in prepared.found("n4"):
-        native = native * np.exp(prepared.found("n4")["log_bias"])
+    if keep_bias:
+        native = native * own_bias(prepared)
     brain = prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5
     return prepared.undo_axes((native * target.info.unit).astype(np.float32)), brain
+
+
+def own_bias(prepared: Prepared) -> NDArray[np.float32] | float:
+    """The scan's own bias field, on its own grid in RAS+ axes; 1 if none was taken out."""
+    found = prepared.found("n4")
+    return np.asarray(np.exp(found["log_bias"]), np.float32) if "log_bias" in found else 1.0
 
 
 def carry_to_native(

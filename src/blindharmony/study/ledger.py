@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blindharmony.errors import BlindHarmonyError
-from blindharmony.image import parse_json, read_text, write_sidecar
+from blindharmony.image import parse_json, write_sidecar
 
 FOLDER = ".blindharmony"
 
@@ -86,10 +85,10 @@ def note_path(scanner: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None if it is not there or is none."""
+    """A JSON object of any size (a plan grows with its cohort), None if it is not there or is none."""
     try:
-        content = parse_json(read_text(path))
-    except (BlindHarmonyError, ValueError):
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -16,12 +16,14 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False, wait: bool = False, folder: Path | None = None) -> Iterator[None]:
     """Hold a lock while the block runs; the system lets go of it when the process ends, however it ends.
 
     Args:
         path: The lock file; it stays, its content says who was the last.
         shared: Whether others may hold it too, if they share it as well.
+        wait: Whether to wait for another holder instead of giving up.
+        folder: What is locked, in the words of a message; two levels above the file by default.
 
     Raises:
         OutputError: If another run holds it, or it cannot be made.
@@ -34,13 +36,13 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
         raise OutputError(what, remedy="choose an output folder you may write to", path=path) from None
     try:
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             owner = os.read(handle, 200).decode(errors="replace").strip() or "unknown"
             raise OutputError(
                 f"another run is working here ({owner})",
                 remedy="wait for it, stop it, or choose another output folder",
-                path=path.parent.parent,
+                path=folder or path.parent.parent,
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:

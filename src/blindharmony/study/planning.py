@@ -11,6 +11,7 @@ from blindharmony.image import write_sidecar
 from blindharmony.study.hashes import hashed
 from blindharmony.study.layout import Scan
 from blindharmony.study.ledger import Ledger, read_json
+from blindharmony.study.lock import locked
 from blindharmony.study.masks import find_mask
 from blindharmony.study.scanners import Group
 from blindharmony.study.settings import Item
@@ -64,7 +65,9 @@ def make_plan(groups: Sequence[Group], ledger: Ledger, *, masks: Path | None = N
     rows = {
         s.id: {"scan": s.place, "group": g.name, "why": g.why, "size": len(g.scans)} for g in groups for s in g.scans
     }
-    write_sidecar(ledger.home / "plan.json", {"scans": {**planned(ledger), **rows}}, overwrite=True)
+    # Jobs of an array add to one plan.
+    with locked(ledger.home / "plan.lock", wait=True):
+        write_sidecar(ledger.home / "plan.json", {"scans": {**planned(ledger), **rows}}, overwrite=True)
     return Plan(groups, items, unreadable)
 
 

@@ -168,7 +168,7 @@ def held(ledger: Ledger, participants: Sequence[str] = ()) -> Iterator[Ledger]:
     with ExitStack() as stack:
         stack.enter_context(locked(ledger.home / "lock", shared=bool(participants)))
         for label in sorted({p.removeprefix("sub-") for p in participants}):
-            stack.enter_context(locked(ledger.home / "locks" / label))
+            stack.enter_context(locked(ledger.home / "locks" / label, folder=ledger.out))
         if not participants:
             ledger.sweep()
         yield ledger

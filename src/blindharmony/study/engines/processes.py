@@ -60,9 +60,8 @@ class ProcessEngine:
         """Kill all workers and what they started: a brain extractor may run for half an hour."""
         self._waiting.clear()
         for worker in list(self._workers.values()):
-            if worker.process.poll() is None:
-                with contextlib.suppress(OSError):
-                    os.killpg(worker.process.pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                os.killpg(worker.process.pid, signal.SIGKILL)
             self._bury(worker)
         self._answers.close()
 
