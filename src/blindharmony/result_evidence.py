@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blindharmony.harmonization.methods import ABOUT
+from blindharmony.harmonization.names import ABOUT
 from blindharmony.harmonization.standing import level_names
 from blindharmony.harmonization.trust import brain_ml
 from blindharmony.prep.template import load_template

@@ -82,12 +82,13 @@ def test_good_and_bad_scans_together(capsys, scan, tiny_target_file, tmp_path):
     [
         (["harmonize", "nowhere.nii", "--out", "o"], 66, "nowhere.nii"),
         (["harmonize", "SCAN", "--out", "o", "--target", "nothing"], 2, "included name"),
-        (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--method", "magic"], 2, "choose one of"),
         (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--device", "cuda:7"], 2, "--device cpu"),
         (["harmonize", "SCAN", "--out", "o", "--mask", "nomask.nii"], 1, "nomask.nii"),
         (["harmonize", "EMPTY", "--out", "o"], 66, "EMPTY"),
         (["train", "SCAN", "--out", "o.safetensors"], 2, "at least 5"),
         (["bids", "EMPTY", "o", "participant", "--n-procs", "0", "--omp-nthreads", "2"], 2, "--n-procs N"),
+        (["bids", "EMPTY", "o", "participant", "--job-queue", "long"], 2, "--jobqueue"),
+        (["bids", "EMPTY", "o", "group", "--seed", "3"], 66, "without effect at the group level: --seed"),
         (["info", "nothing"], 2, "nothing"),
         (["info", "SCANNER"], 2, "--scanner"),
         (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--scanner", "SCANNER"], 2, "another target"),
@@ -114,6 +115,7 @@ def test_exit_codes(words, code, hint, capsys, scan, tiny_target_file, tmp_path,
         (["harmonize", "a.nii", "--out", "o", "--targt", "x"], "did you mean --target?"),
         (["bids", "a", "b", "participant", "--scaner-column", "x"], "did you mean --scanner-column?"),
         (["assess", "a.nii", "--zzz"], "see blindharmony assess --help"),
+        (["harmonize", "a.nii", "--out", "o", "--method", "curv"], "'curve', 'match'"),
     ],
 )
 def test_an_unknown_option_is_answered_with_the_verbs_own_usage(words, said, capsys):

@@ -75,7 +75,7 @@ def add_parser(verbs: Any) -> None:
     how.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
     how.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     bids_engine.add_options(p.add_argument_group("who does the work"))
-    p.set_defaults(run=run)
+    p.set_defaults(run=run, unused_by_group=lambda given: _unused(p, given))
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise UsageError(f"{arguments.bids_dir}: no such folder", remedy="give a BIDS data set")
     check_output(arguments.bids_dir, arguments.output_dir)
     if arguments.level == "group":
+        if unused := arguments.unused_by_group(arguments):
+            screen.problem(f"blindharmony: warning: without effect at the group level: {', '.join(unused)}")
         return bids_group.run(arguments, screen)
     bids_engine.check(arguments)
     if arguments.scanner_column and (how := arguments.scanner_grouping) != "auto":
@@ -97,6 +99,13 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         check_input(arguments.bids_dir)
         check_with_validator(arguments.bids_dir)
     return _participant(arguments, screen)
+
+
+def _unused(grammar: argparse.ArgumentParser, given: argparse.Namespace) -> list[str]:
+    """Options given that the group level, which shows every scan of the output folder, has no use for."""
+    read = {"bids_dir", "output_dir", "level", "json", "quiet", "skip_bids_validation", "help"}
+    options = {a.dest: a.option_strings[0] for a in grammar._actions if a.option_strings and a.dest not in read}
+    return [option for dest, option in options.items() if getattr(given, dest, None) != grammar.get_default(dest)]
 
 
 def _participant(arguments: argparse.Namespace, screen: Screen) -> int:

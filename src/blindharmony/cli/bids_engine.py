@@ -11,7 +11,7 @@ from blindharmony.cores import cores
 from blindharmony.errors import UsageError
 from blindharmony.study.engines.task import Engine
 
-_GB_A_WORKER = 2.0
+_GB_A_WORKER, _JOB_GB = 2.0, 4.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
@@ -40,7 +40,7 @@ def add_options(p: Any) -> None:
     p.add_argument(*both("--dask-scheduler"), metavar="ADDRESS", help="Dask workers that run already (tcp://...)")
     p.add_argument("--jobqueue", choices=("slurm", "pbs", "local"), help="start Dask workers as jobs of a queue")
     p.add_argument("--jobs", type=int, metavar="N", help="how many jobs")
-    p.add_argument(*both("--job-memory"), type=float, default=4.0, metavar="G", help="memory of a job, GB (default: 4)")
+    p.add_argument(*both("--job-memory"), type=float, metavar="G", help=f"memory of a job, GB (default: {_JOB_GB:g})")
     p.add_argument(*both("--job-walltime"), metavar="TIME", help="time limit of a job, as the queue writes it")
     p.add_argument(*both("--job-queue"), metavar="NAME", help="queue or partition")
     p.add_argument(*both("--job-account"), metavar="NAME", help="account of the jobs")
@@ -57,12 +57,15 @@ def check(arguments: argparse.Namespace) -> None:
         raise UsageError("--n-procs, --dask-scheduler and --jobqueue exclude each other", remedy="use one of them")
     if bool(arguments.jobqueue) != bool(arguments.jobs):
         raise UsageError("--jobqueue and --jobs go together", remedy="say which queue and how many jobs")
+    for name in ("job_memory", "job_walltime", "job_queue", "job_account"):
+        if getattr(arguments, name) is not None and not arguments.jobqueue:
+            raise UsageError(f"--{name.replace('_', '-')} is for jobs of a queue", remedy="use --jobqueue with it")
     if arguments.n_procs == 0 or arguments.dask_scheduler or arguments.jobqueue:
         for name in ("omp_nthreads", "mem_gb"):
             if getattr(arguments, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} is for worker processes on this machine", remedy="use --n-procs N with it")
-    for name, least in (("n_procs", 0), ("omp_nthreads", 1), ("jobs", 1), ("mem_gb", _GB_A_WORKER)):
+    for name, least in (("n_procs", 0), ("omp_nthreads", 1), ("jobs", 1), ("mem_gb", _GB_A_WORKER), ("job_memory", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             option = f"--{name.replace('_', '-')}"
@@ -89,7 +92,7 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int) -
         from blindharmony.study.engines.cluster import start_jobs
 
         words = {"walltime": arguments.job_walltime, "queue": arguments.job_queue, "account": arguments.job_account}
-        jobs = start_jobs(arguments.jobqueue, arguments.jobs, memory_gb=arguments.job_memory, **words)
+        jobs = start_jobs(arguments.jobqueue, arguments.jobs, memory_gb=arguments.job_memory or _JOB_GB, **words)
         return jobs, f"{arguments.jobs} jobs ({arguments.jobqueue})"
     if arguments.n_procs == 0:
         from blindharmony.study.engines.serial import SerialEngine

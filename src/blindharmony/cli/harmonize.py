@@ -13,6 +13,7 @@ from blindharmony.cli.console import Screen
 from blindharmony.cli.inputs import check_mask, found_scans
 from blindharmony.cli.outcome import Outcomes
 from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError
+from blindharmony.harmonization.names import METHODS
 from blindharmony.image import output_name
 
 _EPILOG = """\
@@ -59,6 +60,7 @@ def add_parser(verbs: Any) -> None:
         "--method",
         default="curve",
         metavar="NAME",
+        choices=METHODS,
         help="curve (default), match (histogram matching only), latent (published iteration), latent-published",
     )
     group.add_options(p)
@@ -86,13 +88,10 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     missing = [*unconverted, *unfound]
     _check(arguments, paths)
     # Only now the slow imports: a typing error should answer at once.
-    from blindharmony.harmonization.methods import METHODS
     from blindharmony.harmonization.scanner import ScannerModel
     from blindharmony.pipeline import harmonize
     from blindharmony.target import load_target
 
-    if arguments.method not in METHODS:
-        raise UsageError(f"there is no method '{arguments.method}'", remedy=f"choose one of {', '.join(METHODS)}")
     target = load_target(arguments.target)
     outcomes = Outcomes(screen, json=arguments.json)
     for problem in missing:

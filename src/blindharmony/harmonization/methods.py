@@ -1,9 +1,8 @@
-"""The methods by name, behind one call."""
+"""One call for every method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,25 +11,11 @@ from blindharmony.errors import UsageError
 from blindharmony.harmonization.curve import harmonize_curve
 from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
 from blindharmony.harmonization.match import harmonize_match
+from blindharmony.harmonization.names import METHODS
 from blindharmony.harmonization.refine import refined
 from blindharmony.harmonization.result import Estimate
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.target import Target
-
-Method = Literal["curve", "match", "latent", "latent-published"]
-METHODS: tuple[str, ...] = get_args(Method)
-
-# One full sentence each: help texts and the methods paragraph of reports use them.
-ABOUT: dict[str, str] = {
-    "curve": "One increasing intensity curve was inferred: masked histogram matching to the quantile curve that this "
-    "person would have on the target scanner, predicted from the order of the intensities and their place in the head.",
-    "match": "Intensities were matched, rank by rank inside the brain, to the target's mean quantile curve; no flow "
-    "was used.",
-    "latent": "The published BlindHarmony iteration (correlation and non-edge terms, shrinkage of the flow's latent) "
-    "was run slice by slice with tuned settings.",
-    "latent-published": "The published BlindHarmony iteration was run slice by slice with the settings of the "
-    "released program (August 2023).",
-}
 
 
 def estimate(
