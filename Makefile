@@ -45,7 +45,7 @@ check: $(READY)  ## Check style, types and the order of imports
 
 coverage: $(READY)  ## Measure which lines and branches the tests reach; fails below 95 %
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -64,10 +64,9 @@ def training(name, content):
             head = [column, "bits a voxel, held out", "worst scan", "latent spread", "steps", "processor minutes"]
             parts += [f"### {title}", table([*head, "parameters"], rows)]
     note = (
-        f"Short trainings ({content['steps a level']} steps a level) on the same 2 mm heads (`benchmarks/"
-        "flow_training.py`); the included model took 1800."
+        "Short trainings on the same 2 mm heads (`benchmarks/flow_training.py`), the pyramid's with as many steps at "
+        "every level; the included model took 1800."
     )
-    note = " ".join([note, *([content["note"]] if "note" in content else [])])
     return "\n\n".join([f"## Small trainings, `{name}`", note, *parts])
 
 

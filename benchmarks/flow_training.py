@@ -141,6 +141,7 @@ def _cubes(pool, rng):
 
 CHOICES = {
     "as it is": ({}, {}),
+    "as it is, another seed": ({}, {"seed": 1}),
     "no couplings (a Gaussian given coarser image and place)": ({"checkerboards": 0, "affine_rounds": 0}, {}),
     "checkerboard couplings alone": ({"affine_rounds": 0}, {}),
     "channel couplings alone, two rounds": ({"checkerboards": 0, "affine_rounds": 2}, {}),
@@ -178,9 +179,7 @@ def main():
     scratch = arguments.work / f"training_{arguments.out.stem}"
 
     def note(part, name, found):
-        out.setdefault(part, {})[name] = found
-        if part != "rivals":
-            out["steps a level"] = arguments.steps
+        out.setdefault(part, {})[name] = found if part == "rivals" else {**found, "steps": arguments.steps}
         arguments.out.write_text(json.dumps(out, indent=1) + "\n")
         print(part, name, found, flush=True)
 
@@ -195,7 +194,8 @@ def main():
         for name, (changed, other) in CHOICES.items():
             spec, some = PyramidSpec(**changed), Whole(pool, copies=other.get("copies"))
             same = not changed and not other
-            found = ours if same else pyramid(spec, some, unseen, arguments.steps, scratch, place="place" not in other)
+            more = {"place": "place" not in other, "seed": other.get("seed", 0)}
+            found = ours if same else pyramid(spec, some, unseen, arguments.steps, scratch, **more)
             note("choices", name, found)
     if "rivals" in arguments.what:
         ours = pyramid(PyramidSpec(), Whole(pool), unseen, None, scratch, minutes=arguments.minutes)

@@ -61,7 +61,7 @@ def test_a_head_is_not_compared_with_a_mean_that_holds_it(heads):
 
 def test_versions_keep_the_mask_and_spoil_as_they_say(heads):
     image, mask = heads[0]
-    versions = seen_as(image, mask, np.random.default_rng(0))
+    versions = list(seen_as(image, mask, np.random.default_rng(0)))
     assert all((v[~mask] == 0).all() for v in versions)
     rough = [float(np.abs(np.diff(v, axis=0))[mask[1:]].mean()) for v in versions]
     assert rough[2] > rough[1] > rough[0] > rough[3] > rough[4]

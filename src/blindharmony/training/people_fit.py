@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,8 +22,8 @@ Mask = NDArray[np.bool_]
 _FWHM = 2.3548
 
 
-def seen_as(image: Image, mask: Mask, rng: np.random.Generator) -> list[Image]:
-    """A head as it is, with two strengths of noise, two of blur, and in thick slices along a random axis.
+def seen_as(image: Image, mask: Mask, rng: np.random.Generator) -> Iterator[Image]:
+    """One by one: a head as it is, with two strengths of noise, two of blur, in thick slices along a random axis.
 
     Args:
         image: Template grid, flow units, zero outside the mask.
@@ -33,8 +33,11 @@ def seen_as(image: Image, mask: Mask, rng: np.random.Generator) -> list[Image]:
     axis = int(rng.integers(3))
     blurs = [partial(ndimage.gaussian_filter, sigma=width / _FWHM) for width in (1.5, 2.5)]
     slices = partial(thick_slices, axis=axis, size=3)
-    noisy = [np.where(mask, rician(image, share, rng), 0).astype(np.float32) for share in (0.02, 0.04)]
-    return [image, *noisy, *(inside_mean(image, mask, smooth) for smooth in (*blurs, slices))]
+    yield image
+    for share in (0.02, 0.04):
+        yield np.where(mask, rician(image, share, rng), 0).astype(np.float32)
+    for smooth in (*blurs, slices):
+        yield inside_mean(image, mask, smooth)
 
 
 def fit_people(

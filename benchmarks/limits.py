@@ -1,0 +1,81 @@
+"""What harmonization could reach at most: the best functions of intensity, fitted to the truth itself.
+
+    python benchmarks/limits.py DATA --set oasis --target TARGET --heads DIR --out FILE.json [--domains tissue ...]
+
+For every simulated source and test subject, PSNR in dB as everywhere (brain, range the truth's 99th percentile):
+
+- `curve`: the best increasing curve of intensity, fitted to this scan and its truth. No method that gives a scan one
+  curve can be better, however well it guesses.
+- `around`: the best function of a voxel's intensity and of the means around it (Gaussians of 1 and 3 mm), fitted
+  likewise. What a network that sees the neighbourhood could add, if it knew the other scanner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from blindharmony.evidence.heads import heads_of
+from blindharmony.evidence.scanners import HARD, Scanner, needs_labels
+from blindharmony.evidence.splits import read_splits
+from blindharmony.harmonization.carry import fitted_curve
+from blindharmony.report.metrics.similarity import psnr
+from blindharmony.target import load_target
+
+_BINS, _WIDTHS = (80, 14, 10), (1.0, 3.0)
+
+
+def best_of(truth, *seen):
+    """The mean of the truth over voxels that look alike: bins of equal counts of each feature."""
+    cell = np.zeros(truth.size, np.int64)
+    for feature, bins in zip(seen, _BINS, strict=True):
+        edges = np.quantile(feature[::11], np.linspace(0, 1, bins + 1)[1:-1])
+        cell = cell * bins + np.searchsorted(edges, feature)
+    return (np.bincount(cell, truth) / np.maximum(np.bincount(cell), 1))[cell]
+
+
+def limits(image, truth, mask):
+    """Of one scan: the best curve, and the best function of what is around a voxel."""
+    top, out = float(np.quantile(truth[mask], 0.99)), np.zeros_like(truth)
+    weight = [np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), s), 1e-3) for s in _WIDTHS]
+    around = [
+        (ndimage.gaussian_filter(np.where(mask, image, 0), s) / w)[mask] for s, w in zip(_WIDTHS, weight, strict=True)
+    ]
+    out[mask] = best_of(truth[mask].astype(np.float64), image[mask], *around)
+    curve = fitted_curve(image, truth, mask)
+    return {
+        "curve": psnr(truth, np.where(mask, curve(image), 0).astype(np.float32), mask, top),
+        "around": psnr(truth, out, mask, top),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--set", required=True)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--heads", type=Path, required=True)
+    parser.add_argument("--domains", nargs="+", default=[*HARD, "raw gamma1.5"])
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    target = load_target(arguments.target)
+    split = read_splits(arguments.data)[arguments.set]
+    heads = heads_of(split.folder, split.test, arguments.heads, target.info.recipe)
+    found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    for domain in arguments.domains:
+        if needs_labels(domain) and any(h.labels is None for h in heads):
+            continue
+        scans = Scanner.set_for(heads, domain, target.info.recipe).scans(heads)
+        each = [limits(s.image, h.image, s.mask & h.mask) for s, h in zip(scans, heads, strict=True)]
+        row = {k: {"psnr": np.mean([e[k] for e in each]), "worst": min(e[k] for e in each)} for k in each[0]}
+        found.setdefault(arguments.set, {})[domain] = row
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+        print(domain, row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
