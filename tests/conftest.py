@@ -19,8 +19,13 @@ settings.register_profile("laws", deadline=None)
 settings.load_profile("laws")
 
 
-# Where registration itself is what is tested, and half a head has to be placed.
-_PLACED_IN_EARNEST = ("tests/prep/test_prep_place.py", "tests/prep/test_prep_recipe.py", "tests/cli/test_cli_assess.py")
+# Where registration itself is tested, half a head has to be placed, or other processes do the same.
+_PLACED_IN_EARNEST = (
+    "tests/prep/test_prep_place.py",
+    "tests/prep/test_prep_recipe.py",
+    "tests/cli/test_cli_assess.py",
+    "tests/study/test_study_bytes.py",
+)
 
 
 _running = {"in earnest": False}

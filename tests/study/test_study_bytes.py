@@ -1,4 +1,4 @@
-"""The same scans give the same bytes, whatever the number of processes and threads."""
+"""The same scans give the same bytes, in this process or others, whatever the number of threads."""
 
 import json
 import subprocess
@@ -9,25 +9,18 @@ import numpy as np
 import pytest
 
 from blindharmony.cli.demo import demo_scan
+from blindharmony.cli.main import main
 from blindharmony.study.validator import validation_errors
 from heads import head_grid, synthetic_brain
 
 
-def run(study, out, target, *words):
-    command = [
-        sys.executable,
-        "-m",
-        "blindharmony",
-        "bids",
-        study,
-        out,
-        "participant",
-        "--target",
-        target,
-        "-q",
-        *words,
-    ]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=500)
+def words(study, out, level, *more):
+    return [str(w) for w in ("bids", study, out, level, "-q", *more)]
+
+
+def run(study, out, target, *more):
+    command = [sys.executable, "-m", "blindharmony", *words(study, out, "participant", "--target", target, *more)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
 
 
@@ -47,19 +40,26 @@ def two_of_one_scanner(study, images):
     return study
 
 
-def check(study, target, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    run(study, one, target, "--n-procs", 1, "--omp-nthreads", 2)
-    run(study, two, target, "--n-procs", 2, "--omp-nthreads", 1)
+def same(one, two):
     assert sum(name.name.endswith(".nii.gz") for name in files(one)) >= 2
     assert files(one) == files(two)
     assert validation_errors(one) == [], "the official BIDS validator"
 
 
-def test_processes_and_threads_change_no_byte(tmp_path, tiny_target_file):
+def test_processes_and_threads_change_no_byte(tmp_path, tiny_target_file, capsys):
     heads = [synthetic_brain(*head_grid(number, mm=3.0), seed=number) for number in (1, 2)]
     study = two_of_one_scanner(tmp_path / "study", [nib.Nifti1Image(h.data, h.affine) for h in heads])
-    check(study, tiny_target_file, tmp_path)
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert main(words(study, here, "participant", "--target", tiny_target_file, "--n-procs", 0)) == 0
+    run(study, there, tiny_target_file, "--n-procs", 2, "--omp-nthreads", 2)
+    same(here, there)
+    # Nothing is done twice, and the cohort's table knows both.
+    capsys.readouterr()
+    assert main(words(study, here, "participant", "--target", tiny_target_file, "--n-procs", 0)) == 0
+    assert "0 scans harmonized, 2 were done before" in capsys.readouterr().out
+    assert main(words(study, here, "group", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == {"done": 2}
+    assert validation_errors(here) == []
 
 
 @pytest.mark.slow
@@ -67,4 +67,8 @@ def test_processes_and_threads_change_no_byte_of_real_scans(tmp_path):
     """N4, registration, the trained flow and the restorer as well."""
     scan = nib.load(demo_scan())
     mirrored = nib.Nifti1Image(np.asarray(scan.dataobj)[::-1].copy(), scan.affine, scan.header)
-    check(two_of_one_scanner(tmp_path / "study", [scan, mirrored]), "ds002748", tmp_path)
+    study = two_of_one_scanner(tmp_path / "study", [scan, mirrored])
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(study, one, "ds002748", "--n-procs", 1, "--omp-nthreads", 2)
+    run(study, two, "ds002748", "--n-procs", 2, "--omp-nthreads", 1)
+    same(one, two)

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from blindharmony.cli.main import main
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import load_target
@@ -104,20 +105,30 @@ def test_resuming_something_else_is_refused(scans, place):
         train_target(scans, out, steps=2, seed=1, resume=True, **QUICK)
 
 
-def test_a_log_is_kept_while_it_runs(scans, place):
+def test_the_command_keeps_a_log_while_it_runs_and_shows_it_in_the_end(scans, place, monkeypatch, capsys):
     out = place()
     logs = []
 
-    def look(stage, done, numbers):
-        log = out.with_name(out.name + ".work") / "log.jsonl"
-        if stage == "calibrating":
-            logs.extend(json.loads(line) for line in log.read_text().splitlines())
+    def quick(*what, report, **how):
+        def look(stage, done, numbers):
+            log = out.with_name(out.name + ".work") / "log.jsonl"
+            if stage == "calibrating":
+                logs.extend(json.loads(line) for line in log.read_text().splitlines())
+            report(stage, done, numbers)
 
-    train_target(scans, out, steps=2, report=look, **QUICK)
+        return train_target(*what, report=look, **{**how, **QUICK})
+
+    monkeypatch.setattr("blindharmony.training.target_fit.train_target", quick)
+    assert main(["train", str(scans[0].parent), "--out", str(out), "--steps", "2", "--json", "-q"]) == 0
     assert {entry["level"] for entry in logs} == set(range(len(TINY.widths) + 1))
     levels = [entry for entry in logs if "calibration" in entry]
     assert len(levels) == len(TINY.widths) + 1
     assert all(np.isfinite(entry["held_out"]) for entry in logs if entry not in levels)
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last == {"stage": "end", "target": str(out), "digest": load_target(out).digest}
+    page = out.with_name("site.training.html").read_text()
+    for part in ("Training and held-out curves", "Calibration of the latents", "drawn at temperature 1"):
+        assert part in page
 
 
 def test_too_few_scans_existing_models_and_bad_scans(scans, trained, tmp_path):
