@@ -177,7 +177,8 @@ def page(summary: dict[str, object]) -> str:
             "",
             f"Made by `python benchmarks/mutants.py --page docs/measured_mutants.json`. {len(mutants)} of "
             f"{summary['places']} places in the flow and the harmonization were changed, one at a time, chosen by "
-            f"chance (seed {summary['seed']}): an operator, a comparison, a number, a branch.",
+            f"chance (seed {summary['seed']}): an operator, a comparison, a number, a branch."
+            + (" Only the tests that know a file best were asked." if summary["quick"] else ""),
             "",
             "| part | changed | noticed |",
             "|---|---|---|",
@@ -234,7 +235,7 @@ def main() -> None:
             shutil.copy(ROOT / file, tree / file)
             results.append({"file": file, "line": line, "change": change, "alive": alive})
             print(len(results), "ALIVE" if alive else "killed", f"{seconds:.0f} s", file, line, change, flush=True)
-            summary = {"places": total, "seed": given.seed, "mutants": results}
+            summary = {"places": total, "seed": given.seed, "quick": given.quick, "mutants": results}
             if given.out:
                 given.out.write_text(json.dumps(summary, indent=1) + "\n")
 

@@ -100,7 +100,8 @@ def limits(content, evidence):
             "## What could be reached",
             "`python benchmarks/limits.py`: the best increasing curve, and the best function of a voxel and the means "
             "around it (1 and 3 mm), fitted to the truth of every scan. The first is a bound for whoever gives a scan "
-            "one curve; the second a guide to what its neighbourhood adds. Ours passes the first by refinement.",
+            "one curve after the same preparation; the second a guide to what its neighbourhood adds. Ours passes the "
+            "first by refinement, and from raw scans by finding the bias field again.",
             table(["source", "target", "one scan", "a group", "best blind rival", "best curve", "best around"], rows),
         ]
     )

@@ -49,7 +49,7 @@ def test_a_good_scan_is_good(tiny_target):
         ({"millilitres": 2500}, 0.5, "caution", "2500 ml"),
         ({"mask": half()}, 0.5, "poor", "misses"),
         ({"image": BRAIN.max() - BRAIN}, 0.5, "poor", "swapped"),
-        ({"spacing": (1.0, 1.0, 5.0)}, 0.5, "good", "5.0 mm thick"),
+        ({"spacing": (1.0, 1.0, 2.5)}, 0.5, "good", "2.5 mm thick"),
         ({}, 7.0, "caution", "7.0 spreads less probable"),
         ({}, 500.0, "poor", "500.0 spreads less probable"),
     ],
