@@ -73,6 +73,7 @@ CASES = {
     "spline, second half": Case(lambda n, c: Coupling(3, Spline(), bottleneck(n, c)), 3, context=True),
     "spline, odd channels": Case(lambda n, c: Coupling(5, Spline(4), bottleneck(n, c)), 5, context=True),
     "split": Case(lambda n, c: SplitAndJoin(Split(3)), 3),
+    "split of two": Case(lambda n, c: SplitAndJoin(Split(2)), 2),
     "split with prior": Case(
         lambda n, c: SplitAndJoin(Split(4, GaussianGiven(bottleneck(n, c)(2, 4)))), 4, context=True
     ),

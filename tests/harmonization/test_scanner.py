@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from blindharmony.errors import InputError, OutputError
-from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
+from blindharmony.harmonization.scanner import ScannerModel, _usual_error, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary
 
 CURVES = {"gamma": lambda x: x**1.5, "log": lambda x: np.log1p(3 * x), "exp": np.expm1, "none": lambda x: x}
@@ -62,6 +63,15 @@ def test_together_scans_are_better_known_than_alone(target):
     shared = [error(together, s, c) for s, c in zip(scans, curves, strict=True)]
     alone = [error(fit_scanner([s], target), s, c) for s, c in zip(scans, curves, strict=True)]
     assert np.mean(shared) < 0.3 * np.mean(alone)
+
+
+@pytest.mark.parametrize(("surprise", "one"), [(0.0, 0.02), (1.0, 0.1), (0.5, np.sqrt((0.02**2 + 0.1**2) / 2))])
+def test_a_surprising_scan_is_known_no_better_than_people_differ(surprise, one):
+    known = SimpleNamespace(error=np.full(7, 0.02), spread=np.full(7, 0.1))
+    target = SimpleNamespace(person=known, quantiles=np.zeros((4, 7)))
+    for scans in (1, 8):
+        assert np.isclose(_usual_error(target, surprise, scans), one * np.sqrt(1 / scans + 1 / 4))
+    assert _usual_error(SimpleNamespace(person=None), surprise, 1) is None
 
 
 def test_the_order_and_the_gain_of_the_scans_do_not_matter(target):
