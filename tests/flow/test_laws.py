@@ -75,7 +75,7 @@ CASES = {
     "split": Case(lambda n, c: SplitAndJoin(Split(3)), 3),
     "split of two": Case(lambda n, c: SplitAndJoin(Split(2)), 2),
     "split with prior": Case(
-        lambda n, c: SplitAndJoin(Split(4, GaussianGiven(bottleneck(n, c)(2, 4)))), 4, context=True
+        lambda n, c: SplitAndJoin(Split(6, GaussianGiven(bottleneck(n, c)(3, 6)))), 6, context=True
     ),
     "chain": Case(lambda n, c: Chain([*spline_step(3, n, c, "first"), *spline_step(3, n, c)]), 3, context=True),
     "chain with squeeze": Case(

@@ -6,10 +6,11 @@ from test_laws import randomise
 
 from blindharmony.flow.actnorm import ActNorm
 from blindharmony.flow.bijection import Condition
-from blindharmony.flow.conditioner import Bottleneck
+from blindharmony.flow.conditioner import Bottleneck, ConvResNet
 from blindharmony.flow.coupling import Coupling
 from blindharmony.flow.latent import GaussianGiven, StandardNormal
 from blindharmony.flow.mixing import Mixing
+from blindharmony.flow.spec import MultiScaleSpec
 from blindharmony.flow.spline import Spline
 
 
@@ -52,3 +53,14 @@ def test_gaussian_given():
     expected = torch.distributions.Normal(mean, spread).log_prob(x)[:, :, 1:].flatten(1).sum(1)
     torch.testing.assert_close(prior.log_prob(x, given, cond), expected, rtol=1e-4, atol=1e-4)
     assert StandardNormal().sample((2, 3)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(("norm", "norms"), [("batch", 4), ("none", 0)])
+def test_batch_norms_are_there_when_asked_for(norm, norms):
+    net = ConvResNet(2, 2, ndim=2, width=4, blocks=2, norm=norm)
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()) == norms
+
+
+@pytest.mark.parametrize(("name", "kind"), [("bottleneck", Bottleneck), ("residual", ConvResNet)])
+def test_a_spec_gets_the_conditioner_that_it_names(name, kind):
+    assert isinstance(MultiScaleSpec(conditioner=name, width=4).network(2, 2), kind)

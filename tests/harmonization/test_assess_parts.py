@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from blindharmony.errors import TargetError
 from blindharmony.flow.redraw import redraw
@@ -77,6 +78,15 @@ def test_the_predictive_quantile_is_right_on_average():
     rng = np.random.default_rng(0)
     low = [standing("x", v[0], v[1:]).quantile < 0.1 for v in rng.normal(size=(4000, 5))]
     assert np.mean(low) == pytest.approx(0.1, abs=0.015)
+
+
+def test_one_scan_in_fifty_is_rare_and_one_in_thirty_is_not():
+    known = list(np.random.default_rng(0).normal(size=30))
+    scale = np.std(known, ddof=1) * np.sqrt(1 + 1 / 30)
+    for share, rare in ((1 / 45, False), (1 / 55, True)):
+        far = stats.t.ppf(1 - share, 29) * scale
+        high, low = (standing("x", np.mean(known) + sign * far, known) for sign in (1, -1))
+        assert (high.high, high.low, low.high, low.low) == (rare, False, False, rare)
 
 
 def test_intensities_of_the_target_stand_inside_and_others_outside(tiny_target):

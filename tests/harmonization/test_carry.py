@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blindharmony.harmonization import carry
-from blindharmony.harmonization.carry import carry_to_native, fitted_curve
+from blindharmony.harmonization.carry import carry_to_native, fitted_curve, own_bias
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.refine import Refinement
 from blindharmony.harmonization.result import Estimate
@@ -100,3 +100,10 @@ def test_a_fitted_curve_never_falls():
     assert (np.diff(curve(np.linspace(0, 1, 200, dtype=np.float32))) >= 0).all()
     few = fitted_curve(x[:15], 3 * x[:15], np.ones(15, bool))
     np.testing.assert_allclose(few(np.float32([x[:15].mean()])), 3 * x[:15].mean(), rtol=0.2)
+
+
+def test_the_scan_s_own_field_is_what_n4_took_out(prepared):
+    field = np.linspace(-0.3, 0.3, np.prod(SHAPE)).reshape(SHAPE)
+    corrected = Prepared(prepared.scan, (Done(replace(Shift(), name="n4"), {"log_bias": field}, prepared.native),))
+    np.testing.assert_allclose(own_bias(corrected), np.exp(field), rtol=1e-6)
+    assert own_bias(prepared) == 1.0

@@ -8,18 +8,17 @@ from blindharmony.study.lock import locked
 
 def test_a_second_run_is_refused_and_told_whose_the_folder_is(tmp_path):
     path = tmp_path / "out" / ".blindharmony" / "lock"
-    with locked(path), pytest.raises(OutputError, match=r"another run is working here \(process \d+ on"):
-        with locked(path):
-            pass
+    with locked(path), pytest.raises(OutputError, match=r"here \(process \d+ on"), locked(path):
+        pass
     with locked(path):
         assert path.read_text().startswith("process")
 
 
 def test_those_who_share_get_in_and_nobody_else(tmp_path):
     path = tmp_path / "lock"
-    with locked(path, shared=True), locked(path, shared=True):
-        with pytest.raises(OutputError, match="another run"), locked(path):
-            pass
+    share = locked(path, shared=True), locked(path, shared=True)
+    with share[0], share[1], pytest.raises(OutputError, match="another run"), locked(path):
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
