@@ -15,6 +15,7 @@ from blindharmony.harmonization.coverage import mask_fit
 from blindharmony.harmonization.draw import drawn_heads, redrawn
 from blindharmony.harmonization.order import order_problem, tissue_order
 from blindharmony.harmonization.standing import intensity_standing, standing
+from blindharmony.harmonization.typicality import typicality
 from blindharmony.prep.template import load_template
 
 
@@ -78,6 +79,17 @@ def test_the_predictive_quantile_is_right_on_average():
     rng = np.random.default_rng(0)
     low = [standing("x", v[0], v[1:]).quantile < 0.1 for v in rng.normal(size=(4000, 5))]
     assert np.mean(low) == pytest.approx(0.1, abs=0.015)
+
+
+def test_every_level_is_compared_with_the_same_level_of_the_held_out_scans(brain, tiny_target):
+    known = np.random.default_rng(0).normal(9, 1, (4, 5)) * [1, 2, 0.01, 3, 1]
+    held = tiny_target.info.held_out.model_copy(update={"level_bits": tuple(map(tuple, known))})
+    target = replace(tiny_target, info=tiny_target.info.model_copy(update={"held_out": held}))
+    image, mask = brain
+    found = typicality(image.astype(np.float32), mask, target)
+    spread = np.maximum(known.std(0, ddof=1), 0.15)
+    np.testing.assert_allclose(found.excesses, (np.array(found.levels) - known.mean(0)) / spread)
+    assert found.excess == max(found.excesses)
 
 
 def test_one_scan_in_fifty_is_rare_and_one_in_thirty_is_not():
