@@ -165,7 +165,9 @@ def page(summary: dict[str, object]) -> str:
     for folder in FOLDERS:
         own = [m for m in mutants if f"/{folder}/" in m["file"]]
         if own:
-            rows.append(f"| {folder} | {len(own)} | {len(own) - sum(m['alive'] for m in own)} |")
+            now = len(own) - sum(m["alive"] for m in own)
+            first = now - sum("first" in m for m in own)
+            rows.append(f"| {folder} | {len(own)} | {first} | {now} |")
     alive = [
         f"| `{m['file'].removeprefix('src/blindharmony/')}:{m['line']}` | `{m['change']}` | {m.get('note', '')} |"
         for m in mutants
@@ -180,8 +182,8 @@ def page(summary: dict[str, object]) -> str:
             f"chance (seed {summary['seed']}): an operator, a comparison, a number, a branch."
             + (" Only the tests that know a file best were asked." if summary["quick"] else ""),
             "",
-            "| part | changed | noticed |",
-            "|---|---|---|",
+            "| part | changed | noticed at first | with the tests then added |",
+            "|---|---|---|---|",
             *rows,
             "",
             "## Not noticed",

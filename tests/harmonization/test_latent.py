@@ -76,6 +76,13 @@ def test_gain_of_the_source_does_not_matter(scene):
     assert np.abs(one - two).mean() < 1e-3
 
 
+def test_without_a_distance_all_that_changes_is_the_flows_doing(scene):
+    _, source, mask, target = scene
+    settings = LatentSettings(iterations=2, beta1=0.0, beta2=0.0)
+    trace = harmonize_latent(source, mask, target, settings).trace
+    assert [row["flow_share"] for row in trace] == [1.0, 1.0]
+
+
 def test_ablation_goes_without_the_flow(scene):
     _, source, mask, target = scene
     broken = replace(target, slices=MultiScaleFlow(SPEC))

@@ -106,6 +106,10 @@ class TestFile:
         assert again.then.disagreement == 0.5
         np.testing.assert_array_equal(again.then.curve.y, model.curve.y)
         assert again.digest == both.digest != model.digest
+        assert model.rounds == (model,)
+        assert both.rounds == (both, both.then)
+        third = both.deeper(model).rounds
+        assert [r.disagreement for r in third] == [model.disagreement, 0.5, model.disagreement]
 
     def test_an_existing_file_is_kept(self, model, tmp_path):
         path = model.save(tmp_path / "scanner.json")
