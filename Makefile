@@ -56,8 +56,10 @@ docs: $(READY)  ## Build the documentation in build/site, strictly, and check th
 
 bench: $(READY)  ## Make the tables of docs/measured_*.md from the records beside them
 	$(BIN)/python benchmarks/tables.py docs
+	$(BIN)/python benchmarks/evidence_tables.py docs
 	$(BIN)/python benchmarks/flow_tables.py docs
 	$(BIN)/python benchmarks/study_tables.py docs
+	$(BIN)/python benchmarks/mutants.py --page docs/measured_mutants.json
 
 wheel-check:  ## Build sdist and wheel, look through them, and run the demo from the wheel alone
 	PYTHON=$(PYTHON) .ci/wheel-check

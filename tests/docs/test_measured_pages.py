@@ -1,0 +1,30 @@
+"""Tables are made from records, never typed: every measured page is what its script makes of the files beside it."""
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAKERS = {
+    "measured_harmonization.md": ("tables.py", "."),
+    "measured_evidence.md": ("evidence_tables.py", "."),
+    "measured_flow.md": ("flow_tables.py", "."),
+    "measured_study.md": ("study_tables.py", "."),
+    "measured_mutants.md": ("mutants.py", "--page", "measured_mutants.json"),
+}
+
+
+@pytest.mark.parametrize("page", MAKERS)
+def test_a_page_is_what_its_script_makes(page, tmp_path, monkeypatch):
+    for record in (ROOT / "docs").glob("measured_*.json"):
+        shutil.copy(record, tmp_path)
+    script, *words = MAKERS[page]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
+    made = (tmp_path / page).read_text()
+    assert made == (ROOT / "docs" / page).read_text(), "run `make bench`"
