@@ -6,6 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGE := .venv/.package
 READY := .venv/.ready
+# Files of tests stay together; the slowest come first (testpaths), so that both processes end together.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,10 +29,10 @@ demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/
 	@echo "to go on with the command: . $(BIN)/activate"
 
 test: $(READY)  ## Run the tests (without those on real scans)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 slow-test: $(READY)  ## Run the slow tests too: real scans, every code block of the documentation
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "slow and not browser"
 
 browser-test: $(READY)  ## Open every page in Chromium (BLINDHARMONY_CHROMIUM, or the one on the PATH)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-browser.txt
@@ -45,7 +47,7 @@ check: $(READY)  ## Check style, types and the order of imports
 
 coverage: $(READY)  ## Measure which lines and branches the tests reach; fails below 95 %
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/coverage run $(PYTEST)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
