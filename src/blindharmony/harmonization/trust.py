@@ -107,7 +107,7 @@ def judge(
         found.append("The scan is smoother than the target's: detail that was not scanned is not invented.")
         level = "caution" if level == "good" else level
     headline = {
-        "good": f"Harmonized: the scan is as typical for {target.info.name} as its own unseen scans.",
+        "good": f"Harmonized: nothing that is measured would be rare among scans of {target.info.name}.",
         "caution": "Harmonized, but look at it before you use it.",
         "poor": f"Not explained: this does not look like any scan of {target.info.name}, before or after.",
     }[level]
