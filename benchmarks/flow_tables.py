@@ -71,12 +71,13 @@ def training(name, content):
 
 
 def cost(content):
-    rows = [[name, v["seconds"], v["voxels"], v["parameters"]] for name, v in content["rows"].items()]
+    keys = ("seconds", "elapsed", "voxels", "parameters")
+    rows = [[name, *(v[k] for k in keys)] for name, v in content["rows"].items()]
     return "\n\n".join(
         [
             "## Log-density with gradient, one head",
             f"`benchmarks/flow_cost.py`, {content['threads']} thread(s), model `{content['target']}`.",
-            table(["flow", "processor seconds", "voxels", "parameters"], rows),
+            table(["flow", "processor seconds", "seconds", "voxels", "parameters"], rows),
         ]
     )
 

@@ -78,6 +78,13 @@ def test_a_scan_that_kills_every_worker_fails_alone(cluster, tmp_path):
     assert "take another" in tally.failed["sub-03_T1w"]
 
 
+def test_a_scheduler_without_workers_is_not_waited_for_for_ever(tmp_path):
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=50) as empty:
+        root = make_study(tmp_path / "s", {"sub-01": "ok: 1"})
+        with pytest.raises(UsageError, match=r"no worker for 1 s.*start workers"):
+            fake_run(root, tmp_path / "out", connect(empty.scheduler_address, without_worker=1))
+
+
 def test_nobody_there():
     with pytest.raises(UsageError, match="no Dask scheduler answers"):
         connect("tcp://127.0.0.1:9", patience=1)

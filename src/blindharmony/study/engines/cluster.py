@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from itertools import count
 from typing import Any
@@ -11,16 +13,26 @@ from blindharmony.errors import UsageError
 from blindharmony.study.engines.task import Outcome, Task, call, outcome
 
 _QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "local": "LocalCluster"}
+_LOOK, _ASK = 0.1, 5.0
 
 
 class DaskEngine:
-    """The engine of a Dask client (``distributed.Client``); it is closed with the engine."""
+    """The engine of a Dask client (``distributed.Client``); it is closed with the engine.
 
-    def __init__(self, client: Any, cluster: Any = None) -> None:
-        self._client, self._cluster = client, cluster
+    Args:
+        client: Connected.
+        cluster: Closed too.
+        patience: How long to go on without a single worker, s; for ever if not given, since jobs may wait in a queue.
+    """
+
+    def __init__(self, client: Any, cluster: Any = None, patience: float = float("inf")) -> None:
+        self._client, self._cluster, self._patience = client, cluster, patience
         self._tasks: dict[Any, Task] = {}
         self._count = count()
-        self._completed = _needed("distributed", "dask").as_completed(loop=client.loop)
+        # With results: one that is lost with its worker is computed again before its task counts as completed.
+        self._completed = _needed("distributed", "dask").as_completed(
+            loop=client.loop, with_results=True, raise_errors=False
+        )
 
     def submit(self, task: Task) -> None:
         """Accept a task."""
@@ -33,17 +45,39 @@ class DaskEngine:
         self._completed.add(future)
 
     def finished(self) -> Iterator[Outcome]:
-        """Yield tasks as they come back."""
+        """Yield tasks as they come back.
+
+        Raises:
+            UsageError: If there was no worker for longer than the patience lasts.
+        """
         while self._tasks:
-            future = next(self._completed)
+            self._wait()
+            future, answer = next(self._completed)
             task = self._tasks.pop(future.key)
-            error = future.exception()
-            if error is None:
-                yield outcome(task, future.result())
+            if isinstance(answer, dict):
+                yield outcome(task, answer)
             else:
+                error = answer if isinstance(answer, BaseException) else answer[1]
                 died = type(error).__name__ in ("KilledWorker", "CancelledError", "FutureCancelledError")
                 yield Outcome(task, error=f"the worker died ({error})", kind=type(error).__name__, lost=died)
             future.release()
+
+    def _wait(self) -> None:
+        """Until something has completed."""
+        seen = asked = time.monotonic()
+        while not self._completed.has_ready():
+            time.sleep(_LOOK)
+            if (now := time.monotonic()) < asked + min(_ASK, self._patience):
+                continue
+            asked = now
+            with suppress(OSError):  # a scheduler that does not answer has no workers for us
+                if self._client.nthreads():
+                    seen = now
+            if now > seen + self._patience:
+                raise UsageError(
+                    f"the Dask scheduler has had no worker for {self._patience:.0f} s",
+                    remedy="start workers and run the same command again; what is finished is kept",
+                )
 
     def close(self) -> None:
         """Let go of what is still there."""
@@ -52,21 +86,23 @@ class DaskEngine:
                 part.close()
 
 
-def connect(address: str, patience: float = 20.0) -> DaskEngine:
+def connect(address: str, patience: float = 20.0, without_worker: float = 600.0) -> DaskEngine:
     """The engine of a scheduler that runs already.
 
     Args:
         address: As Dask prints it, ``tcp://host:8786``.
         patience: How long to wait for an answer, s.
+        without_worker: How long to go on while the scheduler has no worker, s.
 
     Raises:
         UsageError: If Dask is not installed, or nobody answers.
     """
     distributed = _needed("distributed", "dask")
     try:
-        return DaskEngine(distributed.Client(address, timeout=patience, set_as_default=False))
+        client = distributed.Client(address, timeout=patience, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise UsageError(f"no Dask scheduler answers at '{address}' ({error})", remedy="check the address") from None
+    return DaskEngine(client, patience=without_worker)
 
 
 def start_jobs(queue: str, jobs: int, *, memory_gb: float = 4.0, cores: int = 1, **options: Any) -> DaskEngine:
