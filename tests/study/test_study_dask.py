@@ -40,7 +40,7 @@ def results(out):
 
 def test_a_cluster_does_what_this_process_does(cluster, study, tmp_path):
     fake_run(study, tmp_path / "here")
-    assert fake_run(study, tmp_path / "there", connect(cluster.scheduler_address)).done == 6
+    assert fake_run(study, tmp_path / "there", connect(cluster.scheduler_address, without_worker=60)).done == 6
     assert results(tmp_path / "there") == results(tmp_path / "here")
 
 
@@ -61,7 +61,7 @@ def test_killed_workers_lose_nothing(cluster, tmp_path):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address))
+    tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address, without_worker=60))
     over.set()
     killer.join()
     assert killed
@@ -72,7 +72,7 @@ def test_killed_workers_lose_nothing(cluster, tmp_path):
 
 def test_a_scan_that_kills_every_worker_fails_alone(cluster, tmp_path):
     root = make_study(tmp_path / "s", {"sub-01": "die: 1", "sub-02": "ok: 2", "sub-03": "fail: 3"})
-    tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address))
+    tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address, without_worker=60))
     assert tally.done == 1
     assert "worker died" in tally.failed["sub-01_T1w"]
     assert "take another" in tally.failed["sub-03_T1w"]
