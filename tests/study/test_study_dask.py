@@ -90,11 +90,16 @@ def test_nobody_there():
         connect("tcp://127.0.0.1:9", patience=1)
 
 
-def test_jobs_of_a_queue(monkeypatch, tmp_path):
-    """The queue's own code path, with a 'queue' that starts jobs here."""
+def test_jobs_of_a_queue_that_end_are_asked_for_again(monkeypatch, tmp_path):
+    """The queue's own code path, with a 'queue' that starts jobs here; one is killed, as at the end of its time."""
     pytest.importorskip("dask_jobqueue")
     monkeypatch.chdir(tmp_path)
-    engine = start_jobs("local", 1, memory_gb=1.0)
-    engine.submit(Task("sum", "operator:length_hint", {"a": 1, "b": 2}))
-    assert [outcome.value for outcome in engine.finished()] == [2]
-    engine.close()
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "500ms"}):
+        engine = start_jobs("local", 1, memory_gb=1.0)
+        engine.submit(Task("first", "operator:length_hint", {"a": 1}))
+        assert [outcome.value for outcome in engine.finished()] == [1]
+        (job,) = engine._cluster.workers.values()
+        os.kill(int(job.job_id), signal.SIGKILL)
+        engine.submit(Task("sum", "operator:length_hint", {"a": 1, "b": 2}))
+        assert [outcome.value for outcome in engine.finished()] == [2]
+        engine.close()
