@@ -75,6 +75,7 @@ def test_a_scan_that_kills_every_worker_fails_alone(cluster, tmp_path):
     tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address, without_worker=60))
     assert tally.done == 1
     assert "worker died" in tally.failed["sub-01_T1w"]
+    assert "\n" not in tally.failed["sub-01_T1w"]
     assert "take another" in tally.failed["sub-03_T1w"]
 
 

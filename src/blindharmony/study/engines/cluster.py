@@ -59,7 +59,8 @@ class DaskEngine:
             else:
                 error = answer if isinstance(answer, BaseException) else answer[1]
                 died = type(error).__name__ in ("KilledWorker", "CancelledError", "FutureCancelledError")
-                yield Outcome(task, error=f"the worker died ({error})", kind=type(error).__name__, lost=died)
+                why = " ".join(str(error).split())
+                yield Outcome(task, error=f"the worker died ({why})", kind=type(error).__name__, lost=died)
             future.release()
 
     def _wait(self) -> None:
