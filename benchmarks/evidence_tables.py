@@ -24,10 +24,30 @@ iteration, which has not been run at length. Seconds a scan of `curve` and `grou
 other work: two to four times what they are alone."""
 
 
+def longer(content):
+    keys = ("source", "system", "where", "steps", "seconds", "psnr", "worst")
+    rows = [f"| {' | '.join(str(r[k]) for k in keys)} |" for r in content["rows"]]
+    head = ["source", "system", "trained on", "steps", "seconds", "PSNR", "worst scan"]
+    return "\n".join(
+        [
+            "# What trained systems gain from more training",
+            "",
+            "`benchmarks/longer.py`: `oasis`, the same scans, systems and seed, networks trained on two busy cores and "
+            "on a graphics card (NVIDIA H200). With pairs there was much to gain; without them three times the steps "
+            "brought no network near to a curve.",
+            "",
+            f"| {' | '.join(head)} |",
+            f"|{'---|' * len(head)}",
+            *rows,
+        ]
+    )
+
+
 def main():
     folder = Path(sys.argv[1])
     files = sorted(folder.glob("measured_evidence_*.json"))
     parts = [_HEAD, *(document(json.loads(file.read_text())) for file in files)]
+    parts.append(longer(json.loads((folder / "measured_longer.json").read_text())))
     (folder / "measured_evidence.md").write_text("\n\n".join(parts) + "\n")
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from blindharmony.errors import InputError, OutputError, UsageError
@@ -55,6 +56,14 @@ def test_the_result_lies_exactly_on_the_scan(result, scan_file, tmp_path):
         assert int(a[1]) == int(b[1])
     assert after.header.get_xyzt_units() == before.header.get_xyzt_units()
     assert after.header.get_data_dtype() == np.float32
+
+
+def test_a_gpu_would_not_be_asked_to_round(scan_file, tiny_target):
+    exact = []
+    harmonize(scan_file, tiny_target, progress=lambda *_: exact.append(not torch.backends.cudnn.allow_tf32))
+    assert exact
+    assert all(exact)
+    assert torch.backends.cudnn.allow_tf32  # what others compute is theirs
 
 
 def test_a_damaged_qform_and_unknown_units_are_no_reason_to_fail(result):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from blindharmony.device import resolved_device
+from blindharmony.device import exact_convolutions, resolved_device
 from blindharmony.harmonization.correction import corrected
 from blindharmony.harmonization.coverage import MaskFit, mask_fit
 from blindharmony.harmonization.match import source_quantiles
@@ -80,6 +80,7 @@ class Assessment(BaseModel):
         return self.model_dump(mode="json")
 
 
+@exact_convolutions()
 def assess(
     scan: Source,
     target: str | PathLike[str] | Target = "ds002748",

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from blindharmony.device import resolved_device
+from blindharmony.device import exact_convolutions, resolved_device
 from blindharmony.errors import UsageError
 from blindharmony.harmonization.correction import AGAIN, lifted
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
@@ -22,6 +22,7 @@ from blindharmony.intake import naming, prepared_for
 from blindharmony.target import Target, load_target
 
 
+@exact_convolutions()
 def summarize_scan(
     scan: Source,
     target: str | PathLike[str] | Target = "ds002748",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from blindharmony.device import resolved_device
+from blindharmony.device import exact_convolutions, resolved_device
 from blindharmony.errors import UsageError
 from blindharmony.harmonization.carry import to_scan
 from blindharmony.harmonization.correction import corrected
@@ -22,6 +22,7 @@ from blindharmony.stages import Progress, Stages
 from blindharmony.target import Target, load_target
 
 
+@exact_convolutions()
 def harmonize(
     scan: Source,
     target: str | PathLike[str] | Target = "ds002748",

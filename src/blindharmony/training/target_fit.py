@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blindharmony.device import exact_convolutions
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 from blindharmony.flow.honesty import most_probable
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
@@ -38,6 +39,7 @@ _CHANGES = np.linspace(-0.1, 0.1, 5)
 _FAMILIES = ("gain", "gamma", "bias left-right", "bias back-front", "bias down-up")
 
 
+@exact_convolutions()
 def train_target(
     scans: Sequence[Path],
     out: Path,
