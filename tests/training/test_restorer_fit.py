@@ -10,7 +10,7 @@ from scipy import ndimage
 from blindharmony.target.person import PersonModel
 from blindharmony.target.restorer import RestorerSpec
 from blindharmony.training.restorer_fit import fit_restorer
-from blindharmony.training.restorer_pool import PATCH, make_cubes
+from blindharmony.training.restorer_pool import PATCH, _matched, make_cubes
 
 SMALL = RestorerSpec(width=4, deep_width=4, blocks=1)
 
@@ -73,6 +73,18 @@ def test_every_head_is_seen_on_two_grids_and_patches_fit_together(cubes):
     assert (seen[~mask] == 0).all()
     again = cubes.patch(np.random.default_rng(0))
     np.testing.assert_array_equal(again[0], seen)
+
+
+def test_what_was_seen_has_the_histogram_of_the_truth():
+    rng = np.random.default_rng(0)
+    truth = (1 + ndimage.gaussian_filter(rng.normal(size=(24, 24, 24)), 1)).astype(np.float32)
+    mask = np.ones(truth.shape, bool)
+    noisy = (truth + rng.normal(0, 0.1, truth.shape)).astype(np.float32)
+    ranks = np.linspace(0.05, 0.95, 19)
+    matched = _matched(noisy, truth, mask)
+    np.testing.assert_allclose(np.quantile(matched, ranks), np.quantile(truth, ranks), atol=2e-3)
+    assert (np.argsort(matched, axis=None) == np.argsort(noisy, axis=None)).mean() > 0.9
+    assert _matched(truth, truth, mask) is truth
 
 
 def test_it_learns(cubes, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.image import write_bytes
 from blindharmony.prep.grid import mask_box
 from blindharmony.target import Target
@@ -26,6 +27,7 @@ Mask = NDArray[np.bool_]
 
 PATCH = 48
 _RIM = 8  # what blur reaches; cut away afterwards
+_RANKS = np.concatenate([[0.0005, 0.002, 0.005], np.linspace(0.01, 0.99, 99), [0.995, 0.998, 0.9995]])
 _SIDE = 4  # what the restorer's two halvings ask for
 
 
@@ -46,8 +48,8 @@ class Cubes:
     def patch(self, rng: np.random.Generator) -> tuple[Image, Image, Mask, Image]:
         """A random cube: what another scanner saw, the truth, the mask, and 1 if on the scan's own grid.
 
-        What was seen is bent as the person model errs: by the error that it made about a random head, either way.
-        Left and right may be swapped.
+        What was seen has the histogram of the truth, as after a person's curve, bent as the person model errs: by the
+        error that it made about a random head, either way. Left and right may be swapped.
         """
         index = int(rng.integers(len(self.files)))
         size = PATCH + 2 * _RIM
@@ -59,12 +61,19 @@ class Cubes:
                 if whole[cut].mean() > 0.4:
                     break
             truth, mask = file.get_slice("image")[cut].astype(np.float32), whole[cut].astype(bool)
-        seen = spoil(truth, mask, rng)
+        seen = _matched(spoil(truth, mask, rng), truth, mask)
         error = self.errors[int(rng.integers(len(self.errors)))] * rng.uniform(-1, 1)
         seen = np.where(mask, np.maximum(seen + np.interp(seen, self.knots, error), 0), 0).astype(np.float32)
         inner, turn = (slice(_RIM, -_RIM),) * 3, -1 if rng.random() < 0.5 else 1
         x, y, m = (np.ascontiguousarray(p[inner][::turn]) for p in (seen, truth, mask))
         return x, y, m, np.full((1, 1, 1), index % 2, np.float32)
+
+
+def _matched(seen: Image, truth: Image, mask: Mask) -> Image:
+    """A spoiled cube with the histogram of the truth: blur narrows peaks, noise widens them, a curve undoes both."""
+    if np.array_equal(seen, truth):
+        return seen
+    return CurveMap.through(np.quantile(seen[mask], _RANKS), np.quantile(truth[mask], _RANKS))(seen)
 
 
 def make_cubes(
