@@ -10,6 +10,7 @@ import pytest
 from blindharmony.errors import InputError, OutputError
 from blindharmony.harmonization.scanner import ScannerModel, _usual_error, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary
+from blindharmony.target.person import PersonModel
 
 CURVES = {"gamma": lambda x: x**1.5, "log": lambda x: np.log1p(3 * x), "exp": np.expm1, "none": lambda x: x}
 
@@ -70,8 +71,30 @@ def test_a_surprising_scan_is_known_no_better_than_people_differ(surprise, one):
     known = SimpleNamespace(error=np.full(7, 0.02), spread=np.full(7, 0.1))
     target = SimpleNamespace(person=known, quantiles=np.zeros((4, 7)))
     for scans in (1, 8):
-        assert np.isclose(_usual_error(target, surprise, scans), one * np.sqrt(1 / scans + 1 / 4))
-    assert _usual_error(SimpleNamespace(person=None), surprise, 1) is None
+        found = _usual_error(target, np.full(scans, surprise), np.full(scans, 1 / scans))
+        assert np.isclose(found, one * np.sqrt(1 / scans + 1 / 4))
+    assert _usual_error(SimpleNamespace(person=None), np.zeros(1), np.ones(1)) is None
+
+
+def test_a_scan_that_does_not_count_brings_no_error():
+    known = SimpleNamespace(error=np.full(7, 0.02), spread=np.full(7, 0.1))
+    target = SimpleNamespace(person=known, quantiles=np.zeros((4, 7)))
+    alone = _usual_error(target, np.zeros(1), np.ones(1))
+    assert np.isclose(_usual_error(target, np.array([0.0, 1.0]), np.array([1.0, 0.0])), alone)
+
+
+def test_a_head_unlike_any_hardly_bends_the_curve(target):
+    rng = np.random.default_rng(0)
+    some = replace(target, person=PersonModel(rng.normal(size=(5, 4)), target.quantiles, np.arange(5)))
+    curves, whole = people(some, 4)
+    right = through(CURVES["gamma"], curves, whole, curves)
+    bent = replace(right[0], person=right[0].person * np.linspace(0.7, 1.2, right[0].person.size))
+
+    def off(surprise):
+        found = fit_scanner([replace(bent, surprise=surprise), *right[1:]], some)
+        return np.abs(found.curve.y - fit_scanner(right, some).curve(found.curve.x.astype(np.float32))).max()
+
+    assert off(1.0) < 0.2 * off(0.0)
 
 
 def test_the_order_and_the_gain_of_the_scans_do_not_matter(target):

@@ -6,13 +6,14 @@ r"""The model of a source scanner: one increasing curve for all its scans, one g
 target scanner. Alone it is mapped by :math:`\hat Q_j \circ F_j`. Scans of one scanner share the curve that gives the
 mean scan, rank by rank, the intensities of the mean person:
 
-.. math:: \frac1n \sum_j T\bigl(g_j\, Q_{y_j}(u)\bigr) = \frac1n \sum_j \hat Q_j(u) \quad \text{for every rank } u
+.. math:: \sum_j w_j\, T\bigl(g_j\, Q_{y_j}(u)\bigr) = \sum_j w_j\, \hat Q_j(u) \quad \text{for every rank } u
 
-What is left of the errors about single persons shrinks with their number, and true differences between people
-survive, because nobody is forced onto a curve of their own. (The least-squares curve through all
-:math:`(Q_{y_j}, \hat Q_j)` is flatter than the true one: a bright scan is partly a bright person.) The gains follow
-from the scale that preparation gives every target scan. Either curve is then made as smooth as most scanners are
-and errors about people are not (:mod:`~blindharmony.harmonization.smooth`).
+Heads that are like some of the target's people count more than heads unlike any, about whom little can be said
+(:math:`w_j`, ``target.person``). What is left of the errors about single persons shrinks with their number, and true
+differences between people survive, because nobody is forced onto a curve of their own. (The least-squares curve
+through all :math:`(Q_{y_j}, \hat Q_j)` is flatter than the true one: a bright scan is partly a bright person.) The
+gains follow from the scale that preparation gives every target scan. Either curve is then made as smooth as most
+scanners are and errors about people are not (:mod:`~blindharmony.harmonization.smooth`).
 """
 
 from __future__ import annotations
@@ -188,10 +189,12 @@ def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
     if not scans:
         raise UsageError("there is no scan to fit a scanner to", remedy="give at least one that can be prepared")
     persons = [s.person for s in scans]
-    usual = _usual_error(target, float(np.mean([s.surprise for s in scans])), len(scans))
+    surprises = np.array([s.surprise for s in scans])
+    weights = target.person.certainty(surprises) if target.person else np.full(len(scans), 1 / len(scans))
+    usual = _usual_error(target, surprises, weights)
     gains = np.ones(len(scans))
     for _ in range(_ROUNDS if len(scans) > 1 else 1):
-        curve = _shared_curve([g * s.quantiles for g, s in zip(gains, scans, strict=True)], persons, usual)
+        curve = _shared_curve([g * s.quantiles for g, s in zip(gains, scans, strict=True)], persons, weights, usual)
         if len(scans) > 1:
             gains = np.array([_gain(curve, s.whole) for s in scans])
             gains /= np.exp(np.log(gains).mean())
@@ -199,33 +202,33 @@ def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
     found = [curve(s.astype(np.float32)).astype(np.float64) for s in sources]
     error = rms(target.person.error) if target.person else rms(target.quantiles.std(0))
     # The curve takes scans with their gain: from there to the target it is as far as it changes the contrast.
-    share = lifting_share(rms(np.subtract(found, sources)), error / np.sqrt(len(scans)))
+    share = lifting_share(rms(np.subtract(found, sources)), error * np.sqrt((weights**2).sum()))
     off = rms(np.subtract(found, persons))
     return ScannerModel(curve, len(scans), target.digest, off, share)
 
 
-def _usual_error(target: Target, surprise: float, scans: int) -> float | None:
+def _usual_error(target: Target, surprises: Array, weights: Array) -> float | None:
     """Root mean square error about the mean person of these scans, if the target knows it.
 
     The target's people are a sample too: their mean is off by what their number leaves.
     """
     if target.person is None:
         return None
-    one = (1 - surprise) * target.person.error**2 + surprise * target.person.spread**2
-    return float(np.sqrt(one.mean() * (1 / scans + 1 / len(target.quantiles))))
+    known, unknown = (float((e**2).mean()) for e in (target.person.error, target.person.spread))
+    one = (1 - surprises) * known + surprises * unknown
+    return float(np.sqrt((weights**2 * one).sum() + (weights * one).sum() / len(target.quantiles)))
 
 
-def _shared_curve(sources: Sequence[Array], persons: Sequence[Array], usual: float | None) -> CurveMap:
+def _shared_curve(sources: Sequence[Array], persons: Sequence[Array], weights: Array, usual: float | None) -> CurveMap:
     """The curve that gives the mean scan, rank by rank, the mean person's intensities; smooth if errors are known."""
-    wanted = np.mean(persons, 0)
-    curve = CurveMap.through(np.mean(sources, 0), wanted)
+    wanted, source = (np.average(q, 0, weights) for q in (persons, sources))
+    curve = CurveMap.through(source, wanted)
     for _ in range(_ROUNDS if len(sources) > 1 else 0):
         # The mean of curved values is not the curve of the mean: what is still off is taken out on the target's side.
-        found = np.mean([curve(s.astype(np.float32)) for s in sources], 0)
+        found = np.average([curve(s.astype(np.float32)) for s in sources], 0, weights)
         curve = CurveMap(curve.x, CurveMap.through(found, wanted)(curve.y.astype(np.float32)).astype(np.float64))
     if usual is None:
         return curve
-    source = np.mean(sources, 0)
     return smooth_curve(source, curve(source.astype(np.float32)).astype(np.float64), usual)
 
 

@@ -25,7 +25,7 @@ from functools import cached_property
 from typing import ParamSpec, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 Array = NDArray[np.float64]
@@ -155,6 +155,21 @@ class PersonModel:
         """How little the features say: 0 among the target's own heads, 1 for nothing like them."""
         k = self._with(features, texture)
         return float(1 - k @ self._precision @ k / (_STRENGTH * _LENGTH**2))
+
+    def certainty(self, surprises: ArrayLike) -> Array:
+        r"""How much each scan of a group shall count, adding up to 1: inversely to the variance of what is said of it.
+
+        .. math:: w_j \propto \bigl(1 + \lambda \ell^2 s_j\bigr)^{-1}
+
+        where the features say all, only the noise (1) is left; where they say nothing, all of the prior.
+
+        Example:
+            >>> model = PersonModel(np.eye(2), np.eye(2), np.arange(2))
+            >>> model.certainty([0.0, 0.0, 0.05]).round(2).tolist()
+            [0.45, 0.45, 0.09]
+        """
+        found = 1 / (1 + _STRENGTH * _LENGTH**2 * np.asarray(surprises))
+        return np.asarray(found / found.sum())
 
     @cached_property
     @_one_thread
