@@ -5,8 +5,9 @@
 Needs nothing but model files, which hold features, textures and quantile curves of their scans in six versions (as they
 are, noisy, blurred, in thick slices). For groups of 1, 2, 4 and 8 people, drawn at random from the target's scans and
 left out of the model: root mean square error (flow units) of each person's predicted curve, and of the mean curve of
-the group, which is what a group's scanner is fitted to; the same for the mean curve of everybody else, which is what
-histogram matching uses, and for a model that does not tell versions apart (format 2).
+the group, which is what a group's scanner is fitted to, weighted by how much is known of each head, and with equal
+weights; the same for the mean curve of everybody else, which is what histogram matching uses, and for a model that
+does not tell versions apart (format 2).
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ def errors(model: PersonModel, group, version):
     textures = [None if model.textures is None else model.textures[r] for r in rows]
     found = np.array([rest.curve(model.features[r], t) for r, t in zip(rows, textures, strict=True)])
     truth = model.curves[rows]
+    known = rest.certainty([rest.surprise(model.features[r], t) for r, t in zip(rows, textures, strict=True)])
     return {
         "one": np.mean((found - truth) ** 2),
-        "group": np.mean((found.mean(0) - truth.mean(0)) ** 2),
+        "group": np.mean(np.average(found - truth, 0, known) ** 2),
+        "group, equal weights": np.mean((found.mean(0) - truth.mean(0)) ** 2),
         "mean curve, one": np.mean((rest.mean - truth) ** 2),
         "mean curve, group": np.mean((rest.mean - truth.mean(0)) ** 2),
     }

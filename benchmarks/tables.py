@@ -127,8 +127,9 @@ def persons(content):
         "## People left out",
         "`python benchmarks/persons.py`: groups drawn from a target's own scans and left out of the person model, root "
         "mean square errors in flow units (white matter is about 1.4). *group*: the group's mean curve, which the "
-        "scanner is fitted to. *mean curve*: everybody else's mean, which histogram matching uses. *alike*: a model "
-        "that lets all versions of a head speak for every scan.",
+        "scanner is fitted to; heads of which more is known count more, or (*equal*) all the same. *mean curve*: "
+        "everybody else's mean, which histogram matching uses. *alike*: a model that lets all versions of a head speak "
+        "for every scan.",
     ]
     for name, found in content.items():
         told, alike = found["versions told apart"], found["versions all alike"]
@@ -139,12 +140,13 @@ def persons(content):
                     f"{v[k]:.4f}"
                     for v, k in ((told[case], "one"), (alike[case], "one"), (told[case], "mean curve, one"))
                 ),
-                *(f"{v[k]:.4f}" for v, k in ((told[case], "group"), (alike[case], "group"))),
-                f"{told[case]['mean curve, group']:.4f}",
+                *(f"{told[case][k]:.4f}" for k in ("group", "group, equal weights")),
+                *(f"{v[k]:.4f}" for v, k in ((alike[case], "group"), (told[case], "mean curve, group"))),
             ]
             for case in told
         ]
-        header = ["people, scans", "one", "one, alike", "one, mean curve", "group", "group, alike", "group, mean curve"]
+        header = ["people, scans", "one", "one, alike", "one, mean curve"]
+        header += ["group", "group, equal", "group, alike", "group, mean curve"]
         parts.append(f"`{name}`, {found['scans']} people:\n\n" + table(header, rows))
     return "\n\n".join(parts)
 
