@@ -16,12 +16,11 @@ _HEAD = """# Evidence, measured
 Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence_*.json` beside it, each the
 `results.json` of a `blindharmony benchmark`; nothing here is typed by hand. What the legs and the systems are:
 [evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. Each
-part names its model. The included `ds002748` was since trained anew: its flow, which judges, is another; what makes
-the images is the same to rounding (persons 0.00003) or to the byte (restorer). The simulated sources of `oasis` are
-two runs put together: gre, ir, all and raw gamma1.5 came after the others, with the same model and methods. Networks
-were trained for six minutes of a busy core each. A quick run with an earlier model is kept for the published
-iteration, which has not been run at length. Seconds a scan of `curve` and `group` were taken on a machine shared with
-other work: two to four times what they are alone."""
+part names its model. In the simulated and segmentation parts `curve` and `group` are of that model and today's code;
+the other systems' rows were measured with earlier models, of which they see the quantile curves alone: those are the
+same to the byte. Networks were trained for six minutes of a busy core each. A quick run with an earlier model is kept
+for the published iteration, which has not been run at length. Seconds a scan of `curve` and `group` were taken on a
+machine shared with other work: two to four times what they are alone."""
 
 
 def longer(content):
