@@ -155,8 +155,8 @@ def smooth(content):
     parts = [
         "## Smooth scanners",
         "`python benchmarks/smooth.py`: people left out of the person model, put through known curves; the scanner "
-        "fitted as their expected intensities ask (*plain*), and a parabola in logarithms where it fits. PSNR in dB; measured "
-        "when all heads of a group still counted the same.",
+        "fitted as their expected intensities ask (*plain*), and a parabola in logarithms where it fits. PSNR in dB; "
+        "measured when all heads of a group still counted the same.",
     ]
     for name, found in content.items():
         cases = dict.fromkeys(tuple(k.split(", ")[:2]) for k in found["rows"])
