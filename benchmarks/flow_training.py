@@ -57,7 +57,7 @@ class Whole:
         return self.pool.pick(rng)
 
 
-def pyramid(spec, pool, unseen, steps, folder, *, minutes=0.0, place=True, seed=0):
+def pyramid(spec, pool, unseen, steps, folder, *, minutes=0.0, place=True, seed=0, compute=None):
     """Train a pyramid; its held-out figures and the processor seconds."""
     torch.manual_seed(seed)
     flow = Pyramid(spec, atlas_tensor())
@@ -66,8 +66,10 @@ def pyramid(spec, pool, unseen, steps, folder, *, minutes=0.0, place=True, seed=
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     began = time.process_time()
-    found = fit_pyramid(flow, pool, unseen, folder, plan={"seed": seed}, minutes=minutes, steps=steps, resume=False)
+    more = {"minutes": minutes, "steps": steps, "resume": False, "compute": compute}
+    found = fit_pyramid(flow, pool, unseen, folder, plan={"seed": seed}, **more)
     seconds = time.process_time() - began
+    flow.to("cpu").eval()
     with torch.no_grad():
         bits = [float(flow.density(*unseen.load(i, 0)).bits_per_dim()) for i in range(len(unseen.files))]
     return row(bits, seconds, sum(p.numel() for p in flow.parameters())) | {"spread": round(found[0].spread, 3)}

@@ -14,20 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from flow_training import pyramid
 
 import blindharmony as bh
-from blindharmony.flow.pyramid import Pyramid, PyramidSpec
+from blindharmony.device import exact_convolutions
+from blindharmony.flow.pyramid import PyramidSpec
 from blindharmony.image import find_scans
-from blindharmony.target.model import atlas_tensor
 from blindharmony.training.head import prepare_head
 from blindharmony.training.pool import make_pool
-from blindharmony.training.pyramid_fit import fit_pyramid
 from blindharmony.training.team import Compute
 
 _REPEATS = 5
@@ -65,17 +64,10 @@ def density(target, image, mask, device):
 
 def training(pool, unseen, folder, steps, compute):
     """A pyramid's held-out bits and the seconds it took."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    flow = Pyramid(PyramidSpec(), atlas_tensor())
     began = now(compute.device)
-    fit_pyramid(flow, pool, unseen, folder, plan={"seed": 0}, minutes=0.0, steps=steps, resume=False, compute=compute)
-    seconds = now(compute.device) - began
-    flow.to("cpu").eval()
-    with torch.no_grad():
-        bits = [float(flow.density(*unseen.load(i, 0)).bits_per_dim()) for i in range(len(unseen.files))]
-    return {"bits": round(float(np.mean(bits)), 4), "seconds": round(seconds, 1), "memory_mb": peak(compute.device)}
+    found = pyramid(PyramidSpec(), pool, unseen, steps, folder, compute=compute)
+    seconds = round(now(compute.device) - began, 1)
+    return {"bits": found["bits"], "seconds": seconds, "memory_mb": peak(compute.device)}
 
 
 def apart(a, b, mask):
@@ -84,6 +76,7 @@ def apart(a, b, mask):
     return {"largest": float(gap.max()) / top, "rms": float(np.sqrt(np.mean(gap**2))) / top}
 
 
+@exact_convolutions()
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
@@ -99,6 +92,7 @@ def main():
     card, target = arguments.device, bh.load_target(arguments.target)
     name = torch.cuda.get_device_name(card) if card.startswith("cuda") else card
     out = {"card": name, "cores": os.cpu_count(), "torch": torch.__version__, "target": target.digest}
+    out |= {"tf32": torch.backends.cudnn.allow_tf32, "scans": len(arguments.train), "steps": arguments.steps}
 
     def note(part, found):
         out[part] = found

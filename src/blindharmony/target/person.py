@@ -167,8 +167,11 @@ class PersonModel:
             >>> model = PersonModel(np.eye(2), np.eye(2), np.arange(2))
             >>> model.certainty([0.0, 0.0, 0.05]).round(2).tolist()
             [0.45, 0.45, 0.09]
+            >>> model.certainty([-0.1, 0.0]).tolist()
+            [0.5, 0.5]
         """
-        found = 1 / (1 + _STRENGTH * _LENGTH**2 * np.asarray(surprises))
+        # Told apart by version, a head can look better known than the model allows: no better than surely.
+        found = 1 / (1 + _STRENGTH * _LENGTH**2 * np.maximum(surprises, 0))
         return np.asarray(found / found.sum())
 
     @cached_property
