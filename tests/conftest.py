@@ -23,7 +23,7 @@ settings.load_profile("laws")
 _PLACED_IN_EARNEST = (
     "tests/prep/test_prep_place.py",
     "tests/prep/test_prep_recipe.py",
-    "tests/cli/test_cli_assess.py",
+    "tests/cli/test_cli_assess.py::test_several_scans_as_json",
     "tests/study/test_study_bytes.py",
 )
 

@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import numpy as np
 import pytest
 
 from blindharmony.training import people_fit, target_fit
@@ -10,7 +11,10 @@ from blindharmony.training.people_fit import fit_people
 
 @pytest.fixture(scope="module")
 def people_once():
-    """The people of these heads are the same for every training, and have tests of their own: as they are will do."""
+    """The people of these heads are the same for every training, and have tests of their own: as they are will do.
+
+    So has honesty: three changes of intensity are enough for a parabola.
+    """
     known = {}
     seen_as = people_fit.seen_as
 
@@ -23,4 +27,5 @@ def people_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(people_fit, "seen_as", lambda *head: islice(seen_as(*head), 1))
         patch.setattr(target_fit, "fit_people", remembered)
+        patch.setattr(target_fit, "_CHANGES", np.linspace(-0.1, 0.1, 3))
         yield

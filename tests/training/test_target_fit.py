@@ -9,6 +9,7 @@ import pytest
 
 from blindharmony.cli.main import main
 from blindharmony.errors import InputError, OutputError, UsageError
+from blindharmony.flow import MultiScaleSpec
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import load_target
 from blindharmony.target.restorer import RestorerSpec
@@ -142,11 +143,14 @@ def test_too_few_scans_existing_models_and_bad_scans(scans, trained, tmp_path):
         train_target([*scans, bad], tmp_path / "x.safetensors", recipe=PLAIN)
 
 
-def test_the_slice_flow_of_the_published_method_can_be_added(scans, place):
+def test_the_slice_flow_of_the_published_method_can_be_added(scans, place, monkeypatch):
+    tiny = MultiScaleSpec(levels=2, steps=1, width=4, coupling="affine", blocks=1, centre=0.5)
+    monkeypatch.setattr("blindharmony.training.target_slices.small_2d", lambda: tiny)
     out = place()
     target = train_target(scans, out, steps=1, slice_steps=1, **QUICK)
     assert target.slices is not None
     assert load_target(out).info.slices == target.slices.spec
+    assert target.slices.spec.width == tiny.width
     assert target.info.held_out.slice_bits is not None
 
 
