@@ -1,7 +1,7 @@
 """The pictures of docs/how-to/reading-a-report.md, taken of a report by a Chromium that is already there.
 
-    make browser-test                                    # installs what drives it
-    python benchmarks/report_pictures.py demo-out/sub-01_desc-harmonized_T1w.html docs/pictures
+make browser-test                                    # installs what drives it
+python benchmarks/report_pictures.py demo-out/sub-01_desc-harmonized_T1w.html docs/pictures
 """
 
 import argparse
