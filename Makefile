@@ -31,7 +31,7 @@ demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/
 test: $(READY)  ## Run the tests (without those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
-slow-test: $(READY)  ## Run the slow tests too: real scans, every code block of the documentation
+slow-test: $(READY)  ## Run the slow tests alone: real scans, every code block of the documentation
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "slow and not browser"
 
 browser-test: $(READY)  ## Open every page in Chromium (BLINDHARMONY_CHROMIUM, or the one on the PATH)

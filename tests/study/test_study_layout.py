@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.study.columns import column_of
+from blindharmony.study.description import describe
 from blindharmony.study.filters import read_filter
 from blindharmony.study.layout import bids_scans
 from blindharmony.study.masks import find_mask
@@ -132,3 +133,9 @@ def test_a_mask_is_the_scans_own_and_native(visits, tmp_path):
 def test_a_broken_link_is_a_scan(visits):
     (visits / "sub-02" / "anat" / "sub-02_run-2_T1w.nii.gz").symlink_to(visits / "annex" / "gone")
     assert len(places(bids_scans(visits))) == 4
+
+
+def test_results_are_called_what_they_are(visits, tmp_path):
+    describe(visits, tmp_path / "out", "site", "T2w")
+    name = json.loads((tmp_path / "out" / "dataset_description.json").read_text())["Name"]
+    assert name == "study: T2w scans harmonized to 'site'"

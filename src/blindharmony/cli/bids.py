@@ -136,7 +136,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     # Jobs of an array: each has participants of its own, and no scan waits for another one.
     apart = arguments.scanner_grouping == "none" and not arguments.scanner_column and arguments.participant_label
     with held(Ledger(arguments.output_dir.resolve()), apart or ()) as ledger:
-        describe(arguments.bids_dir, ledger.out, target.info.name)
+        describe(arguments.bids_dir, ledger.out, target.info.name, target.info.suffix)
         keep_target(ledger, target)
         screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
         masks = arguments.mask_dir and arguments.mask_dir.resolve()

@@ -15,9 +15,12 @@ from blindharmony.image import find_scans
 from blindharmony.version import VERSION
 
 _EPILOG = """\
-Give about 20 scans of one scanner and protocol; five are the least. Every fifth (four at most) is held out: it tells
-when to stop, calibrates the flow, and gives the figures that 'blindharmony info' shows. Preparation takes some
+Give about 20 scans of one scanner and protocol; five are the least. Every fifth (four at most) is held out of the
+networks: it tells when to stop, calibrates the flow, and gives the figures that 'blindharmony info' shows. Intensity
+curves are learnt from all. Preparation takes some
 10 to 30 s a scan and is done once; an interrupted run goes on with --resume and ends with the same model.
+A new run gives the same model on the same machine if every part has steps in place of time: --steps, --restorer-steps
+(or --no-restorer), and --slice-steps if there is a slice flow.
 Nothing is written beside your scans, and nothing leaves this machine.
 
 Written: TARGET, and beside it TARGET's name with .log.jsonl (what was measured on the way) and .training.html (held-out
@@ -26,7 +29,7 @@ curves, calibration, heads drawn from the flow).
 examples:
   blindharmony train study/ --out mysite.safetensors
   blindharmony train study/ --participant-label 01 02 03 04 05 06 --minutes 10 --out quick.safetensors
-  blindharmony train a.nii.gz b.nii.gz c.nii.gz d.nii.gz e.nii.gz --steps 300 --seed 1 --out mysite.safetensors
+  blindharmony train a.nii b.nii c.nii d.nii e.nii --steps 300 --restorer-steps 300 --seed 1 --out mysite.safetensors
 """
 
 
@@ -42,9 +45,9 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or a BIDS study")
     p.add_argument("--out", required=True, type=Path, metavar="TARGET", help="model file, e.g. mysite.safetensors")
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
-    p.add_argument("--held-out", nargs="+", metavar="LABEL", help="which of the subjects (or file names) never train")
+    p.add_argument("--held-out", nargs="+", metavar="LABEL", help="subjects (or file names) that teach no network")
     p.add_argument("--minutes", type=float, default=30.0, help="time to learn, preparation not counted (default: 30)")
-    p.add_argument("--steps", type=int, help="steps of every level instead of a time: exactly repeatable")
+    p.add_argument("--steps", type=int, help="steps of every level of the flow instead of a time")
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     p.add_argument("--restorer-steps", type=int, help="steps of the restorer instead of a third of the time")
     p.add_argument("--no-restorer", action="store_true", help="train no restorer: curves only, no refinement")

@@ -58,13 +58,14 @@ def check_output(root: Path, out: Path) -> None:
         raise OutputError("holds participants of something else", remedy="choose an empty folder", path=out)
 
 
-def describe(root: Path, out: Path, target: str) -> None:
+def describe(root: Path, out: Path, target: str, suffix: str = "T1w") -> None:
     """Write both files; equal input gives equal bytes.
 
     Args:
         root: The data set.
         out: The output folder.
         target: Name of the target.
+        suffix: BIDS suffix of the contrast.
 
     Raises:
         OutputError: If they cannot be written.
@@ -75,7 +76,7 @@ def describe(root: Path, out: Path, target: str) -> None:
     doi = found.get("DatasetDOI")
     source = {"URL": f"https://doi.org/{_bare(doi)}", "DOI": doi} if isinstance(doi, str) and doi else {"URL": link}
     content = {
-        "Name": f"{found.get('Name', root.resolve().name)}: T1w scans harmonized to '{target}'",
+        "Name": f"{found.get('Name', root.resolve().name)}: {suffix} scans harmonized to '{target}'",
         "BIDSVersion": _BIDS,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": _NAME, "Version": VERSION, **_home()}],
