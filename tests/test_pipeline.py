@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from blindharmony.errors import InputError, OutputError, UsageError
+from blindharmony.errors import InputError, OutputError, ScannerError, UsageError
+from blindharmony.group import summarize_scan
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.error_bar import ErrorBar
 from blindharmony.harmonization.ranks import rank_features
@@ -228,3 +229,12 @@ def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result):
     )
     assert plain.uncertainty.max() > 0
     np.testing.assert_allclose(lit.uncertainty, 2 * plain.uncertainty, rtol=1e-4)
+
+
+def test_the_curve_of_another_target_is_refused(stripped_volume, tiny_target):
+    at = np.linspace(0, 2, 9)
+    other = ScannerModel(CurveMap.through(at, at**2), 4, "another", 0.0)
+    with pytest.raises(ScannerError, match=r"fitted for another target \(another"):
+        harmonize(stripped_volume, tiny_target, scanner=other)
+    with pytest.raises(ScannerError, match="fitted for another target"):
+        summarize_scan(stripped_volume, tiny_target, scanner=other)

@@ -19,10 +19,10 @@ def resolved_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        found = torch.device(device)
     except RuntimeError:
-        kind = ""
-    if kind == "cpu" or (kind == "cuda" and torch.cuda.is_available()):
+        found = None
+    if found and (found.type == "cpu" or (found.type == "cuda" and (found.index or 0) < torch.cuda.device_count())):
         return device
     raise UsageError(f"the device '{device}' is not available here", remedy="use --device cpu or --device auto")
 

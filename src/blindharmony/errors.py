@@ -70,3 +70,32 @@ class UsageError(BlindHarmonyError):
 
 class PreprocessingError(BlindHarmonyError):
     """A step between scan and flow that failed: no brain found, registration lost."""
+
+
+class InternalError(BlindHarmonyError):
+    """A mistake of this program, met by one scan of several."""
+
+    exit_code = 70
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that was it: PyTorch has own names for it.
+
+    Example:
+        >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+        True
+        >>> out_of_memory(RuntimeError("shape mismatch"))
+        False
+    """
+    named = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and named)
+
+
+def reportable(error: Exception, path: Path) -> BlindHarmonyError:
+    """Anything that went wrong with a scan as something that can be said, so that the next scan has its turn."""
+    if isinstance(error, BlindHarmonyError):
+        return error
+    if out_of_memory(error):
+        return InputError("not enough memory", remedy="close other programs or use a larger machine", path=path)
+    said = f"{type(error).__name__}: {error}"
+    return InternalError(f"internal error ({said[:300]})", remedy="run with --debug and report it", path=path)

@@ -50,7 +50,7 @@ def summarize_scan(
             model, source, mask=mask, mask_command=mask_command, device=resolved_device(device), cache=cache
         )
         if scanner is not None:
-            prepared = lifted(prepared, model, scanner.rounds, cache=cache)
+            prepared = lifted(prepared, model, scanner.checked_for(model).rounds, cache=cache)
         return summarize(prepared.scan.data, prepared.scan.inside(), model)
 
 

@@ -63,6 +63,8 @@ def harmonize(
     """
     model = load_target(target if isinstance(target, Target) else str(target))
     shared = ScannerModel.load(Path(scanner), model) if isinstance(scanner, str | PathLike) else scanner
+    if shared is not None:
+        shared.checked_for(model)
     if shared is not None and method != "curve":
         raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
     device, stage, source = resolved_device(device), Stages(progress), read_volume(scan)

@@ -207,3 +207,26 @@ def test_gzip_with_a_broken_checksum(capsys, scan, tiny_target_file, tmp_path):
     file.write_bytes(bytes(broken))
     assert main(["harmonize", str(file), "--target", str(tiny_target_file), "--out", str(tmp_path / "o")]) == 1
     assert "crc.nii.gz" in capsys.readouterr().err
+
+
+def test_a_mistake_of_the_program_stops_no_other_scan(capsys, scan, tiny_target_file, tmp_path, monkeypatch):
+    import shutil
+
+    from blindharmony import intake
+
+    second = tmp_path / "second.nii.gz"
+    shutil.copy(scan, second)
+    prepare, calls = intake.prepare, []
+
+    def fail_once(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise RuntimeError("boom")
+        return prepare(*args, **kwargs)
+
+    monkeypatch.setattr(intake, "prepare", fail_once)
+    words = ["harmonize", str(scan), str(second), "--target", str(tiny_target_file), "--out", str(tmp_path / "o")]
+    assert main([*words, "--no-report"]) == 70
+    said = capsys.readouterr()
+    assert f"{scan.name}: internal error (RuntimeError: boom)" in said.err
+    assert "second_desc-harmonized.nii.gz" in said.out

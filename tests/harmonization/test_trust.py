@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blindharmony.harmonization.trust import judge
-from blindharmony.harmonization.typicality import Typicality
+from blindharmony.harmonization.typicality import Typicality, typicality
 from blindharmony.prep.template import load_template
 
 BRAIN = load_template().data
@@ -78,3 +78,13 @@ def test_what_the_method_doubts_is_passed_on(tiny_target, shared, advice):
 def test_a_scan_like_the_target_may_not_need_it_and_no_flow_is_said(tiny_target):
     assert "may not be needed" in judge(scan(), like(0.2), like(0.1), tiny_target, ()).advice[-1]
     assert "no whole-volume flow" in judge(scan(), None, None, tiny_target, ()).headline
+
+
+def test_a_wild_voxel_is_improbable_not_impossible(tiny_target):
+    inside = tiny_target.fit_region
+    image = np.where(inside, 1.0, 0.0).astype(np.float32)
+    usual = typicality(image, inside, tiny_target)
+    image[tuple(np.argwhere(inside)[1000])] = 1e6
+    found = typicality(image, inside, tiny_target)
+    assert np.isfinite(found.bits)
+    assert found.excess > usual.excess

@@ -158,3 +158,9 @@ class TestN4:
     def test_a_dark_mask_is_refused(self, head):
         with pytest.raises(PreprocessingError, match="positive voxels"):
             log_bias_n4(np.zeros_like(head.data), head.affine, head.brain)
+
+
+def test_a_brain_thinner_than_the_grid_of_the_field_is_an_error_in_words():
+    data = np.ones((60, 60, 4), np.float32)
+    with pytest.raises(PreprocessingError, match="bias field could not be estimated"):
+        log_bias_n4(data, np.diag([0.2, 0.2, 0.2, 1.0]), data > 0)

@@ -13,7 +13,8 @@ from blindharmony.study.description import describe
 from blindharmony.study.filters import read_filter
 from blindharmony.study.layout import bids_scans
 from blindharmony.study.masks import find_mask
-from blindharmony.study.metadata import metadata
+from blindharmony.study.metadata import damaged, metadata
+from blindharmony.study.scanners import by_metadata
 
 
 @pytest.fixture
@@ -139,3 +140,29 @@ def test_results_are_called_what_they_are(visits, tmp_path):
     describe(visits, tmp_path / "out", "site", "T2w")
     name = json.loads((tmp_path / "out" / "dataset_description.json").read_text())["Name"]
     assert name == "study: T2w scans harmonized to 'site'"
+
+
+def test_old_letters_and_numbers_that_are_none_hide_no_scanner(visits):
+    scans, _ = bids_scans(visits)
+    for scan in scans:
+        sidecar = scan.path.with_name(scan.path.name.replace(".nii.gz", ".json"))
+        text = '{"InstitutionName": "Universit\xe4t", "EchoTime": NaN, "DeviceSerialNumber": "7"}'
+        sidecar.write_bytes(text.encode("latin-1"))
+    assert [len(g.scans) for g in by_metadata(scans)] == [3]
+
+
+def test_a_damaged_sidecar_is_named(visits):
+    scan = bids_scans(visits)[0][0]
+    sidecar = scan.path.with_name(scan.path.name.replace(".nii.gz", ".json"))
+    sidecar.write_text("{")
+    assert metadata(scan) == {}
+    assert damaged(scan) == sidecar.name
+    assert f"its sidecar {sidecar.name} cannot be read" in by_metadata([scan])[0].why
+
+
+def test_a_table_with_cells_too_many_or_too_few(visits):
+    scans, _ = bids_scans(visits)
+    (visits / "participants.tsv").write_text("site\tparticipant_id\nA\tsub-01\textra\nB\n")
+    assert set(column_of(visits, scans, "site").values()) == {"A"}
+    with pytest.raises(UsageError, match="have: site"):
+        column_of(visits, scans, "sight")

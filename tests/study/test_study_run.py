@@ -248,3 +248,22 @@ def test_the_table_knows_all_runs(study, tmp_path):
     lines = write_table(Ledger(out), rows).read_text().splitlines()
     assert len({line.count("\t") for line in lines}) == 1
     assert "n/a" in lines[1]
+
+
+def test_a_source_that_is_away_takes_no_result_with_it(study, tmp_path, diary):
+    out = tmp_path / "out"
+    fake_run(study, out)
+    before, scan = results(out), study / "sub-02/anat/sub-02_T1w.nii.gz"
+    content = scan.read_text()
+    scan.unlink()
+    scan.symlink_to(tmp_path / "dropped")
+    tally = fake_run(study, out, participants=["02"])
+    assert "its earlier result is kept" in tally.failed["sub-02_T1w"]
+    assert failures(out)["sub-02"]["status"] == "kept"
+    assert results(out) == before
+    scan.unlink()
+    scan.write_text(content)
+    seen = len(diary())
+    assert fake_run(study, out).kept == 6
+    assert len(diary()) == seen
+    assert not failures(out)

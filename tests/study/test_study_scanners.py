@@ -17,6 +17,11 @@ FIELDS = {
 }
 
 
+def all_whole(scan):
+    """No sidecar is damaged."""
+    return ""
+
+
 def scans(count):
     return [Scan(None, f"sub-{i:03d}/anat/sub-{i:03d}_T1w.nii.gz", {"sub": f"{i:03d}"}) for i in range(count)]
 
@@ -25,12 +30,12 @@ def scans(count):
 def test_groups_are_a_partition_whatever_the_order(found, random):
     all_scans = scans(len(found))
     known = dict(zip((s.id for s in all_scans), found, strict=True))
-    groups = by_metadata(all_scans, lambda s: known[s.id])
+    groups = by_metadata(all_scans, lambda s: known[s.id], all_whole)
     members = [s.id for g in groups for s in g.scans]
     assert sorted(members) == [s.id for s in all_scans]
     assert len({g.name for g in groups}) == len(groups)
     mixed = random.sample(all_scans, len(all_scans))
-    assert by_metadata(mixed, lambda s: known[s.id]) == groups
+    assert by_metadata(mixed, lambda s: known[s.id], all_whole) == groups
     for group in groups:
         serials = {str(known[s.id].get("DeviceSerialNumber", "n/a")) for s in group.scans}
         assert len(serials) == 1
@@ -42,20 +47,22 @@ def test_spelling_and_last_digits_do_not_part_scans_but_real_differences_do():
     same = {"Manufacturer": " SIEMENS", "MagneticFieldStrength": 2.99, "EchoTime": 0.003}
     for other, together in ((same, True), ({**same, "FlipAngle": 9}, False), ({}, False), ({"Other": 1}, False)):
         known = dict(zip(("sub-000_T1w", "sub-001_T1w"), (one, other), strict=True))
-        assert (len(by_metadata(scans(2), lambda s, k=known: k[s.id])) == 1) is together
+        assert (len(by_metadata(scans(2), lambda s, k=known: k[s.id], all_whole)) == 1) is together
 
 
 def test_places_count_only_without_serial_number():
     def groups(**more):
         known = {"sub-000_T1w": {"InstitutionName": "A", **more}, "sub-001_T1w": {"InstitutionName": "B", **more}}
-        return len(by_metadata(scans(2), lambda s: known[s.id]))
+        return len(by_metadata(scans(2), lambda s: known[s.id], all_whole))
 
     assert groups(Manufacturer="GE") == 2
     assert groups(Manufacturer="GE", DeviceSerialNumber="7") == 1
 
 
 def test_scans_without_metadata_or_label_go_alone():
-    assert [g.why for g in by_metadata(scans(2), lambda s: {})] == ["alone: no sidecar names its scanner"] * 2
+    assert [g.why for g in by_metadata(scans(2), lambda s: {}, all_whole)] == [
+        "alone: no sidecar names its scanner"
+    ] * 2
     first, second, third = scans(3)
     labels = {first.place: "A/B", second.place: "A/B"}
     groups = by_label([third, second, first], labels, "site")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
 from blindharmony.cli.inputs import check_mask, found_scans
-from blindharmony.errors import BlindHarmonyError, UsageError
+from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, reportable
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
@@ -89,12 +89,10 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                 )
         except UsageError:
             raise
-        except BlindHarmonyError as error:
-            failed.append(error)
-            screen.problem(f"blindharmony: {error}")
-            continue
-        except MemoryError:
-            failed.append(BlindHarmonyError("not enough memory", remedy="close other programs", path=path))
+        except Exception as error:
+            if arguments.debug and not isinstance(error, BlindHarmonyError):
+                raise
+            failed.append(reportable(error, path))
             screen.problem(f"blindharmony: {failed[-1]}")
             continue
         found.append(result)
@@ -108,6 +106,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     elif len(paths) > 1:
         screen.note(_LEGEND)
     screen.failures(len(failed), len(paths) + len(missing))
+    if any(isinstance(error, InternalError) for error in failed):
+        return InternalError.exit_code
     return 1 if failed else 0
 
 

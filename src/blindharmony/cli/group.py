@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError, OutputError, ScannerError, UsageError
+from blindharmony.errors import OutputError, ScannerError, UsageError
 from blindharmony.image import read_text
 
 if TYPE_CHECKING:
@@ -164,9 +164,11 @@ def _looked_at(
                         cache=cache,
                     )
                 )
-            except UsageError:
+            except (UsageError, OutputError):
                 raise
-            except BlindHarmonyError:
+            except Exception:
+                if arguments.debug:
+                    raise
                 continue  # it will be reported when its turn comes
     return found
 

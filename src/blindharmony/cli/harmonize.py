@@ -12,7 +12,7 @@ from blindharmony.cli import dicom, group
 from blindharmony.cli.console import Screen
 from blindharmony.cli.inputs import check_mask, found_scans
 from blindharmony.cli.outcome import Outcomes
-from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError
+from blindharmony.errors import BlindHarmonyError, OutputError, UsageError, reportable
 from blindharmony.harmonization.names import METHODS
 from blindharmony.image import output_name
 
@@ -135,17 +135,16 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                 )
         except UsageError:
             raise
-        except BlindHarmonyError as error:
-            outcomes.fail(error, path)
-        except MemoryError:
-            remedy = "close other programs or use a larger machine"
-            outcomes.fail(InputError("not enough memory", remedy=remedy, path=path))
+        except Exception as error:
+            if arguments.debug and not isinstance(error, BlindHarmonyError):
+                raise
+            outcomes.fail(reportable(error, path), path)
         else:
             outcomes.done(path, result, files)
     if cache:
         shutil.rmtree(cache, ignore_errors=True)
     screen.failures(outcomes.failed, len(paths) + len(missing))
-    return 1 if outcomes.failed else 0
+    return outcomes.code
 
 
 def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError
+from blindharmony.errors import BlindHarmonyError, InternalError
 
 if TYPE_CHECKING:
     from blindharmony.result import HarmonizeResult
@@ -23,11 +23,13 @@ class Outcomes:
         screen: Where to.
         json: Whether standard output gets JSON; problems go to standard error as words all the same.
         failed: How many scans have failed.
+        code: Exit code so far.
     """
 
     screen: Screen
     json: bool = False
     failed: int = 0
+    code: int = 0
 
     def done(self, path: Path, result: HarmonizeResult, files: Sequence[Path]) -> None:
         """A scan is harmonized and written."""
@@ -58,6 +60,7 @@ class Outcomes:
     def fail(self, error: BlindHarmonyError, path: Path | None = None) -> None:
         """A scan has no result."""
         self.failed += 1
+        self.code = max(self.code, InternalError.exit_code if isinstance(error, InternalError) else 1)
         self.screen.problem(f"blindharmony: {error}")
         if self.json:
             self._line(scan=path or error.path, status="failed", what=error.what, remedy=error.remedy)

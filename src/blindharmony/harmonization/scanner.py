@@ -117,6 +117,20 @@ class ScannerModel:
         write_text(path, self._text(), overwrite=overwrite)
         return path
 
+    def checked_for(self, target: Target, path: Path | None = None) -> ScannerModel:
+        """This model, if it was fitted for this target.
+
+        Raises:
+            ScannerError: If it was not; it would give the intensities of another scanner.
+        """
+        if self.target != target.digest:
+            raise ScannerError(
+                f"this scanner model was fitted for another target ({self.target}, not {target.digest})",
+                remedy="fit it again with --group --save-scanner",
+                path=path,
+            )
+        return self
+
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> ScannerModel:
         """The model of its :attr:`content`.
@@ -151,13 +165,7 @@ class ScannerModel:
             raise ScannerError(
                 "this is not a scanner model", remedy="make one with --save-scanner", path=path
             ) from None
-        if found.target != target.digest:
-            raise ScannerError(
-                f"this scanner model was fitted for another target ({found.target}, not {target.digest})",
-                remedy="fit it again with --group --save-scanner",
-                path=path,
-            )
-        return found
+        return found.checked_for(target, path)
 
 
 def _knots(curve: CurveMap) -> dict[str, list[float]]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from blindharmony.flow.bounds import LARGEST_VALUE
 from blindharmony.flow.haar import haar_split
 from blindharmony.flow.pyramid import Density
 from blindharmony.target import Target
@@ -54,6 +55,8 @@ def typicality(
     flow = target.pyramid.to(device)
     try:
         with torch.inference_mode():
+            # A single wild voxel is improbable enough at the largest value that the flow takes.
+            image = np.clip(image, -LARGEST_VALUE, LARGEST_VALUE)
             x, inside = reduced(image, mask & target.fit_region, 1)
             density = flow.density(x.to(device), inside.to(device))
     finally:

@@ -10,14 +10,16 @@ from typing import Any
 from blindharmony.errors import InputError
 
 MAX_TEXT = 2**23
+_BEYOND = 2**63
 
 
-def read_text(path: Path, error: type[InputError] = InputError) -> str:
+def read_text(path: Path, error: type[InputError] = InputError, *, other_letters: bool = False) -> str:
     """A text file of at most 8 MiB, with or without a byte order mark.
 
     Args:
         path: The file.
         error: What to raise.
+        other_letters: Take what is no UTF-8 for Latin-1.
 
     Raises:
         InputError: If it cannot be read, is no regular file, no UTF-8 text, or larger.
@@ -27,10 +29,14 @@ def read_text(path: Path, error: type[InputError] = InputError) -> str:
             raise error("this is no regular file", remedy="give a text file", path=path)
         if path.stat().st_size > MAX_TEXT:
             raise error(f"more than {MAX_TEXT >> 20} MiB of text", remedy="give another file", path=path)
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
     except OSError as problem:
         raise error(f"cannot be read ({problem.strerror})", remedy="check the path", path=path) from None
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
+        if other_letters:
+            return content.decode("latin-1")
         raise error("cannot be read: this is no text", remedy="give a text file (UTF-8)", path=path) from None
 
 
@@ -39,7 +45,8 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
 
     Args:
         text: The document.
-        finite: Whether NaN, infinity and numbers beyond any float are refused.
+        finite: Whether NaN, infinity and numbers beyond any float are refused; whole ones of more than 64 bits always
+            are.
 
     Raises:
         ValueError: If it is no JSON, nested too deeply, or holds numbers that are none.
@@ -67,7 +74,8 @@ def _number(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    # 10**400 is a legal JSON number and no float: what is computed with it would overflow.
-    if len(text) > 18:
+    # 10**400 is a legal JSON number: what is computed with it would overflow.
+    value = int(text) if len(text) <= 20 else _BEYOND
+    if not -_BEYOND <= value < _BEYOND:
         raise ValueError(f"{text[:20]} is too large")
-    return int(text)
+    return value

@@ -43,15 +43,15 @@ def log_bias_n4(
     box, around = mask_box(positive, margin=4)
     image, inside = to_itk(data[box], affine), to_itk(positive[box].astype(np.uint8), affine)
     factors = [max(1, round(shrink_mm / s)) for s in image.GetSpacing()]
-    small = sitk.BinShrink(image, factors)
-    # A small voxel counts when most of it is brain.
-    small_mask = sitk.BinShrink(sitk.Cast(inside, sitk.sitkFloat32), factors) > 0.5
-    extent = np.array(small.GetSize()) * np.array(small.GetSpacing())
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(list(iterations))
-    n4.SetNumberOfControlPoints([max(1, round(e / distance_mm)) + 3 for e in extent])
     n4.SetConvergenceThreshold(1e-4)
     try:
+        small = sitk.BinShrink(image, factors)
+        # A small voxel counts when most of it is brain.
+        small_mask = sitk.BinShrink(sitk.Cast(inside, sitk.sitkFloat32), factors) > 0.5
+        extent = np.array(small.GetSize()) * np.array(small.GetSpacing())
+        n4.SetNumberOfControlPoints([max(1, round(e / distance_mm)) + 3 for e in extent])
         with threads(2):
             n4.Execute(small, small_mask)
             inner = from_itk(n4.GetLogBiasFieldAsImage(image))

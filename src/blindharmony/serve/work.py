@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindharmony.errors import BlindHarmonyError
+from blindharmony.errors import BlindHarmonyError, out_of_memory
 from blindharmony.serve.job import Outcome
 from blindharmony.serve.progress import Course, Tell
 
@@ -74,9 +74,9 @@ def _one(
         course("writing", 1.0)
     except BlindHarmonyError as error:
         return failure(error)
-    except MemoryError:
-        return Outcome(reason="there is not enough memory", remedy="close other programs and press Try again")
     except Exception as error:
+        if out_of_memory(error):
+            return Outcome(reason="there is not enough memory", remedy="close other programs and press Try again")
         import traceback
 
         traceback.print_exc()
@@ -115,7 +115,7 @@ def _fitted(
             course.say(_LOOKS[len(so_far.rounds) if so_far else 0], 0.0)
             try:
                 found.append(summarize_scan(scan, target, scanner=so_far, device=device, cache=cache))
-            except (BlindHarmonyError, MemoryError):
+            except Exception:
                 continue
         return found
 

@@ -26,14 +26,14 @@ def column_of(root: Path, scans: Iterable[Scan], column: str) -> dict[str, str]:
     """
     people = _rows(root / "participants.tsv")
     of_person = {_with_sub(row.get("participant_id", "")): row.get(column, "") for row in people}
-    seen = {name for row in people[:1] for name in row}
+    seen = {name for row in people[:1] for name in row if name}
     tables: dict[Path, Mapping[str, str]] = {}
     found: dict[str, str] = {}
     for scan in scans:
         table = _table(scan)
         if table not in tables:
             rows = _rows(table)
-            seen |= {name for row in rows[:1] for name in row}
+            seen |= {name for row in rows[:1] for name in row if name}
             below = table.parent.relative_to(root).as_posix()
             tables[table] = {f"{below}/{row.get('filename', '')}": row.get(column, "") for row in rows}
         values = (tables[table].get(scan.place, ""), of_person.get(f"sub-{scan.words['sub']}", ""))
@@ -60,6 +60,6 @@ def _rows(path: Path) -> Rows:
         return []
     try:
         # Spreadsheet programs begin their UTF-8 files with a mark.
-        return list(csv.DictReader(path.read_text("utf-8-sig").splitlines(), delimiter="\t"))
+        return list(csv.DictReader(path.read_text("utf-8-sig").splitlines(), delimiter="\t", restval="", restkey=""))
     except (OSError, UnicodeDecodeError, csv.Error):
         raise InputError("cannot be read", remedy="give a text file, tab-separated", path=path) from None

@@ -1,4 +1,4 @@
-"""``failures.tsv``: the scans that have no result, and why."""
+"""``failures.tsv``: the scans that have no result of this run, and why."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from blindharmony.study.planning import Plan, planned
 def write_failures(ledger: Ledger, plan: Plan) -> Path:
     """Write the table of this folder's scans that failed or were not started; only its head if there are none.
 
+    ``kept``: the scan cannot be read today, and its earlier result was left as it is.
+
     Args:
         ledger: What is done.
         plan: What was to be done.
@@ -23,11 +25,14 @@ def write_failures(ledger: Ledger, plan: Plan) -> Path:
         OutputError: If it cannot be written.
     """
     names = {s.id: s.place for g in plan.groups for s in g.scans} | {n: r["scan"] for n, r in planned(ledger).items()}
+    unread = {scan.id: why for scan, why in plan.unreadable}
     rows = []
     for name, place in sorted(names.items()):
         record = ledger.record(name) or {"status": "not started", "reason": "the run ended before it"}
         if record.get("status") != "done":
             rows.append((place, str(record.get("status")), str(record.get("reason", ""))))
+        elif name in unread:
+            rows.append((place, "kept", unread[name]))
     return write_tsv(ledger.out / "failures.tsv", ("scan", "status", "reason"), rows)
 
 

@@ -64,6 +64,11 @@ class Ledger:
         """Whether all results of a record are there with the size they had."""
         return all(_size(self.out / place) == size for place, size in record.get("outputs", {}).items())
 
+    def finished(self, scan_id: str) -> bool:
+        """Whether a scan is done and all its results are there."""
+        record = self.record(scan_id)
+        return record is not None and record.get("status") == "done" and self.whole(record)
+
     def sweep(self) -> None:
         """Remove what runs that were killed left unfinished. Only for the holder of the lock."""
         shutil.rmtree(self.home / "staging", ignore_errors=True)

@@ -15,12 +15,25 @@ def metadata(scan: Scan) -> dict[str, Any]:
     """Metadata of a scan by the BIDS inheritance principle: the nearer and the more specific file wins.
 
     A JSON file applies if it has the scan's suffix, lies in the scan's folder or one above, and has no entity that the
-    scan has not. One that cannot be read says nothing.
+    scan has not. One that cannot be read says nothing (:func:`damaged`).
 
     Source:
         BIDS specification 1.10, "The Inheritance Principle".
     """
     found: dict[str, Any] = {}
+    for file in _applying(scan):
+        found |= _content(file) or {}
+    return found
+
+
+def damaged(scan: Scan) -> str:
+    """Name of a sidecar that should tell about a scan and cannot be read; empty if all can."""
+    return next((file.name for file in _applying(scan) if _content(file) is None), "")
+
+
+def _applying(scan: Scan) -> list[Path]:
+    """The sidecars of a scan, the farthest and least specific first."""
+    found: list[Path] = []
     folder = scan.root
     for part in ("", *scan.folder.split("/")):
         folder = folder / part
@@ -29,8 +42,7 @@ def metadata(scan: Scan) -> dict[str, Any]:
             for file, words in _sidecars(folder, scan.words["suffix"])
             if all(scan.words.get(k) == v for k, v in words.items())
         ]
-        for _, file in sorted(applying):
-            found |= _content(file)
+        found += [file for _, file in sorted(applying)]
     return found
 
 
@@ -58,9 +70,10 @@ def _words(file: Path) -> dict[str, str]:
 
 
 @lru_cache(maxsize=64)
-def _content(file: Path) -> dict[str, Any]:
+def _content(file: Path) -> dict[str, Any] | None:
     try:
-        content = parse_json(read_text(file))
+        # A name of a hospital in the letters of an old converter, or a NaN in some field, hide no serial number.
+        content = parse_json(read_text(file, other_letters=True), finite=False)
     except (BlindHarmonyError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return None
+    return content if isinstance(content, dict) else None

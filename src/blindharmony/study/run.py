@@ -121,7 +121,13 @@ def run_study(
 
     try:
         for scan, why in plan.unreadable:
-            refuse(scan, why)
+            if ledger.finished(scan.id):
+                # Nobody knows that the scan has changed: it may only not be fetched, or its disk not be there today.
+                why = f"{why}; its earlier result is kept"
+                tally.failed[scan.id] = why
+                say(f"{scan.id}: failed: {why}", tally)
+            else:
+                refuse(scan, why)
         for group in plan.groups:
             if items := [plan.items[s.id] for s in group.scans if s.id in plan.items]:
                 begun = GroupRun(group, items, run)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blindharmony.study.layout import Scan
-from blindharmony.study.metadata import metadata
+from blindharmony.study.metadata import damaged, metadata
 
 _MACHINE = ("Manufacturer", "ManufacturersModelName", "DeviceSerialNumber", "SoftwareVersions")
 # Without a serial number, two machines of a kind differ at most in where they stand.
@@ -35,7 +35,11 @@ class Group:
     scans: tuple[Scan, ...]
 
 
-def by_metadata(scans: Sequence[Scan], read: Callable[[Scan], Mapping[str, Any]] = metadata) -> list[Group]:
+def by_metadata(
+    scans: Sequence[Scan],
+    read: Callable[[Scan], Mapping[str, Any]] = metadata,
+    unread: Callable[[Scan], str] = damaged,
+) -> list[Group]:
     """Group scans whose sidecars name the same machine, software and sequence.
 
     A field that two scans both lack does not part them; one that only one of them has does. Scans without any of the
@@ -44,8 +48,14 @@ def by_metadata(scans: Sequence[Scan], read: Callable[[Scan], Mapping[str, Any]]
     Args:
         scans: The scans.
         read: Gives a scan's metadata.
+        unread: Gives the name of a sidecar that cannot be read.
     """
-    return _grouped(scans, lambda scan: signature(read(scan)), _described, _short, "no sidecar names its scanner")
+
+    def without(scan: Scan) -> str:
+        name = unread(scan)
+        return f"its sidecar {name} cannot be read" if name else "no sidecar names its scanner"
+
+    return _grouped(scans, lambda scan: signature(read(scan)), _described, _short, without)
 
 
 def by_label(scans: Sequence[Scan], labels: Mapping[str, str], column: str) -> list[Group]:
@@ -56,18 +66,18 @@ def by_label(scans: Sequence[Scan], labels: Mapping[str, str], column: str) -> l
         return {column: found} if found else {}
 
     described = lambda shared: f"{column} is {shared[column]}"  # noqa: E731
-    return _grouped(scans, label, described, lambda shared: shared[column], f"no {column} is given for it")
+    return _grouped(scans, label, described, lambda shared: shared[column], lambda scan: f"no {column} is given for it")
 
 
 def alone(scans: Sequence[Scan]) -> list[Group]:
     """Every scan by itself."""
-    return _grouped(scans, lambda scan: {}, str, str, "scans were asked to go one by one")
+    return _grouped(scans, lambda scan: {}, str, str, lambda scan: "scans were asked to go one by one")
 
 
 def together(scans: Sequence[Scan]) -> list[Group]:
     """All scans as one scanner's."""
     why = "taken as one scanner's, as was asked"
-    return _grouped(scans, lambda scan: {"all": True}, lambda shared: why, lambda shared: "all", "")
+    return _grouped(scans, lambda scan: {"all": True}, lambda shared: why, lambda shared: "all", str)
 
 
 def signature(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,14 +115,14 @@ def _grouped(
     key: Callable[[Scan], dict[str, Any]],
     described: Callable[[dict[str, Any]], str],
     short: Callable[[dict[str, Any]], str],
-    without: str,
+    without: Callable[[Scan], str],
 ) -> list[Group]:
     shared: dict[str, dict[str, Any]] = {}
     members: dict[str, list[Scan]] = {}
     single = []
     for scan in sorted(scans, key=lambda s: s.place):
         if not (found := key(scan)):
-            single.append(Group(f"alone-{scan.id}", f"alone: {without}", (scan,)))
+            single.append(Group(f"alone-{scan.id}", f"alone: {without(scan)}", (scan,)))
             continue
         text = json.dumps(found, sort_keys=True)
         shared[text] = found

@@ -9,6 +9,8 @@ from importlib import import_module
 from threading import Lock
 from typing import Any, Protocol
 
+from blindharmony.errors import out_of_memory
+
 # Inside one process one task at a time: thread counts and ITK settings belong to the whole process.
 _ONE = Lock()
 
@@ -76,9 +78,9 @@ def call(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         work: Callable[[Any], Any] = getattr(import_module(module), name)
         with _ONE:
             return {"value": work(arguments)}
-    except MemoryError:
-        return {"error": "not enough memory; use fewer processes or a larger machine", "kind": "MemoryError"}
     except Exception as error:
+        if out_of_memory(error):
+            return {"error": "not enough memory; use fewer processes or a larger machine", "kind": "MemoryError"}
         text = str(error).strip() or type(error).__name__
         return {"error": text, "kind": type(error).__name__, "detail": traceback.format_exc()}
 
