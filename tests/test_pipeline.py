@@ -238,3 +238,8 @@ def test_the_curve_of_another_target_is_refused(stripped_volume, tiny_target):
         harmonize(stripped_volume, tiny_target, scanner=other)
     with pytest.raises(ScannerError, match="fitted for another target"):
         summarize_scan(stripped_volume, tiny_target, scanner=other)
+
+
+def test_trouble_with_a_mask_is_the_masks(scan_file, stripped_head, tiny_target):
+    with pytest.raises(InputError, match="the mask cannot be used: the image is empty"):
+        harmonize(scan_file, tiny_target, mask=np.zeros(stripped_head.data.shape))

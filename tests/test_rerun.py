@@ -58,6 +58,22 @@ def test_a_scanner_model_is_inside(study, capsys):
     assert rerun(study, sidecar) == 0
 
 
+def test_a_scan_of_a_cohort_is_repeated(study, capsys, tmp_path):
+    for number, name in ((1, "a_T1w"), (2, "b_T1w")):
+        folder = tmp_path / "bids" / f"sub-0{number}" / "anat"
+        folder.mkdir(parents=True)
+        (folder / f"sub-0{number}_T1w.nii.gz").write_bytes((study / "in" / f"{name}.nii.gz").read_bytes())
+    (tmp_path / "bids" / "dataset_description.json").write_text('{"Name": "two", "BIDSVersion": "1.10.0"}')
+    target, out = str(study / "in" / "tiny.safetensors"), tmp_path / "derivatives"
+    words = ["bids", str(tmp_path / "bids"), str(out), "participant", "--target", target, "--n-procs", "0", "-q"]
+    assert main([*words, "--scanner-grouping", "one"]) == 0
+    capsys.readouterr()
+    sidecar = out / "sub-01" / "anat" / "sub-01_desc-harmonized_T1w.json"
+    assert read_record(sidecar).parameters.scanner is not None
+    assert main(["rerun", str(sidecar), "--target", target, "--out", str(tmp_path / "again")]) == 0
+    assert "NOT" not in capsys.readouterr().out
+
+
 def test_no_folder_is_named(study):
     text = harmonized(study, "private", "--mask", str(study / "in" / "brain.nii.gz")).read_text()
     assert str(study) not in text

@@ -7,14 +7,11 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
-
 from blindharmony.errors import BlindHarmonyError, UsageError
-from blindharmony.image import Volume, file_sha256, read_volume
+from blindharmony.image import Volume, file_sha256
 from blindharmony.image.volume import Source
 from blindharmony.prep.mask import read_mask
 from blindharmony.prep.recipe import Prepared, prepare
-from blindharmony.prep.step import Scan
 from blindharmony.target import Target
 
 
@@ -29,7 +26,7 @@ def prepared_for(
     progress: Callable[[float], None] = lambda share: None,
 ) -> Prepared:
     """A scan in the target's flow space."""
-    given = None if mask is None else _mask_scan(mask, source)
+    given = None if mask is None else read_mask(mask, source.affine)
     recipe = target.info.recipe
     return prepare(source, recipe, mask=given, mask_command=mask_command, device=device, cache=cache, progress=progress)
 
@@ -52,14 +49,3 @@ def named_mask(mask: Source | None) -> dict[str, str | None] | None:
     if isinstance(mask, str | PathLike):
         return {"Name": Path(mask).name, "SHA256": file_sha256(mask)}
     return {"Name": None, "SHA256": None}
-
-
-def _mask_scan(mask: Source, source: Volume) -> Scan:
-    if isinstance(mask, str | PathLike):
-        return read_mask(Path(mask))
-    # An array has no place of its own: it lies on the scan's grid.
-    if isinstance(mask, np.ndarray):
-        volume = read_volume(mask.astype(np.float32), affine=source.affine)
-    else:
-        volume = read_volume(mask)
-    return Scan(volume.data, volume.affine, volume.data > 0)

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blindharmony.errors import InputError
-from blindharmony.image import file_sha256
-from blindharmony.record import Named
+from blindharmony.image import file_sha256, parse_json, read_text
+from blindharmony.record import BIDS_RAW, Named
+
+_FOLDERS_UP = 4
 
 
 def places_for(sidecar: Path, inputs: Sequence[Path]) -> list[Path]:
@@ -43,6 +45,27 @@ def find_input(wanted: Named, what: str, places: Sequence[Path], sidecar: Path) 
     raise InputError(
         f"its {what} {wanted.name} was not found", remedy="name the file or its folder with --inputs", path=sidecar
     )
+
+
+def in_study(result: Path, source: str) -> list[Path]:
+    """Where BIDS derivatives say that a result's scan is; empty if they do not, or it is not there.
+
+    Args:
+        result: A file among the derivatives.
+        source: What its sidecar names as its source.
+    """
+    place = source.removeprefix(BIDS_RAW)
+    if ".." in Path(place).parts:
+        return []
+    for folder in list(result.resolve().parents)[:_FOLDERS_UP]:
+        try:
+            said = parse_json(read_text(folder / "dataset_description.json"))
+        except (InputError, ValueError):
+            continue
+        link = said.get("DatasetLinks", {}).get("raw") if isinstance(said, dict) else None
+        if isinstance(link, str) and (file := folder / link / place).is_file():
+            return [file]
+    return []
 
 
 def _near(sidecar: Path) -> Iterator[Path]:

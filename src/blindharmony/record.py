@@ -12,6 +12,9 @@ from blindharmony.image import parse_json, read_text
 
 # A name may not lead into another folder.
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^/\\]+$")]
+# In BIDS derivatives: a place in the data set.
+BIDS_RAW = "bids:raw:"
+Place = Annotated[str, StringConstraints(max_length=1000, pattern=rf"^({BIDS_RAW}[^\\]+|[^/\\]+)$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -58,7 +61,7 @@ class Record(_Part):
     """All that repeating a run needs.
 
     Attributes:
-        sources: Name of the scan.
+        sources: Name of the scan, or its place in the data set.
         digest: Its SHA-256.
         target: The model.
         method: Name of the method.
@@ -67,7 +70,7 @@ class Record(_Part):
         versions: Of everything that decides a result.
     """
 
-    sources: tuple[FileName] = Field(alias="Sources")
+    sources: tuple[Place] = Field(alias="Sources")
     digest: Digest = Field(alias="SourceSHA256")
     target: NamedTarget = Field(alias="Target")
     method: str = Field(alias="Method")
@@ -78,7 +81,7 @@ class Record(_Part):
     @property
     def source(self) -> Named:
         """The scan."""
-        return Named(Name=self.sources[0], SHA256=self.digest)
+        return Named(Name=self.sources[0].rpartition("/")[2], SHA256=self.digest)
 
 
 def read_record(path: Path) -> Record:

@@ -9,7 +9,7 @@ from pathlib import Path
 from blindharmony.errors import InputError, TargetError, UsageError
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.image import file_sha256
-from blindharmony.lookup import find_input, places_for
+from blindharmony.lookup import find_input, in_study, places_for
 from blindharmony.pipeline import harmonize
 from blindharmony.record import Record, read_record
 from blindharmony.target import Target, included_targets, load_target
@@ -45,7 +45,8 @@ def rerun(
     """Repeat the run that a sidecar describes.
 
     Scan, mask and target are looked for by name and must have the hashes the sidecar gives: in ``inputs`` with their
-    subfolders, then beside the sidecar, in the folder above, and in the current folder.
+    subfolders, where the data set of a BIDS derivative is, then beside the sidecar, in the folder above, and in the
+    current folder.
 
     Args:
         sidecar: The JSON file of a harmonized scan.
@@ -71,7 +72,7 @@ def rerun(
             path=sidecar,
         )
     places = places_for(sidecar, inputs)
-    scan = find_input(record.source, "scan", places, sidecar)
+    scan = find_input(record.source, "scan", [*in_study(sidecar, record.sources[0]), *places], sidecar)
     mask = None if options.mask is None else find_input(options.mask, "mask", places, sidecar)
     model = _target(record, target, places, sidecar)
     scanner = None

@@ -19,13 +19,10 @@ from blindharmony.harmonization.typicality import Typicality
 from blindharmony.image import (
     Volume,
     file_sha256,
-    mask_name,
-    output_name,
-    report_name,
-    sidecar_name,
-    viewer_name,
+    result_names,
     write_like,
     write_sidecar,
+    written_together,
 )
 from blindharmony.prep.recipe import Prepared
 from blindharmony.report import write_report
@@ -185,8 +182,9 @@ class HarmonizeResult:
     ) -> tuple[Path, ...]:
         """Write scan, mask, sidecar and report into ``folder``; nothing is written beside the source.
 
-        The sidecar comes last: where it is, everything is. With ``uncertainty`` the error bar of every voxel is
-        written too (``desc-harmonizedSD``), with ``viewer`` a page with both volumes inside.
+        The sidecar comes last: where it is, everything is, and of this run. With ``uncertainty`` the error bar of
+        every voxel is written too (``desc-harmonizedSD``), with ``viewer`` a page with both volumes inside. With
+        ``overwrite`` all files of an earlier run go, those that this one does not write as well.
 
         Returns:
             The files written, the harmonized scan first.
@@ -194,23 +192,22 @@ class HarmonizeResult:
         Raises:
             OutputError: If a file exists and ``overwrite`` is false, or cannot be written.
         """
-        folder = Path(folder)
-        scan = folder / output_name(self.name, "harmonized")
-        files = [write_like(self.source, self.data, scan, overwrite=overwrite)]
-        mask = folder / mask_name(self.name)
-        files.append(write_like(self.source, self.mask, mask, overwrite=overwrite, dtype=np.uint8))
-        if uncertainty and self.uncertainty is not None:
-            error = folder / output_name(self.name, "harmonizedSD")
-            files.append(write_like(self.source, self.uncertainty, error, overwrite=overwrite))
-        hashes = {file.name: file_sha256(file) for file in files}
-        if report:
-            evidence = scan_evidence(self, hashes)
-            files.append(write_report(evidence, folder / report_name(scan), overwrite=overwrite))
-        if viewer:
-            files.append(self.viewer(folder / viewer_name(scan), overwrite=overwrite))
-        results = {"Results": hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}}
-        files.append(write_sidecar(folder / sidecar_name(scan), self.sidecar | results, overwrite=overwrite))
-        return tuple(files)
+        names = result_names(self.name)
+        places = [Path(folder) / name for name in names.values()]
+        inputs = [self.source.path] if self.source.path else []
+        with written_together(places, overwrite=overwrite, inputs=inputs) as staged:
+            files = [write_like(self.source, self.data, staged / names["scan"])]
+            files.append(write_like(self.source, self.mask, staged / names["mask"], dtype=np.uint8))
+            if uncertainty and self.uncertainty is not None:
+                files.append(write_like(self.source, self.uncertainty, staged / names["error"]))
+            hashes = {file.name: file_sha256(file) for file in files}
+            if report:
+                files.append(write_report(scan_evidence(self, hashes), staged / names["report"]))
+            if viewer:
+                files.append(self.viewer(staged / names["viewer"]))
+            results = {"Results": hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}}
+            files.append(write_sidecar(staged / names["sidecar"], self.sidecar | results))
+        return tuple(Path(folder) / file.name for file in files)
 
     def report(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the report: one HTML file that needs nothing else."""

@@ -23,13 +23,10 @@ from blindharmony.image import (
     split_name,
     viewer_name,
 )
-from blindharmony.lookup import find_input, places_for
+from blindharmony.lookup import find_input, in_study, places_for
 from blindharmony.prep.mask import read_mask
 from blindharmony.record import Named
 from blindharmony.viewer import pack, write_viewer
-
-_BIDS = "bids:raw:"
-_FOLDERS_UP = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,28 +134,12 @@ def _scan(image: Path, said: dict[str, Any], given: Path | None, inputs: Sequenc
         raise InputError(
             "which scan this was made from is not recorded beside it", remedy="name the scan with --scan", path=image
         )
-    place = sources[0].removeprefix(_BIDS)
     sidecar = image.with_name(sidecar_name(image))
     try:
-        wanted = Named(Name=Path(place).name, SHA256=digest)
+        wanted = Named(Name=Path(sources[0]).name, SHA256=digest)
     except ValidationError:
         raise InputError("this is no sidecar", remedy="name the scan with --scan", path=sidecar) from None
-    return find_input(wanted, "scan", [*_in_study(image, place), *places_for(sidecar, inputs)], sidecar)
-
-
-def _in_study(image: Path, place: str) -> list[Path]:
-    """Where BIDS derivatives say that their scans are."""
-    if ".." in Path(place).parts:
-        return []
-    for folder in list(image.resolve().parents)[:_FOLDERS_UP]:
-        try:
-            said = parse_json(read_text(folder / "dataset_description.json"))
-        except (InputError, ValueError):
-            continue
-        link = said.get("DatasetLinks", {}).get("raw") if isinstance(said, dict) else None
-        if isinstance(link, str) and (file := folder / link / place).is_file():
-            return [file]
-    return []
+    return find_input(wanted, "scan", [*in_study(image, sources[0]), *places_for(sidecar, inputs)], sidecar)
 
 
 def _mask(image: Path, after: Volume) -> NDArray[np.bool_]:

@@ -114,3 +114,11 @@ def test_doubt_is_not_decided(tmp_path):
         choose(two, tmp_path, 9)
     with pytest.raises(NothingFoundError, match="no series is an MR volume"):
         choose([series(1, "localizer", (256, 256, 3))], tmp_path)
+
+
+def test_a_series_of_several_images(tmp_path):
+    phase = Series(tmp_path / "5_ph.nii", 5, "t1_mprage", (160, 192, 160), True, "MR")
+    echoes = [Series(tmp_path / f"5_e{i}.nii", 5, "t1_mprage", (160, 192, 160), False, "MR") for i in (1, 2)]
+    assert choose([phase, echoes[0]], tmp_path, 5) is echoes[0]
+    with pytest.raises(InputError, match=r"series 5 gives several images: 5_e1\.nii, 5_e2\.nii; convert it"):
+        choose([phase, *echoes], tmp_path, 5)

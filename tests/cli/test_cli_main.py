@@ -230,3 +230,20 @@ def test_a_mistake_of_the_program_stops_no_other_scan(capsys, scan, tiny_target_
     said = capsys.readouterr()
     assert f"{scan.name}: internal error (RuntimeError: boom)" in said.err
     assert "second_desc-harmonized.nii.gz" in said.out
+
+
+def test_results_that_would_take_each_others_names_are_refused(capsys, scan, tiny_target_file, tmp_path):
+    import shutil
+
+    both = [tmp_path / f"sub-01_{suffix}.nii.gz" for suffix in ("T1w", "MPRAGE")]
+    for file in both:
+        shutil.copy(scan, file)
+    words = ["harmonize", *map(str, both), "--target", str(tiny_target_file), "--out", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert "several scans would be written as sub-01_desc-brain_mask.nii.gz" in capsys.readouterr().err
+
+
+def test_an_error_bar_that_nobody_knows_is_missed(capsys, scan, tiny_target_file, tmp_path):
+    words = ["harmonize", str(scan), "--method", "match", "--uncertainty", "--no-report"]
+    assert main([*words, "--target", str(tiny_target_file), "--out", str(tmp_path / "o")]) == 0
+    assert "no error bar is written" in capsys.readouterr().err

@@ -56,10 +56,10 @@ def test_unknown_participant(bids):
 def test_folder_of_images(tmp_path):
     touch(
         tmp_path,
-        *("b.nii", "a.nii.gz", "c.mgz", "d.img", "d.hdr"),
+        *("b.nii", "a.nii.gz", "c.mgz", "d.img", "d.hdr", "t1_masked.nii"),
         *("a_mask.nii.gz", "a_dseg.nii.gz", "a_desc-harmonized.nii.gz", "a.json", "._a.nii.gz", "e/f.nii"),
     )
-    assert names(find_scans([tmp_path]), tmp_path) == ["a.nii.gz", "b.nii", "c.mgz", "d.img"]
+    assert names(find_scans([tmp_path]), tmp_path) == ["a.nii.gz", "b.nii", "c.mgz", "d.img", "t1_masked.nii"]
     with pytest.raises(UsageError, match="BIDS"):
         find_scans([tmp_path], participant_labels=["01"])
 

@@ -116,6 +116,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.study.profiles import keep_target
     from blindharmony.study.run import held, run_study
     from blindharmony.study.settings import Settings
+    from blindharmony.study.sizes import kept_gb, largest
     from blindharmony.target import load_target
 
     device = resolved_device(arguments.device)
@@ -143,7 +144,8 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
         plan = make_plan(groups, ledger, masks=masks)
         if masks and plan.without_mask:
             screen.problem(f"blindharmony: warning: no mask for {plan.without_mask} scans; their brain will be found")
-        engine, who = bids_engine.engine(arguments, device, ledger.home / "logs", len(plan.items))
+        voxels = largest(item.scan.path for item in plan.items.values())
+        engine, who = bids_engine.engine(arguments, device, ledger.home / "logs", len(plan.items), voxels)
         screen.note(f"harmonizing to {target.info.name} with {who}")
         try:
             with screen.progress("", left=False) as stage:
@@ -153,7 +155,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
                     settings,
                     ledger,
                     engine,
-                    scratch=int(arguments.scratch_gb / 0.08),
+                    scratch=int(arguments.scratch_gb / kept_gb(voxels)),
                     say=seen,
                 )
         finally:

@@ -10,8 +10,9 @@ from typing import Any
 from blindharmony.cores import cores
 from blindharmony.errors import UsageError
 from blindharmony.study.engines.task import Engine
+from blindharmony.study.sizes import memory_gb
 
-_GB_A_WORKER, _JOB_GB = 2.0, 4.0
+_JOB_GB = 4.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
@@ -36,11 +37,11 @@ def add_options(p: Any) -> None:
     p.add_argument(
         *both("--omp-nthreads"), type=int, metavar="N", help="threads of a process (default: the cores, shared evenly)"
     )
-    p.add_argument(*both("--mem-gb"), type=float, metavar="G", help="memory for all processes, about 2 GB each")
+    p.add_argument(*both("--mem-gb"), type=float, metavar="G", help="memory for all processes, 2 GB each or more")
     p.add_argument(*both("--dask-scheduler"), metavar="ADDRESS", help="Dask workers that run already (tcp://...)")
     p.add_argument("--jobqueue", choices=("slurm", "pbs", "local"), help="start Dask workers as jobs of a queue")
     p.add_argument("--jobs", type=int, metavar="N", help="how many jobs")
-    p.add_argument(*both("--job-memory"), type=float, metavar="G", help=f"memory of a job, GB (default: {_JOB_GB:g})")
+    p.add_argument(*both("--job-memory"), type=float, metavar="G", help="memory of a job, GB (default: 4 or more)")
     p.add_argument(*both("--job-walltime"), metavar="TIME", help="time limit of a job, as the queue writes it")
     p.add_argument(*both("--job-queue"), metavar="NAME", help="queue or partition")
     p.add_argument(*both("--job-account"), metavar="NAME", help="account of the jobs")
@@ -65,14 +66,14 @@ def check(arguments: argparse.Namespace) -> None:
             if getattr(arguments, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} is for worker processes on this machine", remedy="use --n-procs N with it")
-    for name, least in (("n_procs", 0), ("omp_nthreads", 1), ("jobs", 1), ("mem_gb", _GB_A_WORKER), ("job_memory", 1)):
+    for name, least in (("n_procs", 0), ("omp_nthreads", 1), ("jobs", 1), ("mem_gb", memory_gb(0)), ("job_memory", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} {value:g} is too small", remedy=f"use at least {least:g}")
 
 
-def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int) -> tuple[Engine, str]:
+def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int, voxels: int = 0) -> tuple[Engine, str]:
     """The engine asked for, and what it is in words.
 
     Args:
@@ -80,10 +81,12 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int) -
         device: Where workers compute.
         logs: Folder for what workers print.
         scans: More workers than scans are not started.
+        voxels: Of the largest scan; a worker gets memory for it.
 
     Raises:
         UsageError: If an extra package is needed and missing.
     """
+    each_gb = memory_gb(voxels)
     if arguments.dask_scheduler:
         from blindharmony.study.engines.cluster import connect
 
@@ -92,7 +95,9 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int) -
         from blindharmony.study.engines.cluster import start_jobs
 
         words = {"walltime": arguments.job_walltime, "queue": arguments.job_queue, "account": arguments.job_account}
-        jobs = start_jobs(arguments.jobqueue, arguments.jobs, memory_gb=arguments.job_memory or _JOB_GB, **words)
+        jobs = start_jobs(
+            arguments.jobqueue, arguments.jobs, memory_gb=arguments.job_memory or max(_JOB_GB, each_gb), **words
+        )
         return jobs, f"{arguments.jobs} jobs ({arguments.jobqueue})"
     if arguments.n_procs == 0:
         from blindharmony.study.engines.serial import SerialEngine
@@ -100,7 +105,7 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int) -
         return SerialEngine(), "this process"
     from blindharmony.study.engines.processes import ProcessEngine
 
-    count = workers(arguments.n_procs, arguments.mem_gb, cores(), _free_gb(), scans)
+    count = workers(arguments.n_procs, arguments.mem_gb, cores(), _free_gb() or each_gb, scans, each_gb)
     each = arguments.omp_nthreads or max(1, cores() // count)
     gpus = _gpus(device)
     environments = [
@@ -111,16 +116,18 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int) -
     return ProcessEngine(environments, logs=logs), words_ + (f", {len(gpus)} GPUs" if gpus else "")
 
 
-def workers(asked: int | None, memory: float | None, cores: int, free: float, scans: int) -> int:
+def workers(asked: int | None, memory: float | None, cores: int, free: float, scans: int, each_gb: float = 2.0) -> int:
     """How many processes: as asked, or as cores and free memory allow; never more than ``--mem-gb`` has room for.
 
     Example:
         >>> workers(None, None, 16, 13.0, 100), workers(8, 5.0, 16, 64.0, 100), workers(8, None, 2, 1.0, 3)
         (6, 2, 3)
+        >>> workers(None, None, 16, 13.0, 100, each_gb=3.1)
+        4
     """
-    most = min(cores, int(free / _GB_A_WORKER)) if asked is None else asked
+    most = min(cores, int(free / each_gb)) if asked is None else asked
     if memory is not None:
-        most = min(most, int(memory / _GB_A_WORKER))
+        most = min(most, int(memory / each_gb))
     return max(1, min(most, scans))
 
 
@@ -129,7 +136,7 @@ def _free_gb() -> float:
         lines = Path("/proc/meminfo").read_text().splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
-        return _GB_A_WORKER
+        return 0.0
     return kilobytes / 1e6
 
 

@@ -14,7 +14,7 @@ from blindharmony.cli.inputs import check_mask, found_scans
 from blindharmony.cli.outcome import Outcomes
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError, reportable
 from blindharmony.harmonization.names import METHODS
-from blindharmony.image import output_name
+from blindharmony.image import result_names
 
 _EPILOG = """\
 Each scan comes back in its own space, with its own header, float32, in the target scanner's intensity units:
@@ -141,6 +141,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             outcomes.fail(reportable(error, path), path)
         else:
             outcomes.done(path, result, files)
+            if arguments.uncertainty and result.estimate.error is None:
+                screen.problem(f"{path.name}: warning: no error bar is written, this method or target does not know it")
     if cache:
         shutil.rmtree(cache, ignore_errors=True)
     screen.failures(outcomes.failed, len(paths) + len(missing))
@@ -149,7 +151,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:
     check_mask(arguments.mask, paths)
-    twice = [n for n, count in Counter(output_name(p.name, "harmonized") for p in paths).items() if count > 1]
+    names = Counter(name for p in paths for name in result_names(p.name).values())
+    twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise UsageError(
             f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders"
@@ -158,6 +161,6 @@ def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:
 
 def _not_there(arguments: argparse.Namespace, path: Path) -> None:
     """Notice an existing result before the work, not after it."""
-    file = arguments.out / output_name(path.name, "harmonized")
-    if file.exists() and not arguments.overwrite:
-        raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)
+    for file in (arguments.out / name for name in result_names(path.name).values()):
+        if file.exists() and not arguments.overwrite:
+            raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)

@@ -7,6 +7,7 @@ from blindharmony.image.names import (
     mask_name,
     output_name,
     report_name,
+    result_names,
     sidecar_name,
     split_name,
     viewer_name,
@@ -14,6 +15,7 @@ from blindharmony.image.names import (
 from blindharmony.image.sidecar import file_sha256, write_sidecar
 from blindharmony.image.template import Template
 from blindharmony.image.text import parse_json, read_text
+from blindharmony.image.together import written_together
 from blindharmony.image.volume import Volume, read_volume
 from blindharmony.image.write import write_like
 
@@ -31,6 +33,7 @@ __all__ = [
     "read_text",
     "read_volume",
     "report_name",
+    "result_names",
     "sidecar_name",
     "split_name",
     "viewer_name",
@@ -38,4 +41,5 @@ __all__ = [
     "write_like",
     "write_sidecar",
     "write_text",
+    "written_together",
 ]

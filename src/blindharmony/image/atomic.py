@@ -44,14 +44,11 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
             raise _exists(path)
         yield temporary
         _flush(temporary)
-        if overwrite:
-            temporary.replace(path)
-        else:
-            _move_new(temporary, path)
+        move(temporary, path, overwrite=overwrite)
     except OSError as error:
         if not _about(error, path, temporary):
             raise
-        raise _translated(error, path) from error
+        raise translated(error, path) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -83,7 +80,16 @@ def _flush(temporary: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _move_new(temporary: Path, path: Path) -> None:
+def move(temporary: Path, path: Path, *, overwrite: bool = False) -> None:
+    """Give a finished file its name; without ``overwrite`` the first of two writers wins.
+
+    Raises:
+        OutputError: If the name is taken.
+        OSError: If the disk does not take it.
+    """
+    if overwrite:
+        temporary.replace(path)
+        return
     try:
         os.link(temporary, path)
     except FileExistsError as error:
@@ -114,7 +120,8 @@ def _exists(path: Path) -> OutputError:
     return OutputError("exists already", remedy="pass --overwrite or choose another folder", path=path)
 
 
-def _translated(error: OSError, path: Path) -> OutputError:
+def translated(error: OSError, path: Path) -> OutputError:
+    """What a disk does not take, in words."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return OutputError("the disk is full", remedy="free some space or choose another folder", path=path)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:

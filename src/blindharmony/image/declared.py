@@ -35,7 +35,7 @@ def check_header(path: Path) -> None:
     try:
         with gzip.open(path) if path.name.lower().endswith((".gz", ".mgz")) else header.open("rb") as file:
             start = file.read(540 + 4)
-            if path.name.lower().endswith((".mgh", ".mgz", ".mgh.gz")):
+            if path.name.lower().endswith((".mgh", ".mgz")):
                 _check_mgh(start, path)
             kinds: Any = ((nib.Nifti1Header, 348), (nib.Nifti2Header, 540))
             for kind, size in kinds:

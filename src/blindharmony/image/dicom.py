@@ -141,7 +141,7 @@ def choose(found: Sequence[Series], path: Path, number: int | None = None) -> Se
     """The one T1-weighted volume among converted series.
 
     Images that are no MR volume are passed over (several frames, fewer than 16 voxels along an axis). With
-    ``number``, that series is taken. Else images made from others (phase, projections, reformatted) are passed over
+    ``number``, only that series counts. Images made from others (phase, projections, reformatted) are passed over
     if something is left without them, then images not called T1, if something is. What is left must be one.
 
     Raises:
@@ -155,9 +155,14 @@ def choose(found: Sequence[Series], path: Path, number: int | None = None) -> Se
     if not left:
         which = "no series is an MR volume" if number is None else f"no MR volume is in series {number}"
         raise NothingFoundError(f"{which} among {listed}", remedy="give the folder of the T1 series", path=path)
-    if number is None:
-        for rule in (_unmade, _called_t1):
-            left = [s for s in left if rule(s)] or left
+    for rule in (_unmade, _called_t1):
+        left = [s for s in left if rule(s)] or left
+    if len(left) > 1 and len({s.number for s in left}) == 1:
+        raise InputError(
+            f"series {left[0].number} gives several images: {', '.join(s.file.name for s in left)}",
+            remedy="convert it (dcm2niix) and give the NIfTI file that is meant",
+            path=path,
+        )
     if len(left) > 1:
         raise InputError(
             f"several series could be meant: {'; '.join(map(str, left))}",

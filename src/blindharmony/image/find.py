@@ -11,7 +11,7 @@ from blindharmony.image.names import IMAGE_EXTENSIONS, split_name
 
 # Of an .img/.hdr pair only one half is listed.
 _LISTED = frozenset(IMAGE_EXTENSIONS) - {".hdr"}
-_NOT_SCANS = ("_mask", "_dseg", "desc-harmonized")
+_NOT_SCANS = {"mask", "dseg", "desc-harmonized", "desc-harmonizedSD"}
 
 
 def find_scans(
@@ -119,7 +119,7 @@ def _is_scan(file: Path) -> bool:
     # Hidden files are leftovers: macOS writes "._scan.nii.gz" beside each scan on a shared disk.
     stem, extension = split_name(file)
     shown = not stem.startswith(".") and extension.lower() in _LISTED and not file.is_dir()
-    return shown and not any(part in stem for part in _NOT_SCANS)
+    return shown and _NOT_SCANS.isdisjoint(stem.split("_"))
 
 
 def _some(labels: Iterable[str]) -> str:

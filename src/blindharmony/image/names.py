@@ -6,10 +6,11 @@ import re
 from pathlib import PurePath
 
 IMAGE_EXTENSIONS = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
-_DOUBLE = (".nii.gz", ".img.gz", ".hdr.gz", ".mgh.gz")
+_DOUBLE = (".nii.gz", ".img.gz", ".hdr.gz")
 # Separators of any system, what Windows forbids, and control characters.
 _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]+')
-_LONGEST = 200
+# Bytes; file systems take 255. What a result is called ends its name: cut is what comes before.
+_LONGEST, _LONGEST_SOURCE = 200, 140
 
 
 def split_name(path: str | PurePath) -> tuple[str, str]:
@@ -108,18 +109,38 @@ def viewer_name(path: str | PurePath) -> str:
     return _safe(split_name(path)[0]) + ".viewer.html"
 
 
+def result_names(path: str | PurePath) -> dict[str, str]:
+    """Name everything that may be written for a scan; the sidecar, which makes the others count, last.
+
+    Example:
+        >>> list(result_names("scan.nii"))
+        ['scan', 'mask', 'error', 'report', 'viewer', 'sidecar']
+        >>> len(result_names("x" * 250 + ".nii")["viewer"]) < 256
+        True
+    """
+    scan = output_name(path, "harmonized")
+    return {
+        "scan": scan,
+        "mask": mask_name(path),
+        "error": output_name(path, "harmonizedSD"),
+        "report": report_name(scan),
+        "viewer": viewer_name(scan),
+        "sidecar": sidecar_name(scan),
+    }
+
+
 def _named(path: str | PurePath, desc: str, *, suffix: str | None) -> str:
     if not (desc.isascii() and desc.isalnum()):
         raise ValueError(f"desc must be letters and digits, not {desc!r}")
-    parts = _safe(split_name(path)[0]).split("_")
+    parts = split_name(path)[0].split("_")
     # Only in a BIDS name is the last word a suffix; a plain name is kept whole.
-    own = [parts.pop()] if entities(path) else []
-    kept = [part for part in parts if not part.startswith("desc-")]
-    return "_".join([*kept, f"desc-{desc}", *([suffix] if suffix else own)])
+    own = [_safe(parts.pop())] if entities(path) else []
+    kept = _safe("_".join(part for part in parts if not part.startswith("desc-")), _LONGEST_SOURCE)
+    return "_".join([kept, f"desc-{desc}", *([suffix] if suffix else own)])
 
 
-def _safe(stem: str) -> str:
+def _safe(stem: str, longest: int = _LONGEST) -> str:
     # Names that are no valid text (old disks) get "?" here, then "-" like other unsafe characters.
     text = _UNSAFE.sub("-", stem.encode("utf-8", "replace").decode())
-    text = text.encode()[:_LONGEST].decode(errors="ignore")
+    text = text.encode()[:longest].decode(errors="ignore")
     return text.strip(" .") or "scan"

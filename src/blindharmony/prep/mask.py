@@ -90,9 +90,25 @@ def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
     return np.asarray(foreground)
 
 
-def read_mask(mask: Source) -> Scan:
-    """A mask (file, image or array) as a scan, everything above zero inside; see :class:`BrainMask` for the checks."""
-    volume = read_volume(mask.astype(np.float32) if isinstance(mask, np.ndarray) else mask)
+def read_mask(mask: Source, affine: NDArray[np.float64] | None = None) -> Scan:
+    """A mask (file, image or array) as a scan, everything above zero inside; see :class:`BrainMask` for the checks.
+
+    Args:
+        mask: The mask.
+        affine: Of an array, which has no place of its own.
+
+    Raises:
+        InputError: If it cannot be read, or everything or nothing is inside.
+    """
+    try:
+        volume = (
+            read_volume(mask.astype(np.float32), affine=affine) if isinstance(mask, np.ndarray) else read_volume(mask)
+        )
+    except InputError as error:
+        if error.path is not None:
+            raise
+        # Without a name of its own the trouble would seem to be the scan's.
+        raise InputError(f"the mask cannot be used: {error.what}", remedy="give another mask") from error
     return Scan(volume.data, volume.affine, volume.data > 0)
 
 

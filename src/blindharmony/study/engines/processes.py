@@ -114,6 +114,8 @@ class ProcessEngine:
         if not text:
             code = self._bury(worker)
             how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            # What Linux does to the largest process when memory is at its end.
+            how += ", perhaps for lack of memory; use fewer --n-procs" if code == -signal.SIGKILL else ""
             if worker.task is None:
                 return None
             return Outcome(worker.task, error=f"the worker died ({how})", kind="WorkerDied", lost=True)
