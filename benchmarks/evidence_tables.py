@@ -16,12 +16,11 @@ _HEAD = """# Evidence, measured
 Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence_*.json` beside it, each the
 `results.json` of a `blindharmony benchmark`; nothing here is typed by hand. What the legs and the systems are:
 [evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. Each
-part names its model. In the simulated parts and the segmentation without networks `curve` and `group` are of that
-model and today's code; the other systems' rows there were measured with earlier models, of which they see the quantile
-curves alone: those are the same to the byte. Real scans, the segmentation with networks, and a quick run that is kept
-for the published iteration are of earlier models, and of groups whose heads all counted the same. Networks were trained
-for six minutes of a busy core each. Seconds a scan of `curve` and `group` were taken on a machine shared with other
-work: two to four times what they are alone."""
+part names its model. Real scans were measured with it; of simulated scanners and segmentation `curve` and `group` were,
+and the other systems' rows with earlier models, of which they see the quantile curves alone: those are the same to the
+byte. A quick run, kept for the published iteration, is of an earlier model. Networks were trained for six minutes of a
+busy core each. Seconds a scan of `curve` and `group` were taken on a machine shared with other work: two to four times
+what they are alone."""
 
 
 def longer(content):
@@ -32,8 +31,8 @@ def longer(content):
         [
             "# What trained systems gain from more training",
             "",
-            "`benchmarks/longer.py`: `oasis`, the same scans, systems and seed, networks trained on two busy cores and "
-            "on a graphics card (NVIDIA H200). With pairs there was much to gain; without them three times the steps "
+            "`benchmarks/longer.py`: `oasis`, the same scans, systems and seed, networks trained on a busy core and on "
+            "a graphics card (NVIDIA H200). With pairs there was much to gain; without them three times the steps "
             "brought no network near to a curve.",
             "",
             f"| {' | '.join(head)} |",
