@@ -179,3 +179,14 @@ def test_real_scans_alone_and_together(start, tmp_path, tiny_target_file):
 def _noise(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((32, 32, 32), np.float32), np.eye(4)), tmp_path / "noise.nii.gz")
     return (tmp_path / "noise.nii.gz").read_bytes()
+
+
+def test_a_folder_of_others_is_left_alone(tmp_path, capsys):
+    scan = tmp_path / "incoming" / "sub-01_T1w.nii.gz"
+    scan.parent.mkdir()
+    scan.write_text("mine")
+    tmp_path.chmod(0o775)
+    assert main(["serve", "--folder", str(tmp_path)]) == 1
+    assert "holds files that are not the page's; choose a new or empty --folder" in capsys.readouterr().err
+    assert scan.read_text() == "mine"
+    assert tmp_path.stat().st_mode & 0o777 == 0o775

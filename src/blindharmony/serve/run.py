@@ -76,6 +76,16 @@ def data_folder() -> Path:
     return base / "blindharmony-jobs"
 
 
+def _check_own(folder: Path) -> None:
+    """Refuse a folder with files of others: what waits for the page is removed at every start."""
+    try:
+        strange = folder.exists() and any(folder.iterdir()) and not (folder / "server" / "lock").exists()
+    except OSError as error:
+        raise OutputError(f"cannot be used ({error.strerror})", remedy="choose another --folder", path=folder) from None
+    if strange:
+        raise OutputError("holds files that are not the page's", remedy="choose a new or empty --folder", path=folder)
+
+
 def serve(options: Options, started: Callable[[str], None], warn: Callable[[str], None]) -> int:
     """Serve the page until it is stopped.
 
@@ -89,7 +99,7 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
 
     Raises:
         UsageError: If a package, the address or the port is not there.
-        OutputError: If the folder cannot be used, or another server uses it.
+        OutputError: If the folder cannot be used, holds something else, or another server uses it.
         TargetError: If a model file is none.
     """
     check_installed()
@@ -105,6 +115,7 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
     from blindharmony.study.lock import locked
 
     targets, folder = choices(options.targets), options.folder.resolve()
+    _check_own(folder)
     with locked(folder / "server" / "lock"):
         with suppress(OSError):
             folder.chmod(0o700)
