@@ -62,12 +62,12 @@ def sample(
     """
     if number < 1 or not temperatures or not all(0 <= t <= 2 for t in temperatures):
         raise UsageError("--number must be positive and temperatures from 0 to 2", remedy="leave them out")
+    temperatures = list(dict.fromkeys(temperatures))
+    if len({f"{t:.2f}" for t in temperatures}) < len(temperatures):
+        raise UsageError("two temperatures are the same to two digits", remedy="leave one out")
     model, folder = load_target(target if isinstance(target, Target) else str(target)), Path(out)
     pyramid_of(model)
-    names = [
-        [f"sample-{index + 1:02d}_temperature-{t:.2f}.nii.gz" for index in range(number)]
-        for t in dict.fromkeys(temperatures)
-    ]
+    names = [[f"sample-{index + 1:02d}_temperature-{t:.2f}.nii.gz" for index in range(number)] for t in temperatures]
     sheet, notes = folder / "samples.html", folder / "samples.json"
     for file in [*(folder / n for row in names for n in row), notes, sheet]:
         if file.exists() and not overwrite:
@@ -77,7 +77,7 @@ def sample(
     strips = [_mean_strip(model)]
     grid = read_volume(model.coverage, affine=grid_2mm())
     files = []
-    for row, temperature in zip(names, dict.fromkeys(temperatures), strict=True):
+    for row, temperature in zip(names, temperatures, strict=True):
         heads = drawn_heads(model, temperature=temperature, number=number, seed=seed)
         for index, (name, head) in enumerate(zip(row, heads, strict=True)):
             files.append(write_like(grid, head * np.float32(model.info.unit), folder / name, overwrite=overwrite))
@@ -85,7 +85,7 @@ def sample(
     about = {
         "Target": {"Name": model.info.name, "Digest": model.digest},
         "Seed": seed,
-        "Temperatures": list(dict.fromkeys(temperatures)),
+        "Temperatures": temperatures,
         "Number": number,
         "Units": f"intensity units of the target scanner '{model.info.name}'",
         "Files": [f.name for f in files],

@@ -223,3 +223,24 @@ def test_wrong_use_is_told_in_one_line(study, tiny_target_file, tmp_path, capsys
     assert main(["benchmark"]) == 2
     assert main(["benchmark", "--list"]) == 0
     assert "white-stripe" in capsys.readouterr().out
+
+
+def test_a_step_is_known_by_all_that_went_in(plan, study):
+    def steps(plan):
+        return {(s.leg, s.source, s.system): s.key for s in Benchmark(plan, lambda *a: None, lambda t: None).steps}
+
+    entries = (*plan.systems, Entry("slow", 60.0, costly=True, made=Empty))
+    plan = replace(plan, systems=entries, costly_on=("gamma1.5",))
+    before, quick = steps(plan), steps(replace(plan, quick=True))
+    # Of two test scans a slow system takes one in a quick run, and both in a full one.
+    assert len(plan.tested("mine")) == 2
+    assert {k[2] for k in before if before[k] != quick[k]} == {"slow"}
+    # Another file of a teacher makes another step of whoever learns.
+    scan = next((study / "mine" / "sub-03" / "anat").glob("*.nii.gz"))
+    content = scan.read_bytes()
+    try:
+        scan.write_bytes(content + b"\0")
+        after = steps(replace(plan, seed=plan.seed))
+    finally:
+        scan.write_bytes(content)
+    assert {k[2] for k in before if before[k] != after[k]} == {"counting"}

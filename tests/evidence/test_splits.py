@@ -22,7 +22,16 @@ def test_a_person_scanned_twice_is_tested_once(tmp_path):
 
 @pytest.mark.parametrize(
     "part",
-    [{"train": ["01"]}, {"train": ["01"], "test": ["01"]}, {"test": "01"}, [], {"train": ["1"], "test": [2]}],
+    [
+        {"train": ["01"]},
+        {"train": ["01"], "test": ["01"]},
+        {"test": "01"},
+        [],
+        {"train": ["1"], "test": [2]},
+        {"train": ["02"], "test": ["01"], "retest": [["01", "02"]]},
+        {"train": ["03"], "test": ["01"], "retest": None},
+        {"train": ["03"], "test": ["01"], "retest": [3]},
+    ],
 )
 def test_other_forms_are_refused(tmp_path, part):
     with pytest.raises(InputError, match=r"splits\.json"):

@@ -74,3 +74,14 @@ def test_scans_of_one_scanner_share_its_curve(given, monkeypatch, tiny_target):
         == [{"seed": 1, "mask_command": "x", "scanner": (["a.nii", "b.nii"], tiny_target, {"mask_command": "x"})}] * 2
     )
     assert all(isinstance(image, nib.Nifti1Image) for image in images)
+
+
+def test_arrays_of_names_are_lists_of_names(given, monkeypatch, tiny_target):
+    asked = []
+    monkeypatch.setattr(module, "train", lambda scans, file, **options: asked.append(scans))
+    monkeypatch.setattr(module, "load_target", lambda file: tiny_target)
+    harmonizer = Harmonizer().fit(np.array(["a.nii", "b.nii"]))
+    assert list(asked[0]) == ["a.nii", "b.nii"]
+    assert len(harmonizer.transform(np.array(["c.nii", "d.nii"], object))) == 2
+    Harmonizer().fit("study")
+    assert asked[1] == ["study"]

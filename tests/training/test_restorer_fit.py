@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from blindharmony.errors import UsageError
 from blindharmony.target.person import PersonModel
 from blindharmony.target.restorer import RestorerSpec
 from blindharmony.training.restorer_fit import fit_restorer
@@ -124,3 +125,10 @@ def test_time_becomes_a_number_of_steps(cubes, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit_restorer(cubes, SMALL, minutes=0.2, steps=None, seed=0, plan={}, checkpoint=tmp_path / "c", on_step=look)
     assert seen[0] >= 20
+
+
+def test_other_steps_are_another_run(cubes, tmp_path, monkeypatch):
+    monkeypatch.setattr("blindharmony.training.restorer_fit._SAVE_EVERY", 1)
+    fitted(cubes, tmp_path, steps=2)
+    with pytest.raises(UsageError, match="had 2 steps of the restorer, not 5"):
+        fitted(cubes, tmp_path, steps=5, resume=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,7 @@ from blindharmony.target import load_target
 from blindharmony.target.restorer import RestorerSpec
 from blindharmony.training.head import prepare_head
 from blindharmony.training.pool import make_pool
-from blindharmony.training.target_fit import train_target
+from blindharmony.training.target_fit import hold_out, train_target
 from heads import head_grid, synthetic_brain
 from targets import TINY
 
@@ -163,3 +164,9 @@ def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, plac
     assert len(again.info.held_out.restorer_change) == 1
     for a, b in zip(again.restorer.state_dict().values(), target.restorer.state_dict().values(), strict=True):
         assert (a == b).all()
+
+
+def test_a_person_is_held_out_whole_or_not_at_all():
+    scans = [Path(f"sub-{i:02d}_ses-{s}_T1w.nii") for i in range(6) for s in "12"]
+    with pytest.raises(UsageError, match=r"sub-03 is among the scans to learn from and among those held out"):
+        hold_out(scans, [scans[6]])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
+from blindharmony.cli.numbers import amount, whole
 from blindharmony.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--domains", nargs="+", metavar="NAME", help="simulated source scanners (default: all)")
     p.add_argument("--legs", nargs="+", metavar="LEG", help="simulated, real, segmentation (default: all)")
     p.add_argument("--costly-on", nargs="+", metavar="NAME", help="sources for the slow systems")
-    p.add_argument("--minutes", type=float, metavar="M", help="training time of each network (default: 10; quick 0.3)")
+    p.add_argument("--minutes", type=amount, metavar="M", help="training time of each network (default: 10; quick 0.3)")
     p.add_argument("--segmenter", default="", metavar="CMD", help="external segmenter, with {input} and {output} in it")
     p.add_argument("--white-matter-label", type=int, nargs="+", default=[3], metavar="N", help="its labels")
     p.add_argument("--heads", type=Path, metavar="DIR", help="where prepared scans are kept (default: OUT/heads)")
-    p.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    p.add_argument("--seed", type=whole, default=0, help="of everything random (default: %(default)s)")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     p.set_defaults(run=run)
 
@@ -72,6 +73,11 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.evidence.table import collected, results, write_results
 
     plan = plan_of(arguments)
+    if plan.target.info.name != plan.target_set:
+        screen.problem(
+            f"blindharmony: warning: '{plan.target.info.name}' is taken for a model of the scanner of "
+            f"'{plan.target_set}', taught without its test subjects ({', '.join(plan.tested(plan.target_set))})"
+        )
     with screen.progress("benchmark", lines=True) as stage:
         benchmark = Benchmark(plan, stage, screen.note)
         screen.note(str(cost(benchmark)))

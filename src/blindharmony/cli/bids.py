@@ -9,6 +9,7 @@ from typing import Any
 from blindharmony.cli import bids_engine, bids_group
 from blindharmony.cli.bids_engine import both
 from blindharmony.cli.console import Screen
+from blindharmony.cli.numbers import whole
 from blindharmony.cli.study_screen import StudyScreen
 from blindharmony.errors import UsageError
 
@@ -71,7 +72,7 @@ def add_parser(verbs: Any) -> None:
     how.add_argument(*both("--keep-bias"), action="store_true", help="leave the scan's own bias field in the result")
     how.add_argument(*both("--no-report"), action="store_true", help="write no HTML reports")
     how.add_argument("--device", default="cpu", help="auto, cpu or cuda: workers share the GPUs (default: %(default)s)")
-    how.add_argument("--seed", type=int, default=0, help="equal seeds give equal files (default: %(default)s)")
+    how.add_argument("--seed", type=whole, default=0, help="equal seeds give equal files (default: %(default)s)")
     how.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
     how.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     bids_engine.add_options(p.add_argument_group("who does the work"))

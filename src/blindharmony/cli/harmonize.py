@@ -11,6 +11,7 @@ from typing import Any
 from blindharmony.cli import dicom, group
 from blindharmony.cli.console import Screen
 from blindharmony.cli.inputs import check_mask, found_scans
+from blindharmony.cli.numbers import whole
 from blindharmony.cli.outcome import Outcomes
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError, reportable
 from blindharmony.harmonization.names import METHODS
@@ -71,7 +72,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--uncertainty", action="store_true", help="also write the error bar of every voxel")
     p.add_argument("--keep-bias", action="store_true", help="leave the scan's own bias field in the result")
     p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="equal seeds give equal files (default: %(default)s)")
+    p.add_argument("--seed", type=whole, default=0, help="equal seeds give equal files (default: %(default)s)")
     p.add_argument("--no-report", action="store_true", help="write no HTML report")
     p.add_argument("--viewer", action="store_true", help="also write a page to scroll through both volumes")
     p.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")

@@ -8,6 +8,7 @@ from typing import Any
 
 from blindharmony.cli.console import Screen
 from blindharmony.cli.inputs import check_mask
+from blindharmony.cli.numbers import whole
 from blindharmony.errors import InputError
 
 _EPILOG = """\
@@ -42,7 +43,7 @@ def add_parser(verbs: Any) -> None:
         metavar="T",
         help="size of what is random: 1 as the flow believes, 0 nothing (default: 0.5 0.8 1.0)",
     )
-    p.add_argument("--seed", type=int, default=0, help="equal seeds give equal files (default: %(default)s)")
+    p.add_argument("--seed", type=whole, default=0, help="equal seeds give equal files (default: %(default)s)")
     p.add_argument("--scan", type=Path, help="a scan whose fine details are drawn anew, level by level")
     p.add_argument("--mask", type=Path, help="brain mask on that scan's grid")
     p.add_argument("--overwrite", action="store_true", help="replace existing results")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
+from blindharmony.cli.numbers import amount, count, whole
 from blindharmony.cli.training_screen import TrainingScreen
 from blindharmony.errors import UsageError
 from blindharmony.image import find_scans
@@ -46,13 +47,15 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--out", required=True, type=Path, metavar="TARGET", help="model file, e.g. mysite.safetensors")
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
     p.add_argument("--held-out", nargs="+", metavar="LABEL", help="subjects (or file names) that teach no network")
-    p.add_argument("--minutes", type=float, default=30.0, help="time to learn, preparation not counted (default: 30)")
-    p.add_argument("--steps", type=int, help="steps of every level of the flow instead of a time")
+    p.add_argument("--minutes", type=amount, default=30.0, help="time to learn, preparation not counted (default: 30)")
+    p.add_argument("--steps", type=count, help="steps of every level of the flow instead of a time")
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
-    p.add_argument("--restorer-steps", type=int, help="steps of the restorer instead of a third of the time")
+    p.add_argument("--restorer-steps", type=count, help="steps of the restorer instead of a third of the time")
     p.add_argument("--no-restorer", action="store_true", help="train no restorer: curves only, no refinement")
-    p.add_argument("--slice-minutes", type=float, default=0.0, help="also train the slice flow of the published method")
-    p.add_argument("--slice-steps", type=int, help="steps of the slice flow instead of a time")
+    p.add_argument(
+        "--slice-minutes", type=amount, default=0.0, help="also train the slice flow of the published method"
+    )
+    p.add_argument("--slice-steps", type=count, help="steps of the slice flow instead of a time")
     p.add_argument("--name", help="name of the model (default: the file's)")
     p.add_argument("--data", default="", help="where the scans come from, for the model card")
     p.add_argument("--licence", default="", help="licence of the model, for the model card")
@@ -65,14 +68,14 @@ def add_parser(verbs: Any) -> None:
     )
     p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
     p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    p.add_argument("--batch", type=int, help="patches a step (default: one for each process of torchrun)")
+    p.add_argument("--batch", type=count, help="patches a step (default: one for each process of torchrun)")
     p.add_argument(
         "--precision",
         choices=("auto", "full", "mixed"),
         default="auto",
         help="mixed: convolutions in bfloat16, couplings and log-dets never (default: mixed on a GPU, full on a CPU)",
     )
-    p.add_argument("--seed", type=int, default=0, help="equal seeds give equal models (default: %(default)s)")
+    p.add_argument("--seed", type=whole, default=0, help="equal seeds give equal models (default: %(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace an existing model")
     p.add_argument("--json", action="store_true", help="for machines: progress and result as JSON, an object a line")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
@@ -108,8 +111,6 @@ _DEFAULTS: dict[str, object] = {"minutes": 30.0, "slice_minutes": 0.0, "suffix":
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Train and say what came out."""
-    if arguments.minutes <= 0 or (arguments.steps is not None and arguments.steps < 1):
-        raise UsageError("--minutes and --steps must be positive", remedy="leave them out for the defaults")
     paths = find_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=arguments.suffix)
     held_out = _named(paths, arguments.held_out or [])
     from blindharmony.device import resolved_device
@@ -175,4 +176,4 @@ def _named(paths: list[Path], names: list[str]) -> list[Path]:
                 f"--held-out {name} is none of the scans", remedy="name subjects or files among the inputs"
             )
         found += own
-    return found
+    return list(dict.fromkeys(found))

@@ -87,7 +87,7 @@ class Measuring:
         plan = self.plan
         if plan.segmenter:
             return ExternalSegmenter(plan.segmenter, plan.white, plan.target.info.unit)
-        key = key_of(plan.target.digest, *plan.teachers(), plan.minutes, plan.seed)[:12]
+        key = key_of(plan.target.digest, *plan.teacher_keys, plan.minutes, plan.seed)[:12]
         folder = plan.out / "learnt" / "target" / f"segmenter-{key}"
         training, held = own(self.teaching.training), own(self.teaching.held_out)
         return included_segmenter(training, held, folder, plan.minutes, plan.seed, self._say)

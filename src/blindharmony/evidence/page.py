@@ -53,7 +53,7 @@ def write_page(plan: Plan, content: Mapping[str, Any], cells: Sequence[Cell]) ->
     for leg in LEGS:
         if any(r["leg"] == leg for r in content["rows"]):
             sections += _leg(plan, content, leg)
-    sections += [_curves(plan, cells), *_pictures(plan)]
+    sections += [_curves(plan, cells), *_pictures(plan, cells)]
     page = render_page(f"{plan.target_set}: all systems", "Benchmark", [s for s in sections if s is not None])
     return write_text(plan.out / "report.html", page, overwrite=True)
 
@@ -107,10 +107,11 @@ def _curves(plan: Plan, cells: Sequence[Cell]) -> Section | None:
     return Section("Intensity curves", notes=(note,), charts=drawn, legend=legend)
 
 
-def _pictures(plan: Plan) -> list[Section]:
+def _pictures(plan: Plan, cells: Sequence[Cell]) -> list[Section]:
     found = []
     for source in plan.sources():
-        files = {name: picture_file(plan.out, source.name, name) for name in _PICTURED}
+        made = {c.system for c in cells if c.source == source.name and c.scans} | {"source", "truth"}
+        files = {name: picture_file(plan, source.name, name) for name in _PICTURED if name in made}
         strips = [Strip(name, _uri(file)) for name, file in files.items() if file.exists()]
         if strips:
             found.append(Section(f"Before and after: {source.name}, first subject", strips=strips))

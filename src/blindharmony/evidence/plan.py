@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from blindharmony.errors import UsageError
@@ -85,6 +86,12 @@ class Plan:
         """Training and held-out subjects of the target's set."""
         train, held = self.split.learners
         return (train[:QUICK_TEACHERS], held[:1]) if self.quick else (train, held)
+
+    @cached_property
+    def teacher_keys(self) -> list[list[str]]:
+        """What their scans are made of: a system that has learnt from other files is another one."""
+        folder, recipe = self.split.folder, self.target.info.recipe
+        return [[Files.of(folder, s).key(recipe) for s in part] for part in self.teachers()]
 
     def labelled(self, name: str) -> bool:
         """Whether all test scans of a set have manual tissues."""

@@ -41,6 +41,11 @@ class Entry:
     made: type[System] | None = None
     ours: bool = False
 
+    @property
+    def learns(self) -> bool:
+        """Whether it learns from training scans, by a network or otherwise."""
+        return self.trained or (self.made is not None and self.made.fit is not System.fit)
+
     def system(self) -> System:
         """A new one, not taught yet.
 

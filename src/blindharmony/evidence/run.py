@@ -69,11 +69,14 @@ class Benchmark:
 
     def _step(self, leg: str, source: Source, entry: Entry) -> Step:
         plan = self.plan
-        what: dict[str, Any] = {"target": plan.target.digest, "seed": plan.seed, "scans": self._keys(source)}
+        scans = self._keys(source)[: plan.scans_of(entry, leg, source)]
+        what: dict[str, Any] = {"target": plan.target.digest, "seed": plan.seed, "scans": scans}
+        if entry.learns:
+            what["teachers"] = plan.teacher_keys
         if entry.trained:
-            what |= {"minutes": plan.minutes, "teachers": plan.teachers()}
+            what["minutes"] = plan.minutes
         if leg == "segmentation":
-            what["segmenter"] = [plan.segmenter, plan.white] if plan.segmenter else [plan.minutes, plan.teachers()]
+            what["segmenter"] = [plan.segmenter, plan.white] if plan.segmenter else [plan.minutes, plan.teacher_keys]
         if leg == "real":
             what["own"] = self._keys(Source("real", plan.target_set))
         return Step.of(leg, source.name, entry.name, **what)
@@ -121,7 +124,7 @@ class Benchmark:
             return
         if source.kind == "real" or source.name in self.plan.costly_on:
             truth = None if source.kind == "real" else scanned.heads[0]
-            keep_picture(self.plan.out, source, entry.name, scanned.scans[0], images[0], truth)
+            keep_picture(self.plan, source, entry.name, scanned.scans[0], images[0], truth)
         for step in steps:
             self._measured(step, row, scanned, images)
 

@@ -72,8 +72,21 @@ def _split(folder: Path, part: Any, file: Path) -> Split:
 
     if not isinstance(part, Mapping) or not names("test"):
         raise InputError(f"{folder.name} names nobody under 'test'", remedy="name who is to be tested", path=file)
-    again = {f"sub-{pair[-1]}".replace("sub-sub-", "sub-") for pair in part.get("retest", []) if len(pair) == 2}
+    pairs = part.get("retest", [])
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(s, str) for s in pair) for pair in pairs
+    ):
+        raise InputError(f"'retest' of {folder.name} is no list of pairs", remedy="give pairs of names", path=file)
+    again = {f"sub-{second.removeprefix('sub-')}" for _, second in pairs}
     split = Split(folder, names("train"), names("validation"), tuple(s for s in names("test") if s not in again))
+    for pair in pairs:
+        one, other = (f"sub-{s.removeprefix('sub-')}" for s in pair)
+        if (one in names("test")) != (other in names("test")):
+            raise InputError(
+                f"{one} and {other} of {folder.name} are one person, and only one of them is under 'test'",
+                remedy="put both there",
+                path=file,
+            )
     everybody = [*split.train, *split.validation, *names("test")]
     twice = next((s for s in everybody if everybody.count(s) > 1), None)
     if twice:

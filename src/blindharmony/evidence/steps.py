@@ -40,7 +40,7 @@ class Step:
 
     def file(self, out: Path) -> Path:
         """Where its result is."""
-        return out / "steps" / self.leg / _plain(self.source) / f"{_plain(self.system)}.{self.key[:16]}.json"
+        return out / "steps" / self.leg / plain(self.source) / f"{plain(self.system)}.{self.key[:16]}.json"
 
 
 def finished(step: Step, out: Path) -> dict[str, Any] | None:
@@ -64,5 +64,6 @@ def keep(step: Step, out: Path, content: Mapping[str, Any]) -> None:
     write_sidecar(step.file(out), {**words, **content}, overwrite=True)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name as a part of a path."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)

@@ -58,7 +58,7 @@ class Teaching:
         plan = self.plan
         learns = type(system).fit is not System.fit
         of_source = system.sees in (_UNPAIRED, _PAIRED)
-        key = key_of(plan.target.digest, *plan.teachers(), plan.minutes, plan.seed)[:12]
+        key = key_of(plan.target.digest, *plan.teacher_keys, plan.minutes, plan.seed)[:12]
         folder = plan.out / "learnt" / (source.name if of_source else "target") / f"{system.name}-{key}"
         found = Material(plan.target, (), (), (), (), folder, plan.minutes, plan.seed)
         if not learns:

@@ -79,7 +79,7 @@ class Harmonizer(TransformerMixin, BaseEstimator):
             return self
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "target.safetensors") if self.model_file is None else Path(self.model_file)
-            train(list(X or ()), file, **(self.training or {}))
+            train(_listed(() if X is None else X), file, **(self.training or {}))
             self.target_ = load_target(file)
         return self
 
@@ -91,10 +91,20 @@ class Harmonizer(TransformerMixin, BaseEstimator):
             BlindHarmonyError: If a scan cannot be harmonized.
         """
         check_is_fitted(self)
-        scans: list[Any] = [X] if isinstance(X, _ONE) else list(X)
+        alone = isinstance(X, _ONE) and not _names(X)
+        scans: list[Any] = [X] if alone else _listed(X)
         options = checked_options(self.options or {})
         if self.one_scanner:
             same = {name: options[name] for name in ("mask_command", "device", "cache") if name in options}
             options["scanner"] = learn_scanner(scans, self.target_, **same)
         images = [harmonize(scan, self.target_, **options).image for scan in scans]
-        return images[0] if isinstance(X, _ONE) else images
+        return images[0] if alone else images
+
+
+def _names(X: object) -> bool:
+    """Whether this is an array of names or images, as scikit-learn's own splitters hand them out."""
+    return isinstance(X, np.ndarray) and X.dtype.kind in "OUS"
+
+
+def _listed(X: Any) -> list[Any]:
+    return [X] if isinstance(X, str | PathLike) else list(X)

@@ -98,7 +98,8 @@ def fit_pyramid(
     data, unseen = _Data(flow, training), _Data(flow, held_out)
     file = folder / "checkpoint.safetensors"
     start = Checkpoint(0, FitState(0, np.inf, {}, {}), plan)
-    if resume and file.exists():
+    resumed = resume and file.exists()
+    if resumed:
         start = load_checkpoint(file, flow, plan)
         plan["steps"] = start.plan["steps"]
         if steps and plan["steps"] != [steps] * len(order):
@@ -112,7 +113,7 @@ def fit_pyramid(
     saved = began = time.monotonic()
     recent: list[float] = []
     first = compute.team.first
-    with (folder / "log.jsonl" if first else Path(os.devnull)).open("a" if resume else "w") as log:
+    with (folder / "log.jsonl" if first else Path(os.devnull)).open("a" if resumed else "w") as log:
         for position, k in enumerate(order):
             if position < start.level:
                 continue

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blindharmony.errors import UsageError
 from blindharmony.target.restorer import Restorer, RestorerSpec
 from blindharmony.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from blindharmony.training.fit import FitState, moments_of, put_moments
@@ -54,6 +55,9 @@ def fit_restorer(
         resume: Go on from the checkpoint, if there is one.
         device: Where to train.
         on_step: Called with steps done, their number, and the loss; may raise to stop.
+
+    Raises:
+        UsageError: If the interrupted run had other data, settings or steps.
     """
     torch.manual_seed(seed)
     net = Restorer(spec).to(device)
@@ -62,6 +66,11 @@ def fit_restorer(
     if resume and checkpoint.exists():
         found = load_checkpoint(checkpoint, net, plan)
         state, plan, known = found.fit, found.plan, True
+        if steps and plan["steps"] != steps:
+            raise UsageError(
+                f"the interrupted run had {plan['steps']} steps of the restorer, not {steps}",
+                remedy="resume with the same --restorer-steps, or start again without --resume",
+            )
     optimiser = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=1e-4, betas=(0.9, 0.98))
     put_moments(optimiser, net, state)
     if not known:

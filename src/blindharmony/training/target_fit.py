@@ -19,7 +19,7 @@ from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 from blindharmony.flow.honesty import most_probable
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.harmonization.typicality import level_bits
-from blindharmony.image import write_text
+from blindharmony.image import entities, write_text
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import HeldOut, Target, TargetInfo, load_target, save_target
 from blindharmony.target.model import atlas_tensor
@@ -31,6 +31,7 @@ from blindharmony.training.pyramid_fit import fit_pyramid
 from blindharmony.training.target_restorer import with_restorer
 from blindharmony.training.target_slices import with_slice_flow
 from blindharmony.training.team import Compute
+from blindharmony.version import VERSION
 
 _RANKS = 512
 _LEAST = 5
@@ -134,6 +135,7 @@ def train_target(
     torch.manual_seed(seed)
     flow = Pyramid(spec, atlas_tensor())
     plan: dict[str, Any] = {
+        "version": VERSION,
         "seed": seed,
         "scans": [h.key for h in training_heads],
         "held-out scans": [h.key for h in unseen_heads],
@@ -230,15 +232,32 @@ def hold_out(scans: list[Path], given: list[Path]) -> tuple[list[Path], list[Pat
         >>> training, unseen = hold_out([Path(f"{i}.nii") for i in range(10)], [])
         >>> [p.name for p in unseen]
         ['4.nii', '9.nii']
+
+    All scans of a person are held out, or none:
+
+        >>> training, unseen = hold_out([Path(f"sub-{i}_ses-{s}_T1w.nii") for i in range(5) for s in "12"], [])
+        >>> [p.name for p in unseen]
+        ['sub-4_ses-1_T1w.nii', 'sub-4_ses-2_T1w.nii']
+
+    Raises:
+        UsageError: If there are too few, or a person is among both.
     """
+    person = {p.resolve(): entities(p).get("sub") or str(p.resolve()) for p in (*scans, *given)}
+    people = list(dict.fromkeys(person[p.resolve()] for p in scans))
     several = {p.resolve() for p in (*scans, *given)}
-    chosen = {p.resolve() for p in given} or {p.resolve() for p in scans[4::5][:4]}
+    chosen = {p.resolve() for p in given} or {p for p, who in person.items() if who in people[4::5][:4]}
     if len(several) < _LEAST or len(several - chosen) < _LEAST - 1:
         raise UsageError(
             f"{len(several)} scans, {len(several - chosen)} of them to learn from, are too few to learn a scanner from",
             remedy=f"give at least {_LEAST}, {_LEAST - 1} of them not held out; 20 are a normal number",
         )
     training = [p for p in scans if p.resolve() not in chosen]
+    both = {person[p.resolve()] for p in training} & {person[p] for p in chosen}
+    if both:
+        raise UsageError(
+            f"sub-{min(both)} is among the scans to learn from and among those held out",
+            remedy="hold out all scans of a person, or none",
+        )
     return training, given or [p for p in scans if p.resolve() in chosen]
 
 

@@ -16,7 +16,7 @@
   function add(files) {
     Array.prototype.forEach.call(files, function (file) {
       if (chosen.some(function (c) { return c.file.name === file.name && c.file.size === file.size && c.file.lastModified === file.lastModified; })) return;
-      chosen.push({ file: file, wrong: wrongWith(file), id: "", share: null });
+      chosen.push({ file: file, wrong: wrongWith(file), trouble: "", id: "", share: null });
     });
     say(count(chosen.length, "scan") + " chosen");
     showChosen();
@@ -33,12 +33,12 @@
     list.hidden = !chosen.length;
     list.replaceChildren.apply(list, chosen.map(function (item) {
       item.bar = el("progress", { max: 1, value: item.share || 0, "aria-label": "Copying " + item.file.name });
-      item.bar.hidden = item.share === null || Boolean(item.wrong);
+      item.bar.hidden = item.share === null || Boolean(item.wrong || item.trouble);
       return el("li", {}, [
         el("span", { class: "name" }, [item.file.name]),
         el("span", { class: "size" }, [bytes(item.file.size)]),
         busy ? el("span") : el("button", { type: "button", class: "button quiet", "aria-label": "Remove " + item.file.name, onclick: function () { remove(item); } }, ["Remove"]),
-        item.wrong ? el("p", { class: "wrong" }, [item.wrong]) : null,
+        item.wrong || item.trouble ? el("p", { class: "wrong" }, [item.wrong || item.trouble]) : null,
         item.bar
       ]);
     }));
@@ -72,20 +72,22 @@
     if (busy || !items.length) return;
     if (together && items.length > most) { say(""); by("hint").textContent = "At most " + most + " scans together. Remove some."; return; }
     busy = true;
+    // Trouble may pass: whatever had it is tried again.
+    items.forEach(function (i) { i.trouble = ""; });
     showChosen();
     items.reduce(function (before, item) {
       return before.then(function () { return item.id ? item : upload(item); })
         .then(function () { return together ? null : start([item]); })
-        .catch(function (error) { bad += 1; item.id = ""; item.share = null; item.wrong = error.message; })
+        .catch(function (error) { bad += 1; item.share = null; item.trouble = error.message; if (error.gone) item.id = ""; })
         .then(showChosen);
     }, Promise.resolve()).then(function () {
       // A group with a damaged member is its owner's decision: remove it, then press again.
       if (!together || bad) return null;
-      return start(items).catch(function (error) { bad += 1; items.forEach(function (i) { i.id = ""; i.share = null; }); items[0].wrong = error.message; });
+      return start(items).catch(function (error) { bad += 1; items.forEach(function (i) { i.share = null; if (error.gone) i.id = ""; }); items[0].trouble = error.message; });
     }).then(function () {
       busy = false;
       showChosen();
-      var left = chosen.filter(function (c) { return c.wrong; }).length;
+      var left = chosen.filter(function (c) { return c.wrong || c.trouble; }).length;
       var words = left ? count(left, "file") + " could not be used; see the list above." : count(items.length, "scan") + " added.";
       if (bad && together) words = "Remove what could not be used, then press Harmonize again.";
       by("hint").textContent = left ? words : "";

@@ -33,7 +33,9 @@
         if (answer.status === 204) return {};
         return answer.json().catch(function () { return {}; }).then(function (said) {
           if (answer.ok) return said;
-          throw new Error(answer.status === 403 ? "Open the link again that was printed when this page was started." : sentence(said.what || "This did not work", said.remedy || "Load the page again"));
+          var trouble = new Error(answer.status === 403 ? "Open the link again that was printed when this page was started." : sentence(said.what || "This did not work", said.remedy || "Load the page again"));
+          trouble.gone = answer.status === 404;
+          throw trouble;
         });
       });
   }

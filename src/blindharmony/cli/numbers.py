@@ -1,0 +1,53 @@
+"""Numbers on the command line, refused where they make no sense before any work begins."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def whole(text: str) -> int:
+    """A whole number that is not negative, such as a seed.
+
+    Example:
+        >>> whole("0")
+        0
+        >>> whole("-1")
+        Traceback (most recent call last):
+        argparse.ArgumentTypeError: '-1' is no whole number from 0 to 9223372036854775807
+    """
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 to {2**63 - 1}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number above zero, such as a number of steps.
+
+    Example:
+        >>> count("0")
+        Traceback (most recent call last):
+        argparse.ArgumentTypeError: '0' is no whole number above zero
+    """
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above zero")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """A finite number above zero, such as minutes.
+
+    Example:
+        >>> amount("0.5")
+        0.5
+        >>> amount("nan")
+        Traceback (most recent call last):
+        argparse.ArgumentTypeError: 'nan' is no number above zero
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number above zero")
+    return value
