@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.numbers import whole
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 
 _EPILOG = """\
@@ -40,7 +39,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--out", type=Path, metavar="FILE", help="file for the result (.nii.gz, .nii, .mgz)")
     p.add_argument("--labels", type=Path, metavar="DSEG", help="tissues on the scan's grid: 1 CSF, 2 grey, 3 white")
     p.add_argument("--mask", type=Path, help="brain mask on the scan's grid; found if not given")
-    p.add_argument("--seed", type=whole, default=0, help="the scanner (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="the scanner (default: %(default)s)")
     p.add_argument("--scan-seed", type=int, metavar="N", help="the scan (default: from the scan's file)")
     p.add_argument("--top", type=float, metavar="X", help="intensity a curve calls 1 (default: the brain's maximum)")
     p.add_argument("--list", action="store_true", help="list the domains and stop")
