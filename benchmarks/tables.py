@@ -113,10 +113,12 @@ def people(content):
     return "\n\n".join(
         [
             f"## Old heads, young target (`oasis`: {content['young']} under 40, {content['old']} over 50, gamma 1.5)",
+            "`python benchmarks/people.py`.",
             table(["method", "PSNR"], rows),
             "## One person scanned twice",
-            "Between the two scans: PSNR, root mean square difference in units of their spread (*relative*: adding "
-            "contrast makes no difference there), and that of their quantile curves (flow units).",
+            "`python benchmarks/people.py`. Between the two scans: PSNR, root mean square difference in units of their "
+            "spread (*relative*: adding contrast makes no difference there), and that of their quantile curves (flow "
+            "units).",
             table(["method", "PSNR", "relative", "curves"], pair),
         ]
     )
@@ -155,8 +157,8 @@ def smooth(content):
     parts = [
         "## Smooth scanners",
         "`python benchmarks/smooth.py`: people left out of the person model, put through known curves; the scanner "
-        "fitted as their expected intensities ask (*plain*), and a parabola in logarithms where it fits. PSNR in dB; "
-        "measured when all heads of a group still counted the same.",
+        "fitted as their expected intensities ask, all heads alike (*plain*), and as the program does it: heads of "
+        "which more is known count more, and a parabola in logarithms where it fits (*smooth*). PSNR in dB.",
     ]
     for name, found in content.items():
         cases = dict.fromkeys(tuple(k.split(", ")[:2]) for k in found["rows"])
