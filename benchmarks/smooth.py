@@ -4,9 +4,10 @@
 
 Needs nothing but model files, as `persons.py`. Each group is left out of the person model, its quantile curves go
 through a curve, and the scanner is fitted from the predicted persons: as asked for, all heads alike ("plain"), and as
-the program does ("smooth"). Decibel over the brightest 1 %, mean and worst person. `step` (contrast jumps between grey and white) and `waves` are no curves that
-the model of smoothness knows. The features of people who are left out together were computed with each other in the
-mean head (not with themselves), and the others' with them: worth 3 to 14 % of the errors, the same for both rows.
+the program does ("smooth"). Decibel over the brightest 1 %, mean and worst person. `step` (contrast jumps between grey
+and white) and `waves` are no curves that the model of smoothness knows. The features of people who are left out
+together were computed with each other in the mean head (not with themselves), and the others' with them: worth 3 to
+14 % of the errors, the same for both rows.
 """
 
 from __future__ import annotations
