@@ -19,7 +19,7 @@ COSTLY_ON = ("gamma1.5", "tissue", "all", "ixi")
 QUICK_DOMAINS, QUICK_SUBJECTS, QUICK_TEACHERS = ("gamma1.5", "tissue"), 2, 5
 #: What a quick run segments, and what it leaves out altogether.
 QUICK_SEGMENTED = ("nothing", "n4-match", "deepharmony", "cyclegan", "curve", "group")
-QUICK_LEFT_OUT = ("latent",)
+QUICK_LEFT_OUT = ("latent", "curve-unrefined", "group-unrefined")
 
 
 @dataclass(frozen=True)
