@@ -66,3 +66,10 @@ def test_trouble_names_the_place_that_was_meant(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file.a\.nii\.gz"):
         write(tmp_path / "file", "x", "a.json")
+
+
+def test_what_another_writer_has_made_meanwhile_is_left_alone(tmp_path):
+    with written_together(places(tmp_path)) as staged:
+        (staged / "a.json").write_text("one")
+        (tmp_path / "a.html").write_text("mine")
+    assert contents(tmp_path) == {"a.html": "mine", "a.json": "one"}

@@ -41,7 +41,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not overwrite and os.path.lexists(path):
-            raise _exists(path)
+            raise taken(path)
         yield temporary
         _flush(temporary)
         move(temporary, path, overwrite=overwrite)
@@ -93,7 +93,7 @@ def move(temporary: Path, path: Path, *, overwrite: bool = False) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError as error:
-        raise _exists(path) from error
+        raise taken(path) from error
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -105,7 +105,7 @@ def _claim(path: Path) -> None:
     try:
         path.open("x").close()
     except FileExistsError as error:
-        raise _exists(path) from error
+        raise taken(path) from error
 
 
 def _about(error: OSError, path: Path, temporary: Path) -> bool:
@@ -116,7 +116,8 @@ def _about(error: OSError, path: Path, temporary: Path) -> bool:
     return name in {path, temporary} or name == path.parent or name in path.parent.parents
 
 
-def _exists(path: Path) -> OutputError:
+def taken(path: Path) -> OutputError:
+    """What is said of a name that another file has."""
     return OutputError("exists already", remedy="pass --overwrite or choose another folder", path=path)
 
 

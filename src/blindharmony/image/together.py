@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blindharmony.errors import OutputError
-from blindharmony.image.atomic import move, translated
+from blindharmony.image.atomic import move, taken, translated
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
         if place.resolve() in used:
             raise OutputError("this is an input of the run", remedy="choose another folder or name", path=place)
         if os.path.lexists(place) and not overwrite:
-            raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=place)
+            raise taken(place)
     staged = folder / f".{last.name[:32]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         try:
@@ -62,7 +62,7 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
             for place in places:
                 if (staged / place.name).exists():
                     move(staged / place.name, place, overwrite=overwrite)
-                else:
+                elif overwrite:
                     place.unlink(missing_ok=True)
         except OSError as error:
             raise translated(error, first) from error

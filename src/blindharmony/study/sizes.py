@@ -41,7 +41,10 @@ def kept_gb(voxels: int) -> float:
 def _voxels(path: Path) -> int:
     import nibabel as nib  # late: options are checked before anything slow is read
 
+    from blindharmony.image.declared import check_header
+
     try:
+        check_header(path)  # a header of a stranger may ask for any amount of memory
         image: Any = nib.load(path)
         return prod(int(n) for n in image.shape)
     except Exception:  # a damaged scan has its own message when its turn comes
