@@ -196,6 +196,35 @@ def test_one_scanner_is_one_job_and_waits_for_a_decision_about_a_bad_scan(browse
         _axe(page)
 
 
+def test_trouble_that_passes_is_tried_again_with_nothing_lost(browser, live, scan):
+    content, went = scan.read_bytes(), []
+
+    def once(route):
+        went.append(route.request.method)
+        if len(went) == 1:
+            route.abort()
+        elif went.count("POST") == 1 and route.request.method == "POST":
+            route.fulfill(status=503, json={"what": "busy", "remedy": "try again"})
+        else:
+            route.continue_()
+
+    with visiting(browser, live, expected=("ERR_FAILED", "status of 503")) as page:
+        page.route("**/api/uploads*", once)
+        page.route("**/api/jobs", lambda route: once(route) if route.request.method == "POST" else route.continue_())
+        page.check("#together")
+        _drop(page, ("one.nii.gz", content), ("two.nii.gz", content))
+        for message in ("connection broke off", "Busy. Try again"):
+            page.click("#go")
+            _until(page, "document.getElementById('go').textContent.startsWith('Harmonize')")
+            assert message.lower() in page.locator("#chosen li", has_text="one.nii.gz").inner_text().lower()
+            assert page.locator("#go").is_enabled()
+        page.click("#go")
+        _done(page)
+        assert went == ["PUT", "PUT", "PUT", "POST", "POST"], "what was sent is not sent again"
+        assert page.locator(".job").count() == 1
+        assert all(name in page.locator(".job").inner_text() for name in ("one.nii.gz", "two.nii.gz"))
+
+
 def test_an_open_page_outlives_the_server(browser, live, scan, tmp_path):
     port = live.site.rpartition(":")[2]
     with visiting(browser, live, expected=("ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", "ERR_SOCKET")) as page:

@@ -57,7 +57,11 @@
         var said = {};
         try { said = JSON.parse(request.responseText); } catch (error) { /* no words of its own */ }
         if (request.status === 201) { item.id = said.id; resolve(item); }
-        else reject(new Error(sentence(said.what || "This did not work", said.remedy || "Load the page again")));
+        else {
+          var trouble = new Error(sentence(said.what || "This did not work", said.remedy || "Load the page again"));
+          trouble.final = request.status === 422 || request.status === 413;
+          reject(trouble);
+        }
       };
       request.send(item.file);
     });
@@ -72,13 +76,13 @@
     if (busy || !items.length) return;
     if (together && items.length > most) { say(""); by("hint").textContent = "At most " + most + " scans together. Remove some."; return; }
     busy = true;
-    // Trouble may pass: whatever had it is tried again.
+    // A file that is wrong stays wrong; trouble may pass, and whatever had it is tried again.
     items.forEach(function (i) { i.trouble = ""; });
     showChosen();
     items.reduce(function (before, item) {
       return before.then(function () { return item.id ? item : upload(item); })
         .then(function () { return together ? null : start([item]); })
-        .catch(function (error) { bad += 1; item.share = null; item.trouble = error.message; if (error.gone) item.id = ""; })
+        .catch(function (error) { bad += 1; item.share = null; item[error.final ? "wrong" : "trouble"] = error.message; if (error.gone) item.id = ""; })
         .then(showChosen);
     }, Promise.resolve()).then(function () {
       // A group with a damaged member is its owner's decision: remove it, then press again.
