@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from blindharmony.cli.main import main
-from blindharmony.errors import BlindHarmonyError
+from blindharmony.errors import BlindHarmonyError, UsageError
 from blindharmony.evidence import run as running
 from blindharmony.evidence.cost import cost
 from blindharmony.evidence.page import write_page
@@ -20,6 +20,7 @@ from blindharmony.evidence.splits import read_splits
 from blindharmony.evidence.system import System
 from blindharmony.evidence.table import collected, csv_text, results, write_results
 from blindharmony.harmonization.typicality import Typicality
+from blindharmony.image import file_sha256
 
 
 class Counting(System):
@@ -107,6 +108,19 @@ def carried_out(plan):
     benchmark = Benchmark(plan, lambda stage, share: None, lambda text: None)
     benchmark.run()
     return benchmark
+
+
+def test_a_target_is_not_tested_with_what_it_has_learnt_from(plan, study):
+    plan.check()
+    for subject, refused in (("sub-03", False), ("sub-02", True)):
+        scan = study / "mine" / subject / "anat" / f"{subject}_T1w.nii.gz"
+        info = plan.target.info.model_copy(update={"learnt_from": (file_sha256(scan)[:16],)})
+        taught = replace(plan, target=replace(plan.target, info=info))
+        if refused:
+            with pytest.raises(UsageError, match="has learnt from sub-02, who are to be tested"):
+                taught.check()
+        else:
+            taught.check()
 
 
 def test_steps_failures_and_resuming(plan, monkeypatch):
@@ -232,9 +246,12 @@ def test_a_step_is_known_by_all_that_went_in(plan, study):
     entries = (*plan.systems, Entry("slow", 60.0, costly=True, made=Empty))
     plan = replace(plan, systems=entries, costly_on=("gamma1.5",))
     before, quick = steps(plan), steps(replace(plan, quick=True))
-    # Of two test scans a slow system takes one in a quick run, and both in a full one.
+    # Of two test scans a slow system takes one in a quick run, and both in a full one; of another site all do.
     assert len(plan.tested("mine")) == 2
-    assert {k[2] for k in before if before[k] != quick[k]} == {"slow"}
+    assert {k[1:] for k in before if before[k] != quick[k]} == {
+        ("gamma1.5", "slow"),
+        *(("theirs", e.name) for e in entries if not e.costly),
+    }
     # Another file of a teacher makes another step of whoever learns.
     scan = next((study / "mine" / "sub-03" / "anat").glob("*.nii.gz"))
     content = scan.read_bytes()

@@ -43,14 +43,14 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--out", type=Path, metavar="DIR", help="results, kept steps, checkpoints")
     p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
     p.add_argument("--target-set", metavar="NAME", help="set of the target's scanner (default: named as the model)")
-    p.add_argument("--quick", action="store_true", help="two subjects, few sources, short trainings: minutes")
+    p.add_argument("--quick", action="store_true", help="two subjects, two sources, short trainings: minutes")
     p.add_argument("--methods", nargs="+", metavar="NAME", help="systems (default: all); --list names them")
     p.add_argument("--list", action="store_true", help="list systems and simulated scanners and stop")
     p.add_argument("--source-sets", nargs="+", metavar="NAME", help="real source scanners (default: all other sets)")
     p.add_argument("--domains", nargs="+", metavar="NAME", help="simulated source scanners (default: all)")
     p.add_argument("--legs", nargs="+", metavar="LEG", help="simulated, real, segmentation (default: all)")
     p.add_argument("--costly-on", nargs="+", metavar="NAME", help="sources for the slow systems")
-    p.add_argument("--minutes", type=amount, metavar="M", help="training time of each network (default: 10; quick 0.3)")
+    p.add_argument("--minutes", type=amount, metavar="M", help="training time of each network (default: 10; quick 0.2)")
     p.add_argument("--segmenter", default="", metavar="CMD", help="external segmenter, with {input} and {output} in it")
     p.add_argument("--white-matter-label", type=int, nargs="+", default=[3], metavar="N", help="its labels")
     p.add_argument("--heads", type=Path, metavar="DIR", help="where prepared scans are kept (default: OUT/heads)")
@@ -98,7 +98,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     Raises:
         UsageError: If they cannot be carried out.
     """
-    from blindharmony.evidence.plan import COSTLY_ON, LEGS, QUICK_DOMAINS, QUICK_LEFT_OUT, Plan
+    from blindharmony.evidence.plan import COSTLY_ON, LEGS, QUICK_DOMAINS, QUICK_LEFT_OUT, QUICK_MINUTES, Plan
     from blindharmony.evidence.registry import chosen
     from blindharmony.evidence.scanners import SIMULATED
     from blindharmony.evidence.segmenters import check_command
@@ -126,7 +126,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         ),
         legs=tuple(arguments.legs or LEGS),
         costly_on=tuple(arguments.costly_on or (COSTLY_ON[:1] if quick else COSTLY_ON)),
-        minutes=arguments.minutes if arguments.minutes is not None else (0.3 if quick else 10.0),
+        minutes=arguments.minutes if arguments.minutes is not None else (QUICK_MINUTES if quick else 10.0),
         seed=arguments.seed,
         quick=quick,
         segmenter=check_command(arguments.segmenter) if arguments.segmenter else "",

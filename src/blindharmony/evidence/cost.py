@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blindharmony.evidence.heads import Files
-from blindharmony.evidence.plan import Plan
+from blindharmony.evidence.plan import Plan, Source
+from blindharmony.evidence.registry import Entry
 from blindharmony.evidence.run import Benchmark
+from blindharmony.evidence.scanners import FROM_RAW
+from blindharmony.harmonization.latent import LatentSettings
 
 # Seconds on two cores: preparing a scan, putting it through a simulated scanner, measuring it in each leg.
 _PREPARE, _SCAN = 20.0, 2.0
+# Of this package's own methods, finding the bias field of a scan again, twice.
+_AGAIN = 30.0
 _MEASURE = {"simulated": 1.2, "real": 1.5, "segmentation": 12.0}
 
 
@@ -49,12 +54,23 @@ def cost(benchmark: Benchmark) -> Cost:
     for source, name in dict.fromkeys((s.source, s.system) for s in left):
         own = [s for s in left if (s.source, s.system) == (source, name)]
         of, entry = benchmark.steps[own[0]]
-        seconds += entry.seconds * plan.scans_of(entry, "", of)
+        seconds += (_share(plan, entry) * entry.seconds + _again(plan, entry, of)) * plan.scans_of(entry, "", of)
         seconds += sum(_MEASURE[s.leg] * plan.scans_of(entry, s.leg, of) for s in own)
         if entry.trained:
             trainings.add(name if name == "target-unet" else f"{name} {source}")
     seconds += _SCAN * len({s.source for s in left}) * len(plan.tested(plan.target_set))
     return Cost(len(benchmark.steps), len(left), missing, len(trainings), seconds / 60 + plan.minutes * len(trainings))
+
+
+def _share(plan: Plan, entry: Entry) -> float:
+    """Of the turns of the published iteration that it takes."""
+    turns = LatentSettings.published().iterations
+    return min(plan.turns or turns, turns) / turns if entry.costly and not entry.trained else 1.0
+
+
+def _again(plan: Plan, entry: Entry, source: Source) -> float:
+    corrects = entry.ours and plan.target.info.recipe.n4
+    return _AGAIN if corrects and (source.kind == "real" or source.name in FROM_RAW) else 0.0
 
 
 def _missing(plan: Plan) -> int:

@@ -67,6 +67,7 @@ def _about(plan: Plan, content: Mapping[str, Any]) -> Section:
         ("training subjects", len(content["teachers"]["training"])),
         ("size", "quick" if plan.quick else "full"),
         ("minutes a network", plan.minutes),
+        ("turns of the published iteration", plan.turns or "all"),
         ("seed", plan.seed),
     ]
     notes = [TESTS, "Nothing was tuned on test subjects; preparation and mask are the same for all systems."]

@@ -11,15 +11,17 @@ from blindharmony.evidence.heads import Files
 from blindharmony.evidence.registry import Entry
 from blindharmony.evidence.scanners import SIMULATED, needs_labels
 from blindharmony.evidence.splits import Split
+from blindharmony.image import file_sha256
 from blindharmony.target import Target
 
 LEGS = ("simulated", "real", "segmentation")
 #: Where networks are trained and the published iteration runs, if nothing else is asked for.
 COSTLY_ON = ("gamma1.5", "tissue", "all", "ixi")
-QUICK_DOMAINS, QUICK_SUBJECTS, QUICK_TEACHERS = ("gamma1.5", "tissue"), 2, 5
-#: What a quick run segments, and what it leaves out altogether.
-QUICK_SEGMENTED = ("nothing", "n4-match", "deepharmony", "cyclegan", "curve", "group")
-QUICK_LEFT_OUT = ("latent", "curve-unrefined", "group-unrefined")
+#: What a quick run takes: scanners, subjects of the target's set and of a real source, teachers, minutes a network.
+QUICK_DOMAINS, QUICK_SUBJECTS, QUICK_OTHERS, QUICK_TEACHERS, QUICK_MINUTES = ("gamma1.5",), 2, 1, 3, 0.2
+#: What it segments, what it leaves out altogether, how many turns it leaves to the published iteration.
+QUICK_SEGMENTED = ("nothing", "n4-match", "deepharmony", "curve", "group")
+QUICK_LEFT_OUT, QUICK_TURNS = ("latent", "curve-unrefined", "group-unrefined"), 2
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Plan:
         costly_on: Sources for which costly systems run.
         minutes: Training time of each network.
         seed: Of everything random.
-        quick: Two subjects, few sources.
+        quick: Two subjects, two sources, small budgets.
         segmenter: External command; the included network if empty.
         white: Its labels of white matter.
     """
@@ -80,7 +82,13 @@ class Plan:
 
     def tested(self, name: str) -> tuple[str, ...]:
         """Test subjects of a set."""
-        return self.splits[name].test[: QUICK_SUBJECTS if self.quick else None]
+        few = QUICK_SUBJECTS if name == self.target_set else QUICK_OTHERS
+        return self.splits[name].test[: few if self.quick else None]
+
+    @property
+    def turns(self) -> int | None:
+        """Of the published iteration, where it does not go its whole way."""
+        return QUICK_TURNS if self.quick else None
 
     def teachers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Training and held-out subjects of the target's set."""
@@ -133,7 +141,8 @@ class Plan:
         """Refuse what cannot be carried out.
 
         Raises:
-            UsageError: If a domain or set is unknown, or nobody of the target's set may teach.
+            UsageError: If a domain or set is unknown, nobody of the target's set may teach, or the target knows a scan
+                that it is to be tested with.
         """
         for domain in self.domains:
             if domain not in SIMULATED:
@@ -143,3 +152,11 @@ class Plan:
                 raise UsageError(f"there is no set '{name}'", remedy=f"choose of {', '.join(self.splits)}")
         if not self.split.train:
             raise UsageError(f"'{self.target_set}' has no training subjects", remedy="choose another --target-set")
+        known = self.target.info.learnt_from
+        tested = self.split.test if known else ()
+        taught = [s for s in tested if file_sha256(Files.of(self.split.folder, s).scan)[:16] in known]
+        if taught:
+            raise UsageError(
+                f"the target '{self.target.info.name}' has learnt from {', '.join(taught)}, who are to be tested",
+                remedy="train it without them, or test others",
+            )

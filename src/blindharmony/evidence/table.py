@@ -40,6 +40,7 @@ def results(plan: Plan, cells: Sequence[Cell]) -> dict[str, Any]:
         "seed": plan.seed,
         "quick": plan.quick,
         "minutes": plan.minutes,
+        "turns": plan.turns,
         "segmenter": plan.segmenter or "included",
         "tested": {name: list(plan.tested(name)) for name in (plan.target_set, *plan.source_sets)},
         "teachers": {"training": list(plan.teachers()[0]), "held out": list(plan.teachers()[1])},

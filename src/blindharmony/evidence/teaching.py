@@ -60,7 +60,7 @@ class Teaching:
         of_source = system.sees in (_UNPAIRED, _PAIRED)
         key = key_of(plan.target.digest, *plan.teacher_keys, plan.minutes, plan.seed)[:12]
         folder = plan.out / "learnt" / (source.name if of_source else "target") / f"{system.name}-{key}"
-        found = Material(plan.target, (), (), (), (), folder, plan.minutes, plan.seed)
+        found = Material(plan.target, (), (), (), (), folder, plan.minutes, plan.seed, plan.turns)
         if not learns:
             return found
         heads, held = self.training, own(self.held_out)
