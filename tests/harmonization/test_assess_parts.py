@@ -123,6 +123,8 @@ def test_redrawing_keeps_the_coarse_image(tiny_target):
 def test_heads_are_repeatable_and_steady_at_temperature_zero(tiny_target):
     a, b = (drawn_heads(tiny_target, seed=3, number=1) for _ in range(2))
     np.testing.assert_array_equal(a, b)
+    heads = [h.tobytes() for seed in range(3) for h in drawn_heads(tiny_target, seed=seed, number=2)]
+    assert len(set(heads)) == 6
     zero = drawn_heads(tiny_target, temperature=0.0, number=2)
     np.testing.assert_array_equal(zero[0], zero[1])
     bare = replace(tiny_target, pyramid=None)

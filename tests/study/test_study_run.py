@@ -11,10 +11,10 @@ from fake_work import whole
 
 from blindharmony.errors import OutputError
 from blindharmony.image import write_sidecar
+from blindharmony.lock import locked
 from blindharmony.study.engines.processes import ProcessEngine
 from blindharmony.study.layout import bids_scans
 from blindharmony.study.ledger import Ledger
-from blindharmony.study.lock import locked
 from blindharmony.study.planning import make_plan, planned
 from blindharmony.study.publish import publish, remove
 from blindharmony.study.run import held

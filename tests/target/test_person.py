@@ -38,6 +38,23 @@ def test_leaving_a_head_out_is_training_without_it():
         np.testing.assert_allclose(model.left_out()[head], model.mean + kernel[first, rest] @ weights, atol=1e-8)
 
 
+def test_two_scans_of_a_person_are_one_person():
+    """Leaving out a head whose person was scanned twice leaves out both, and says what training without both says."""
+    model = family(versions=3)
+    twice = PersonModel(model.features, model.curves, model.heads, people=model.heads // 2)
+    kernel = model._kernel(model.features, model.features)
+    same = twice.people[:, None] == twice.people
+    noise = 0.5 * same + 0.5 * np.eye(len(same))
+    rest = twice.people != 2
+    weights = np.linalg.solve((kernel + noise)[np.ix_(rest, rest)], (model.curves - model.mean)[rest])
+    for head in (4, 5):
+        first = np.flatnonzero(twice.heads == head)[0]
+        np.testing.assert_allclose(twice.left_out()[head], model.mean + kernel[first, rest] @ weights, atol=1e-8)
+    assert twice.left_out().shape == model.left_out().shape
+    np.testing.assert_array_equal(twice.themselves, model.themselves)
+    np.testing.assert_allclose(twice.spread, model.spread * (6 / 5) / (12 / 11))
+
+
 def test_the_mean_takes_only_heads_as_they_are():
     model = family(versions=3)
     np.testing.assert_array_equal(model.themselves, np.tile([True, False, False], 12))

@@ -101,6 +101,23 @@ class TestRoundTrip:
             assert was.keys() == now.keys()
             assert all(torch.equal(was[k], now[k]) for k in was)
 
+    def test_who_is_who_comes_back(self, target, path):
+        person = replace(target.person, people=np.zeros_like(target.person.heads))
+        info = target.info.model_copy(update={"learnt_from": ("0123456789abcdef",)})
+        save_target(replace(target, info=info, person=person), path)
+        loaded = load_target(path)
+        np.testing.assert_array_equal(loaded.person.people, person.people)
+        assert loaded.info.learnt_from == info.learnt_from
+
+    def test_an_older_model_is_saved_in_todays_format(self, content, path):
+        tensors, description = parts(content)
+        del description["learnt_from"]
+        path.write_bytes(pack(tensors, description | {"format": 5}))
+        loaded = load_target(path)
+        assert (loaded.info.format, loaded.info.learnt_from, loaded.person.people) == (5, (), None)
+        again = save_target(loaded, path.with_name("again.safetensors"))
+        assert again.info.format == load_target(path.with_name("again.safetensors")).info.format == FORMAT
+
     def test_loading_and_saving_gives_equal_bytes(self, content, path):
         path.write_bytes(content)
         loaded = load_target(path)
@@ -233,6 +250,11 @@ class TestEarlierFormats:
         assert loaded.info.format == 2
         assert loaded.person.textures is None
         assert (loaded.person.likeness(np.zeros(3)) == 1).all()
+
+    @pytest.mark.parametrize("people", [torch.zeros(5, dtype=torch.int64), torch.zeros(6)])
+    def test_people_that_do_not_fit_are_refused(self, people, content, path):
+        tensors, description = parts(content)
+        assert "people" in refusal(path, pack(tensors | {"person.people": people}, description))
 
     @pytest.mark.parametrize(
         "textures", [torch.zeros(5, 3), torch.zeros(6), torch.zeros(6, 0), torch.full((6, 3), torch.nan)]

@@ -59,6 +59,18 @@ def test_a_head_is_not_compared_with_a_mean_that_holds_it(heads):
     assert same == [False, False, True, False, False]
 
 
+def test_a_head_is_not_compared_with_a_mean_that_holds_its_person(heads):
+    coarse = [halved(*h) for h in heads]
+    spiked = [(x.copy(), m) for x, m in coarse]
+    spiked[2] = (spiked[2][0] + 5.0, spiked[2][1])
+    whose = ["a", "b", "c", "c", "d"]
+    a, b = (fit_people(calls_of(heads), c, heads[0][1], LEVELS, people=whose) for c in (coarse, spiked))
+    same = [np.allclose(a.features[6 * i], b.features[6 * i]) for i in range(5)]
+    assert same == [False, False, True, True, False]
+    assert a.people.tolist() == [0] * 6 + [1] * 6 + [2] * 12 + [3] * 6
+    assert fit_people(calls_of(heads), coarse, heads[0][1], LEVELS, people=list("edcba")).people is None
+
+
 def test_versions_keep_the_mask_and_spoil_as_they_say(heads):
     image, mask = heads[0]
     versions = list(seen_as(image, mask, np.random.default_rng(0)))

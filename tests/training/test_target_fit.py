@@ -15,8 +15,9 @@ from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import load_target
 from blindharmony.target.restorer import RestorerSpec
 from blindharmony.training.head import prepare_head
+from blindharmony.training.hold_out import hold_out
 from blindharmony.training.pool import make_pool
-from blindharmony.training.target_fit import hold_out, train_target
+from blindharmony.training.target_fit import train_target
 from heads import head_grid, synthetic_brain
 from targets import TINY
 

@@ -22,7 +22,8 @@ def drawn_heads(target: Target, *, temperature: float = 1.0, number: int = 1, se
         target: With a whole-volume flow.
         temperature: Standard deviation of the latents: 1 is what the flow believes, less is nearer to the usual.
         number: How many.
-        seed: Head ``i`` is the same at every temperature but for the size of what is random about it.
+        seed: Head ``i`` is the same at every temperature but for the size of what is random about it, and no head of
+            another seed.
 
     Returns:
         Flow units, the template grid at 2 mm, shape ``(number, 80, 96, 80)``, zero outside.
@@ -34,7 +35,9 @@ def drawn_heads(target: Target, *, temperature: float = 1.0, number: int = 1, se
     mask = torch.from_numpy(target.coverage > 0.5)[None, None]
     heads = []
     for index in range(number):
-        generator = torch.Generator().manual_seed(seed + index)
+        # Neighbouring seeds would share heads if the two were added.
+        own = int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(own)
         with torch.inference_mode():
             heads.append(flow.sample(mask, temperature=temperature, generator=generator)[0, 0].numpy())
     return np.stack(heads)

@@ -105,6 +105,7 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
     check_installed()
     import uvicorn
 
+    from blindharmony.lock import locked
     from blindharmony.serve.app import Desk, make_app
     from blindharmony.serve.page import Page
     from blindharmony.serve.queue import Queue
@@ -112,7 +113,6 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
     from blindharmony.serve.store import Store
     from blindharmony.serve.targets import choices
     from blindharmony.serve.uploads import Uploads
-    from blindharmony.study.lock import locked
 
     targets, folder = choices(options.targets), options.folder.resolve()
     _check_own(folder)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.image import write_sidecar
+from blindharmony.lock import locked
 from blindharmony.study.hashes import hashed
 from blindharmony.study.layout import Scan
 from blindharmony.study.ledger import Ledger, read_json
-from blindharmony.study.lock import locked
 from blindharmony.study.masks import find_mask
 from blindharmony.study.scanners import Group
 from blindharmony.study.settings import Item

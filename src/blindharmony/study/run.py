@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blindharmony.errors import OutputError
+from blindharmony.lock import locked
 from blindharmony.study.engines.task import Engine, Outcome, Task
 from blindharmony.study.failures import write_failures
 from blindharmony.study.group_run import WORK, GroupRun, Run
 from blindharmony.study.layout import Scan
 from blindharmony.study.ledger import Ledger
-from blindharmony.study.lock import locked
 from blindharmony.study.planning import Plan
 from blindharmony.study.publish import remove
 from blindharmony.study.settings import Item, Settings

@@ -20,7 +20,7 @@ from blindharmony.flow import MultiScaleFlow
 from blindharmony.flow.pyramid import Pyramid
 from blindharmony.image import parse_json, write_bytes
 from blindharmony.target.model import FORMAT, Target, TargetInfo, atlas_tensor, included_targets
-from blindharmony.target.parts import ARRAYS, PERSON, checked_arrays, checked_network, checked_person
+from blindharmony.target.parts import ARRAYS, MORE_OF_PERSON, PERSON, checked_arrays, checked_network, checked_person
 from blindharmony.target.restorer import Restorer
 
 _KEY = "blindharmony"
@@ -41,14 +41,16 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
     """
     tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(target, name))) for name in ARRAYS}
     if target.person is not None:
-        parts = {k: getattr(target.person, k) for k in (*PERSON, "textures")}
+        parts = {k: getattr(target.person, k) for k in (*PERSON, *MORE_OF_PERSON)}
         tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in parts.items() if v is not None}
     for part, module in ((p, getattr(target, p)) for p in _PARTS):
         if module is not None:
             tensors |= {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    content = save_tensors(tensors, {_KEY: target.info.model_dump_json()})
+    # What was read from an older file has been put into the words of this format.
+    info = target.info.model_copy(update={"format": FORMAT})
+    content = save_tensors(tensors, {_KEY: info.model_dump_json()})
     write_bytes(Path(path), content, overwrite=overwrite)
-    return replace(target, digest=_digest(content))
+    return replace(target, info=info, digest=_digest(content))
 
 
 def load_target(target: str | Path | Target) -> Target:

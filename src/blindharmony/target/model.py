@@ -21,7 +21,7 @@ from blindharmony.prep.template import load_template
 from blindharmony.target.person import PersonModel
 from blindharmony.target.restorer import Restorer, RestorerSpec
 
-FORMAT = 5
+FORMAT = 6
 
 
 class HeldOut(BaseModel):
@@ -70,6 +70,8 @@ class TargetInfo(BaseModel):
         name: What people call it.
         suffix: BIDS suffix of the contrast.
         scans: Number of training scans.
+        learnt_from: SHA-256 of the files of all scans that it knows, held-out ones too, first 16 digits, sorted; empty
+            in models made before it was kept. They tell whether a given file was among them, and nothing else.
         recipe: Preparation, applied to every scan that is harmonized.
         unit: Intensity of 1.0 in the flow's units, in the target scanner's own units.
         pyramid: Shape of the whole-volume flow.
@@ -93,6 +95,7 @@ class TargetInfo(BaseModel):
     name: str
     suffix: str = "T1w"
     scans: int = Field(ge=0)
+    learnt_from: tuple[str, ...] = ()
     recipe: PrepRecipe = PrepRecipe()
     unit: float = Field(default=1.0, gt=0, lt=1e12)
     pyramid: PyramidSpec | None = None

@@ -15,6 +15,8 @@ from blindharmony.target.person import PersonModel
 
 ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
 PERSON = ("features", "curves", "heads")
+#: What a person model may lack.
+MORE_OF_PERSON = ("textures", "people")
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -50,7 +52,7 @@ _MAX_TEXTURES = 64
 
 
 def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | None:
-    """The person model, None in models of format 1; without textures in those of format 2.
+    """The person model, None in models of format 1; without textures in those of format 2, people in those before 6.
 
     Raises:
         ValueError: If shapes do not fit each other, or values are no numbers.
@@ -71,7 +73,10 @@ def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | N
             raise ValueError(f"person has textures of shape {textures.shape}")
         if not (np.abs(textures) < _MAX_VALUE).all():
             raise ValueError("person has textures that are no numbers")
-    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads, textures)
+    people = tensors["person.people"].numpy() if "person.people" in tensors else None
+    if people is not None and (people.shape != heads.shape or people.dtype.kind != "i"):
+        raise ValueError(f"person has people of shape {people.shape}")
+    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads, textures, people)
 
 
 def checked_network(part: str, tensors: Mapping[str, Tensor], make: Callable[[], Network]) -> Network:

@@ -6,8 +6,9 @@ curves :math:`Q`, taught by the target's own scans as they are and as seen throu
 .. math:: \hat Q(f) = \bar Q + k(f)^\top (K + N)^{-1} (Q_{1..R} - \bar Q), \qquad
           k(f, f') = \lambda \ell^2 \exp\bigl(-\|f - f'\|^2 / 2\ell^2\bigr)\; w^\top P w'
 
-The noise :math:`N` is shared half and half by all rows of one head and by each row alone: six versions of one head
-are not six people. A scan unlike anything seen in training gets the mean curve: masked histogram matching.
+The noise :math:`N` is shared half and half by all rows of one person and by each row alone: six versions of one head
+are not six people, nor are two scans of one. A scan unlike anything seen in training gets the mean curve: masked
+histogram matching.
 
 Noise and blur move the features, and another way in every head, so a version of a head mostly speaks for scans of its
 kind: :math:`P` is 1 for the same version (as it is, noisy, blurred, ...) and less for another. Which versions a scan is
@@ -54,6 +55,7 @@ class PersonModel:
             are its versions, the same ones in the same order for every head.
         textures: Noise, blur and slices of each row, shape ``(R, T)``; None in models made before it was kept: then
             all versions count the same.
+        people: Whose head a row belongs to, shape ``(R,)``, if some are scans of one person; None: all are different.
 
     Example:
         >>> f = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
@@ -68,6 +70,11 @@ class PersonModel:
     curves: Array
     heads: NDArray[np.int64]
     textures: Array | None = None
+    people: NDArray[np.int64] | None = None
+
+    @property
+    def _people(self) -> NDArray[np.int64]:
+        return self.heads if self.people is None else self.people
 
     @cached_property
     def mean(self) -> Array:
@@ -137,7 +144,7 @@ class PersonModel:
 
     @cached_property
     def _precision(self) -> Array:
-        same = (self.heads[:, None] == self.heads).astype(np.float64)
+        same = (self._people[:, None] == self._people).astype(np.float64)
         noise = _SHARED * same + (1 - _SHARED) * np.eye(len(self.heads))
         return np.asarray(np.linalg.inv(self._among + noise))
 
@@ -182,16 +189,16 @@ class PersonModel:
 
     @cached_property
     def spread(self) -> Array:
-        """Root mean square difference of a head from the mean of the others, by rank, shape ``(Q,)``."""
-        own = self.curves[self.themselves]
-        return np.asarray(own.std(0) * len(own) / max(len(own) - 1, 1))
+        """Root mean square difference of a head from the mean of other people's, by rank, shape ``(Q,)``."""
+        own, people = self.curves[self.themselves], len(np.unique(self._people))
+        return np.asarray(own.std(0) * people / max(people - 1, 1))
 
     def left_out(self) -> Array:
-        """What each head's curve would have been without any version of it in training, shape ``(heads, Q)``."""
-        found = []
+        """What each head's curve would have been without any row of its person in training, shape ``(heads, Q)``."""
         residual = self.curves - self.mean
-        for head in np.unique(self.heads):
-            rows = np.flatnonzero(self.heads == head)
+        found = np.empty_like(residual)
+        for person in np.unique(self._people):
+            rows = np.flatnonzero(self._people == person)
             missed = np.linalg.solve(self._precision[np.ix_(rows, rows)], self._weights[rows])
-            found.append((residual[rows] - missed)[0] + self.mean)
-        return np.array(found)
+            found[rows] = residual[rows] - missed + self.mean
+        return np.asarray(found[self.themselves])

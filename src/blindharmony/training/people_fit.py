@@ -46,29 +46,34 @@ def fit_people(
     region: Mask,
     levels: NDArray[np.float64],
     *,
+    people: Sequence[str] = (),
     on_head: Callable[[int, int], None] | None = None,
 ) -> PersonModel:
     """The person model of a target.
 
-    The mean head that a scan is compared with never contains that scan itself: a head must not look typical only
-    because it was averaged in.
+    The mean head that a scan is compared with never contains that person: a head must not look typical only because
+    it was averaged in.
 
     Args:
         heads: For every target scan a call that gives it on the template grid, in flow units, and its mask.
         coarse: The same scans at 2 mm; their mean is the atlas.
         region: Where scans are compared, template grid.
         levels: Ranks of the quantile curves.
+        people: Whose scan each is; all different people if empty.
         on_head: Called with heads done and their number.
     """
     total = np.sum([x * m for x, m in coarse], 0)
     count = np.sum([m for _, m in coarse], 0).astype(np.float32)
     plain = [np.asarray(np.quantile(image[mask & region], levels), np.float64) for image, mask in (h() for h in heads)]
     mean: NDArray[np.float64] = np.mean(plain, 0)
+    whose = np.unique(people, return_inverse=True)[1] if people else np.arange(len(heads))
     features, textures, curves, owners = [], [], [], []
-    for index, (head, (own, own_mask)) in enumerate(zip(heads, coarse, strict=True)):
+    for index, head in enumerate(heads):
         image, mask = head()
         inside = mask & region
-        others = (total - own * own_mask) / np.maximum(count - own_mask, 1)
+        same = [own for own, who in zip(coarse, whose, strict=True) if who == whose[index]]
+        others = total - np.sum([x * m for x, m in same], 0)
+        others = others / np.maximum(count - np.sum([m for _, m in same], 0, dtype=np.float32), 1)
         atlas = upsampled(others.astype(np.float32))
         image = np.where(inside, image, 0).astype(np.float32)
         for version in seen_as(image, inside, np.random.default_rng(index)):
@@ -82,4 +87,5 @@ def fit_people(
             owners.append(index)
         if on_head:
             on_head(index + 1, len(heads))
-    return PersonModel(np.array(features), np.array(curves), np.array(owners), np.array(textures))
+    several = whose[owners] if len(np.unique(whose)) < len(heads) else None
+    return PersonModel(np.array(features), np.array(curves), np.array(owners), np.array(textures), several)

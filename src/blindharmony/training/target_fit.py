@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from blindharmony.device import exact_convolutions
@@ -19,22 +17,23 @@ from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
 from blindharmony.flow.honesty import most_probable
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.harmonization.typicality import level_bits
-from blindharmony.image import entities, write_text
+from blindharmony.image import file_sha256, write_text
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import HeldOut, Target, TargetInfo, load_target, save_target
 from blindharmony.target.model import atlas_tensor
 from blindharmony.training.head import Head, prepare_head
-from blindharmony.training.people_fit import fit_people
+from blindharmony.training.hold_out import hold_out, person_of
 from blindharmony.training.pool import COPIES, Pool, make_pool, mean_image
 from blindharmony.training.progress import Report
 from blindharmony.training.pyramid_fit import fit_pyramid
+from blindharmony.training.target_people import with_people
 from blindharmony.training.target_restorer import with_restorer
 from blindharmony.training.target_slices import with_slice_flow
 from blindharmony.training.team import Compute
+from blindharmony.training.work_folder import work_folder
 from blindharmony.version import VERSION
 
 _RANKS = 512
-_LEAST = 5
 _FLOW_SHARE = 2 / 3
 _CHANGES = np.linspace(-0.1, 0.1, 5)
 _FAMILIES = ("gain", "gamma", "bias left-right", "bias back-front", "bias down-up")
@@ -108,111 +107,113 @@ def train_target(
     """
     if out.exists() and not overwrite:
         raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=out)
+    for what, value in (("steps", steps), ("slice_steps", slice_steps), ("restorer_steps", restorer_steps)):
+        if value is not None and value < 0:
+            raise UsageError(f"{what} is {value}", remedy="give a number of steps, or None to go by the time")
+    for what, time in (("minutes", minutes), ("slice_minutes", slice_minutes)):
+        if not 0 <= time < math.inf:
+            raise UsageError(f"{what} is {time}", remedy="give a time in minutes")
     compute = compute or Compute()
     team = compute.team
     training, unseen = hold_out(list(scans), list(held_out))
     recipe, spec = recipe or PrepRecipe(), spec or PyramidSpec()
-    work = out.with_name(f"{out.name}.work")
-    if team.first and not resume and work.exists():
-        for old in ("checkpoint.safetensors", "log.jsonl", "slices.safetensors", "restorer.safetensors"):
-            work.joinpath(old).unlink(missing_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
     say: Report = report or (lambda stage, done, numbers: None)
-    team.wait()
-    if team.size > 1:
-        _prepared([(training + unseen)[i] for i in team.share(len(training + unseen))], recipe, work, say)
+    with work_folder(out, resume=resume, first=team.first) as work:
         team.wait()
-    heads = _prepared(training + unseen, recipe, work, say)
-    training_heads, unseen_heads = heads[: len(training)], heads[len(training) :]
+        if team.size > 1:
+            _prepared([(training + unseen)[i] for i in team.share(len(training + unseen))], recipe, work, say)
+            team.wait()
+        heads = _prepared(training + unseen, recipe, work, say)
+        training_heads, unseen_heads = heads[: len(training)], heads[len(training) :]
 
-    def on_head(done: int, total: int) -> None:
-        say("deforming heads", done / total, {})
+        def on_head(done: int, total: int) -> None:
+            say("deforming heads", done / total, {})
 
-    pool = team.after_first(lambda: make_pool(training_heads, work, seed=seed, copies=copies, on_head=on_head))
-    unseen_pool = team.after_first(lambda: make_pool(unseen_heads, work, seed=seed, copies=0))
-    average, coverage = mean_image(pool)
-    judged = replace(unseen_pool, region=(coverage > 0.5)[None, None])
-    torch.manual_seed(seed)
-    flow = Pyramid(spec, atlas_tensor())
-    plan: dict[str, Any] = {
-        "version": VERSION,
-        "seed": seed,
-        "scans": [h.key for h in training_heads],
-        "held-out scans": [h.key for h in unseen_heads],
-        "preparation": recipe.digest(),
-        "deformed copies": copies,
-        "flow": spec.model_dump(mode="json"),
-        "batch": compute.batch,
-        "mixed precision": compute.mixed,
-    }
-    flow_minutes = minutes * (_FLOW_SHARE if restorer else 1)
-    calibrated = fit_pyramid(
-        flow,
-        pool,
-        unseen_pool,
-        work,
-        judged=judged,
-        plan=plan,
-        minutes=flow_minutes,
-        steps=steps,
-        resume=resume,
-        compute=compute,
-        report=say,
-    )
-    if not team.first:
-        team.wait()
-        return load_target(out)
-    spreads = tuple(c.spread for c in calibrated)
-    say("calibrating", 1.0, {})
-    info = TargetInfo(
-        name=name or out.stem,
-        suffix=suffix,
-        scans=len(training),
-        recipe=recipe,
-        # The middle scan's gain: the harmonized image then looks like a scan of this scanner in numbers too.
-        unit=float(np.median([h.gain for h in training_heads])),
-        pyramid=spec,
-        data=data,
-        licence=licence,
-        made_with=version,
-        seed=seed,
-        notes=dict(notes or {}),
-    )
-    target = _judged(_assemble(info, flow, average, coverage), judged, spreads, say)
-    target = with_people(target, heads, (pool, unseen_pool), report=say)
-    if restorer:
-        target = with_restorer(
-            target,
-            training_heads,
-            unseen_heads,
-            minutes=minutes - flow_minutes,
-            steps=restorer_steps,
-            seed=seed,
+        pool = team.after_first(lambda: make_pool(training_heads, work, seed=seed, copies=copies, on_head=on_head))
+        unseen_pool = team.after_first(lambda: make_pool(unseen_heads, work, seed=seed, copies=0))
+        average, coverage = mean_image(pool)
+        judged = replace(unseen_pool, region=(coverage > 0.5)[None, None])
+        torch.manual_seed(seed)
+        flow = Pyramid(spec, atlas_tensor())
+        plan: dict[str, Any] = {
+            "version": VERSION,
+            "seed": seed,
+            "scans": [h.key for h in training_heads],
+            "held-out scans": [h.key for h in unseen_heads],
+            "preparation": recipe.digest(),
+            "deformed copies": copies,
+            "flow": spec.model_dump(mode="json"),
+            "batch": compute.batch,
+            "mixed precision": compute.mixed,
+        }
+        flow_minutes = minutes * (_FLOW_SHARE if restorer else 1)
+        calibrated = fit_pyramid(
+            flow,
+            pool,
+            unseen_pool,
+            work,
+            judged=judged,
             plan=plan,
-            folder=work,
+            minutes=flow_minutes,
+            steps=steps,
             resume=resume,
-            device=compute.device,
+            compute=compute,
             report=say,
         )
-    if slice_minutes > 0 or slice_steps:
-        target = with_slice_flow(
-            target,
-            training_heads,
-            unseen_heads,
-            minutes=slice_minutes,
-            steps=slice_steps,
+        if not team.first:
+            team.wait()
+            return load_target(out)
+        spreads = tuple(c.spread for c in calibrated)
+        say("calibrating", 1.0, {})
+        info = TargetInfo(
+            name=name or out.stem,
+            suffix=suffix,
+            scans=len(training),
+            learnt_from=tuple(sorted(file_sha256(p)[:16] for p in training + unseen)),
+            recipe=recipe,
+            # The middle scan's gain: the harmonized image then looks like a scan of this scanner in numbers too.
+            unit=float(np.median([h.gain for h in training_heads])),
+            pyramid=spec,
+            data=data,
+            licence=licence,
+            made_with=version,
             seed=seed,
-            device=compute.device,
-            checkpoint=work / "slices.safetensors",
-            report=say,
+            notes=dict(notes or {}),
         )
-    channels = {"latent_channels": tuple(c.spreads for c in calibrated)}
-    info = target.info.model_copy(update={"held_out": target.info.held_out.model_copy(update=channels)})
-    saved = save_target(replace(target, info=info), out, overwrite=overwrite)
-    write_text(log_name(out), (work / "log.jsonl").read_text(), overwrite=True)
-    shutil.rmtree(work)
-    team.wait()
-    return saved
+        target = _judged(_assemble(info, flow, average, coverage), judged, spreads, say)
+        target = with_people(target, heads, (pool, unseen_pool), [person_of(p) for p in training + unseen], report=say)
+        if restorer:
+            target = with_restorer(
+                target,
+                training_heads,
+                unseen_heads,
+                minutes=minutes - flow_minutes,
+                steps=restorer_steps,
+                seed=seed,
+                plan=plan,
+                folder=work,
+                resume=resume,
+                device=compute.device,
+                report=say,
+            )
+        if slice_minutes > 0 or slice_steps:
+            target = with_slice_flow(
+                target,
+                training_heads,
+                unseen_heads,
+                minutes=slice_minutes,
+                steps=slice_steps,
+                seed=seed,
+                device=compute.device,
+                checkpoint=work / "slices.safetensors",
+                report=say,
+            )
+        channels = {"latent_channels": tuple(c.spreads for c in calibrated)}
+        info = target.info.model_copy(update={"held_out": target.info.held_out.model_copy(update=channels)})
+        saved = save_target(replace(target, info=info), out, overwrite=overwrite)
+        write_text(log_name(out), (work / "log.jsonl").read_text(), overwrite=True)
+        team.wait()
+        return saved
 
 
 def log_name(model: Path) -> Path:
@@ -223,42 +224,6 @@ def log_name(model: Path) -> Path:
         'mysite.log.jsonl'
     """
     return model.with_name(f"{model.stem}.log.jsonl")
-
-
-def hold_out(scans: list[Path], given: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Training and held-out scans.
-
-    Example:
-        >>> training, unseen = hold_out([Path(f"{i}.nii") for i in range(10)], [])
-        >>> [p.name for p in unseen]
-        ['4.nii', '9.nii']
-
-    All scans of a person are held out, or none:
-
-        >>> training, unseen = hold_out([Path(f"sub-{i}_ses-{s}_T1w.nii") for i in range(5) for s in "12"], [])
-        >>> [p.name for p in unseen]
-        ['sub-4_ses-1_T1w.nii', 'sub-4_ses-2_T1w.nii']
-
-    Raises:
-        UsageError: If there are too few, or a person is among both.
-    """
-    person = {p.resolve(): entities(p).get("sub") or str(p.resolve()) for p in (*scans, *given)}
-    people = list(dict.fromkeys(person[p.resolve()] for p in scans))
-    several = {p.resolve() for p in (*scans, *given)}
-    chosen = {p.resolve() for p in given} or {p for p, who in person.items() if who in people[4::5][:4]}
-    if len(several) < _LEAST or len(several - chosen) < _LEAST - 1:
-        raise UsageError(
-            f"{len(several)} scans, {len(several - chosen)} of them to learn from, are too few to learn a scanner from",
-            remedy=f"give at least {_LEAST}, {_LEAST - 1} of them not held out; 20 are a normal number",
-        )
-    training = [p for p in scans if p.resolve() not in chosen]
-    both = {person[p.resolve()] for p in training} & {person[p] for p in chosen}
-    if both:
-        raise UsageError(
-            f"sub-{min(both)} is among the scans to learn from and among those held out",
-            remedy="hold out all scans of a person, or none",
-        )
-    return training, given or [p for p in scans if p.resolve() in chosen]
 
 
 def _prepared(paths: Sequence[Path], recipe: PrepRecipe, work: Path, say: Report) -> list[Head]:
@@ -306,33 +271,3 @@ def _judged(target: Target, pool: Pool, spreads: tuple[float, ...], report: Repo
         honesty=honesty,
     )
     return replace(target, info=target.info.model_copy(update={"held_out": held_out}))
-
-
-def _arrays(head: Head) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    image, mask = head.image()
-    return image.numpy(), mask.numpy()
-
-
-def with_people(target: Target, heads: Sequence[Head], pools: Sequence[Pool], *, report: Report) -> Target:
-    """The target with the quantile curves of all its scans and the person model taught by them.
-
-    Every scan serves, held-out ones too: with twenty heads each counts, and the model is judged by leaving each head
-    out in turn.
-    """
-    images = [partial(_arrays, head) for head in heads]
-    coarse = [
-        (image[0, 0].numpy(), mask[0, 0].numpy())
-        for image, mask in (pool.load(index, 0) for pool in pools for index in range(len(pool.files)))
-    ]
-    person = fit_people(
-        images, coarse, target.fit_region, target.levels, on_head=lambda i, n: report("learning the people", i / n, {})
-    )
-    plain = person.curves[person.themselves]
-    others = (plain.sum(0) - plain) / (len(plain) - 1)
-    errors = {
-        "matching_error": tuple(np.sqrt(((others - plain) ** 2).mean(1)).tolist()),
-        "person_error": tuple(np.sqrt(((person.left_out() - plain) ** 2).mean(1)).tolist()),
-    }
-    held_out = target.info.held_out.model_copy(update=errors)
-    info = target.info.model_copy(update={"held_out": held_out})
-    return replace(target, info=info, quantiles=plain, person=person)

@@ -16,13 +16,16 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False, wait: bool = False, folder: Path | None = None) -> Iterator[None]:
+def locked(
+    path: Path, *, shared: bool = False, wait: bool = False, optional: bool = False, folder: Path | None = None
+) -> Iterator[None]:
     """Hold a lock while the block runs; the system lets go of it when the process ends, however it ends.
 
     Args:
         path: The lock file; it stays, its content says who was the last.
         shared: Whether others may hold it too, if they share it as well.
         wait: Whether to wait for another holder instead of giving up.
+        optional: Whether to go on unlocked where the file system knows no locks.
         folder: What is locked, in the words of a message; two levels above the file by default.
 
     Raises:
@@ -47,8 +50,9 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False, folder: Path
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            what = "the file system knows no locks, so two runs could not be told apart"
-            raise OutputError(what, remedy="choose an output folder on another disk", path=path) from None
+            if not optional:
+                what = "the file system knows no locks, so two runs could not be told apart"
+                raise OutputError(what, remedy="choose an output folder on another disk", path=path) from None
         os.ftruncate(handle, 0)
         # A disk without room for a name still has room for the lock itself.
         try:
