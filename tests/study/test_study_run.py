@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 
 import pytest
 from fake_study import fake_run, make_study
@@ -197,6 +198,17 @@ def test_jobs_of_an_array_add_to_one_plan(tmp_path):
     for job in jobs:
         job.join()
     assert len(planned(Ledger(out))) == 24
+
+
+def test_a_subject_that_left_the_data_set_leaves_the_plan_but_not_its_results(tmp_path):
+    root, out = make_study(tmp_path / "s", {"sub-1": "ok", "sub-2": "fail", "sub-3": "ok"}), tmp_path / "out"
+    fake_run(root, out)
+    assert set(failures(out)) == {"sub-2"}
+    for gone in ("sub-1", "sub-2"):
+        shutil.rmtree(root / gone)
+    fake_run(root, out)
+    assert {r["participant_id"]: r["status"] for r in cohort_rows(Ledger(out))} == {"sub-1": "done", "sub-3": "done"}
+    assert failures(out) == {}
 
 
 def test_a_plan_may_be_larger_than_any_text_of_a_stranger(tmp_path):

@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from blindharmony.training import people_fit, target_fit
+from blindharmony.training import people_fit, target_fit, target_people
 from blindharmony.training.people_fit import fit_people
 
 
@@ -26,6 +26,6 @@ def people_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(people_fit, "seen_as", lambda *head: islice(seen_as(*head), 1))
-        patch.setattr(target_fit, "fit_people", remembered)
+        patch.setattr(target_people, "fit_people", remembered)
         patch.setattr(target_fit, "_CHANGES", np.linspace(-0.1, 0.1, 3))
         yield

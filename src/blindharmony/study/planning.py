@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,19 +62,29 @@ def make_plan(groups: Sequence[Group], ledger: Ledger, *, masks: Path | None = N
             unreadable.append((scan, f"its mask cannot be read: {_why(mask)}"))
         else:
             items[scan.id] = Item(scan, sha, mask, found[mask] if mask else None)
-    # Of scans that this run leaves out, the earlier plan is still true.
+    # Of scans that this run leaves out, the earlier plan is still true; of those that left the data set only results.
     rows = {
         s.id: {"scan": s.place, "group": g.name, "why": g.why, "size": len(g.scans)} for g in groups for s in g.scans
     }
     # Jobs of an array add to one plan.
     with locked(ledger.home / "plan.lock", wait=True):
-        write_sidecar(ledger.home / "plan.json", {"scans": {**planned(ledger), **rows}}, overwrite=True)
+        roots = {s.root for s in scans}
+        earlier = {n: r for n, r in planned(ledger).items() if _is_there(r, roots) or _is_done(n, ledger)}
+        write_sidecar(ledger.home / "plan.json", {"scans": {**earlier, **rows}}, overwrite=True)
     return Plan(groups, items, unreadable)
 
 
 def planned(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """Scan's id → place, group and why, of all runs in this folder."""
     return dict((read_json(ledger.home / "plan.json") or {}).get("scans", {}))
+
+
+def _is_there(row: Mapping[str, Any], roots: Collection[Path]) -> bool:
+    return not roots or any(os.path.lexists(root / row["scan"]) for root in roots)
+
+
+def _is_done(name: str, ledger: Ledger) -> bool:
+    return (ledger.record(name) or {}).get("status") == "done"
 
 
 def _why(path: Path) -> str:
