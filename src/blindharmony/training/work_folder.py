@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blindharmony.lock import locked
 
+_LOCK = "lock"
 _BEGUN = ("checkpoint.safetensors", "log.jsonl", "slices.safetensors", "restorer.safetensors")
 
 
@@ -26,8 +27,16 @@ def work_folder(model: Path, *, resume: bool, first: bool = True) -> Iterator[Pa
     if not first:
         yield work
         return
-    with locked(work / "lock", folder=work, optional=True):
+    with locked(work / _LOCK, folder=work, optional=True):
         for old in () if resume else _BEGUN:
             work.joinpath(old).unlink(missing_ok=True)
         yield work
-        shutil.rmtree(work)
+        for made in work.iterdir():
+            if made.is_dir():
+                shutil.rmtree(made)
+            elif made.name != _LOCK:
+                made.unlink()
+    # On a network's disk a file that is open cannot go.
+    with suppress(OSError):
+        work.joinpath(_LOCK).unlink()
+        work.rmdir()
