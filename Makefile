@@ -32,7 +32,7 @@ test: $(READY)  ## Run the tests (without those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 slow-test: $(READY)  ## Run the slow tests alone: real scans, every code block of the documentation
-	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "slow and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow and not browser"
 
 browser-test: $(READY)  ## Open every page in Chromium (BLINDHARMONY_CHROMIUM, or the one on the PATH)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-browser.txt
