@@ -49,7 +49,8 @@ class CurveMap:
         start = np.interp((1 - _TOP_SHARE) * self.x[-1], self.x, self.y)
         if not 0 < start < self.y[-1]:
             return 1.0
-        return float(np.clip(np.log(self.y[-1] / start) / -np.log(1 - _TOP_SHARE), *_POWERS))
+        with np.errstate(over="ignore"):  # steeper than any number is steeper than is allowed
+            return float(np.clip(np.log(self.y[-1] / start) / -np.log(1 - _TOP_SHARE), *_POWERS))
 
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Harmonized intensities; the curve of a negative value is that of its size, negative."""
