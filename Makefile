@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 OUT ?= ds002748.safetensors
-.PHONY: help venv demo test slow-test browser-test check coverage docs bench target wheel-check container-check clean
+.PHONY: help venv demo test slow-test block-test browser-test check coverage docs bench target wheel-check container-check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,8 +31,11 @@ demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/
 test: $(READY)  ## Run the tests (without those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
-slow-test: $(READY)  ## Run the slow tests alone: real scans, every code block of the documentation
+slow-test: $(READY)  ## Run the slow tests alone: real scans, every code block of the documentation, many minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow and not browser"
+
+block-test: $(READY)  ## Run every code block of the documentation with a small model
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m slow -k small tests/docs
 
 browser-test: $(READY)  ## Open every page in Chromium (BLINDHARMONY_CHROMIUM, or the one on the PATH)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-browser.txt

@@ -1,7 +1,7 @@
 """Every code block of the documentation runs.
 
-By default with a small model in place of the included one, and without blocks marked slow; ``-m slow`` runs all of a
-page with the real one.
+By default with a small model in place of the included one, and without blocks marked slow. ``make block-test`` runs all
+of a page with the small model, ``make slow-test`` with the real one as well.
 """
 
 import pytest
@@ -37,8 +37,11 @@ def test_the_quick_blocks_of_a_page_run_in_order(page, reader, stand_in):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["small", "included"])
 @pytest.mark.parametrize("page", [n for n, p in PAGES.items() if any(b.mark == "slow" for b in blocks(p))])
-def test_all_blocks_of_a_page_run_in_order(page, reader):
+def test_all_blocks_of_a_page_run_in_order(page, model, reader, request):
+    if model == "small":
+        request.getfixturevalue("stand_in")
     names = {}
     for block in blocks(PAGES[page]):
         if block.runs:
