@@ -55,7 +55,8 @@ class CurveMap:
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Harmonized intensities; the curve of a negative value is that of its size, negative."""
         size = np.abs(values)
-        beyond = self.y[-1] * (np.maximum(size, self.x[-1]) / self.x[-1]) ** self.end_power
-        out = np.where(size > self.x[-1], beyond, np.interp(size, self.x, self.y))
+        out = np.asarray(np.interp(size, self.x, self.y))
+        beyond = size > self.x[-1]
+        out[beyond] = self.y[-1] * (size[beyond] / self.x[-1]) ** self.end_power
         # Noise around nothing stays noise: a slope at zero can be any, where a dark end is a power.
         return np.copysign(out, values).astype(np.float32)

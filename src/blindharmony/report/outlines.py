@@ -36,20 +36,25 @@ def outline(volume: NDArray[Any], slices: Slices, *, above: float, blur: float =
     return np.concatenate(drawn, axis=1)
 
 
-def template_outline(atlas: NDArray[np.floating[Any]], slices: Slices) -> NDArray[np.bool_]:
+def white_border(atlas: NDArray[np.floating[Any]]) -> float | None:
+    """The intensity between a template's grey and white matter; None if it has no tissue to tell apart."""
+    try:
+        _, gray, white = tissue_medians(atlas[atlas > 0])
+    except ValueError:
+        return None
+    return (gray + white) / 2
+
+
+def template_outline(atlas: NDArray[np.floating[Any]], slices: Slices, white: float | None) -> NDArray[np.bool_]:
     """Outline of the template's brain and of its white matter, side by side.
 
     Args:
         atlas: Template brain, zero outside, shape ``(X, Y, Z)``.
         slices: Which slices.
+        white: Its :func:`white_border`; None: only the brain's outline.
 
     Returns:
-        As :func:`outline`; only the brain's outline if the template has no tissue to tell apart.
+        As :func:`outline`.
     """
-    brain = atlas > 0
-    drawn = outline(brain, slices, above=0.5)
-    try:
-        _, gray, white = tissue_medians(atlas[brain])
-    except ValueError:
-        return drawn
-    return drawn | outline(atlas, slices, above=(gray + white) / 2, blur=0.8)
+    drawn = outline(atlas > 0, slices, above=0.5)
+    return drawn if white is None else drawn | outline(atlas, slices, above=white, blur=0.8)

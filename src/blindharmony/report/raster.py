@@ -68,7 +68,8 @@ def slice_of(volume: NDArray[Any], plane: Plane, index: int) -> NDArray[Any]:
     Returns:
         Rows top to bottom, shape ``(height, width)``.
     """
-    cut = np.take(volume, index, axis=_AXIS[plane])
+    # np.take would copy a whole volume whose axes are turned.
+    cut = np.moveaxis(volume, _AXIS[plane], 0)[index]
     return np.asarray(cut.T[::-1, ::-1])
 
 

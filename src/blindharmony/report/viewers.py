@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blindharmony.report.colour import diverging
 from blindharmony.report.evidence import ScanEvidence
-from blindharmony.report.outlines import outline, template_outline
+from blindharmony.report.outlines import outline, template_outline, white_border
 from blindharmony.report.raster import PLANES, Slices, choose, gray, jpeg, overlay, strip
 
 _COUNT = 7
@@ -91,11 +91,11 @@ def bias(evidence: ScanEvidence) -> tuple[list[Frame], float]:
 
 def registration(evidence: ScanEvidence) -> list[Frame]:
     """The scan under the outlines of its mask and of the template."""
-    shades = window(evidence)
+    shades, white = window(evidence), white_border(evidence.atlas)
 
     def layers(slices: Slices) -> tuple[Layer, ...]:
         mask = outline(evidence.mask, slices, above=0.5)
-        template = template_outline(evidence.atlas, slices)
+        template = template_outline(evidence.atlas, slices, white)
         return (
             Layer(
                 "scan",
