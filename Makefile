@@ -32,7 +32,7 @@ test: $(READY)  ## Run the tests (without those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 slow-test: $(READY)  ## Run the slow tests alone: real scans, every code block of the documentation, many minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow and not browser" -k "not small"
 
 block-test: $(READY)  ## Run every code block of the documentation with a small model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m slow -k small tests/docs

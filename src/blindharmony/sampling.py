@@ -61,7 +61,8 @@ def sample(
         >>> sample("ds002748", "out")                                             # doctest: +SKIP
     """
     if number < 1 or seed < 0 or not temperatures or not all(0 <= t <= 2 for t in temperatures):
-        raise UsageError("--number must be positive, --seed too, temperatures from 0 to 2", remedy="leave them out")
+        what = "--number must be positive, --seed not negative, temperatures from 0 to 2"
+        raise UsageError(what, remedy="leave them out")
     temperatures = list(dict.fromkeys(temperatures))
     if len({f"{t:.2f}" for t in temperatures}) < len(temperatures):
         raise UsageError("two temperatures are the same to two digits", remedy="leave one out")

@@ -1,7 +1,7 @@
 """Every code block of the documentation runs.
 
 By default with a small model in place of the included one, and without blocks marked slow. ``make block-test`` runs all
-of a page with the small model, ``make slow-test`` with the real one as well.
+of a page with the small model, ``make slow-test`` with the real one.
 """
 
 import pytest

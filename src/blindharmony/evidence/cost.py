@@ -10,7 +10,7 @@ from blindharmony.evidence.plan import Plan, Source
 from blindharmony.evidence.registry import Entry
 from blindharmony.evidence.run import Benchmark
 from blindharmony.evidence.scanners import FROM_RAW
-from blindharmony.harmonization.latent import LatentSettings
+from blindharmony.harmonization.methods import LATENT
 
 # Seconds on two cores: preparing a scan, putting it through a simulated scanner, measuring it in each leg.
 _PREPARE, _SCAN = 20.0, 2.0
@@ -64,8 +64,8 @@ def cost(benchmark: Benchmark) -> Cost:
 
 def _share(plan: Plan, entry: Entry) -> float:
     """Of the turns of the published iteration that it takes."""
-    turns = LatentSettings.published().iterations
-    return min(plan.turns or turns, turns) / turns if entry.costly and not entry.trained else 1.0
+    settings = LATENT.get(entry.name)
+    return plan.turns / settings.iterations if settings and plan.turns else 1.0
 
 
 def _again(plan: Plan, entry: Entry, source: Source) -> float:

@@ -40,7 +40,7 @@ def _made_with(content: Mapping[str, Any]) -> str:
     if segmented or any(r["system"] in trained for r in rows):
         heads = len(content["teachers"]["training"])
         parts.append(f"networks trained {content['minutes']:g} min each on {heads} heads")
-    iterated = {name for name, entry in ENTRIES.items() if entry.costly and not entry.trained}
+    iterated = {name for name, entry in ENTRIES.items() if entry.iterates}
     if content.get("turns") and any(r["system"] in iterated for r in rows):
         parts.append(f"the published iteration cut off after {content['turns']} turns")
     if segmented:

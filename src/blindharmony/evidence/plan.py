@@ -124,7 +124,7 @@ class Plan:
 
     def scans_of(self, entry: Entry, leg: str, source: Source) -> int:
         """How many test scans a step takes: in a quick run, what is slow takes the first only."""
-        slow = (entry.costly and not entry.trained) or leg == "segmentation"
+        slow = entry.iterates or leg == "segmentation"
         return 1 if self.quick and slow else len(self.tested(self.set_of(source)))
 
     def measured(self, entry: Entry, source: Source) -> tuple[str, ...]:

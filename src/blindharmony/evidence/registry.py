@@ -46,6 +46,11 @@ class Entry:
         """Whether it learns from training scans, by a network or otherwise."""
         return self.trained or (self.made is not None and self.made.fit is not System.fit)
 
+    @property
+    def iterates(self) -> bool:
+        """Whether it is slow without learning anything: the published iteration."""
+        return self.costly and not self.trained
+
     def system(self) -> System:
         """A new one, not taught yet.
 

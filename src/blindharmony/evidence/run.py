@@ -75,7 +75,7 @@ class Benchmark:
             what["teachers"] = plan.teacher_keys
         if entry.trained:
             what["minutes"] = plan.minutes
-        elif entry.costly and plan.turns:
+        elif entry.iterates and plan.turns:
             what["turns"] = plan.turns
         if leg == "segmentation":
             what["segmenter"] = [plan.segmenter, plan.white] if plan.segmenter else [plan.minutes, plan.teacher_keys]

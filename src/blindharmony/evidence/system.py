@@ -52,7 +52,7 @@ class Material:
         folder: For checkpoints: what was learnt is kept there and not learnt again.
         minutes: Time that a network may train.
         seed: Of everything random.
-        turns: Of an iteration at most; None: as many as it wants.
+        turns: Of an iteration; None: as many as it wants.
     """
 
     target: Target

@@ -17,6 +17,9 @@ from blindharmony.harmonization.result import Estimate
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.target import Target
 
+#: The published iteration's settings by method.
+LATENT = {"latent": LatentSettings(), "latent-published": LatentSettings.published()}
+
 
 def estimate(
     method: str,
@@ -40,7 +43,6 @@ def estimate(
         return refined(found, mask, target, device=device) if refine and target.restorer else found
     if method == "match":
         return harmonize_match(image, mask, target)
-    if method in ("latent", "latent-published"):
-        settings = LatentSettings() if method == "latent" else LatentSettings.published()
-        return harmonize_latent(image, mask, target, settings, device=device, seed=seed, progress=progress)
+    if method in LATENT:
+        return harmonize_latent(image, mask, target, LATENT[method], device=device, seed=seed, progress=progress)
     raise UsageError(f"there is no method '{method}'", remedy=f"choose one of {', '.join(METHODS)}")

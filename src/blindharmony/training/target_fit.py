@@ -72,7 +72,7 @@ def train_target(
         scans: Training scans.
         out: Where the model goes, with its training log beside it; intermediate files live in a folder there until
             it is done.
-        held_out: Scans that never train; if empty, every fifth training scan is held out (at most four).
+        held_out: Scans that never train; if empty, every fifth person is held out (at most four).
         minutes: Time for flow (two thirds) and restorer, preparation not counted.
         steps: Steps of every level of the flow instead of a time.
         slice_minutes: Time for the slice flow of the published method; none is trained at 0.
@@ -95,9 +95,9 @@ def train_target(
         report: Called with stage, share done and numbers.
 
     Raises:
-        UsageError: If there are fewer than five scans, or four that are not held out, or ``resume`` does not fit the
-            interrupted run.
-        OutputError: If the model exists already.
+        UsageError: If there are fewer than five scans, four that are not held out, or three people, a number of steps
+            or minutes makes no sense, or ``resume`` does not fit the interrupted run.
+        OutputError: If the model exists already, or another run is making it.
         BlindHarmonyError: If a scan cannot be prepared; the message names it.
 
     Example:
@@ -124,6 +124,8 @@ def train_target(
             _prepared([(training + unseen)[i] for i in team.share(len(training + unseen))], recipe, work, say)
             team.wait()
         heads = _prepared(training + unseen, recipe, work, say)
+        # Now, not hours later: what has been prepared is not read again.
+        known = tuple(sorted(file_sha256(p)[:16] for p in training + unseen))
         training_heads, unseen_heads = heads[: len(training)], heads[len(training) :]
 
         def on_head(done: int, total: int) -> None:
@@ -169,7 +171,7 @@ def train_target(
             name=name or out.stem,
             suffix=suffix,
             scans=len(training),
-            learnt_from=tuple(sorted(file_sha256(p)[:16] for p in training + unseen)),
+            learnt_from=known,
             recipe=recipe,
             # The middle scan's gain: the harmonized image then looks like a scan of this scanner in numbers too.
             unit=float(np.median([h.gain for h in training_heads])),

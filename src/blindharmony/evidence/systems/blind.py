@@ -14,8 +14,8 @@ from blindharmony.evidence.heads import inside_of
 from blindharmony.evidence.system import Material, Picture, Sees, System
 from blindharmony.group import fitted_in_rounds
 from blindharmony.harmonization.correction import corrected, lifted
-from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
-from blindharmony.harmonization.methods import estimate
+from blindharmony.harmonization.latent import harmonize_latent
+from blindharmony.harmonization.methods import LATENT, estimate
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import ScanSummary, summarize
 from blindharmony.target import Target
@@ -83,12 +83,12 @@ class Published(System):
 
     name: ClassVar[str] = "latent-published"
     sees: ClassVar[Sees] = "target scans"
-    settings: ClassVar[LatentSettings] = LatentSettings.published()
 
     def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
         """Slice by slice."""
-        turns = min(self.settings.iterations, material.turns or self.settings.iterations)
-        settings = self.settings.model_copy(update={"iterations": turns})
+        settings = LATENT[self.name]
+        if material.turns is not None:
+            settings = settings.model_copy(update={"iterations": material.turns})
         return [harmonize_latent(s.image, s.mask, material.target, settings, seed=material.seed).image for s in scans]
 
 
@@ -96,7 +96,6 @@ class Latent(Published):
     """The published iteration with settings tuned on held-out target scans."""
 
     name: ClassVar[str] = "latent"
-    settings: ClassVar[LatentSettings] = LatentSettings()
 
 
 def _corrected(
