@@ -131,6 +131,20 @@ class TestGrid:
         data = np.random.default_rng(0).uniform(size=(5, 6, 7)).astype(np.float32)
         np.testing.assert_allclose(sample(data, np.eye(4), data.shape), data, atol=1e-6)
 
+    @given(affines(), affines(), st.integers(0, 99))
+    def test_sampling_is_linear_as_elsewhere_whatever_the_number_of_threads(self, one, other, seed):
+        data = np.random.default_rng(seed).uniform(size=(6, 7, 5)).astype(np.float32)
+        to_voxels, shape = voxel_map(one, np.eye(4), other), (9, 8, 7)
+        to_voxels[:3, 3] += np.array(data.shape) / 2 - (to_voxels @ [4, 4, 3, 1])[:3]
+        found = sample(data, to_voxels, shape)
+        with threads(1):
+            np.testing.assert_array_equal(sample(data, to_voxels, shape), found)
+        elsewhere = ndimage.affine_transform(data, to_voxels[:3, :3], to_voxels[:3, 3], shape, order=1)
+        at = np.moveaxis(np.indices(shape), 0, -1) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+        inside = ((at > 1e-6) & (at < np.array(data.shape) - 1 - 1e-6)).all(-1)
+        assert inside.any()
+        np.testing.assert_allclose(found[inside], elsewhere[inside], atol=1e-5)
+
     @given(st.integers(0, 99), st.tuples(*[st.floats(-0.5, 0.5)] * 3))
     def test_a_constant_inside_a_mask_keeps_its_value_up_to_the_edge(self, seed, shift):
         mask = np.random.default_rng(seed).uniform(size=(8, 9, 10)) > 0.5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from blindharmony.prep.itk import from_itk, sitk
 
 
 def voxel_map(
@@ -43,23 +44,27 @@ def shifted(affine: NDArray[np.float64], box: tuple[slice, ...]) -> NDArray[np.f
     return moved
 
 
-def sample(
-    data: NDArray[np.float32], to_voxels: NDArray[np.float64], shape: tuple[int, ...], *, order: int = 1
-) -> NDArray[np.float32]:
-    """``out[i] = data[to_voxels · i]``, linear between voxels, zero outside.
+def sample(data: NDArray[np.float32], to_voxels: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """``out[i] = data[to_voxels · i]``, linear between voxels, zero where no voxel reaches.
 
     Args:
         data: What to sample, shape ``(X, Y, Z)``.
         to_voxels: Output voxel → input voxel, shape ``(4, 4)``.
         shape: Output shape.
-        order: Spline order.
+
+    Example:
+        >>> half = np.eye(4)
+        >>> half[0, 3] = 0.5
+        >>> sample(np.arange(3, dtype=np.float32).reshape(3, 1, 1), half, (3, 1, 1)).ravel()
+        array([0.5, 1.5, 0. ], dtype=float32)
     """
-    linear, shift = to_voxels[:3, :3], to_voxels[:3, 3]
-    values = np.asarray(data, np.float32)
-    sampled = ndimage.affine_transform(
-        values, linear, shift, output_shape=shape, order=order, mode="constant", cval=0.0
-    )
-    return np.asarray(sampled, dtype=np.float32)
+    map_ = sitk.AffineTransform(3)
+    map_.SetMatrix(to_voxels[:3, :3].ravel().tolist())
+    map_.SetTranslation(to_voxels[:3, 3].tolist())
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(data, np.float32).transpose(2, 1, 0)))
+    # Both grids are counted in voxels: where they lie in the world is in the map.
+    grid = list(shape), map_, sitk.sitkLinear, [0.0] * 3, [1.0] * 3, np.eye(3).ravel().tolist()
+    return from_itk(sitk.Resample(image, *grid, 0.0))
 
 
 def sample_inside(
