@@ -84,6 +84,31 @@ def test_a_table_names_the_scanners(scans, tiny_target_file, tmp_path, capsys):
         assert "scanners.tsv" in capsys.readouterr().err
 
 
+def test_every_scan_of_a_group_has_its_own_mask(scans, tiny_target_file, tmp_path, capsys):
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    words = ["harmonize", *map(str, scans[:2]), "--target", str(tiny_target_file), "--mask-dir", str(masks)]
+    words += ["--out", str(out), "--group", "--no-report"]
+    for scan, hint in zip(scans[:2], ("no such folder", "no brain mask for this scan"), strict=True):
+        assert main(words) != 0
+        assert hint in capsys.readouterr().err
+        who, image = scan.name.split("_")[0], nib.load(scan)
+        given = masks / who / "anat" / f"{who}_desc-brain_mask.nii.gz"
+        given.parent.mkdir(parents=True)
+        # A pole less than what lies above zero.
+        inside = (image.get_fdata() > 0) & (np.indices(image.shape)[2] > image.shape[2] * 0.2)
+        nib.save(nib.Nifti1Image(inside.astype(np.uint8), image.affine), given)
+    assert main(words) == 0
+    for given in masks.glob("*/anat/*"):
+        used = nib.load(out / given.name).get_fdata()
+        np.testing.assert_array_equal(used > 0, nib.load(given).get_fdata() > 0)
+    files = [next(masks.glob(f"*/anat/{scan.name.split('_')[0]}_*")) for scan in scans[:2]]
+    model = learn_scanner(scans[:2], load_target(tiny_target_file), masks=files)
+    sidecar = json.loads(next(out.glob("sub-0*T1w.json")).read_text())
+    assert model.content == sidecar["Parameters"]["Scanner"]["Model"]
+    with pytest.raises(UsageError, match="1 masks for 2 scans"):
+        learn_scanner(scans[:2], load_target(tiny_target_file), masks=files[:1])
+
+
 def test_python_has_the_same(scans, tiny_target_file):
     target = load_target(tiny_target_file)
     model = learn_scanner(scans, target)

@@ -91,6 +91,7 @@ def learn_scanner(
     scans: Sequence[Source],
     target: str | PathLike[str] | Target = "ds002748",
     *,
+    masks: Sequence[Source | None] | None = None,
     mask_command: str | None = None,
     device: str = "cpu",
     cache: Path | None = None,
@@ -100,12 +101,13 @@ def learn_scanner(
     Args:
         scans: Files, nibabel images or arrays; one that cannot be prepared is an error.
         target: A model, its file, or the name of an included one.
+        masks: A brain mask, or None, for each scan.
         mask_command: As for ``harmonize``, like the rest.
         device: Where the included brain extractor runs.
         cache: Folder in which preparation is kept for the next time.
 
     Raises:
-        UsageError: If there is no scan.
+        UsageError: If there is no scan, or another number of masks.
         BlindHarmonyError: If a scan cannot be prepared.
 
     Example:
@@ -114,9 +116,13 @@ def learn_scanner(
     """
     model = load_target(target if isinstance(target, Target) else str(target))
 
+    given = [None] * len(scans) if masks is None else masks
+    if len(given) != len(scans):
+        raise UsageError(f"{len(given)} masks for {len(scans)} scans", remedy="give one for each, or None in its place")
+
     def look(so_far: ScannerModel | None) -> list[ScanSummary]:
         how: dict[str, Any] = {"scanner": so_far, "mask_command": mask_command, "device": device, "cache": cache}
-        return [summarize_scan(scan, model, **how) for scan in scans]
+        return [summarize_scan(scan, model, mask=mask, **how) for scan, mask in zip(scans, given, strict=True)]
 
     found = fitted_in_rounds(look, model)
     if found is None:

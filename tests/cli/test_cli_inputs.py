@@ -2,7 +2,7 @@
 
 import pytest
 
-from blindharmony.cli.inputs import check_mask, found_scans
+from blindharmony.cli.inputs import found_scans, given_masks
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 
 
@@ -36,7 +36,12 @@ def test_nothing_at_all_is_an_error(study):
 
 def test_a_mask_is_there_and_belongs_to_one_scan(study):
     with pytest.raises(InputError, match="no such mask"):
-        check_mask(study / "mask.nii", [study])
+        given_masks(study / "mask.nii", None, [study])
     with pytest.raises(UsageError, match="one scan"):
-        check_mask(study / "empty", [study, study])
-    check_mask(None, [study, study])
+        given_masks(study / "empty", None, [study, study])
+    with pytest.raises(UsageError, match="one scan"):
+        given_masks(study / "empty", None, [])
+    with pytest.raises(UsageError, match="exclude each other"):
+        given_masks(study / "empty", study, [study])
+    assert given_masks(None, None, [study, study]) == {}
+    assert given_masks(study / "empty", None, [study]) == {study: study / "empty"}

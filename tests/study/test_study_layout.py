@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindharmony.errors import InputError, NothingFoundError, UsageError
+from blindharmony.image import find_mask
 from blindharmony.study.columns import column_of
 from blindharmony.study.description import describe
 from blindharmony.study.filters import read_filter
 from blindharmony.study.layout import bids_scans
-from blindharmony.study.masks import find_mask
 from blindharmony.study.metadata import damaged, metadata
 from blindharmony.study.scanners import by_metadata
 
@@ -125,10 +125,13 @@ def test_a_mask_is_the_scans_own_and_native(visits, tmp_path):
     put("sub-01/ses-1/anat/sub-01_ses-1_space-MNI152NLin2009cAsym_desc-brain_mask.nii.gz")
     put("sub-01/ses-1/anat/sub-01_ses-1_run-2_desc-brain_mask.nii.gz")
     put("sub-01/ses-1/anat/sub-01_ses-1_desc-lesion_mask.nii.gz")
-    assert find_mask(masks, first) is None
+    assert find_mask(masks, first.path) is None
     whole = put("sub-01/anat/sub-01_desc-brain_mask.nii.gz")
     own = put("sub-01/ses-2/anat/sub-01_ses-2_desc-brain_mask.nii.gz")
-    assert [find_mask(masks, s) for s in (first, second, other)] == [whole, own, None]
+    assert [find_mask(masks, s.path) for s in (first, second, other)] == [whole, own, None]
+    assert find_mask(masks, tmp_path / "head.nii") is None
+    plain = put("head_desc-brain_mask.nii.gz")
+    assert find_mask(masks, tmp_path / "head.nii") == plain
 
 
 def test_a_broken_link_is_a_scan(visits):

@@ -3,12 +3,18 @@
 import math
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from blindharmony import training
-from blindharmony.errors import OutputError, UsageError
+from blindharmony.errors import InputError, OutputError, UsageError
+from blindharmony.image import find_masks
+from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.training import target_fit
+from blindharmony.training.head import prepare_head
 from blindharmony.training.hold_out import hold_out
+from blindharmony.training.prepare_heads import prepare_heads
 from blindharmony.training.work_folder import work_folder
 
 
@@ -44,6 +50,35 @@ def test_numbers_that_make_no_sense_are_refused_before_any_work(wrong, tmp_path)
     with pytest.raises(UsageError, match=next(iter(wrong))):
         target_fit.train_target(paths(*range(5)), tmp_path / "x.safetensors", **wrong)
     assert not any(tmp_path.iterdir())
+
+
+def test_every_scan_has_a_mask_or_a_program_that_makes_one(tmp_path):
+    scans = [tmp_path / f"{n}.nii" for n in range(5)]
+    with pytest.raises(UsageError, match=r"no such folder.*--mask-dir"):
+        target_fit.train_target(scans, tmp_path / "x.safetensors", mask_dir=tmp_path / "none")
+    mask = tmp_path / "1_desc-brain_mask.nii.gz"
+    mask.touch()
+    with pytest.raises(InputError, match=r"0\.nii: no brain mask .*, and for 3 more; .*--mask-command"):
+        target_fit.train_target(scans, tmp_path / "x.safetensors", mask_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == [mask]
+    assert find_masks(scans, tmp_path, command="any") == {scans[1]: mask}
+
+
+def test_the_mask_that_is_given_is_used_and_remembered(tmp_path, whole_head):
+    scan, mask, wrong = (tmp_path / f"{name}.nii.gz" for name in ("scan", "mask", "wrong"))
+    nib.save(nib.Nifti1Image(whole_head.data, whole_head.affine), scan)
+    nib.save(nib.Nifti1Image(whole_head.brain.astype(np.uint8), whole_head.affine), mask)
+    nib.save(nib.Nifti1Image(whole_head.brain[1:].astype(np.uint8), whole_head.affine), wrong)
+    plain = PrepRecipe(n4=False)
+    head = prepare_head(scan, plain, tmp_path, mask=mask)
+    assert head.mask.sum() == whole_head.brain.sum()
+    # A program sees the scan in RAS+.
+    nib.save(nib.as_closest_canonical(nib.load(mask)), tmp_path / "turned.nii.gz")
+    copy = f"cp {tmp_path / 'turned.nii.gz'} {{output}}"
+    assert prepare_head(scan, plain, tmp_path, mask_command=copy).key == head.key
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2, "kept by what made its mask"
+    with pytest.raises(InputError, match=r"scan\.nii\.gz: the mask has"):
+        prepare_heads([scan], plain, tmp_path, lambda *said: None, masks={scan: wrong})
 
 
 def test_two_trainings_of_one_model_do_not_meet(tmp_path):

@@ -13,32 +13,35 @@ from targets import TINY
 
 
 def t2_like(seed):
-    """A head with bright CSF and dark white matter."""
-    head = synthetic_brain(*head_grid(seed, mm=3.0), seed=seed)
-    top = head.data.max()
-    return np.where(head.brain, 1.15 * top - head.data, 0).astype(np.float32), head.affine
+    """A whole head with bright CSF and dark white matter, and where its brain is."""
+    head = synthetic_brain(*head_grid(seed, mm=3.0), seed=seed, skull=True)
+    brain = np.where(head.brain, 1.15 * head.data[head.brain].max() - head.data, head.data)
+    return brain.astype(np.float32), head.affine, head.brain
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory, people_once):
-    study = tmp_path_factory.mktemp("t2")
+    study, masks = tmp_path_factory.mktemp("t2"), tmp_path_factory.mktemp("masks")
     for seed in range(5):
-        folder = study / f"sub-{seed:02d}" / "anat"
-        folder.mkdir(parents=True)
-        data, affine = t2_like(seed)
-        nib.save(nib.Nifti1Image(data, affine), folder / f"sub-{seed:02d}_T2w.nii.gz")
+        data, affine, brain = t2_like(seed)
+        anat = f"sub-{seed:02d}/anat/sub-{seed:02d}"
+        for file, values in (
+            (study / f"{anat}_T2w", data),
+            (masks / f"{anat}_desc-brain_mask", brain.astype(np.uint8)),
+        ):
+            file.parent.mkdir(parents=True)
+            nib.save(nib.Nifti1Image(values, affine), f"{file}.nii.gz")
     scans = find_scans([study], suffix="T2w")
-    out = study / "t2.safetensors"
-    recipe = PrepRecipe(n4=False)
-    return train_target(scans, out, steps=1, spec=TINY, recipe=recipe, copies=0, restorer=False, suffix="T2w")
+    how = {"steps": 1, "spec": TINY, "recipe": PrepRecipe(n4=False), "copies": 0, "restorer": False, "suffix": "T2w"}
+    return train_target(scans, study / "t2.safetensors", mask_dir=masks, **how)
 
 
 def test_a_t2w_target_keeps_its_contrast(target):
     assert target.info.suffix == "T2w"
-    data, affine = t2_like(7)
-    truth = harmonize(nib.Nifti1Image(data, affine), target).prepared.scan
+    data, affine, brain = t2_like(7)
+    truth = harmonize(nib.Nifti1Image(data, affine), target, mask=brain).prepared.scan
     bent = nib.Nifti1Image((data / data.max()) ** 1.5 * 500, affine)
-    found = harmonize(bent, target)
+    found = harmonize(bent, target, mask=brain)
     inside = truth.inside() & found.prepared.scan.inside()
     before = found.prepared.scan.data - truth.data
     after = found.estimate.image - truth.data

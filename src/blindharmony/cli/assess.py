@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.inputs import check_mask, found_scans
+from blindharmony.cli.inputs import found_scans, given_masks
 from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, reportable
 from blindharmony.version import VERSION
 
@@ -53,6 +53,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="one JSON document on standard output, for machines")
     p.add_argument("--mask", type=Path, help="brain mask on the scan's grid (one scan only)")
+    p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
     p.add_argument("--mask-command", metavar="CMD", help="brain extractor to call, with {input} and {output} in it")
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
     p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
@@ -64,7 +65,7 @@ def add_parser(verbs: Any) -> None:
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Assess every scan; one that fails does not stop the others."""
     paths, missing = found_scans(arguments.scans, arguments.participant_label, arguments.suffix)
-    check_mask(arguments.mask, paths)
+    masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=arguments.mask_command)
     from blindharmony.assessment import assess
     from blindharmony.target import load_target
 
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                 result = assess(
                     path,
                     target,
-                    mask=arguments.mask,
+                    mask=masks.get(path),
                     mask_command=arguments.mask_command,
                     device=arguments.device,
                     progress=stage,

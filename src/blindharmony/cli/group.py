@@ -112,7 +112,12 @@ def _table(path: Path) -> Mapping[str, str]:
 
 
 def fitted_scanners(
-    arguments: argparse.Namespace, paths: list[Path], target: Target, cache: Path, screen: Screen
+    arguments: argparse.Namespace,
+    paths: list[Path],
+    masks: dict[Path, Path],
+    target: Target,
+    cache: Path,
+    screen: Screen,
 ) -> dict[Path, ScannerModel]:
     """Look at every scan of every group, then fit one scanner model to each group.
 
@@ -123,7 +128,7 @@ def fitted_scanners(
     found: dict[Path, ScannerModel] = {}
     for name, members in groups_of(arguments, paths).items():
         called = f"scanner {name}" if name else "one scanner"
-        scanner = fitted_in_rounds(partial(_looked_at, arguments, members, target, cache, screen), target)
+        scanner = fitted_in_rounds(partial(_looked_at, arguments, members, masks, target, cache, screen), target)
         if scanner is None:
             continue
         screen.note(f"fitted {called} to {scanner.rounds[0].scans} scans")
@@ -140,6 +145,7 @@ def fitted_scanners(
 def _looked_at(
     arguments: argparse.Namespace,
     paths: list[Path],
+    masks: dict[Path, Path],
     target: Target,
     cache: Path,
     screen: Screen,
@@ -158,7 +164,7 @@ def _looked_at(
                         path,
                         target,
                         scanner=scanner,
-                        mask=arguments.mask,
+                        mask=masks.get(path),
                         mask_command=arguments.mask_command,
                         device=arguments.device,
                         cache=cache,

@@ -10,7 +10,7 @@ from typing import Any
 
 from blindharmony.cli import dicom, group
 from blindharmony.cli.console import Screen
-from blindharmony.cli.inputs import check_mask, found_scans
+from blindharmony.cli.inputs import found_scans, given_masks
 from blindharmony.cli.numbers import whole
 from blindharmony.cli.outcome import Outcomes
 from blindharmony.errors import BlindHarmonyError, OutputError, UsageError, reportable
@@ -56,6 +56,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
     p.add_argument("--mask", type=Path, help="brain mask on the scan's grid (one scan only)")
+    p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
     p.add_argument("--mask-command", metavar="CMD", help="brain extractor to call, with {input} and {output} in it")
     p.add_argument(
         "--method",
@@ -87,7 +88,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     scans, unconverted = dicom.with_dicom_converted(arguments, screen)
     paths, unfound = found_scans(scans, arguments.participant_label, arguments.suffix)
     missing = [*unconverted, *unfound]
-    _check(arguments, paths)
+    _check(paths)
+    masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=arguments.mask_command)
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.harmonization.scanner import ScannerModel
     from blindharmony.pipeline import harmonize
@@ -105,7 +107,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             _not_there(arguments, path)
     elif arguments.scanner:
         ScannerModel.load(arguments.scanner, target)
-    scanners = group.fitted_scanners(arguments, paths, target, cache, screen) if cache else {}
+    scanners = group.fitted_scanners(arguments, paths, masks, target, cache, screen) if cache else {}
     for index, path in enumerate(paths):
         name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
         screen.note(f"{name}: harmonizing to {target.info.name}")
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                 result = harmonize(
                     path,
                     target,
-                    mask=arguments.mask,
+                    mask=masks.get(path),
                     mask_command=arguments.mask_command,
                     method=arguments.method,
                     scanner=scanners.get(path, arguments.scanner),
@@ -150,8 +152,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     return outcomes.code
 
 
-def _check(arguments: argparse.Namespace, paths: list[Path]) -> None:
-    check_mask(arguments.mask, paths)
+def _check(paths: list[Path]) -> None:
     names = Counter(name for p in paths for name in result_names(p.name).values())
     twice = [name for name, count in names.items() if count > 1]
     if twice:

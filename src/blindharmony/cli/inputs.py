@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blindharmony.errors import InputError, NothingFoundError, UsageError
-from blindharmony.image import find_scans
+from blindharmony.image import find_masks, find_scans
 
 
 def found_scans(
@@ -36,14 +36,21 @@ def found_scans(
     return paths, missing
 
 
-def check_mask(mask: Path | None, paths: list[Path]) -> None:
-    """Check that a mask is there and belongs to one scan.
+def given_masks(
+    mask: Path | None, folder: Path | None, paths: list[Path], *, command: str | None = None
+) -> dict[Path, Path]:
+    """The brain masks of scans that were given one, by ``--mask`` or ``--mask-dir``.
 
     Raises:
-        InputError: If there is no such file.
-        UsageError: If there are several scans.
+        InputError: If there is no such file, or a scan has no mask in the folder and no ``command`` makes one.
+        UsageError: If one mask is given for several scans, or both options.
     """
-    if mask is not None and not mask.exists():
+    if mask is None:
+        return find_masks(paths, folder, command=command)
+    if folder is not None:
+        raise UsageError("--mask and --mask-dir exclude each other", remedy="use one of them")
+    if not mask.exists():
         raise InputError("no such mask", remedy="check the path", path=mask)
-    if mask is not None and len(paths) > 1:
-        raise UsageError("--mask goes with one scan", remedy="give the scans one by one, or leave --mask out")
+    if len(paths) != 1:
+        raise UsageError("--mask goes with one scan", remedy="give one scan with it, or leave --mask out")
+    return {paths[0]: mask}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.inputs import check_mask
+from blindharmony.cli.inputs import given_masks
 from blindharmony.cli.numbers import whole
 from blindharmony.errors import InputError
 
@@ -53,7 +53,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Draw, write, and say where to look."""
-    check_mask(arguments.mask, [])
+    given_masks(arguments.mask, None, [] if arguments.scan is None else [arguments.scan])
     if arguments.scan is not None and not arguments.scan.exists():
         raise InputError("no such scan", remedy="check the path", path=arguments.scan)
     from blindharmony.sampling import sample

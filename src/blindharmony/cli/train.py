@@ -48,6 +48,8 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--out", required=True, type=Path, metavar="TARGET", help="model file, e.g. mysite.safetensors")
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
     p.add_argument("--held-out", nargs="+", metavar="LABEL", help="subjects (or file names) that teach no network")
+    p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
+    p.add_argument("--mask-command", metavar="CMD", help="brain extractor for whole heads, with {input} and {output}")
     p.add_argument("--minutes", type=amount, default=30.0, help="time to learn, preparation not counted (default: 30)")
     p.add_argument("--steps", type=count, help="steps of every level of the flow instead of a time")
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
@@ -97,6 +99,7 @@ def recipe(arguments: argparse.Namespace) -> str:
         value = getattr(arguments, name)
         if value is None or value is False or value == _DEFAULTS.get(name, ""):
             continue
+        value = value.resolve().name if isinstance(value, Path) else value
         own = [] if value is True else value if isinstance(value, list) else [value]
         words += [f"--{name.replace('_', '-')}", *(str(v) for v in own)]
     return shlex.join([*words, "--out", arguments.out.name])
@@ -104,7 +107,17 @@ def recipe(arguments: argparse.Namespace) -> str:
 
 # What decides which model comes out; time only where no number of steps was given.
 _RECIPE = (
-    *("participant_label", "held_out", "steps", "minutes", "restorer_steps", "no_restorer", "slice_minutes"),
+    *(
+        "participant_label",
+        "held_out",
+        "mask_dir",
+        "mask_command",
+        "steps",
+        "minutes",
+        "restorer_steps",
+        "no_restorer",
+        "slice_minutes",
+    ),
     *("slice_steps", "suffix", "batch", "precision", "seed"),
 )
 _DEFAULTS: dict[str, object] = {"minutes": 30.0, "slice_minutes": 0.0, "suffix": "T1w", "precision": "auto", "seed": 0}
@@ -131,6 +144,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             paths,
             arguments.out,
             held_out=held_out,
+            mask_dir=arguments.mask_dir,
+            mask_command=arguments.mask_command,
             minutes=arguments.minutes,
             steps=arguments.steps,
             restorer=not arguments.no_restorer,

@@ -2,6 +2,7 @@
 
 from blindharmony.image.atomic import atomic_path, write_bytes, write_text
 from blindharmony.image.find import find_scans, is_bids
+from blindharmony.image.masks import find_mask, find_masks
 from blindharmony.image.names import (
     entities,
     mask_name,
@@ -25,6 +26,8 @@ __all__ = [
     "atomic_path",
     "entities",
     "file_sha256",
+    "find_mask",
+    "find_masks",
     "find_scans",
     "is_bids",
     "mask_name",

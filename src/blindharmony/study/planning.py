@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blindharmony.image import write_sidecar
+from blindharmony.image import find_mask, write_sidecar
 from blindharmony.lock import locked
 from blindharmony.study.hashes import hashed
 from blindharmony.study.layout import Scan
 from blindharmony.study.ledger import Ledger, read_json
-from blindharmony.study.masks import find_mask
 from blindharmony.study.scanners import Group
 from blindharmony.study.settings import Item
 
@@ -50,7 +49,7 @@ def make_plan(groups: Sequence[Group], ledger: Ledger, *, masks: Path | None = N
         OutputError: If the ledger cannot be written.
     """
     scans = [scan for group in groups for scan in group.scans]
-    given = {scan.id: find_mask(masks, scan) if masks else None for scan in scans}
+    given = {scan.id: find_mask(masks, scan.path) if masks else None for scan in scans}
     files = [scan.path for scan in scans] + [mask for mask in given.values() if mask]
     found = hashed(files, ledger.home / "hashes.json")
     items, unreadable = {}, []

@@ -16,6 +16,7 @@ from torch import Tensor
 from blindharmony.flow.haar import haar_split
 from blindharmony.image import read_volume, write_bytes
 from blindharmony.prep.grid import mask_box, shifted, voxel_map
+from blindharmony.prep.mask import read_mask
 from blindharmony.prep.recipe import PrepRecipe, prepare
 from blindharmony.prep.template import load_template
 from blindharmony.training.augment import AugmentSpec, deformed_points, sample_at, template_points
@@ -54,13 +55,23 @@ class Head:
         return sample_at(self.data.float(), self.mask.float(), points, self.to_scan)
 
 
-def prepare_head(path: Path, recipe: PrepRecipe, folder: Path, *, device: str = "cpu") -> Head:
+def prepare_head(
+    path: Path, recipe: PrepRecipe, folder: Path, *, mask: Path | None = None, mask_command: str | None = None
+) -> Head:
     """Prepare a training scan, or take it from ``folder`` if the same file was prepared before in the same way.
+
+    Args:
+        path: The scan.
+        recipe: How.
+        folder: Where prepared heads are kept.
+        mask: Its brain mask.
+        mask_command: External brain extractor, used if no mask is given and the scan is not stripped.
 
     Raises:
         BlindHarmonyError: As :func:`~blindharmony.prep.recipe.prepare`, naming the file.
     """
-    key = hashlib.sha256(path.read_bytes() + recipe.digest().encode() + VERSION.encode()).hexdigest()[:16]
+    brain = (mask.read_bytes() if mask else b"") + (mask_command or "").encode()
+    key = hashlib.sha256(path.read_bytes() + recipe.digest().encode() + VERSION.encode() + brain).hexdigest()[:16]
     stored = folder / f"{key}.safetensors"
     if stored.exists():
         try:
@@ -68,7 +79,8 @@ def prepare_head(path: Path, recipe: PrepRecipe, folder: Path, *, device: str = 
             return Head(path.name, found["data"], found["mask"], found["to_scan"].numpy(), float(found["gain"]))
         except (SafetensorError, KeyError):
             stored.unlink()  # cut off in the middle of a write by something stronger than us
-    prepared = prepare(read_volume(path), recipe, device=device)
+    given = read_mask(mask) if mask else None
+    prepared = prepare(read_volume(path), recipe, mask=given, mask_command=mask_command)
     native = prepared.native
     box, _ = mask_box(native.inside(), margin=2)
     matrix = prepared.found("place")["matrix"]

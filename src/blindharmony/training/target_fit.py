@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ import torch
 from torch import Tensor
 
 from blindharmony.device import exact_convolutions
-from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
+from blindharmony.errors import OutputError, UsageError
 from blindharmony.flow.honesty import most_probable
 from blindharmony.flow.pyramid import Pyramid, PyramidSpec
 from blindharmony.harmonization.typicality import level_bits
-from blindharmony.image import file_sha256, write_text
+from blindharmony.image import file_sha256, find_masks, write_text
 from blindharmony.prep.recipe import PrepRecipe
 from blindharmony.target import HeldOut, Target, TargetInfo, load_target, save_target
 from blindharmony.target.model import atlas_tensor
-from blindharmony.training.head import Head, prepare_head
 from blindharmony.training.hold_out import hold_out, person_of
 from blindharmony.training.pool import COPIES, Pool, make_pool, mean_image
+from blindharmony.training.prepare_heads import prepare_heads
 from blindharmony.training.progress import Report
 from blindharmony.training.pyramid_fit import fit_pyramid
 from blindharmony.training.target_people import with_people
@@ -58,6 +59,8 @@ def train_target(
     spec: PyramidSpec | None = None,
     copies: int = COPIES,
     recipe: PrepRecipe | None = None,
+    mask_dir: Path | None = None,
+    mask_command: str | None = None,
     name: str | None = None,
     suffix: str = "T1w",
     data: str = "",
@@ -86,6 +89,8 @@ def train_target(
         spec: Shape of the flow.
         copies: Deformed copies of each training head.
         recipe: Preparation.
+        mask_dir: Folder of derivatives with a brain mask of every scan.
+        mask_command: External brain extractor with ``{input}`` and ``{output}``, for whole heads without a mask.
         name: Of the model; the file's name by default.
         suffix: BIDS suffix of the contrast.
         data: Where the scans come from, for the model card.
@@ -116,16 +121,19 @@ def train_target(
     compute = compute or Compute()
     team = compute.team
     training, unseen = hold_out(list(scans), list(held_out))
+    everybody = training + unseen
+    masks = find_masks(everybody, mask_dir, command=mask_command)
+    prepared = partial(prepare_heads, masks=masks, mask_command=mask_command)
     recipe, spec = recipe or PrepRecipe(), spec or PyramidSpec()
     say: Report = report or (lambda stage, done, numbers: None)
     with work_folder(out, resume=resume, first=team.first) as work:
         team.wait()
         if team.size > 1:
-            _prepared([(training + unseen)[i] for i in team.share(len(training + unseen))], recipe, work, say)
+            prepared([everybody[i] for i in team.share(len(everybody))], recipe, work, say)
             team.wait()
-        heads = _prepared(training + unseen, recipe, work, say)
+        heads = prepared(everybody, recipe, work, say)
         # Now, not hours later: what has been prepared is not read again.
-        known = tuple(sorted(file_sha256(p)[:16] for p in training + unseen))
+        known = tuple(sorted(file_sha256(p)[:16] for p in everybody))
         training_heads, unseen_heads = heads[: len(training)], heads[len(training) :]
 
         def on_head(done: int, total: int) -> None:
@@ -183,7 +191,7 @@ def train_target(
             notes=dict(notes or {}),
         )
         target = _judged(_assemble(info, flow, average, coverage), judged, spreads, say)
-        target = with_people(target, heads, (pool, unseen_pool), [person_of(p) for p in training + unseen], report=say)
+        target = with_people(target, heads, (pool, unseen_pool), [person_of(p) for p in everybody], report=say)
         if restorer:
             target = with_restorer(
                 target,
@@ -226,19 +234,6 @@ def log_name(model: Path) -> Path:
         'mysite.log.jsonl'
     """
     return model.with_name(f"{model.stem}.log.jsonl")
-
-
-def _prepared(paths: Sequence[Path], recipe: PrepRecipe, work: Path, say: Report) -> list[Head]:
-    heads = []
-    for index, path in enumerate(paths):
-        say(f"preparing {path.name} ({index + 1} of {len(paths)})", index / len(paths), {})
-        try:
-            heads.append(prepare_head(path, recipe, work))
-        except BlindHarmonyError as error:
-            if error.path is None:
-                raise type(error)(error.what, remedy=error.remedy, path=path) from error
-            raise
-    return heads
 
 
 def _assemble(info: TargetInfo, flow: Pyramid, average: Tensor, coverage: Tensor) -> Target:
