@@ -20,8 +20,9 @@ import torch
 
 from blindharmony.evidence.heads import heads_of
 from blindharmony.evidence.scanners import Scanner
-from blindharmony.evidence.systems.matching import matched, pooled
+from blindharmony.evidence.systems.matching import pooled
 from blindharmony.evidence.systems.normalised import nyul
+from blindharmony.harmonization.match import harmonize_match
 from blindharmony.harmonization.methods import estimate
 from blindharmony.harmonization.scanner import fit_scanner
 from blindharmony.harmonization.summary import summarize
@@ -52,7 +53,7 @@ def old_heads(heads, target, recipe):
     pairs = [(x, h.mask) for x, h in zip(seen, heads, strict=True)]
     model = fit_scanner([summarize(x, m, target) for x, m in pairs], target)
     images = {
-        "match": [matched(x, m, target) for x, m in pairs],
+        "match": [harmonize_match(x, m, target).image for x, m in pairs],
         "nyul": [nyul(x, m, target) for x, m in pairs],
         "curve": [estimate("curve", x, m, target).image for x, m in pairs],
         "group: pooled matching": pooled(*zip(*pairs, strict=True), target),
@@ -71,7 +72,7 @@ def pair_difference(one, other, target):
     reach = float(np.quantile(one.image[both], 0.99))
     images = {
         "before": [one.image, other.image],
-        "match": [matched(h.image, h.mask, target) for h in (one, other)],
+        "match": [harmonize_match(h.image, h.mask, target).image for h in (one, other)],
         "curve": [estimate("curve", h.image, h.mask, target).image for h in (one, other)],
     }
     model = fit_scanner([summarize(h.image, h.mask, target) for h in (one, other)], target)

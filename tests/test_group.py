@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from blindharmony.cli.group import prepared_scans
 from blindharmony.cli.main import main
 from blindharmony.errors import UsageError
 from blindharmony.group import learn_scanner, needs_round
@@ -78,6 +79,10 @@ def test_a_table_names_the_scanners(scans, tiny_target_file, tmp_path, capsys):
     assert [p.name for p in models.iterdir()] == ["Site-A.json"]
     found = [json.loads((tmp_path / "o" / f"sub-{i}_desc-harmonized_T1w.json").read_text()) for i in range(3)]
     assert [f["Parameters"]["Scanner"] and f["Parameters"]["Scanner"]["Scans"] for f in found] == [2, 2, None]
+    assert main([*words, "--group-table", str(table), "--save-scanner", str(models), "--out", str(tmp_path / "p")]) == 1
+    said = capsys.readouterr().err
+    assert "Site-A.json: exists already" in said
+    assert "look at" not in said, "before any work"
     for text in ("a\tb\n1\t2\n", "scan\tscanner\nother.nii\tx\n"):
         table.write_text(text)
         assert main([*words, "--group-table", str(table)]) != 0
@@ -107,6 +112,17 @@ def test_every_scan_of_a_group_has_its_own_mask(scans, tiny_target_file, tmp_pat
     assert model.content == sidecar["Parameters"]["Scanner"]["Model"]
     with pytest.raises(UsageError, match="1 masks for 2 scans"):
         learn_scanner(scans[:2], load_target(tiny_target_file), masks=files[:1])
+
+
+def test_prepared_scans_go_whatever_happens_and_take_no_more_than_their_share(scans, tmp_path, monkeypatch):
+    (tmp_path / ".prepared").mkdir()
+    with pytest.raises(KeyboardInterrupt), prepared_scans(tmp_path, scans) as cache:
+        raise KeyboardInterrupt
+    assert cache == tmp_path / ".prepared"
+    assert not cache.exists()
+    monkeypatch.setattr("blindharmony.cli.group._MOST_GB", 1e-3)
+    with prepared_scans(tmp_path, scans) as none:
+        assert none is None
 
 
 def test_python_has_the_same(scans, tiny_target_file):

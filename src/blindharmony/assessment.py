@@ -114,7 +114,7 @@ def assess(
         'foreign'
     """
     began = time.perf_counter()
-    model = load_target(target if isinstance(target, Target) else str(target))
+    model = load_target(target)
     device = resolved_device(device)
     say = progress or (lambda stage, share: None)
     source = read_volume(scan)

@@ -91,11 +91,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and named)
 
 
-def reportable(error: Exception, path: Path) -> BlindHarmonyError:
+def reportable(error: Exception, path: Path | None = None) -> BlindHarmonyError:
     """Anything that went wrong with a scan as something that can be said, so that the next scan has its turn."""
     if isinstance(error, BlindHarmonyError):
         return error
     if out_of_memory(error):
         return InputError("not enough memory", remedy="close other programs or use a larger machine", path=path)
-    said = f"{type(error).__name__}: {error}"
-    return InternalError(f"internal error ({said[:300]})", remedy="run with --debug and report it", path=path)
+    said, remedy = f"{type(error).__name__}: {error}", "report it, with what 'blindharmony --debug VERB ...' shows"
+    return InternalError(f"internal error ({said[:300]})", remedy=remedy, path=path)

@@ -44,7 +44,7 @@ def summarize_scan(
         device: Where the included brain extractor runs.
         cache: Folder in which preparation is kept for the next time.
     """
-    model, source = load_target(target if isinstance(target, Target) else str(target)), read_volume(scan)
+    model, source = load_target(target), read_volume(scan)
     with naming(source):
         prepared = prepared_for(
             model, source, mask=mask, mask_command=mask_command, device=resolved_device(device), cache=cache
@@ -114,7 +114,7 @@ def learn_scanner(
         >>> scanner = learn_scanner(["a.nii.gz", "b.nii.gz"])                     # doctest: +SKIP
         >>> harmonize("a.nii.gz", scanner=scanner).save("out")                    # doctest: +SKIP
     """
-    model = load_target(target if isinstance(target, Target) else str(target))
+    model = load_target(target)
 
     given = [None] * len(scans) if masks is None else masks
     if len(given) != len(scans):

@@ -61,7 +61,7 @@ def harmonize(
         >>> harmonize("scan.nii.gz").save("out")                                  # doctest: +SKIP
         (PosixPath('out/scan_desc-harmonized.nii.gz'), ...)
     """
-    model = load_target(target if isinstance(target, Target) else str(target))
+    model = load_target(target)
     shared = ScannerModel.load(Path(scanner), model) if isinstance(scanner, str | PathLike) else scanner
     if shared is not None:
         shared.checked_for(model)
@@ -114,7 +114,8 @@ def harmonize(
             "KeepBias": keep_bias,
             "Mask": named_mask(mask),
             "MaskCommand": mask_command,
-            "Refine": refine,
+            "Refine": refine and method == "curve",
             "Scanner": shared.named if shared else None,
         },
+        inputs=tuple(Path(given) for given in (scan, mask) if isinstance(given, str | PathLike)),
     )

@@ -42,7 +42,7 @@ class HarmonizeResult:
 
     Attributes:
         source: The scan as read.
-        data: Harmonized intensities in the target scanner's units, float32, in the file's own axes and shape.
+        data: Harmonized intensities in the target scanner's units, float32, ``(X, Y, Z)`` in the file's own axes.
         mask: Brain mask, same axes.
         target: The target model.
         method: Name of the method.
@@ -56,6 +56,7 @@ class HarmonizeResult:
         trust: Verdict, warnings and advice.
         seconds: Time of each stage.
         options: What was asked for, as the sidecar has it.
+        inputs: Files it was made from, which no result replaces.
 
     Example:
         >>> result = harmonize("scan.nii.gz")                                     # doctest: +SKIP
@@ -78,6 +79,7 @@ class HarmonizeResult:
     trust: Trust
     seconds: Mapping[str, float]
     options: Mapping[str, Any]
+    inputs: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         found = f"{len(self.warnings)} warnings" if len(self.warnings) != 1 else "1 warning"
@@ -194,8 +196,7 @@ class HarmonizeResult:
         """
         names = result_names(self.name)
         places = [Path(folder) / name for name in names.values()]
-        inputs = [self.source.path] if self.source.path else []
-        with written_together(places, overwrite=overwrite, inputs=inputs) as staged:
+        with written_together(places, overwrite=overwrite, inputs=self.inputs) as staged:
             files = [write_like(self.source, self.data, staged / names["scan"])]
             files.append(write_like(self.source, self.mask, staged / names["mask"], dtype=np.uint8))
             if uncertainty and self.uncertainty is not None:
@@ -215,7 +216,6 @@ class HarmonizeResult:
 
     def viewer(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the viewer: one HTML file with both volumes inside, 5 to 25 MB."""
-        shape = self.source.shape
-        pair = pack(self.source.data, self.data.reshape(shape), self.mask.reshape(shape), self.source.affine)
+        pair = pack(self.source.data, self.data, self.mask, self.source.affine)
         unit = f"{self.target.info.name} units"
         return write_viewer(*pair, Path(path), name=self.name, unit=unit, overwrite=overwrite)

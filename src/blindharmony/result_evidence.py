@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blindharmony.harmonization.names import ABOUT
-from blindharmony.harmonization.standing import level_names
+from blindharmony.harmonization.standing import level_names, rare_excess
 from blindharmony.harmonization.trust import brain_ml
 from blindharmony.prep.template import load_template
 from blindharmony.report import Confidence, Curve, ScanEvidence, Verdict, methods_text
@@ -112,6 +112,7 @@ def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
     surprise = result.figures.get("surprise")
     return Confidence(
         levels,
+        limit=rare_excess(result.target.info.held_out.scans),
         intensity=np.asarray(bar.at) * unit if bar else np.zeros(0),
         deviation=np.asarray(bar.deviation) * unit if bar else np.zeros(0),
         surprise=surprise if isinstance(surprise, float) else None,

@@ -66,7 +66,7 @@ def sample(
     temperatures = list(dict.fromkeys(temperatures))
     if len({f"{t:.2f}" for t in temperatures}) < len(temperatures):
         raise UsageError("two temperatures are the same to two digits", remedy="leave one out")
-    model, folder = load_target(target if isinstance(target, Target) else str(target)), Path(out)
+    model, folder = load_target(target), Path(out)
     pyramid_of(model)
     names = [[f"sample-{index + 1:02d}_temperature-{t:.2f}.nii.gz" for index in range(number)] for t in temperatures]
     sheet, notes = folder / "samples.html", folder / "samples.json"

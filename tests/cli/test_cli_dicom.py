@@ -70,6 +70,18 @@ def test_a_file_stands_for_its_series(visit, tiny_target_file, tmp_path):
     assert (tmp_path / "d_ser-7-t2-space-sag_desc-harmonized.nii.gz").is_file()
 
 
+def test_two_folders_of_one_name_are_not_one_scan(visit, brain, tiny_target_file, tmp_path, capsys):
+    for who, contrast in (("A", brain), ("B", brain**1.2)):
+        write_series(tmp_path / who / "DICOM", contrast, (2, 2, 2), number=4)
+    words = ["harmonize", *(str(tmp_path / who / "DICOM") for who in "AB"), "--target", str(tiny_target_file)]
+    words += ["--method", "match", "--no-report", "--out", str(tmp_path / "out")]
+    for more in ([], ["--overwrite"]):
+        assert main([*words, *more]) == 1
+        said = capsys.readouterr().err
+        assert f"{tmp_path / 'B' / 'DICOM'}: its scan would be called" in said
+        assert said.count("harmonizing to") == 1
+
+
 def test_without_dcm2niix_it_is_said_how_to_get_it(visit, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))

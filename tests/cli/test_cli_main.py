@@ -10,9 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from blindharmony.cli.bids import _for_workers
 from blindharmony.cli.main import main
+from blindharmony.errors import OutputError
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.pipeline import harmonize
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,19 @@ def test_good_and_bad_scans_together(capsys, scan, tiny_target_file, tmp_path):
         (["harmonize", "SCAN", "--out", "o", "--target", "nothing"], 2, "included name"),
         (["harmonize", "SCAN", "--out", "o", "--target", "TINY", "--device", "cuda:7"], 2, "--device cpu"),
         (["harmonize", "SCAN", "--out", "o", "--mask", "nomask.nii"], 1, "nomask.nii"),
+        (["harmonize", "SCAN", "--out", "o", "--series", "4"], 2, "--series is for DICOM"),
+        (["harmonize", "x" * 300 + ".nii", "--out", "o"], 66, "cannot be read"),
+        (["sample", "TINY", "--out", "o", "--mask", "SCAN"], 2, "--mask goes with one scan"),
+        (
+            ["train", "SCAN", "--out", "o.safetensors", "--no-restorer", "--restorer-steps", "9"],
+            2,
+            "exclude each other",
+        ),
+        (
+            ["benchmark", "--data", "EMPTY", "--target", "TINY", "--out", "o", "--white-matter-label", "2"],
+            2,
+            "--segmenter",
+        ),
         (["harmonize", "EMPTY", "--out", "o"], 66, "EMPTY"),
         (["train", "SCAN", "--out", "o.safetensors"], 2, "at least 5"),
         (["bids", "EMPTY", "o", "participant", "--n-procs", "0", "--omp-nthreads", "2"], 2, "--n-procs N"),
@@ -178,11 +194,37 @@ def test_a_scan_with_a_wild_name(capsys, scan, tiny_target_file, tmp_path):
     assert "<script>a" not in next((tmp_path / "out").glob("*.html")).read_text()
 
 
-def test_the_demo_asks_for_what_harmonize_knows(monkeypatch, tmp_path):
+def test_the_demo_asks_for_what_harmonize_knows(monkeypatch, tmp_path, capsys):
     seen = []
     monkeypatch.setattr("blindharmony.pipeline.harmonize", lambda path, target, **options: seen.append(path) or 1 / 0)
     assert main(["demo", str(tmp_path / "out"), "--quiet"]) == 70
     assert [path.name for path in seen] == ["sub-01_T1w.nii.gz"]
+    assert "internal error (ZeroDivisionError" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        main(["--debug", "demo", str(tmp_path / "out"), "--quiet"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub-01_desc-harmonized_T1w.json").touch()
+    assert main(["demo", str(tmp_path / "out"), "--quiet"]) == 1
+    assert "exists already; pass --overwrite" in capsys.readouterr().err
+
+
+def test_a_mask_among_the_results_is_not_replaced(capsys, scan, tiny_target_file, tmp_path):
+    mask, image = tmp_path / "scan_desc-brain_mask.nii.gz", nib.load(scan)
+    nib.save(nib.Nifti1Image((image.get_fdata() > 0).astype(np.uint8), image.affine), mask)
+    words = ["harmonize", str(scan), "--target", str(tiny_target_file), "--mask", str(mask), "--out", str(tmp_path)]
+    before = mask.read_bytes()
+    assert main([*words, "--overwrite"]) == 1
+    assert f"{mask.name}: this mask would be replaced" in capsys.readouterr().err
+    with pytest.raises(OutputError, match="input of the run"):
+        harmonize(scan, str(tiny_target_file), mask=mask, method="match").save(tmp_path, overwrite=True)
+    assert mask.read_bytes() == before
+
+
+def test_an_included_model_is_meant_where_a_folder_has_its_name(tmp_path, monkeypatch, tiny_target_file):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ds002748").mkdir()
+    assert _for_workers("ds002748") == "ds002748"
+    assert _for_workers(os.path.relpath(tiny_target_file)) == str(tiny_target_file.resolve())
 
 
 def test_importing_the_package_is_cheap():

@@ -231,6 +231,7 @@ def test_wrong_use_is_told_in_one_line(study, tiny_target_file, tmp_path, capsys
         ["--target-set", "mine", "--domains", "moon"],
         ["--target-set", "mine", "--legs", "arms"],
         ["--target-set", "theirs"],
+        ["--target-set", "mine", "--costly-on", "gama1.5"],
     ):
         assert main([*words, *more]) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -38,6 +38,20 @@ def test_other_forms_are_refused(tmp_path, part):
         read_splits(written(tmp_path, {"a": part}))
 
 
+def test_a_file_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "splits.json").write_text('{"a": {"test": ["01"],}}')
+    with pytest.raises(InputError, match=r"splits\.json: this is no JSON"):
+        read_splits(tmp_path)
+
+
+def test_no_more_of_a_large_set_is_tested_than_memory_holds(tmp_path):
+    for k in range(120):
+        (tmp_path / f"sub-{k:03}").mkdir()
+    (tmp_path / "dataset_description.json").write_text("{}")
+    (split,) = read_splits(tmp_path).values()
+    assert (len(split.test), len(split.train)) == (20, 100)
+
+
 def test_one_own_set_is_split_by_seed(tmp_path):
     for k in range(12):
         (tmp_path / f"sub-{k:02}" / "anat").mkdir(parents=True)

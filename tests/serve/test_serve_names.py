@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindharmony.errors import InputError
-from blindharmony.image import output_name
+from blindharmony.image import result_names
 from blindharmony.serve.job import JobScan
 from blindharmony.serve.names import EXTENSIONS, safe_leaf, shown_name, told_apart
 
@@ -31,11 +31,17 @@ def test_a_leaf_is_a_plain_visible_file_name_on_every_system(stem, ending):
     JobScan(label="x", leaf=leaf, size=1)
 
 
-@given(st.lists(WILD.map(lambda stem: safe_leaf(stem + ".nii")) | st.sampled_from(["a.nii", "A.nii.gz", "a.mgz"])))
+@given(
+    st.lists(
+        WILD.map(lambda stem: safe_leaf(stem + ".nii"))
+        | st.sampled_from(["a.nii", "A.nii.gz", "a.mgz", "sub-1_T1w.nii", "sub-1_UNIT1.nii.gz"])
+    )
+)
 def test_no_two_scans_of_a_job_have_results_of_one_name(leaves):
     found = told_apart(leaves)
     assert len(found) == len(leaves)
-    assert len({output_name(leaf, "harmonized").casefold() for leaf in found}) == len(leaves)
+    names = [name.casefold() for leaf in found for name in result_names(leaf).values()]
+    assert len(set(names)) == len(names)
 
 
 @given(WILD)

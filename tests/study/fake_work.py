@@ -18,6 +18,8 @@ from blindharmony.study.publish import publish
 
 def look(asked):
     _begin("look", asked)
+    if asked["first"] and "fails at the second look" in Path(asked["scan"]).read_text():
+        raise InputError("the scan is a fake", remedy="take another", path=asked["scan"])
     write_bytes(Path(asked["file"]), _content(asked["scan"], asked["first"]), overwrite=True)
     return {}
 

@@ -66,6 +66,7 @@ def test_errors_are_outcomes(engine):
     found = {o.task.name: o for o in engine.finished()}
     assert found["double None"].kind == "TypeError"
     assert "no_module" in found["nowhere"].error
+    assert all("internal error (" in o.error and "--debug VERB" in o.error for o in found.values())
     assert not any(o.lost for o in found.values())
 
 

@@ -125,6 +125,14 @@ def test_with_one_readable_scan_a_group_is_that_scan_alone(tmp_path):
     assert b"alone" in results(tmp_path / "out")["sub-01/anat/sub-01_desc-harmonized_T1w.json"]
 
 
+def test_the_last_scan_of_a_group_keeps_the_curve_that_all_have_taught(tmp_path):
+    same = {"DeviceSerialNumber": "1"}
+    texts = {"sub-01": "ok: 1", "sub-02": "ok: fails at the second look"}
+    root = make_study(tmp_path / "s", texts, dict.fromkeys(texts, same))
+    assert fake_run(root, tmp_path / "out").done == 1
+    assert b"alone" not in results(tmp_path / "out")["sub-01/anat/sub-01_desc-harmonized_T1w.json"]
+
+
 def test_a_full_disk_stops_the_run_and_the_rest_is_not_started(tmp_path):
     texts = {f"sub-0{i}": "full: 3" if i == 3 else f"ok: {i}" for i in range(6)}
     root, out = make_study(tmp_path / "s", texts), tmp_path / "out"

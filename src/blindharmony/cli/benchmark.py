@@ -52,7 +52,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--costly-on", nargs="+", metavar="NAME", help="sources for the slow systems")
     p.add_argument("--minutes", type=amount, metavar="M", help="training time of each network (default: 10; quick 0.2)")
     p.add_argument("--segmenter", default="", metavar="CMD", help="external segmenter, with {input} and {output} in it")
-    p.add_argument("--white-matter-label", type=int, nargs="+", default=[3], metavar="N", help="its labels")
+    p.add_argument("--white-matter-label", type=int, nargs="+", metavar="N", help="its labels (default: 3)")
     p.add_argument("--heads", type=Path, metavar="DIR", help="where prepared scans are kept (default: OUT/heads)")
     p.add_argument("--seed", type=whole, default=0, help="of everything random (default: %(default)s)")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
@@ -105,6 +105,8 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     from blindharmony.evidence.splits import read_splits
     from blindharmony.target import load_target
 
+    if arguments.white_matter_label and not arguments.segmenter:
+        raise UsageError("--white-matter-label is for an external segmenter", remedy="use --segmenter with it")
     target = load_target(arguments.target)
     splits = read_splits(arguments.data, seed=arguments.seed)
     own = arguments.target_set or (next(iter(splits)) if len(splits) == 1 else target.info.name)
@@ -130,7 +132,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         seed=arguments.seed,
         quick=quick,
         segmenter=check_command(arguments.segmenter) if arguments.segmenter else "",
-        white=tuple(arguments.white_matter_label),
+        white=tuple(arguments.white_matter_label or (3,)),
     )
     plan.check()
     return plan

@@ -9,7 +9,7 @@ from typing import Any
 from blindharmony.cli import bids_engine, bids_group
 from blindharmony.cli.bids_engine import both
 from blindharmony.cli.console import Screen
-from blindharmony.cli.numbers import whole
+from blindharmony.cli.numbers import gigabytes, whole
 from blindharmony.cli.study_screen import StudyScreen
 from blindharmony.errors import UsageError
 
@@ -60,7 +60,7 @@ def add_parser(verbs: Any) -> None:
     scanners.add_argument(*both("--scanner-column"), metavar="COL", help="column of participants.tsv or *_scans.tsv")
     scanners.add_argument(
         *both("--scratch-gb"),
-        type=float,
+        type=gigabytes,
         default=50.0,
         metavar="G",
         help="disk for prepared scans of a group between its stages; larger groups are prepared again each time "
@@ -122,9 +122,8 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
 
     device = resolved_device(arguments.device)
     target = load_target(arguments.target)
-    file = Path(arguments.target)
     settings = Settings(
-        target=str(file.resolve()) if file.exists() else arguments.target,
+        target=_for_workers(arguments.target),
         digest=target.digest,
         mask_command=arguments.mask_command,
         refine=not arguments.no_refine,
@@ -164,6 +163,14 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     seen.end(tally)
     _end(arguments, screen, tally, ledger.out)
     return 1 if tally.finished < tally.total or tally.failed else 0
+
+
+def _for_workers(target: str) -> str:
+    """The target as workers find it, wherever they run."""
+    from blindharmony.target import included_targets
+
+    # An included model's name means that model, also where a folder is called the same.
+    return target if target in included_targets() else str(Path(target).resolve())
 
 
 def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Any]:

@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from blindharmony.cores import cores
+from blindharmony.cli.numbers import amount
+from blindharmony.cores import THREADS, cores
 from blindharmony.errors import UsageError
 from blindharmony.study.engines.task import Engine
 from blindharmony.study.sizes import memory_gb
 
 _JOB_GB = 4.0
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
 def both(option: str) -> tuple[str, ...]:
@@ -37,11 +37,11 @@ def add_options(p: Any) -> None:
     p.add_argument(
         *both("--omp-nthreads"), type=int, metavar="N", help="threads of a process (default: the cores, shared evenly)"
     )
-    p.add_argument(*both("--mem-gb"), type=float, metavar="G", help="memory for all processes, 2 GB each or more")
+    p.add_argument(*both("--mem-gb"), type=amount, metavar="G", help="memory for all processes, 2 GB each or more")
     p.add_argument(*both("--dask-scheduler"), metavar="ADDRESS", help="Dask workers that run already (tcp://...)")
     p.add_argument("--jobqueue", choices=("slurm", "pbs", "local"), help="start Dask workers as jobs of a queue")
     p.add_argument("--jobs", type=int, metavar="N", help="how many jobs")
-    p.add_argument(*both("--job-memory"), type=float, metavar="G", help="memory of a job, GB (default: 4 or more)")
+    p.add_argument(*both("--job-memory"), type=amount, metavar="G", help="memory of a job, GB (default: 4 or more)")
     p.add_argument(*both("--job-walltime"), metavar="TIME", help="time limit of a job, as the queue writes it")
     p.add_argument(*both("--job-queue"), metavar="NAME", help="queue or partition")
     p.add_argument(*both("--job-account"), metavar="NAME", help="account of the jobs")
@@ -109,7 +109,7 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int, v
     each = arguments.omp_nthreads or max(1, cores() // count)
     gpus = _gpus(device)
     environments = [
-        {**dict.fromkeys(_THREADS, str(each)), **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}
+        {**dict.fromkeys(THREADS, str(each)), **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}
         for i in range(count)
     ]
     words_ = f"{count} process{'es' if count > 1 else ''}, {each} thread{'s' if each > 1 else ''} each"

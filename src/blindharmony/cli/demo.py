@@ -42,7 +42,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     grammar = argparse.ArgumentParser()
     harmonize.add_parser(grammar.add_subparsers())
     flags = [f"--{name}" for name in ("overwrite", "quiet", "viewer") if getattr(arguments, name)]
-    code = harmonize.run(grammar.parse_args([*words, *flags]), screen)
+    # What stands before the verb belongs to all verbs.
+    asked = grammar.parse_args([*words, *flags], argparse.Namespace(debug=arguments.debug))
+    code = harmonize.run(asked, screen)
     if code == 0:
         report = Path(arguments.out, "sub-01_desc-harmonized_T1w.html").resolve()
         screen.note(f"open {report.as_uri()} in a browser to see what changed")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +15,15 @@ from typing import TYPE_CHECKING
 from blindharmony.cli.console import Screen
 from blindharmony.errors import OutputError, ScannerError, UsageError
 from blindharmony.image import read_text
+from blindharmony.study.sizes import kept_gb, largest
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
     from blindharmony.harmonization.summary import ScanSummary
     from blindharmony.target import Target
+
+# About 300 scans of 1 mm; a larger group is prepared again for each look, as with 'bids --scratch-gb'.
+_MOST_GB = 50
 
 
 def add_options(p: argparse.ArgumentParser) -> None:
@@ -56,9 +62,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise UsageError("--save-scanner needs several scans to fit", remedy="add --group")
     if (together or arguments.scanner) and arguments.method != "curve":
         raise UsageError(f"the method '{arguments.method}' has no scanner model", remedy="use --method curve")
-    file = arguments.save_scanner
-    if file and arguments.group and file.exists() and not arguments.overwrite:
-        raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
+    if arguments.save_scanner and arguments.group:
+        _not_there(arguments.save_scanner, arguments)
 
 
 def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, list[Path]]:
@@ -66,6 +71,7 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
 
     Raises:
         ScannerError: If the table cannot be read or lacks a column.
+        OutputError: If a scanner's file exists already.
     """
     if arguments.group:
         return {"": paths}
@@ -89,7 +95,20 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
             remedy="give them names that differ in letters or digits",
             path=arguments.group_table,
         )
+    for name in found if arguments.save_scanner else ():
+        _not_there(_scanner_file(arguments, name), arguments)
     return found
+
+
+def _scanner_file(arguments: argparse.Namespace, name: str) -> Path:
+    """Where a fitted scanner is kept: the file that was named, or one of a table's in the folder that was named."""
+    kept: Path = arguments.save_scanner
+    return kept / f"{_safe(name)}.json" if name else kept
+
+
+def _not_there(file: Path, arguments: argparse.Namespace) -> None:
+    if file.exists() and not arguments.overwrite:
+        raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
 
 
 def _table(path: Path) -> Mapping[str, str]:
@@ -111,12 +130,22 @@ def _table(path: Path) -> Mapping[str, str]:
     return found
 
 
+@contextmanager
+def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
+    """A folder for prepared scans, so that each is prepared once; None if they would take too much of the disk."""
+    cache = out / ".prepared"
+    try:
+        yield cache if kept_gb(largest(paths)) * len(paths) <= _MOST_GB else None
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
 def fitted_scanners(
     arguments: argparse.Namespace,
     paths: list[Path],
     masks: dict[Path, Path],
     target: Target,
-    cache: Path,
+    cache: Path | None,
     screen: Screen,
 ) -> dict[Path, ScannerModel]:
     """Look at every scan of every group, then fit one scanner model to each group.
@@ -135,7 +164,7 @@ def fitted_scanners(
         if scanner.rounds[0].scans == 1:
             screen.problem(f"blindharmony: warning: {called} has one scan, which is no better than the scan alone")
         if arguments.save_scanner:
-            file = arguments.save_scanner / f"{_safe(name)}.json" if name else arguments.save_scanner
+            file = _scanner_file(arguments, name)
             scanner.save(file, overwrite=arguments.overwrite)
             (screen.note if arguments.json else screen.result)(str(file))
         found |= dict.fromkeys(members, scanner)
@@ -147,7 +176,7 @@ def _looked_at(
     paths: list[Path],
     masks: dict[Path, Path],
     target: Target,
-    cache: Path,
+    cache: Path | None,
     screen: Screen,
     scanner: ScannerModel | None,
 ) -> list[ScanSummary]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,55 +99,56 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     outcomes = Outcomes(screen, json=arguments.json)
     for problem in missing:
         outcomes.fail(problem)
-    cache = arguments.out / ".prepared" if arguments.group or arguments.group_table else None
-    if cache:
+    together = bool(arguments.group or arguments.group_table)
+    if together:
         group.groups_of(arguments, paths)
         # A group takes a minute a scan before its first result would be refused.
         for path in paths:
-            _not_there(arguments, path)
+            _not_there(arguments, path, masks)
     elif arguments.scanner:
         ScannerModel.load(arguments.scanner, target)
-    scanners = group.fitted_scanners(arguments, paths, masks, target, cache, screen) if cache else {}
-    for index, path in enumerate(paths):
-        name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
-        screen.note(f"{name}: harmonizing to {target.info.name}")
-        try:
-            _not_there(arguments, path)
-            with screen.progress(name) as stage:
-                result = harmonize(
-                    path,
-                    target,
-                    mask=masks.get(path),
-                    mask_command=arguments.mask_command,
-                    method=arguments.method,
-                    scanner=scanners.get(path, arguments.scanner),
-                    refine=not arguments.no_refine,
-                    cache=cache,
-                    keep_bias=arguments.keep_bias,
-                    device=arguments.device,
-                    seed=arguments.seed,
-                    progress=stage,
-                )
-                stage("writing", 0.5)
-                files = result.save(
-                    arguments.out,
-                    report=not arguments.no_report,
-                    viewer=arguments.viewer,
-                    uncertainty=arguments.uncertainty,
-                    overwrite=arguments.overwrite,
-                )
-        except UsageError:
-            raise
-        except Exception as error:
-            if arguments.debug and not isinstance(error, BlindHarmonyError):
+    with group.prepared_scans(arguments.out, paths) if together else nullcontext() as cache:
+        scanners = group.fitted_scanners(arguments, paths, masks, target, cache, screen) if together else {}
+        for index, path in enumerate(paths):
+            name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
+            screen.note(f"{name}: harmonizing to {target.info.name}")
+            try:
+                _not_there(arguments, path, masks)
+                with screen.progress(name) as stage:
+                    result = harmonize(
+                        path,
+                        target,
+                        mask=masks.get(path),
+                        mask_command=arguments.mask_command,
+                        method=arguments.method,
+                        scanner=scanners.get(path, arguments.scanner),
+                        refine=not arguments.no_refine,
+                        cache=cache,
+                        keep_bias=arguments.keep_bias,
+                        device=arguments.device,
+                        seed=arguments.seed,
+                        progress=stage,
+                    )
+                    stage("writing", 0.5)
+                    files = result.save(
+                        arguments.out,
+                        report=not arguments.no_report,
+                        viewer=arguments.viewer,
+                        uncertainty=arguments.uncertainty,
+                        overwrite=arguments.overwrite,
+                    )
+            except UsageError:
                 raise
-            outcomes.fail(reportable(error, path), path)
-        else:
-            outcomes.done(path, result, files)
-            if arguments.uncertainty and result.estimate.error is None:
-                screen.problem(f"{path.name}: warning: no error bar is written, this method or target does not know it")
-    if cache:
-        shutil.rmtree(cache, ignore_errors=True)
+            except Exception as error:
+                if arguments.debug and not isinstance(error, BlindHarmonyError):
+                    raise
+                outcomes.fail(reportable(error, path), path)
+            else:
+                outcomes.done(path, result, files)
+                if arguments.uncertainty and result.estimate.error is None:
+                    screen.problem(
+                        f"{path.name}: warning: no error bar is written, this method or target does not know it"
+                    )
     screen.failures(outcomes.failed, len(paths) + len(missing))
     return outcomes.code
 
@@ -161,8 +162,10 @@ def _check(paths: list[Path]) -> None:
         )
 
 
-def _not_there(arguments: argparse.Namespace, path: Path) -> None:
+def _not_there(arguments: argparse.Namespace, path: Path, masks: dict[Path, Path]) -> None:
     """Notice an existing result before the work, not after it."""
     for file in (arguments.out / name for name in result_names(path.name).values()):
+        if path in masks and file.resolve() == masks[path].resolve():
+            raise OutputError("this mask would be replaced by a result", remedy="choose another --out", path=file)
         if file.exists() and not arguments.overwrite:
             raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)

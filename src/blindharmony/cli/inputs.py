@@ -28,7 +28,8 @@ def found_scans(
     missing = []
     for item in items:
         try:
-            paths += [p for p in find_scans([item], suffix=suffix) if p not in paths]
+            seen = {p.resolve() for p in paths}
+            paths += [p for p in find_scans([item], suffix=suffix) if p.resolve() not in seen]
         except NothingFoundError as error:
             missing.append(error)
     if not paths:

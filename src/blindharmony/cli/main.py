@@ -24,7 +24,7 @@ from blindharmony.cli import (
     view,
 )
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError
+from blindharmony.errors import BlindHarmonyError, reportable
 from blindharmony.version import VERSION
 
 _INTERNAL, _INTERRUPTED = 70, 130
@@ -112,9 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        screen.problem(
-            f"blindharmony: internal error ({type(error).__name__}: {error}); run with --debug and report it"
-        )
+        screen.problem(f"blindharmony: {reportable(error)}")
         return _INTERNAL
 
 

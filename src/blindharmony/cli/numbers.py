@@ -51,3 +51,22 @@ def amount(text: str) -> float:
     if not math.isfinite(value) or value <= 0:
         raise argparse.ArgumentTypeError(f"'{text}' is no number above zero")
     return value
+
+
+def gigabytes(text: str) -> float:
+    """A finite number that is not negative, such as room on a disk.
+
+    Example:
+        >>> gigabytes("0")
+        0.0
+        >>> gigabytes("inf")
+        Traceback (most recent call last):
+        argparse.ArgumentTypeError: 'inf' is no number from 0 up
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 up")
+    return value

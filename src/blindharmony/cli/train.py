@@ -13,7 +13,6 @@ from blindharmony.cli.numbers import amount, count, whole
 from blindharmony.cli.training_screen import TrainingScreen
 from blindharmony.errors import UsageError
 from blindharmony.image import find_scans
-from blindharmony.version import VERSION
 
 _EPILOG = """\
 Give about 20 scans of one scanner and protocol; five, of three people, are the least. Every fifth person (four at
@@ -126,6 +125,8 @@ _DEFAULTS: dict[str, object] = {"minutes": 30.0, "slice_minutes": 0.0, "suffix":
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Train and say what came out."""
     paths = find_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=arguments.suffix)
+    if arguments.no_restorer and arguments.restorer_steps is not None:
+        raise UsageError("--restorer-steps and --no-restorer exclude each other", remedy="use one of them")
     held_out = _named(paths, arguments.held_out or [])
     from blindharmony.device import resolved_device
     from blindharmony.report.training_page import write_training_page
@@ -161,7 +162,6 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             data=arguments.data,
             licence=arguments.licence,
             notes={"recipe": recipe(arguments), **dict(arguments.note or [])},
-            version=VERSION,
             report=TrainingScreen(screen, stage, as_json=arguments.json),
         )
         team.leave()

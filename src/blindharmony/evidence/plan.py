@@ -150,6 +150,12 @@ class Plan:
         for name in (self.target_set, *self.source_sets):
             if name not in self.splits:
                 raise UsageError(f"there is no set '{name}'", remedy=f"choose of {', '.join(self.splits)}")
+        # What stands there by itself may name sets that are not here.
+        for name in set(self.costly_on) - {*COSTLY_ON, *SIMULATED, *self.splits}:
+            raise UsageError(
+                f"--costly-on {name} is neither a domain nor a set",
+                remedy=f"choose of {', '.join((*self.domains, *self.source_sets))}",
+            )
         if not self.split.train:
             raise UsageError(f"'{self.target_set}' has no training subjects", remedy="choose another --target-set")
         known = self.target.info.learnt_from

@@ -12,7 +12,7 @@ import numpy as np
 from blindharmony.errors import InputError, UsageError
 from blindharmony.image import is_bids, parse_json, read_text
 
-_TEST_SHARE, _LEAST = 0.25, 3
+_TEST_SHARE, _MOST_TESTS, _LEAST = 0.25, 20, 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def read_splits(data: Path, *, seed: int = 0) -> dict[str, Split]:
         {"SET": {"train": ["sub-01", …], "validation": […], "test": […], "retest": [["sub-03", "sub-23"]]}, …}
 
     Every key of a set but ``test`` may be missing. ``retest`` names pairs that are one person scanned twice: only the
-    first is tested. Without the file the folder must be one BIDS set; a seeded quarter of its subjects is tested.
+    first is tested. Without the file the folder must be one BIDS set; a seeded quarter of its subjects is tested,
+    20 at most.
 
     Raises:
         InputError: If the file is none of that form, or a subject is in two parts.
@@ -57,7 +58,10 @@ def read_splits(data: Path, *, seed: int = 0) -> dict[str, Split]:
     file = data / "splits.json"
     if not file.exists():
         return {data.resolve().name: _own(data, seed)}
-    content = parse_json(read_text(file))
+    try:
+        content = parse_json(read_text(file))
+    except ValueError as error:
+        raise InputError(f"this is no JSON ({error})", remedy="see docs/evidence.md for its form", path=file) from None
     if not isinstance(content, dict) or not content:
         raise InputError("this is not a list of sets", remedy="see docs/evidence.md for its form", path=file)
     return {str(name): _split(data / str(name), part, file) for name, part in content.items()}
@@ -98,7 +102,7 @@ def _own(data: Path, seed: int) -> Split:
     if not data.is_dir() or not is_bids(data):
         raise UsageError(f"{data} holds neither splits.json nor a BIDS set", remedy="see docs/evidence.md")
     subjects = sorted(p.name for p in data.glob("sub-*") if p.is_dir())
-    tests = max(2, round(_TEST_SHARE * len(subjects)))
+    tests = min(max(2, round(_TEST_SHARE * len(subjects))), _MOST_TESTS)
     if len(subjects) < tests + _LEAST:
         raise UsageError(f"{data} has {len(subjects)} subjects", remedy=f"give at least {tests + _LEAST}")
     order = np.random.default_rng(seed).permutation(len(subjects)).tolist()

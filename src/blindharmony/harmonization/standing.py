@@ -88,6 +88,16 @@ def standing(name: str, value: float, known: Sequence[float], *, least_spread: f
     )
 
 
+def rare_excess(known: int) -> float:
+    """The excess that one target scan in fifty has, as far as so many known ones can tell.
+
+    Example:
+        >>> [round(rare_excess(n), 1) for n in (1, 4, 20)]
+        [4.0, 3.9, 2.3]
+    """
+    return float(stats.t.ppf(1 - _RARE, known - 1) * np.sqrt(1 + 1 / known)) if known > 1 else _FEW
+
+
 def level_names(target: Target) -> list[str]:
     """The levels of a target's pyramid in words, finest first, the coarsest image last.
 

@@ -49,7 +49,10 @@ def find_scans(
     folders = [Path(item) for item in inputs]
     if not folders:
         raise NothingFoundError("no input was given", remedy="name a scan, a folder or a BIDS data set")
-    wanted = _labels(folders, participant_labels)
+    try:
+        wanted = _labels(folders, participant_labels)
+    except OSError as error:
+        raise NothingFoundError(f"cannot be read ({error})", remedy="check the path") from None
     # A scan may be named directly and through its folder; links and spelling do not make it another.
     scans: dict[Path, Path] = {}
     for item in folders:
@@ -81,6 +84,13 @@ def _labels(inputs: list[Path], labels: Sequence[str] | None) -> set[str] | None
 
 
 def _scans(item: Path, suffix: str, wanted: set[str] | None) -> list[Path]:
+    try:
+        return _listed(item, suffix, wanted)
+    except OSError as error:
+        raise NothingFoundError(f"cannot be read ({error.strerror})", remedy="check the path", path=item) from None
+
+
+def _listed(item: Path, suffix: str, wanted: set[str] | None) -> list[Path]:
     if item.is_file() or (item.is_symlink() and not item.is_dir()):
         return [item]
     if not item.exists():

@@ -66,17 +66,14 @@ def output_name(path: str | PurePath, desc: str, *, suffix_ext: str | None = Non
     return _named(path, desc, suffix=None) + (".nii.gz" if suffix_ext is None else suffix_ext)
 
 
-def mask_name(path: str | PurePath, desc: str = "brain") -> str:
-    """Name a mask after its source scan.
-
-    Raises:
-        ValueError: If ``desc`` is not plain letters and digits.
+def mask_name(path: str | PurePath) -> str:
+    """Name a brain mask after its source scan.
 
     Example:
         >>> mask_name("sub-01_T1w.nii.gz"), mask_name("scan.nii")
         ('sub-01_desc-brain_mask.nii.gz', 'scan_desc-brain_mask.nii.gz')
     """
-    return _named(path, desc, suffix="mask") + ".nii.gz"
+    return _named(path, "brain", suffix="mask") + ".nii.gz"
 
 
 def sidecar_name(path: str | PurePath) -> str:

@@ -58,7 +58,7 @@ def log_bias_n4(
     except RuntimeError as error:
         raise PreprocessingError(
             f"the bias field could not be estimated ({str(error).splitlines()[-1].strip()})",
-            remedy="check the mask, or use --no-n4",
+            remedy="check the mask",
         ) from error
     field = np.pad(inner, np.array(around), mode="edge")
     return np.asarray(field - field[positive].mean(), dtype=np.float32)

@@ -103,7 +103,7 @@ class ScanEvidence:
         overlap: Dice coefficient of the mask and the template's brain, if it was registered.
         preparation: For each step, the numbers it found.
         methods: The methods paragraph, see :func:`~blindharmony.report.methods.methods_text`.
-        provenance: Versions, command, hashes, date.
+        provenance: Versions, command, hashes.
 
     Raises:
         ValueError: If the arrays' shapes do not agree, the mask is empty, or there is no target scan.

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from blindharmony.errors import InputError, one_line
-from blindharmony.image import output_name, split_name
+from blindharmony.image import result_names, split_name
 
 EXTENSIONS = (".nii", ".nii.gz", ".mgz")
 _LONGEST = 100
@@ -66,14 +66,14 @@ def told_apart(leaves: Iterable[str]) -> tuple[str, ...]:
     for leaf in leaves:
         stem, extension = split_name(leaf)
         free, number = leaf, 1
-        while _result(free) in taken:
+        while not _results(free).isdisjoint(taken):
             number += 1
             free = f"{stem}-{number}{extension}"
-        taken.add(_result(free))
+        taken |= _results(free)
         found.append(free)
     return tuple(found)
 
 
-def _result(leaf: str) -> str:
+def _results(leaf: str) -> set[str]:
     # Some disks do not tell capital letters from small ones.
-    return output_name(leaf, "harmonized").casefold()
+    return {name.casefold() for name in result_names(leaf).values()}

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blindharmony.cores import THREADS
 from blindharmony.image import parse_json
 
 WORKER = (sys.executable, "-m", "blindharmony.serve.worker")
 _LONGEST_LINE = 2**20
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
 class WorkerProcess:
@@ -33,7 +33,7 @@ class WorkerProcess:
         self, asked: Mapping[str, Any], log: Path, *, command: Sequence[str] = WORKER, threads: int | None = None
     ) -> None:
         paths = os.pathsep.join(p for p in sys.path if p)
-        limits = {} if threads is None else dict.fromkeys(_THREADS, str(threads))
+        limits = {} if threads is None else dict.fromkeys(THREADS, str(threads))
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
                 list(command),

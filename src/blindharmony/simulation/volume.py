@@ -25,7 +25,6 @@ def simulate_volume(
     seed: int = 0,
     scan_seed: int = 0,
     top: float | None = None,
-    level: float | None = None,
 ) -> Simulated:
     """As :func:`~blindharmony.simulation.simulate.simulate`, with voxel size, slice axis and mask from the scan.
 
@@ -40,7 +39,6 @@ def simulate_volume(
         seed: The scanner.
         scan_seed: The scan.
         top: Intensity that the monotone curves call 1.
-        level: White-matter-like intensity that noise refers to.
 
     Raises:
         BlindHarmonyError: As ``simulate``; or if no brain is found.
@@ -55,7 +53,6 @@ def simulate_volume(
         seed=seed,
         scan_seed=scan_seed,
         top=top,
-        level=level,
         slice_axis=slice_axis(scan),
     )
 

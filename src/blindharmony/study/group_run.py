@@ -94,8 +94,9 @@ class GroupRun:
         return tasks or self._fit()
 
     def _fit(self) -> list[Task]:
+        # What an earlier look has taught is better than the curve of one scan.
         if len(self.alive) < 2:
-            return self._harmonize(None)
+            return self._harmonize(self.first)
         used = [(n, self.keys[n]) for n in sorted(self.alive)]
         key = key_of("fit", self.first, used)
         self.fit_key = key

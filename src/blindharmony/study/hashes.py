@@ -50,7 +50,8 @@ def hashed(paths: Iterable[Path], store: Path) -> dict[Path, str | None]:
 def _look(path: Path, known: Mapping[str, list[Any]]) -> list[Any] | None:
     try:
         s = path.stat()
-        state = [s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns]
+        # An inode can be larger than a number of JSON.
+        state = [s.st_size, str(s.st_ino), s.st_mtime_ns, s.st_ctime_ns]
         old = known.get(str(path))
         if old and old[:-1] == state:
             return old

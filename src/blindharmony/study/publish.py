@@ -16,8 +16,9 @@ from blindharmony.study.ledger import read_json, record_path
 def publish(staged: Path, out: Path, folder: str, home: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Move all files of a folder to their place and write the scan's record, which makes them count.
 
-    Killed in between, some files are there and no record: the next run writes them again. The move itself is atomic,
-    so no name ever stands for half a file.
+    Killed in between, some files are there that the record (none, or that of an earlier run) does not describe: the
+    next run sees it by their sizes or by what they were made of, and writes them again. The move itself is atomic, so
+    no name ever stands for half a file.
 
     Args:
         staged: Folder of finished files, on the output's own disk.

@@ -100,8 +100,8 @@ def harmonize(asked: Mapping[str, Any]) -> dict[str, Any]:
     write_sidecar(mask, {**_MASK, "Sources": [source]}, overwrite=True)
     home = Path(asked["home"])
     record = publish(staged, Path(asked["out"]), asked["folder"], home, {**asked["record"], **_figures(result)})
-    if asked["cache"]:
-        shutil.rmtree(_cache(asked) or home / "prepared", ignore_errors=True)
+    if cache := _cache(asked):
+        shutil.rmtree(cache, ignore_errors=True)
     return record
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
     return replace(target, info=info, digest=_digest(content))
 
 
-def load_target(target: str | Path | Target) -> Target:
+def load_target(target: str | PathLike[str] | Target) -> Target:
     """Load a model by name or file.
 
     Args:
@@ -72,7 +73,7 @@ def load_target(target: str | Path | Target) -> Target:
     if not path.is_file():
         known = ", ".join(included_targets()) or "none"
         raise TargetError(
-            "no such target model", remedy=f"give a model file or an included name ({known})", path=target
+            "no such target model", remedy=f"give a model file or an included name ({known})", path=str(target)
         )
     if path.stat().st_size > _MAX_BYTES:
         raise TargetError("this file is too large to be a target model", remedy=_TRAIN, path=path)

@@ -40,22 +40,21 @@ def template_points(shape: tuple[int, ...]) -> Tensor:
     return torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in shape], indexing="ij"))
 
 
-def deformed_points(points: Tensor, spec: AugmentSpec, rng: np.random.Generator, spacing_mm: float = 1.0) -> Tensor:
+def deformed_points(points: Tensor, spec: AugmentSpec, rng: np.random.Generator) -> Tensor:
     """The points ``p`` of a grid moved to ``A p + u(p)``: a random affine about the centre and a smooth field ``u``.
 
     Args:
-        points: ``(3, X, Y, Z)`` voxel indices.
+        points: ``(3, X, Y, Z)`` voxel indices, 1 mm apart.
         spec: How much.
         rng: Source of randomness; equal states give equal fields.
-        spacing_mm: Voxel size of the grid.
     """
     shape = points.shape[1:]
     centre = torch.tensor([(n - 1) / 2 for n in shape]).view(3, 1, 1, 1)
     linear = torch.from_numpy(np.eye(3) + rng.normal(0, spec.linear_sd, (3, 3))).float()
-    shift = torch.from_numpy(rng.normal(0, spec.shift_mm / spacing_mm, 3)).float().view(3, 1, 1, 1)
-    knots = [max(4, round(n * spacing_mm / spec.bend_scale_mm)) for n in shape]
+    shift = torch.from_numpy(rng.normal(0, spec.shift_mm, 3)).float().view(3, 1, 1, 1)
+    knots = [max(4, round(n / spec.bend_scale_mm)) for n in shape]
     # Averaging knots halves their spread (three axes, linear interpolation): the factor 1.6 restores it.
-    bend = torch.from_numpy(rng.normal(0, 1.6 * spec.bend_mm / spacing_mm, (3, *knots))).float()
+    bend = torch.from_numpy(rng.normal(0, 1.6 * spec.bend_mm, (3, *knots))).float()
     field = F.interpolate(_smooth(bend)[None], tuple(shape), mode="trilinear", align_corners=True)[0]
     moved = torch.einsum("ij,jxyz->ixyz", linear, points - centre) + centre + shift + field
     if spec.flip and rng.random() < 0.5:

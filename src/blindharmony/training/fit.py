@@ -16,6 +16,8 @@ from blindharmony.flow.level import LevelFlow
 from blindharmony.training.team import Compute
 
 _RATE, _WARMUP, _DECAY, _CLIP = 2e-3, 20, 1e-4, 1.0
+# How often the held-out scans are looked at.
+_EVALUATIONS = 12
 
 
 class LevelData(NamedTuple):
@@ -82,7 +84,6 @@ def fit_level(
     seed: tuple[int, ...],
     patch: int | None = None,
     state: FitState | None = None,
-    evaluations: int = 12,
     compute: Compute | None = None,
     on_step: Callable[[FitState, dict[str, float]], None] | None = None,
 ) -> float:
@@ -96,7 +97,6 @@ def fit_level(
         seed: Everything random in patch ``j`` of step ``i`` follows from ``(*seed, i, j)``: resuming repeats it.
         patch: Side of the random cubes used instead of whole heads.
         state: Where an interrupted fit stood.
-        evaluations: How often the held-out scans are looked at.
         compute: Where and how, and who shares the work.
         on_step: Called after each step with the state and numbers for the log; may raise to stop.
 
@@ -109,7 +109,7 @@ def fit_level(
     optimiser = torch.optim.AdamW(flow.parameters(), lr=_RATE, weight_decay=_DECAY)
     state = state or FitState(0, math.inf, {}, {})
     put_moments(optimiser, flow, state)
-    every = max(1, steps // evaluations)
+    every = max(1, steps // _EVALUATIONS)
     while state.step < steps:
         rate = _RATE * min(1.0, (state.step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * state.step / steps))
         for group in optimiser.param_groups:

@@ -47,11 +47,11 @@ class Head:
         parts = self.data.numpy().tobytes(), self.mask.numpy().tobytes(), np.asarray(self.to_scan).tobytes()
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
-    def image(self, rng: np.random.Generator | None = None, spec: AugmentSpec | None = None) -> tuple[Tensor, Tensor]:
+    def image(self, rng: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The head on the 1 mm template grid, as it is or deformed: image and mask ``(160, 192, 160)``."""
         points = template_points(load_template().data.shape)
         if rng is not None:
-            points = deformed_points(points, spec or AugmentSpec(), rng)
+            points = deformed_points(points, AugmentSpec(), rng)
         return sample_at(self.data.float(), self.mask.float(), points, self.to_scan)
 
 

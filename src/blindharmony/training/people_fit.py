@@ -14,12 +14,10 @@ from blindharmony.harmonization.ranks import rank_features
 from blindharmony.harmonization.texture import texture
 from blindharmony.target.model import upsampled
 from blindharmony.target.person import PersonModel
-from blindharmony.training.random_scanner import inside_mean, rician, thick_slices
+from blindharmony.training.random_scanner import FWHM, inside_mean, rician, thick_slices
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-
-_FWHM = 2.3548
 
 
 def seen_as(image: Image, mask: Mask, rng: np.random.Generator) -> Iterator[Image]:
@@ -31,7 +29,7 @@ def seen_as(image: Image, mask: Mask, rng: np.random.Generator) -> Iterator[Imag
         rng: Source of the noise.
     """
     axis = int(rng.integers(3))
-    blurs = [partial(ndimage.gaussian_filter, sigma=width / _FWHM) for width in (1.5, 2.5)]
+    blurs = [partial(ndimage.gaussian_filter, sigma=width / FWHM) for width in (1.5, 2.5)]
     slices = partial(thick_slices, axis=axis, size=3)
     yield image
     for share in (0.02, 0.04):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,12 @@ class _Data:
     def draw(self, k: int) -> Callable[[np.random.Generator], LevelData]:
         return lambda rng: self.get(k, *self.pool.pick(rng))
 
+    def each(self, k: int) -> Iterator[LevelData]:
+        """Of every head as it is, one by one."""
+        return (self.get(k, head, 0) for head in range(len(self.pool.files)))
+
     def all(self, k: int) -> list[LevelData]:
-        return [self.get(k, head, 0) for head in range(len(self.pool.files))]
+        return list(self.each(k))
 
 
 def level_flow(flow: Pyramid, k: int) -> LevelFlow:
@@ -165,7 +169,7 @@ def set_scales(flow: Pyramid, data: _Data) -> None:
     """Typical size of each channel, from the unchanged training heads."""
     for k in range(len(flow.levels) + 1):
         sizes = []
-        for part in data.all(k):
+        for part in data.each(k):
             inside = part.mask.double()
             values = part.values.double() - (1.0 if k == len(flow.levels) else 0.0)
             sizes.append((values.square() * inside).sum((0, 2, 3, 4)) / inside.sum((0, 2, 3, 4)).clamp_min(1))

@@ -19,7 +19,8 @@ Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 _TOP = 1.5
-_FWHM = 2.3548
+#: Full width at half maximum of a Gaussian, in standard deviations.
+FWHM = 2.3548
 _BLUR, _SLICE, _NOISE = (0.5, 3.5), (2, 4), (0.005, 0.08)
 _OFTEN = 0.6
 
@@ -34,7 +35,7 @@ def spoil(image: Image, mask: Mask, rng: np.random.Generator) -> Image:
     """
     soft, noisy = rng.random(2) < _OFTEN
     if soft and rng.random() < 0.5:
-        sigma = rng.uniform(*_BLUR) / _FWHM
+        sigma = rng.uniform(*_BLUR) / FWHM
         image = inside_mean(image, mask, lambda x: ndimage.gaussian_filter(x, sigma))
     elif soft:
         axis, size = int(rng.integers(3)), int(rng.integers(_SLICE[0], _SLICE[1] + 1))

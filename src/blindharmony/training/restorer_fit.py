@@ -66,6 +66,7 @@ def fit_restorer(
     if resume and checkpoint.exists():
         found = load_checkpoint(checkpoint, net, plan)
         state, plan, known = found.fit, found.plan, True
+        state.best_weights = {name: value.to(device) for name, value in state.best_weights.items()}
         if steps and plan["steps"] != steps:
             raise UsageError(
                 f"the interrupted run had {plan['steps']} steps of the restorer, not {steps}",

@@ -30,7 +30,6 @@ class SliceData:
         volumes: Scans on the template grid in flow units, each of shape ``(X, Y, Z)``, axial slices along Z.
         masks: Their brain masks.
         ceiling: The flow intensity :math:`c` that becomes 1.
-        least_brain: Smallest share of a slice that must be brain.
 
     Raises:
         ValueError: If there are not as many masks as volumes, shapes differ, the ceiling is not positive, or
@@ -49,7 +48,6 @@ class SliceData:
         volumes: Sequence[NDArray[np.float32]],
         masks: Sequence[NDArray[np.bool_]],
         ceiling: float = CEILING,
-        least_brain: float = LEAST_BRAIN,
     ) -> None:
         shapes = {array.shape for array in (*volumes, *masks)}
         if len(volumes) != len(masks) or len(shapes) > 1:
@@ -62,10 +60,10 @@ class SliceData:
         self._index = [
             (scan, int(z))
             for scan, mask in enumerate(masks)
-            for z in np.flatnonzero(mask.mean(axis=(0, 1)) >= least_brain)
+            for z in np.flatnonzero(mask.mean(axis=(0, 1)) >= LEAST_BRAIN)
         ]
         if not self._index:
-            raise ValueError(f"no slice is at least {least_brain:.0%} brain; check the masks")
+            raise ValueError(f"no slice is at least {LEAST_BRAIN:.0%} brain; check the masks")
 
     def __len__(self) -> int:
         """Return the number of slices."""

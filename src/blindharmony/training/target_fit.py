@@ -66,7 +66,6 @@ def train_target(
     data: str = "",
     licence: str = "",
     notes: dict[str, str] | None = None,
-    version: str = "",
     report: Report | None = None,
 ) -> Target:
     """Prepare the scans, train the flow, calibrate it on held-out scans, and write the model.
@@ -96,7 +95,6 @@ def train_target(
         data: Where the scans come from, for the model card.
         licence: Of the model, for the model card.
         notes: Anything else for the model card.
-        version: Of the package, recorded.
         report: Called with stage, share done and numbers.
 
     Raises:
@@ -113,7 +111,7 @@ def train_target(
     if out.exists() and not overwrite:
         raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=out)
     for what, value in (("steps", steps), ("slice_steps", slice_steps), ("restorer_steps", restorer_steps)):
-        if value is not None and value < 0:
+        if value is not None and value < 1:
             raise UsageError(f"{what} is {value}", remedy="give a number of steps, or None to go by the time")
     for what, time in (("minutes", minutes), ("slice_minutes", slice_minutes)):
         if not 0 <= time < math.inf:
@@ -186,7 +184,7 @@ def train_target(
             pyramid=spec,
             data=data,
             licence=licence,
-            made_with=version,
+            made_with=VERSION,
             seed=seed,
             notes=dict(notes or {}),
         )

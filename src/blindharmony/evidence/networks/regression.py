@@ -35,6 +35,7 @@ from blindharmony.evidence.networks.whole import through
 SEEN = 2 * REACH + 1
 _SMALL = 2e-4  # mean square error of a matched clean scan, flow units
 _JUDGED = 48
+_RATE, _BATCH = 2e-3, 6
 
 #: From a scan's number and the step's to what is seen and what is to be made of it.
 Pairs = Callable[[int, int], tuple[Volume, Volume]]
@@ -62,8 +63,6 @@ class Regression(Learner):
         masks: Of the scans, cropped.
         held_out: Scans that only judge: seen, wanted and mask.
         device: Where it learns.
-        rate: Learning rate.
-        batch: Patches in a step.
     """
 
     def __init__(
@@ -72,16 +71,12 @@ class Regression(Learner):
         masks: Sequence[Mask],
         held_out: Sequence[tuple[Volume, Volume, Mask]],
         device: str,
-        *,
-        rate: float = 2e-3,
-        batch: int = 6,
     ) -> None:
         self.net, self.device = SliceRegression(), device
         self.networks = nn.ModuleDict({"net": self.net}).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimisers = {
-            "net": torch.optim.AdamW(self.net.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.98))
+            "net": torch.optim.AdamW(self.net.parameters(), lr=_RATE, weight_decay=1e-4, betas=(0.9, 0.98))
         }
-        self._batch = batch
         self._pairs, self._masks = pairs, masks
         self._side = patch_side(masks)
         self._judged = [self._fixed(held_out, k) for k in range(_JUDGED if held_out else 0)]
@@ -95,7 +90,7 @@ class Regression(Learner):
     def step(self, rng: np.random.Generator, number: int) -> dict[str, float]:
         """A batch of patches of any orientation."""
         drawn = []
-        for _ in range(self._batch):
+        for _ in range(_BATCH):
             spot = draw(self._masks, self._side, rng)
             seen, wanted = self._pairs(spot.scan, number)
             drawn.append(

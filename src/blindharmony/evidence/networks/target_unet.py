@@ -20,7 +20,7 @@ from blindharmony.evidence.networks.regression import Regression
 from blindharmony.evidence.networks.slices import Mask, Volume, cropped
 from blindharmony.evidence.networks.trained import Trained
 from blindharmony.evidence.system import Material, Picture, Sees
-from blindharmony.evidence.systems.matching import matched
+from blindharmony.harmonization.match import harmonize_match
 from blindharmony.target import Target
 
 _MOST, _EVERY, _VIEWS = 40, 16, 2
@@ -52,7 +52,7 @@ class _Pool:
 def _seen(picture: Picture, target: Target, rng: np.random.Generator) -> tuple[Volume, Volume, Mask]:
     """Seen through a random scanner and matched, as it was, and the mask, cropped."""
     image = np.where(picture.mask, picture.image, 0).astype(np.float32)
-    spoiled = matched(random_scan(image, picture.mask, rng), picture.mask, target)
+    spoiled = harmonize_match(random_scan(image, picture.mask, rng), picture.mask, target).image
     mask, seen, truth = cropped(picture.mask, spoiled, image)
     return seen.astype(np.float32), truth.astype(np.float32), mask.astype(np.bool_)
 
@@ -81,4 +81,4 @@ class TargetUNet(Trained):
 
     def apply(self, learner: Regression, scan: Picture, material: Material) -> NDArray[np.float32]:
         """Matched, then the mean over three orientations."""
-        return learner.whole(matched(scan.image, scan.mask, material.target), scan.mask)
+        return learner.whole(harmonize_match(scan.image, scan.mask, material.target).image, scan.mask)

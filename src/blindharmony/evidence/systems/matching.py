@@ -11,16 +11,10 @@ from numpy.typing import NDArray
 from blindharmony.evidence.system import Material, Picture, Sees, System
 from blindharmony.evidence.systems.plain import inside
 from blindharmony.harmonization.curve_map import CurveMap
-from blindharmony.harmonization.match import source_quantiles
+from blindharmony.harmonization.match import harmonize_match, source_quantiles
 from blindharmony.target import Target
 
 _WHOLE = 4096
-
-
-def matched(image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target) -> NDArray[np.float32]:
-    """Masked histogram matching of one scan to the pooled target, flow units."""
-    quantiles, _ = source_quantiles(image, mask, target)
-    return np.where(mask, CurveMap.through(quantiles, target.mean_curve)(image), 0).astype(np.float32)
 
 
 def pooled(
@@ -52,7 +46,7 @@ class Match(System):
 
     def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
         """Rank by rank."""
-        return [matched(s.plain, s.mask, material.target) for s in scans]
+        return [harmonize_match(s.plain, s.mask, material.target).image for s in scans]
 
 
 class MatchWhole(System):
@@ -74,7 +68,7 @@ class CorrectedMatch(System):
 
     def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
         """Rank by rank."""
-        return [matched(s.image, s.mask, material.target) for s in scans]
+        return [harmonize_match(s.image, s.mask, material.target).image for s in scans]
 
 
 class PooledMatch(System):

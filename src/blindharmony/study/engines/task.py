@@ -9,7 +9,7 @@ from importlib import import_module
 from threading import Lock
 from typing import Any, Protocol
 
-from blindharmony.errors import out_of_memory
+from blindharmony.errors import out_of_memory, reportable
 
 # Inside one process one task at a time: thread counts and ITK settings belong to the whole process.
 _ONE = Lock()
@@ -81,8 +81,7 @@ def call(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:
         if out_of_memory(error):
             return {"error": "not enough memory; use fewer processes or a larger machine", "kind": "MemoryError"}
-        text = str(error).strip() or type(error).__name__
-        return {"error": text, "kind": type(error).__name__, "detail": traceback.format_exc()}
+        return {"error": str(reportable(error)), "kind": type(error).__name__, "detail": traceback.format_exc()}
 
 
 def outcome(task: Task, answer: Mapping[str, Any]) -> Outcome:
