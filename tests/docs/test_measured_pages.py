@@ -1,5 +1,6 @@
 """Tables are made from records, never typed: every measured page is what its script makes of the files beside it."""
 
+import re
 import runpy
 import shutil
 import sys
@@ -28,3 +29,12 @@ def test_a_page_is_what_its_script_makes(page, tmp_path, monkeypatch):
     runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
     made = (tmp_path / page).read_text()
     assert made == (ROOT / "docs" / page).read_text(), "run `make bench`"
+
+
+def test_messages_that_are_explained_are_those_of_the_program():
+    page = (ROOT / "docs/how-to/when-a-scan-fails.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    said = [part.strip() for row in rows for text in re.findall("`([^`]+)`", row) for part in text.split("...")]
+    program = "".join(p.read_text() for p in (ROOT / "src/blindharmony").rglob("*.py"))
+    assert len(said) > 10
+    assert [text for text in said if text and text not in program] == []

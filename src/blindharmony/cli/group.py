@@ -31,7 +31,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--group",
         action="store_true",
-        help="the scans share one scanner and sequence: fit one curve to all (much better than one by one)",
+        help="the scans share one scanner and sequence: fit one curve to all, which keeps differences between people",
     )
     p.add_argument(
         "--group-table",
