@@ -30,6 +30,8 @@ def test_header_law_and_sidecar(domain, labelled_files, tmp_path, capsys):
     assert card["Domain"] == domain
     assert card["SourceSHA256"] == hashlib.sha256(scan.read_bytes()).hexdigest()
     assert card["Monotone"] == DOMAINS[domain].monotone
+    used = DOMAINS[domain].needs_labels or domain == "all"
+    assert card["Labels"] == ("dseg.nii.gz" if used else None)
     assert {"Settings", "Found", "Seed", "ScanSeed", "Formula", "Versions"} <= set(card)
 
 

@@ -18,6 +18,7 @@ from blindharmony.training.head import prepare_head
 from blindharmony.training.hold_out import hold_out
 from blindharmony.training.pool import make_pool
 from blindharmony.training.target_fit import train_target
+from blindharmony.version import VERSION
 from heads import head_grid, synthetic_brain
 from targets import TINY
 
@@ -59,7 +60,7 @@ def place(scans, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(scans, place):
     out = place()
-    return out, train_target(scans, out, steps=4, version="test", **QUICK)
+    return out, train_target(scans, out, steps=4, **QUICK)
 
 
 def test_the_model_knows_what_it_was_made_of(trained):
@@ -67,6 +68,7 @@ def test_the_model_knows_what_it_was_made_of(trained):
     again = load_target(out)
     assert again.digest == target.digest
     assert again.info.scans == 4
+    assert again.info.made_with == VERSION
     assert again.info.held_out.scans == 1
     assert len(again.info.held_out.level_bits[0]) == len(TINY.widths) + 1
     assert np.isfinite(again.info.held_out.bits_per_dim).all()
@@ -84,7 +86,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(scans, trained, place)
         if stage.startswith("8 mm") and numbers.get("step") == 2:
             raise KeyboardInterrupt
 
-    options = {"steps": 4, "version": "test", **QUICK}
+    options = {"steps": 4, **QUICK}
     with pytest.raises(KeyboardInterrupt):
         train_target(scans, out, report=interrupt, **options)
     assert not out.exists()

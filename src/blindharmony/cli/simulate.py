@@ -91,6 +91,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     write_like(scan, made.image, out, overwrite=arguments.overwrite)
     domain = DOMAINS[made.domain]
     warnings = list(scan.warnings)
+    used = domain.needs_labels or made.found.get("Tissue") is True
     if made.found.get("Tissue") is False:
         warnings.append("No --labels were given: the contrast between tissues was not changed.")
     write_sidecar(
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             "Found": made.found,
             "Seed": arguments.seed,
             "ScanSeed": scan_seed,
-            "Labels": None if arguments.labels is None else arguments.labels.name,
+            "Labels": arguments.labels.name if arguments.labels and used else None,
             "Mask": None if arguments.mask is None else arguments.mask.name,
             "Warnings": warnings,
             "Versions": versions(),
