@@ -125,7 +125,7 @@ def test_prepared_scans_go_whatever_happens_and_take_no_more_than_their_share(sc
         assert none is None
 
 
-def test_python_has_the_same(scans, tiny_target_file):
+def test_python_has_the_same(scans, tiny_target_file, tmp_path):
     target = load_target(tiny_target_file)
     model = learn_scanner(scans, target)
     assert model.scans == 3
@@ -134,6 +134,10 @@ def test_python_has_the_same(scans, tiny_target_file):
     values = np.sort(found.estimate.image[brain])
     assert np.sqrt((np.minimum(values, np.quantile(values, 0.999)) ** 2).mean()) == pytest.approx(1, abs=0.01)
     assert found.uncertainty is None  # this target knows no persons
+    words = ["harmonize", *map(str, scans), "--target", str(tiny_target_file), "--group", "--no-report", "-q"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    command = nib.load(tmp_path / "sub-0_desc-harmonized_T1w.nii.gz").get_fdata()
+    np.testing.assert_array_equal(command, found.image.get_fdata())
 
 
 @pytest.mark.parametrize(
@@ -145,8 +149,10 @@ def test_python_has_the_same(scans, tiny_target_file):
     ],
 )
 def test_options_that_make_no_sense_are_refused(scans, tiny_target_file, tmp_path, capsys, words, hint):
-    main(["harmonize", str(scans[0]), "--target", str(tiny_target_file), "--out", str(tmp_path), *words])
+    code = main(["harmonize", str(scans[0]), "--target", str(tiny_target_file), "--out", str(tmp_path), *words])
+    assert code == 2
     assert hint in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_bad_scan_does_not_stop_its_group(scans, tiny_target_file, tmp_path, capsys):

@@ -15,7 +15,7 @@ from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.error_bar import ErrorBar
 from blindharmony.harmonization.ranks import rank_features
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.image import read_volume
+from blindharmony.image import file_sha256, read_volume
 from blindharmony.intake import prepared_for
 from blindharmony.pipeline import harmonize
 from blindharmony.prep.recipe import Done
@@ -215,7 +215,7 @@ def test_the_curve_of_another_scanner_is_a_reason_to_look(scan_file, tiny_target
     assert len(repr(alone)) < 150 > len(repr(tiny_target))
 
 
-def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result):
+def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result, tmp_path):
     bar = ErrorBar(np.array([0.0, 2.0]), np.array([0.01, 0.2]))
     plain = replace(result, estimate=replace(result.estimate, error=bar))
     last = result.prepared.history[-1]
@@ -229,6 +229,11 @@ def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result):
     )
     assert plain.uncertainty.max() > 0
     np.testing.assert_allclose(lit.uncertainty, 2 * plain.uncertainty, rtol=1e-4)
+    files = plain.save(tmp_path, report=False, uncertainty=True)
+    (bar,) = (file for file in files if "desc-harmonizedSD" in file.name)
+    written = nib.load(bar).get_fdata(dtype=np.float32).reshape(plain.uncertainty.shape)
+    np.testing.assert_array_equal(written, plain.uncertainty)
+    assert json.loads(files[-1].read_text())["Results"][bar.name] == file_sha256(bar)
 
 
 def test_the_curve_of_another_target_is_refused(stripped_volume, tiny_target):

@@ -1,5 +1,6 @@
 """The command as a user meets it: names, exit codes, one clear line for every bad file."""
 
+import argparse
 import gzip
 import json
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from blindharmony.cli.bids import _for_workers
-from blindharmony.cli.main import main
+from blindharmony.cli.main import main, parser
 from blindharmony.errors import OutputError
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
@@ -26,7 +27,8 @@ def scan(stripped_head, tmp_path_factory):
 
 
 def test_help_of_every_verb_teaches(capsys):
-    for words in (["--help"], ["harmonize", "--help"], ["train", "--help"], ["info", "--help"]):
+    (verbs,) = (a.choices for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for words in (["--help"], *([verb, "--help"] for verb in verbs)):
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 0

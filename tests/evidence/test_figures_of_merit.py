@@ -1,5 +1,7 @@
 """Measures and statistics on cases whose answer is known."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -72,4 +74,7 @@ def test_the_meter_sees_memory():
     with Meter() as meter:
         block = np.ones(30_000_000)
     assert meter.seconds > 0
-    assert np.isnan(meter.megabytes) or meter.megabytes > block.nbytes / 1024**2
+    if np.isnan(meter.megabytes):
+        assert not sys.platform.startswith("linux")
+        return
+    assert meter.megabytes > block.nbytes / 1024**2

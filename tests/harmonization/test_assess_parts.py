@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from blindharmony.assessment import judge
 from blindharmony.errors import TargetError
 from blindharmony.flow.redraw import redraw
 from blindharmony.harmonization.coverage import mask_fit
@@ -23,6 +24,24 @@ from blindharmony.prep.template import load_template
 def brain():
     data = load_template().data
     return data / np.sqrt((data[data > 0] ** 2).mean()), data > 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "order", "verdict"),
+    [
+        (1.0, 0.5, 1.0, "target-like"),
+        (9.0, 0.5, 1.0, "foreign"),
+        (9.0, 9.0, 1.0, "not explainable"),
+        (1.0, 9.0, 1.0, "not explainable"),
+        (1.0, 0.5, -1.0, "not explainable"),
+    ],
+)
+def test_the_verdict_follows_from_what_is_rare(brain, tiny_target, before, after, order, verdict):
+    known = [-1.0, -0.5, 0.5, 1.0]
+    rows = [[standing("detail at 2 mm", value, known)] for value in (before, after)]
+    found, reasons = judge(*rows, mask_fit(brain[1], tiny_target), order, contrast="T1w")
+    assert found == verdict
+    assert bool(reasons) == (verdict != "target-like")
 
 
 def halved(mask):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from blindharmony.harmonization import carry
-from blindharmony.harmonization.carry import carry_to_native, fitted_curve, own_bias
+from blindharmony.harmonization.carry import carry_to_native, fitted_curve, own_bias, to_scan
 from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.refine import Refinement
 from blindharmony.harmonization.result import Estimate
+from blindharmony.prep.orient import Orient
 from blindharmony.prep.recipe import Done, Prepared
 from blindharmony.prep.step import Scan
 
@@ -100,6 +101,18 @@ def test_a_fitted_curve_never_falls():
     assert (np.diff(curve(np.linspace(0, 1, 200, dtype=np.float32))) >= 0).all()
     few = fitted_curve(x[:15], 3 * x[:15], np.ones(15, bool))
     np.testing.assert_allclose(few(np.float32([x[:15].mean()])), 3 * x[:15].mean(), rtol=0.2)
+
+
+def test_a_scan_keeps_its_own_field_if_asked(prepared, tiny_target):
+    native = prepared.native
+    field = np.linspace(-0.3, 0.3, np.prod(SHAPE)).reshape(SHAPE)
+    steps = ((Orient(), Orient().params(native)), (replace(Shift(), name="n4"), {"log_bias": field}), (Shift(), {}))
+    whole = Prepared(prepared.scan, tuple(Done(step, params, native) for step, params in steps))
+    found = Estimate(CURVE(prepared.scan.data) * prepared.scan.mask, intensity_map=CURVE)
+    (plain, brain), (kept, _) = (to_scan(whole, found, tiny_target, keep_bias=keep) for keep in (False, True))
+    np.testing.assert_allclose(plain, CURVE(native.data) * tiny_target.info.unit, rtol=1e-5)
+    np.testing.assert_allclose(kept, plain * np.exp(field), rtol=1e-5)
+    np.testing.assert_array_equal(brain, native.mask)
 
 
 def test_the_scan_s_own_field_is_what_n4_took_out(prepared):

@@ -45,9 +45,11 @@ def test_damage_means_not_kept(tmp_path, damage):
     assert found[0]["n"] == 1.5
     assert found[0]["a"].tolist() == [0, 1, 2]
     assert found[1] == {"name": "x"}
+    whole = path.read_bytes()
     path.write_bytes(damage)
     assert kept(path) is None
-    path.write_bytes(damage + path.read_bytes()[len(damage) :])
+    path.write_bytes(damage + whole[len(damage) : -8])
+    assert kept(path) is None
 
 
 def test_a_damaged_folder_is_mended(stripped_volume, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from blindharmony.errors import OutputError
 from blindharmony.report import Confidence, Verdict, render_report, write_report
+from blindharmony.report.raster import slice_of
 
 SECTIONS = [
     "verdict",
@@ -54,6 +55,25 @@ def html(evidence):
 @pytest.fixture(scope="module")
 def page(html):
     return Page(html)
+
+
+@pytest.mark.parametrize(
+    ("plane", "right", "left", "top", "bottom"),
+    [("axial", "R", "L", "A", "P"), ("coronal", "R", "L", "S", "I"), ("sagittal", "A", "P", "S", "I")],
+)
+def test_slices_hang_as_their_letters_say(plane, right, left, top, bottom):
+    """On the left of the picture lies what is at the ``right`` end of the axis: one looks at the patient's face."""
+    ends = {"R": (0, 1), "L": (0, 0), "A": (1, 1), "P": (1, 0), "S": (2, 1), "I": (2, 0)}
+    volume = np.zeros((10, 12, 14))
+    for letter, value in {right: 1, left: 2, top: 10, bottom: 20}.items():
+        axis, high = ends[letter]
+        half = [slice(None)] * 3
+        half[axis] = slice(volume.shape[axis] // 2, None) if high else slice(None, volume.shape[axis] // 2)
+        volume[tuple(half)] += value
+    cut = slice_of(volume, plane, 6)
+    h, w = cut.shape
+    assert (cut[: h // 2, : w // 2] == 11).all()
+    assert (cut[h // 2 :, w // 2 :] == 22).all()
 
 
 def test_every_element_is_closed(page):

@@ -22,8 +22,8 @@ MOST = 2**20
 class Site:
     """A page's server in this process, and a browser that was given the link."""
 
-    def __init__(self, folder, *, processes=1, room=0, most=20):
-        uploads = Uploads(folder / "incoming", most_bytes=MOST, most=most, room=room)
+    def __init__(self, folder, *, processes=1, room=0, most=20, clock=time.monotonic):
+        uploads = Uploads(folder / "incoming", most_bytes=MOST, most=most, room=room, clock=clock)
         self.store = Store(folder, uploads)
         self.queue = Queue(self.store, processes=processes, command=FAKE)
         self.door = Door("127.0.0.1", 8642, "0" * 32)

@@ -86,6 +86,18 @@ def test_only_so_many_may_wait(make_site, scan_bytes):
     assert len(_incoming(site)) == 2
 
 
+def test_scans_whose_page_is_gone_do_not_block_the_others_for_ever(make_site, scan_bytes):
+    now = [0.0]
+    site = make_site(most=2, clock=lambda: now[0])
+    for _ in range(2):
+        assert site.upload("a.nii.gz", scan_bytes).status_code == 201
+    now[0] = 5 * 3600
+    assert site.upload("a.nii.gz", scan_bytes).status_code == 409
+    now[0] = 7 * 3600
+    assert site.upload("b.nii.gz", scan_bytes).status_code == 201
+    assert [file.name for file in _incoming(site)] == ["b.nii.gz"]
+
+
 def test_a_bomb_is_counted_not_unpacked(site):
     header = nib.Nifti1Header()
     header.set_data_shape((64, 64, 64))

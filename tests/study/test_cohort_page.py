@@ -83,13 +83,17 @@ def test_records_of_older_runs_have_no_profiles(rows):
 
 def test_nothing_at_all_is_a_page_too():
     failed = {**fake_rows(100, fake_target())[99]}
-    assert "0 of 1 scans harmonized" in render_cohort([failed], "study", None)
+    page = render_cohort([failed], "study", None)
+    assert "0 of 1 scans harmonized" in page
+    assert "nothing stands out" not in page
+    assert "run the participant level again to have them" not in page
+    assert "Nothing was harmonized yet" in render_cohort([], "study", None)
 
 
 def test_wild_names_stay_names(rows, target):
     wild = "</script><script>alert(1)</script>\"'&"
     words = {"why": wild, "scanner": wild, "reason": wild, "report": f"{wild}.html", "warnings": [wild]}
-    hostile = [{**r, **words, "scan": f"{wild}/{i}"} for i, r in enumerate(rows)]
+    hostile = [{**r, **words, "scan": f"x/{wild.replace('/', '|')}{i}"} for i, r in enumerate(rows)]
     tame = [{**r, "scanner": "a", "report": "a.html", "warnings": ["a"]} for r in rows]
     first, second = (Tags(render_cohort(r, t, target)) for r, t in ((hostile, wild), (tame, "a")))
     assert sorted(first.found) == sorted(second.found)

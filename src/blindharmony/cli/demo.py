@@ -10,6 +10,13 @@ from typing import Any
 from blindharmony.cli import harmonize
 from blindharmony.cli.console import Screen
 
+_EPILOG = """\
+examples:
+  blindharmony demo
+  blindharmony demo out --viewer --overwrite
+  blindharmony demo out --target mysite.safetensors
+"""
+
 
 def add_parser(verbs: Any) -> None:
     """Add this verb."""
@@ -17,6 +24,8 @@ def add_parser(verbs: Any) -> None:
         "demo",
         help="harmonize the included scan",
         description="Harmonize an included head of another scanner (OpenNeuro ds000011, PDDL) to the included target.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("out", nargs="?", default="blindharmony-demo", help="folder for the results (default: %(default)s)")
     p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from blindharmony.serve.names import safe_leaf, shown_name
 
 _ROOM = 2**30
 _LOOK_EVERY = 2**26
+_FORGOTTEN_S = 6 * 3600
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Upload:
         leaf: A safe file name.
         size: Bytes.
         path: Where it is.
+        came: When, by the clock of this process.
     """
 
     id: str
@@ -35,6 +38,7 @@ class Upload:
     leaf: str
     size: int
     path: Path
+    came: float = 0.0
 
 
 class Uploads:
@@ -45,10 +49,19 @@ class Uploads:
         most_bytes: Of one scan.
         most: How many may wait at once.
         room: Bytes that have to stay free on the disk.
+        clock: Seconds.
     """
 
-    def __init__(self, folder: Path, *, most_bytes: int = 500 * 2**20, most: int = 200, room: int = _ROOM) -> None:
-        self.folder, self.most_bytes, self.most, self.room = folder, most_bytes, most, room
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        most_bytes: int = 500 * 2**20,
+        most: int = 200,
+        room: int = _ROOM,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder, self.most_bytes, self.most, self.room, self._clock = folder, most_bytes, most, room, clock
         shutil.rmtree(folder, ignore_errors=True)
         private(folder.parent)
         private(folder)
@@ -78,6 +91,9 @@ class Uploads:
             UsageError: If too many wait already.
         """
         leaf, label = safe_leaf(name), shown_name(name)
+        # The page that sent it is gone: nobody can start or remove it any more. A page that is there sends it again.
+        for old in [u.id for u in self._waiting.values() if self._clock() - u.came > _FORGOTTEN_S]:
+            self.forget(old)
         if len(self._waiting) + self._coming >= self.most:
             raise UsageError(f"{self.most} scans are waiting already", remedy="start or remove them first")
         self._check_size(declared or 0)
@@ -95,7 +111,7 @@ class Uploads:
             raise
         finally:
             self._coming -= 1
-        upload = self._waiting[upload_id] = Upload(upload_id, label, leaf, size, place / leaf)
+        upload = self._waiting[upload_id] = Upload(upload_id, label, leaf, size, place / leaf, self._clock())
         return upload
 
     async def _written(self, path: Path, pieces: AsyncIterator[bytes]) -> int:

@@ -18,6 +18,9 @@ _MEASURES = {
     "mean_change_percent": "change in per cent",
 }
 
+#: What people read of a verdict that is not good.
+WORDS = {"caution": "check", "poor": "poor"}
+
 
 def outliers(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Scan's place → why it stands out: its verdict, or a number far from those of the other scans.
@@ -29,8 +32,8 @@ def outliers(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for row in rows:
-        if row.get("verdict") in ("caution", "poor"):
-            found.setdefault(str(row["scan"]), []).append(f"verdict '{row['verdict']}'")
+        if row.get("verdict") in WORDS:
+            found.setdefault(str(row["scan"]), []).append(f"verdict '{WORDS[row['verdict']]}'")
     for measure, words in _MEASURES.items():
         known = [(str(r["scan"]), float(r[measure])) for r in rows if r.get(measure) is not None]
         if len(known) < _FEWEST:

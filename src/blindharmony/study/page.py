@@ -68,7 +68,7 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
 
 
 def _limit(target: TargetProfiles | None) -> float | None:
-    """Nine tenths of the target's own scans are this close to their median, or closer."""
+    """About nineteen in twenty of the target's own scans are this close to their median, or closer."""
     if target is None:
         return None
     median = np.median(target.profiles, axis=0)

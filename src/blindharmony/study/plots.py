@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from blindharmony.report.chart import Band, Dots, Line, Mark, chart
 from blindharmony.report.histogram import density
+from blindharmony.study.outliers import WORDS
 from blindharmony.study.profiles import LEVELS, Profile
 from blindharmony.study.table import Row
 
@@ -29,7 +30,8 @@ def distance_chart(rows: Sequence[Row], limit: float | None) -> Markup:
     if limit is not None:
         marks.insert(0, Band(ends, np.zeros(2), np.full(2, limit), "target"))
     labels = [
-        f"{r['scan'].rpartition('/')[2]}: {a:.1f} before, {b:.1f} after" for r, a, b in zip(rows, x, y, strict=True)
+        f"{r['scan'].rpartition('/')[2]} ({WORDS.get(r['verdict'], r['verdict'])}): {a:.1f} before, {b:.1f} after"
+        for r, a, b in zip(rows, x, y, strict=True)
     ]
     return chart(
         *marks,

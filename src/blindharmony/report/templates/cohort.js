@@ -47,10 +47,14 @@
     var dot = dots[chosen.dataset.row];
     if (dot) { dot.classList.add("chosen"); dot.parentNode.appendChild(dot); }
   }
-  rows.forEach(function (row) { row.tabIndex = -1; });
+  function stop(row, index) {
+    row.tabIndex = index;
+    var link = row.querySelector("a");
+    if (link) { link.tabIndex = index; }
+  }
   function reach(row) {
-    rows.forEach(function (each) { each.tabIndex = -1; });
-    if (row) { row.tabIndex = 0; }
+    rows.forEach(function (each) { stop(each, -1); });
+    if (row) { stop(row, 0); }
   }
   body.addEventListener("click", function (event) {
     var row = event.target.closest("tr");
@@ -71,7 +75,8 @@
       if (!dot) { return; }
       var row = first[Number(dot.dataset.dot)];
       if (row !== chosen) { choose(row); }
-      row.hidden = false;
+      // What is asked for is shown, whatever the filters hide.
+      if (row.hidden) { ["find", "scanner", "only"].forEach(function (id) { by(id).value = ""; }); filter(); }
       row.scrollIntoView({ block: "center" });
     });
   }
@@ -81,7 +86,7 @@
     rows.forEach(function (row) {
       var fits = row.cells[0].textContent.toLowerCase().indexOf(words) >= 0 &&
         (!scanner || row.cells[7].textContent === scanner) &&
-        (!only || (only === "odd" ? row.classList.contains("odd") : row.cells[1].textContent === only));
+        (!only || (only === "odd" ? row.classList.contains("odd") : row.cells[1].dataset.level === only));
       row.hidden = !fits;
       count += fits ? 1 : 0;
       if (dots[row.dataset.row]) { dots[row.dataset.row].classList.toggle("dim", !fits); }

@@ -74,7 +74,7 @@
     event.preventDefault();
     var items = chosen.filter(function (c) { return !c.wrong; }), together = by("together").checked && items.length > 1, bad = 0;
     if (busy || !items.length) return;
-    if (together && items.length > most) { say(""); by("hint").textContent = "At most " + most + " scans together. Remove some."; return; }
+    if (together && items.length > most) { by("hint").textContent = "At most " + most + " scans together. Remove some."; say(by("hint").textContent); return; }
     busy = true;
     // A file that is wrong stays wrong; trouble may pass, and whatever had it is tried again.
     items.forEach(function (i) { i.trouble = ""; });
@@ -93,7 +93,7 @@
       showChosen();
       var left = chosen.filter(function (c) { return c.wrong || c.trouble; }).length;
       var words = left ? count(left, "file") + " could not be used; see the list above." : count(items.length, "scan") + " added.";
-      if (bad && together) words = "Remove what could not be used, then press Harmonize again.";
+      if (bad && together) words = chosen.some(function (c) { return c.wrong; }) ? "Remove what could not be used, then press Harmonize again." : "Press Harmonize again.";
       by("hint").textContent = left ? words : "";
       say(words);
       (bad ? by("chosen").querySelector("button") : by("jobs-title")).focus();

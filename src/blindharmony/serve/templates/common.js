@@ -26,6 +26,8 @@
     return /[.!?]$/.test(text) ? text : text + ".";
   }
 
+  // What a button could not do stays to be read until a button did something.
+  function failed(words) { by("failed").textContent = words; by("failed").hidden = !words; }
   function away(words) { by("away").textContent = words; by("away").hidden = !words; }
   function send(method, url, body) {
     return fetch(url, { method: method, headers: body ? { "Content-Type": "application/json" } : {}, body: body ? JSON.stringify(body) : undefined })
@@ -40,5 +42,5 @@
       });
   }
   // look: filled by the part that knows the jobs.
-  window.harmonizing = { by: by, el: el, bytes: bytes, time: time, count: count, say: say, sentence: sentence, away: away, send: send, look: null };
+  window.harmonizing = { by: by, el: el, bytes: bytes, time: time, count: count, say: say, sentence: sentence, away: away, failed: failed, send: send, look: null };
 })();

@@ -1,13 +1,13 @@
 (function () {
   "use strict";
-  var h = window.harmonizing, by = h.by, el = h.el, bytes = h.bytes, time = h.time, away = h.away, count = h.count, say = h.say, sentence = h.sentence, send = h.send;
+  var h = window.harmonizing, by = h.by, el = h.el, bytes = h.bytes, time = h.time, away = h.away, failed = h.failed, count = h.count, say = h.say, sentence = h.sentence, send = h.send;
 
   var STATES = { queued: "Waiting", running: "Being harmonized", done: "Done", failed: "Failed", cancelled: "Cancelled" };
   var VERDICTS = { good: "✓ Good.", caution: "! Check.", poor: "✕ Poor." };
   var revision = -1, cards = {}, states = {}, timer = 0, asked = null, current = [];
 
   function act(method, url) {
-    return function () { send(method, url).catch(function (error) { away(error.message); }).then(look); };
+    return function () { send(method, url).then(function () { failed(""); }, function (error) { failed(error.message); }).then(look); };
   }
   function link(url, words, name, page) {
     var given = { class: "button", href: url, "aria-label": words + ": " + name };
@@ -127,7 +127,9 @@
   by("ask-no").addEventListener("click", function () { by("ask").close(); });
   by("ask-yes").addEventListener("click", function () {
     by("ask").close();
-    if (doomed) send("DELETE", "/api/jobs/" + doomed.id).catch(function (error) { away(error.message); }).then(function () { by("jobs-title").focus(); say(doomed.title + ": deleted"); look(); });
+    if (!doomed) return;
+    send("DELETE", "/api/jobs/" + doomed.id).then(function () { failed(""); say(doomed.title + ": deleted"); }, function (error) { failed(doomed.title + " was not deleted. " + error.message); })
+      .then(function () { by("jobs-title").focus(); look(); });
   });
   h.look = look;
   look();
