@@ -181,6 +181,26 @@ def test_everything_works_by_keyboard(browser, live, scan):
         assert "deleted" in page.inner_text("#said")
 
 
+def test_what_a_button_could_not_do_is_said_and_stays(browser, live, scan):
+    job = live.add({"scan.nii.gz": scan.read_bytes()})
+    live.until(job, "done")
+    with visiting(browser, live, expected=("409",)) as page:
+        page.route(
+            "**/api/jobs/*", lambda route: route.fulfill(status=409, body='{"what": "it is in use", "remedy": "wait"}')
+        )
+        page.get_by_role("button", name="Delete scan.nii.gz").click()
+        page.click("#ask-yes")
+        page.wait_for_selector("#failed:not([hidden])")
+        page.wait_for_timeout(4000)  # it is looked after the jobs once more
+        assert page.inner_text("#failed") == "scan.nii.gz was not deleted. It is in use. Wait."
+        assert "deleted" not in page.inner_text("#said")
+        page.unroute("**/api/jobs/*")
+        page.get_by_role("button", name="Delete scan.nii.gz").click()
+        page.click("#ask-yes")
+        page.wait_for_selector("#failed", state="hidden")
+        assert "deleted" in page.inner_text("#said")
+
+
 def test_one_scanner_is_one_job_and_waits_for_a_decision_about_a_bad_scan(browser, live, scan):
     content = scan.read_bytes()
     with visiting(browser, live, expected=("status of 422",)) as page:

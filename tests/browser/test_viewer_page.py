@@ -73,6 +73,24 @@ def test_a_click_in_one_moves_both_and_the_wheel_goes_through_slices(pages, open
         assert sum(a != b for a, b in zip(clicked, _place(page), strict=True)) == 1
 
 
+@pytest.mark.parametrize(("plane", "across", "up"), [("0", 0, 1), ("1", 0, 2), ("2", 1, 2)])
+def test_right_is_on_the_left_and_front_and_top_are_up(pages, opened, plane, across, up):
+    """RAS+ voxels count towards right, front and top; in the sagittal plane one looks at a face that looks left."""
+    with opened(pages["viewer"]) as page:
+        page.select_option("#planes", plane)
+        page.wait_for_timeout(200)
+        box = page.locator("#before").bounding_box()
+
+        def clicked(x, y):
+            page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+            page.wait_for_timeout(200)
+            return _place(page)
+
+        left, right, top, bottom = (clicked(*at) for at in ((0.42, 0.5), (0.58, 0.5), (0.5, 0.42), (0.5, 0.58)))
+        assert left[across] > right[across]
+        assert top[up] > bottom[up]
+
+
 def test_zoom_window_planes_and_swap(pages, opened):
     with opened(pages["viewer"]) as page:
         page.focus("#pictures")
