@@ -57,6 +57,12 @@ class ScannerModel:
         lift: How far the curve is trusted to give the contrast for bias correction
             (:mod:`~blindharmony.harmonization.lifting`).
         then: What is left to do after bias correction in the target's contrast (:mod:`~blindharmony.prep.lift`).
+
+    Example:
+        >>> line = np.array([0.0, 1.0, 2.0])
+        >>> model = ScannerModel(CurveMap(line, line**2), scans=4, target="bf33283b501b", disagreement=0.01)
+        >>> ScannerModel.parse(model.content).digest == model.digest
+        True
     """
 
     curve: CurveMap
