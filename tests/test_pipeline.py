@@ -15,12 +15,14 @@ from blindharmony.harmonization.curve_map import CurveMap
 from blindharmony.harmonization.error_bar import ErrorBar
 from blindharmony.harmonization.ranks import rank_features
 from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.harmonization.standing import rare_excess, standing
 from blindharmony.image import file_sha256, read_volume
 from blindharmony.intake import prepared_for
 from blindharmony.pipeline import harmonize
 from blindharmony.prep.recipe import Done
 from blindharmony.prep.steps import BiasN4
 from blindharmony.prep.template import load_template
+from blindharmony.result_evidence import scan_evidence
 from blindharmony.target.person import PersonModel
 
 
@@ -234,6 +236,14 @@ def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result, tmp_path)
     written = nib.load(bar).get_fdata(dtype=np.float32).reshape(plain.uncertainty.shape)
     np.testing.assert_array_equal(written, plain.uncertainty)
     assert json.loads(files[-1].read_text())["Results"][bar.name] == file_sha256(bar)
+
+
+def test_the_report_calls_usual_what_the_verdict_calls_usual(result):
+    """Three scans of the target were held out: rare is what lies farther out than one in fifty would."""
+    limit = scan_evidence(result, {}).confidence.limit
+    assert limit == round(rare_excess(3), 1) == pytest.approx(5.6)
+    known = [-1.0, 0.0, 1.0]
+    assert [standing("x", limit + off, known).high for off in (-0.1, 0.1)] == [False, True]
 
 
 def test_the_curve_of_another_target_is_refused(stripped_volume, tiny_target):

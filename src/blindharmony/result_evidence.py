@@ -112,7 +112,7 @@ def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
     surprise = result.figures.get("surprise")
     return Confidence(
         levels,
-        limit=rare_excess(result.target.info.held_out.scans),
+        limit=round(rare_excess(result.target.info.held_out.scans), 1),
         intensity=np.asarray(bar.at) * unit if bar else np.zeros(0),
         deviation=np.asarray(bar.deviation) * unit if bar else np.zeros(0),
         surprise=surprise if isinstance(surprise, float) else None,
