@@ -117,5 +117,5 @@ def harmonize(
             "Refine": refine and method == "curve",
             "Scanner": shared.named if shared else None,
         },
-        inputs=tuple(Path(given) for given in (scan, mask) if isinstance(given, str | PathLike)),
+        inputs=tuple(Path(given) for given in (source.path, mask) if isinstance(given, str | PathLike)),
     )

@@ -220,6 +220,8 @@ def test_a_mask_among_the_results_is_not_replaced(capsys, scan, tiny_target_file
     with pytest.raises(OutputError, match="input of the run"):
         harmonize(scan, str(tiny_target_file), mask=mask, method="match").save(tmp_path, overwrite=True)
     assert mask.read_bytes() == before
+    # An image that was loaded from a file is that file, too.
+    assert harmonize(nib.load(scan), str(tiny_target_file), method="match").inputs == (scan,)
 
 
 def test_an_included_model_is_meant_where_a_folder_has_its_name(tmp_path, monkeypatch, tiny_target_file):

@@ -142,7 +142,7 @@ def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
 
 def fitted_scanners(
     arguments: argparse.Namespace,
-    paths: list[Path],
+    groups: dict[str, list[Path]],
     masks: dict[Path, Path],
     target: Target,
     cache: Path | None,
@@ -155,7 +155,7 @@ def fitted_scanners(
     from blindharmony.group import fitted_in_rounds
 
     found: dict[Path, ScannerModel] = {}
-    for name, members in groups_of(arguments, paths).items():
+    for name, members in groups.items():
         called = f"scanner {name}" if name else "one scanner"
         scanner = fitted_in_rounds(partial(_looked_at, arguments, members, masks, target, cache, screen), target)
         if scanner is None:

@@ -99,16 +99,15 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     outcomes = Outcomes(screen, json=arguments.json)
     for problem in missing:
         outcomes.fail(problem)
-    together = bool(arguments.group or arguments.group_table)
-    if together:
-        group.groups_of(arguments, paths)
+    groups = group.groups_of(arguments, paths)
+    if groups:
         # A group takes a minute a scan before its first result would be refused.
         for path in paths:
             _not_there(arguments, path, masks)
     elif arguments.scanner:
         ScannerModel.load(arguments.scanner, target)
-    with group.prepared_scans(arguments.out, paths) if together else nullcontext() as cache:
-        scanners = group.fitted_scanners(arguments, paths, masks, target, cache, screen) if together else {}
+    with group.prepared_scans(arguments.out, paths) if groups else nullcontext() as cache:
+        scanners = group.fitted_scanners(arguments, groups, masks, target, cache, screen)
         for index, path in enumerate(paths):
             name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
             screen.note(f"{name}: harmonizing to {target.info.name}")

@@ -27,7 +27,7 @@ from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError, reportable
 from blindharmony.version import VERSION
 
-_INTERNAL, _INTERRUPTED = 70, 130
+_INTERRUPTED = 130
 
 _EPILOG = """\
 examples:
@@ -112,8 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        screen.problem(f"blindharmony: {reportable(error)}")
-        return _INTERNAL
+        said = reportable(error)
+        screen.problem(f"blindharmony: {said}")
+        return said.exit_code
 
 
 if __name__ == "__main__":

@@ -44,11 +44,7 @@ def amount(text: str) -> float:
         Traceback (most recent call last):
         argparse.ArgumentTypeError: 'nan' is no number above zero
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value <= 0:
+    if (value := _finite(text)) <= 0:
         raise argparse.ArgumentTypeError(f"'{text}' is no number above zero")
     return value
 
@@ -63,10 +59,15 @@ def gigabytes(text: str) -> float:
         Traceback (most recent call last):
         argparse.ArgumentTypeError: 'inf' is no number from 0 up
     """
+    if (value := _finite(text)) < 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 up")
+    return value
+
+
+def _finite(text: str) -> float:
+    """The number, or one below zero for what is none: every caller refuses that."""
     try:
         value = float(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 up")
-    return value
+        return -1.0
+    return value if math.isfinite(value) else -1.0

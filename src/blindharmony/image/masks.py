@@ -27,7 +27,7 @@ def find_mask(folder: Path, scan: Path) -> Path | None:
         return plain if plain.exists() else None
     sub = f"sub-{own['sub']}"
     best: tuple[int, str] | None = None
-    for below in (f"{sub}/ses-{own.get('ses')}/anat", f"{sub}/anat"):
+    for below in (*([f"{sub}/ses-{own['ses']}/anat"] if "ses" in own else []), f"{sub}/anat"):
         for file in sorted((folder / below).glob(f"{sub}_*desc-brain_mask.nii*")):
             words = entities(file)
             rest = {k: v for k, v in words.items() if k not in ("suffix", "desc")}
