@@ -20,8 +20,8 @@ $(PACKAGE): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
-$(READY): $(PACKAGE) requirements-dev.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-dev.txt
+$(READY): $(PACKAGE) requirements-dev.txt benchmarks/pyproject.toml
+	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-dev.txt -e benchmarks
 	touch $@
 
 demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from blindharmony.image import find_scans, read_volume
-from blindharmony.simulation import DOMAINS, simulate_volume
-from blindharmony.simulation.volume import brain_of, read_labels
+from blindharmony.io.bids import find_scans
+from blindharmony.io.volume import read_volume
+from blindharmony_benchmark.simulation.domains import DOMAINS
+from blindharmony_benchmark.simulation.simulate import brain_of, read_labels, simulate_volume
 
 BINS = 500
 

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from blindharmony.evidence.markdown import document
+from blindharmony_benchmark.report import document
 
 _HEAD = """# Evidence, measured
 

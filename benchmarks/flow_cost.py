@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 from safetensors.numpy import load_file
 
-from blindharmony.flow import MultiScaleFlow
-from blindharmony.flow.bijection import Condition
-from blindharmony.flow.presets import glow_3d, published_2d
-from blindharmony.harmonization.typicality import reduced
-from blindharmony.target import load_target
+from blindharmony.flows.bijection import Condition
+from blindharmony.flows.glow import MultiScaleFlow, glow_3d, published_2d
+from blindharmony.models.file import load_target
+from blindharmony.quality.typicality import reduced
 
 _REPEATS = 3
 

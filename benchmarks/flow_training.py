@@ -25,16 +25,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blindharmony.flow import MultiScaleFlow
-from blindharmony.flow.bijection import Condition
-from blindharmony.flow.presets import glow_3d, published_2d
-from blindharmony.flow.pyramid import Pyramid, PyramidSpec
-from blindharmony.image import find_scans
-from blindharmony.prep.recipe import PrepRecipe
-from blindharmony.target.model import atlas_tensor
-from blindharmony.training.head import prepare_head
-from blindharmony.training.pool import make_pool
-from blindharmony.training.pyramid_fit import fit_pyramid
+from blindharmony.flows.bijection import Condition
+from blindharmony.flows.glow import MultiScaleFlow, glow_3d, published_2d
+from blindharmony.flows.pyramid import Pyramid, PyramidSpec
+from blindharmony.io.bids import find_scans
+from blindharmony.models.target import atlas_tensor
+from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.training.data import make_pool, prepare_head
+from blindharmony.training.pyramid import fit_pyramid
 
 _RATE, _CLIP, _BATCH, _CUBE = 5e-4, 20.0, 8, 48
 

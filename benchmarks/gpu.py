@@ -23,11 +23,10 @@ from flow_training import pyramid
 
 import blindharmony as bh
 from blindharmony.device import exact_convolutions
-from blindharmony.flow.pyramid import PyramidSpec
-from blindharmony.image import find_scans
-from blindharmony.training.head import prepare_head
-from blindharmony.training.pool import make_pool
-from blindharmony.training.team import Compute
+from blindharmony.flows.pyramid import PyramidSpec
+from blindharmony.io.bids import find_scans
+from blindharmony.training.data import make_pool, prepare_head
+from blindharmony.training.distributed import Compute
 
 _REPEATS = 5
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from blindharmony.evidence.heads import heads_of
-from blindharmony.flow.haar import haar_split
-from blindharmony.flow.honesty import FAMILIES, most_probable
-from blindharmony.harmonization.typicality import reduced
-from blindharmony.target import load_target
+from blindharmony.flows.pyramid import FAMILIES, most_probable
+from blindharmony.flows.transforms import haar_split
+from blindharmony.models.file import load_target
+from blindharmony.quality.typicality import reduced
+from blindharmony_benchmark.heads import heads_of
 
 GRID = np.linspace(-0.24, 0.24, 13)
 

@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blindharmony.evidence.heads import heads_of
-from blindharmony.evidence.scanners import Scanner
-from blindharmony.flow import MultiScaleFlow
-from blindharmony.flow.presets import published_2d
-from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
+from blindharmony.flows.glow import MultiScaleFlow, published_2d
 from blindharmony.harmonization.methods import estimate
-from blindharmony.report.metrics import psnr
-from blindharmony.target import load_target
+from blindharmony.harmonization.published import LatentSettings, harmonize_latent
+from blindharmony.models.file import load_target
+from blindharmony.quality.metrics import psnr
+from blindharmony_benchmark.heads import heads_of
+from blindharmony_benchmark.scanners import Scanner
 
 TUNED = LatentSettings()
 ONE_TURN = LatentSettings.published().model_copy(update={"iterations": 1})

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from blindharmony.evidence.heads import heads_of
-from blindharmony.evidence.scanners import HARD, Scanner, needs_labels
-from blindharmony.evidence.splits import read_splits
-from blindharmony.harmonization.carry import fitted_curve
-from blindharmony.report.metrics.similarity import psnr
-from blindharmony.target import load_target
+from blindharmony.harmonization.native import fitted_curve
+from blindharmony.models.file import load_target
+from blindharmony.quality.metrics import psnr
+from blindharmony_benchmark.heads import heads_of
+from blindharmony_benchmark.plan import read_splits
+from blindharmony_benchmark.scanners import HARD, Scanner, needs_labels
 
 _BINS, _WIDTHS = (80, 14, 10), (1.0, 3.0)
 

@@ -18,18 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blindharmony.evidence.heads import heads_of
-from blindharmony.evidence.scanners import Scanner
-from blindharmony.evidence.systems.matching import pooled
-from blindharmony.evidence.systems.normalised import nyul
-from blindharmony.harmonization.match import harmonize_match
 from blindharmony.harmonization.methods import estimate
 from blindharmony.harmonization.scanner import fit_scanner
-from blindharmony.harmonization.summary import summarize
-from blindharmony.report.metrics import psnr
-from blindharmony.target import Target, TargetInfo
-from blindharmony.training.head import half_resolution
-from blindharmony.training.people_fit import fit_people
+from blindharmony.harmonization.summary import harmonize_match, summarize
+from blindharmony.models.target import Target, TargetInfo
+from blindharmony.quality.metrics import psnr
+from blindharmony.training.data import half_resolution
+from blindharmony.training.person import fit_people
+from blindharmony_benchmark.heads import heads_of
+from blindharmony_benchmark.scanners import Scanner
+from blindharmony_benchmark.systems.classical import nyul, pooled
 
 RANKS = (np.arange(512) + 0.5) / 512
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blindharmony.target import load_target
-from blindharmony.target.person import PersonModel
+from blindharmony.models.file import load_target
+from blindharmony.models.person import PersonModel
 
 SIZES, DRAWS = (1, 2, 4, 8), 24
 VERSIONS = {"as they are": (0,), "noisy": (1, 2), "blurred": (3, 4), "thick slices": (5,)}

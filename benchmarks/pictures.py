@@ -15,15 +15,15 @@ import nibabel as nib
 import numpy as np
 from matplotlib import pyplot as plt
 
+from blindharmony.api import harmonize
 from blindharmony.cli.demo import demo_scan
-from blindharmony.harmonization.draw import drawn_heads
 from blindharmony.harmonization.summary import summarize
-from blindharmony.harmonization.typicality import reduced, typicality
-from blindharmony.image import read_volume
-from blindharmony.pipeline import harmonize
+from blindharmony.io.volume import read_volume
+from blindharmony.models.file import load_target
+from blindharmony.quality.typicality import reduced, typicality
 from blindharmony.result import HarmonizeResult
-from blindharmony.simulation import simulate
-from blindharmony.target import load_target
+from blindharmony.sampling import drawn_heads
+from blindharmony_benchmark.simulation.simulate import simulate
 
 mpl.use("Agg")
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})

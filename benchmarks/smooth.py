@@ -22,7 +22,7 @@ from persons import without
 
 from blindharmony.harmonization.scanner import fit_scanner
 from blindharmony.harmonization.summary import ScanSummary
-from blindharmony.target import load_target
+from blindharmony.models.file import load_target
 
 SIZES, DRAWS = (1, 4, 8), 12
 SCANNERS = {

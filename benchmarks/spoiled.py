@@ -20,9 +20,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from blindharmony.image import read_volume
-from blindharmony.prep.recipe import prepare
-from blindharmony.target import load_target
+from blindharmony.io.volume import read_volume
+from blindharmony.models.file import load_target
+from blindharmony.preprocessing.recipe import prepare
 
 
 def spoiled(x, brain, affine):

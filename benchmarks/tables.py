@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blindharmony.evidence.scanners import HARD
+from blindharmony_benchmark.scanners import HARD
 
 _HEAD = """# Harmonization, measured
 

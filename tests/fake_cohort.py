@@ -3,7 +3,7 @@
 import numpy as np
 
 from blindharmony.report.histogram import distances
-from blindharmony.study.profiles import LEVELS, TargetProfiles
+from blindharmony.study.cohort import LEVELS, TargetProfiles
 
 
 def fake_target(scans=22, seed=0):

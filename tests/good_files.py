@@ -8,9 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.target import save_target
+from blindharmony.models.file import save_target
 from heads import head_grid, synthetic_brain
 from targets import synthetic_target
 

@@ -9,9 +9,9 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from blindharmony.prep.grid import sample, voxel_map
-from blindharmony.prep.step import Scan
-from blindharmony.prep.template import load_template
+from blindharmony.preprocessing.grid import sample, voxel_map
+from blindharmony.preprocessing.registration import load_template
+from blindharmony.preprocessing.steps import Scan
 
 CODES = ("RAS", "LAS", "LPS", "PIR", "ASL", "SRP", "IPL")
 

@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from blindharmony.image import Volume
+from blindharmony.io.volume import Volume
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 

@@ -14,16 +14,17 @@ import numpy as np
 import good_files
 import model_mutations as models
 import mutations as m
-from blindharmony.cli.group import _table
+from blindharmony.cli.harmonize import _table
 from blindharmony.errors import BlindHarmonyError
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.image import read_volume, write_like
-from blindharmony.prep.recipe import PrepRecipe, prepare
-from blindharmony.prep.step import Scan
-from blindharmony.record import read_record
-from blindharmony.target import load_target
-from blindharmony.target.card import card_rows
-from blindharmony.training.log import read_log
+from blindharmony.io.volume import read_volume
+from blindharmony.io.write import write_like
+from blindharmony.models.file import load_target
+from blindharmony.models.target import card_rows
+from blindharmony.preprocessing.recipe import PrepRecipe, prepare
+from blindharmony.preprocessing.steps import Scan
+from blindharmony.provenance import read_record
+from blindharmony.training.page import read_log
 from plain_nifti import contradiction
 from targets import synthetic_target
 

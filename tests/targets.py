@@ -3,11 +3,10 @@
 import numpy as np
 import torch
 
-from blindharmony.flow.pyramid import Pyramid, PyramidSpec
-from blindharmony.prep.recipe import PrepRecipe
-from blindharmony.prep.template import load_template
-from blindharmony.target import HeldOut, Target, TargetInfo
-from blindharmony.target.model import atlas_tensor
+from blindharmony.flows.pyramid import Pyramid, PyramidSpec
+from blindharmony.models.target import HeldOut, Target, TargetInfo, atlas_tensor
+from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.preprocessing.registration import load_template
 
 TINY = PyramidSpec(widths=(4, 4, 4, 4), affine_rounds=1, blocks=0, bins=4, dropout=0.0)
 

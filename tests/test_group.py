@@ -7,14 +7,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from blindharmony.cli.group import prepared_scans
+from blindharmony.api import harmonize, learn_scanner, needs_round
+from blindharmony.cli.harmonize import prepared_scans
 from blindharmony.cli.main import main
 from blindharmony.errors import UsageError
-from blindharmony.group import learn_scanner, needs_round
-from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.pipeline import harmonize
-from blindharmony.target import load_target
+from blindharmony.models.file import load_target
 from heads import head_grid, synthetic_brain
 
 
@@ -120,7 +119,7 @@ def test_prepared_scans_go_whatever_happens_and_take_no_more_than_their_share(sc
         raise KeyboardInterrupt
     assert cache == tmp_path / ".prepared"
     assert not cache.exists()
-    monkeypatch.setattr("blindharmony.cli.group._MOST_GB", 1e-3)
+    monkeypatch.setattr("blindharmony.cli.harmonize._MOST_GB", 1e-3)
     with prepared_scans(tmp_path, scans) as none:
         assert none is None
 

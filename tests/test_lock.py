@@ -3,7 +3,7 @@
 import pytest
 
 from blindharmony.errors import OutputError
-from blindharmony.lock import locked
+from blindharmony.files import locked
 
 
 def test_a_second_run_is_refused_and_told_whose_the_folder_is(tmp_path):
@@ -31,6 +31,6 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     def no_locks(handle, how):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("blindharmony.lock.fcntl.flock", no_locks)
+    monkeypatch.setattr("blindharmony.files.fcntl.flock", no_locks)
     with pytest.raises(OutputError, match="knows no locks"), locked(tmp_path / "lock"):
         pass

@@ -9,21 +9,19 @@ import pytest
 import torch
 from scipy import ndimage
 
+from blindharmony.api import harmonize, prepared_for, summarize_scan
 from blindharmony.errors import InputError, OutputError, ScannerError, UsageError
-from blindharmony.group import summarize_scan
-from blindharmony.harmonization.curve_map import CurveMap
-from blindharmony.harmonization.error_bar import ErrorBar
-from blindharmony.harmonization.ranks import rank_features
+from blindharmony.files import file_sha256
+from blindharmony.harmonization.intensity import CurveMap, ErrorBar
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.harmonization.standing import rare_excess, standing
-from blindharmony.image import file_sha256, read_volume
-from blindharmony.intake import prepared_for
-from blindharmony.pipeline import harmonize
-from blindharmony.prep.recipe import Done
-from blindharmony.prep.steps import BiasN4
-from blindharmony.prep.template import load_template
-from blindharmony.result_evidence import scan_evidence
-from blindharmony.target.person import PersonModel
+from blindharmony.harmonization.summary import rank_features
+from blindharmony.io.volume import read_volume
+from blindharmony.models.person import PersonModel
+from blindharmony.preprocessing.recipe import Done
+from blindharmony.preprocessing.registration import load_template
+from blindharmony.preprocessing.steps import BiasN4
+from blindharmony.quality.typicality import rare_excess, standing
+from blindharmony.result import scan_evidence
 
 
 @pytest.fixture(scope="module")

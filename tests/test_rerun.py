@@ -9,7 +9,7 @@ import pytest
 
 from blindharmony.cli.main import main
 from blindharmony.errors import InputError
-from blindharmony.record import read_record
+from blindharmony.provenance import read_record
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 
 from blindharmony.cli.main import main
 from blindharmony.errors import InputError
-from blindharmony.image import file_sha256
-from blindharmony.viewing import read_pair, view
+from blindharmony.files import file_sha256
+from blindharmony.provenance import read_pair, view
 
 
 @pytest.fixture

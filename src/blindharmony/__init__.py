@@ -15,27 +15,28 @@ from typing import TYPE_CHECKING, Any
 from blindharmony.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from blindharmony.assessment import assess
+    from blindharmony.api import assess, harmonize
     from blindharmony.errors import BlindHarmonyError
-    from blindharmony.image import find_scans, read_volume
-    from blindharmony.pipeline import harmonize
-    from blindharmony.prep.recipe import PrepRecipe
+    from blindharmony.io.bids import find_scans
+    from blindharmony.io.volume import read_volume
+    from blindharmony.models.file import load_target
+    from blindharmony.models.target import Target, included_targets
+    from blindharmony.preprocessing.recipe import PrepRecipe
     from blindharmony.result import HarmonizeResult
-    from blindharmony.target import Target, included_targets, load_target
-    from blindharmony.training import train
+    from blindharmony.training.target import train
 
 _WHERE = {
     "BlindHarmonyError": "errors",
     "HarmonizeResult": "result",
-    "PrepRecipe": "prep.recipe",
-    "Target": "target",
-    "assess": "assessment",
-    "find_scans": "image",
-    "harmonize": "pipeline",
-    "included_targets": "target",
-    "load_target": "target",
-    "read_volume": "image",
-    "train": "training",
+    "PrepRecipe": "preprocessing.recipe",
+    "Target": "models",
+    "assess": "api",
+    "find_scans": "io.bids",
+    "harmonize": "api",
+    "included_targets": "models",
+    "load_target": "models",
+    "read_volume": "io.volume",
+    "train": "training.target",
 }
 
 __all__ = [

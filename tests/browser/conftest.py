@@ -8,12 +8,12 @@ import nibabel as nib
 import pytest
 
 from blindharmony.cli.main import main
-from blindharmony.report import write_report
 from blindharmony.report.page import Section, render_page
-from blindharmony.study.page import render_cohort
-from blindharmony.viewer import pack, write_viewer
-from evidence import made_evidence
+from blindharmony.report.scan import write_report
+from blindharmony.report.viewer import pack, write_viewer
+from blindharmony.study.cohort import render_cohort
 from fake_cohort import fake_rows, fake_target
+from report_evidence import made_evidence
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Volumes need WebGL 2, which a machine without a graphics card computes.

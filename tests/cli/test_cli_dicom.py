@@ -8,8 +8,8 @@ import pytest
 
 from blindharmony.cli.main import main
 from blindharmony.errors import InputError, NothingFoundError
-from blindharmony.image.dicom import Series, choose, convert, is_dicom
-from blindharmony.prep.template import load_template
+from blindharmony.io.dicom import Series, choose, convert, is_dicom
+from blindharmony.preprocessing.registration import load_template
 from dicoms import write_series
 
 pytest.importorskip("pydicom")

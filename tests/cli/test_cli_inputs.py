@@ -2,7 +2,7 @@
 
 import pytest
 
-from blindharmony.cli.inputs import found_scans, given_masks
+from blindharmony.cli.options import found_scans, given_masks
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 
 

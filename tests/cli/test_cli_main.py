@@ -11,12 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from blindharmony.api import harmonize
 from blindharmony.cli.bids import _for_workers
 from blindharmony.cli.main import main, parser
 from blindharmony.errors import OutputError
-from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.pipeline import harmonize
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_an_internal_error_is_one_line(capsys, scan, tiny_target_file, tmp_path,
     def fail(*args, **kwargs):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("blindharmony.intake.prepare", fail)
+    monkeypatch.setattr("blindharmony.api.prepare", fail)
     assert main(["harmonize", str(scan), "--target", str(tiny_target_file), "--out", str(tmp_path)]) == 70
     assert "boom" in capsys.readouterr().err
 
@@ -198,7 +198,7 @@ def test_a_scan_with_a_wild_name(capsys, scan, tiny_target_file, tmp_path):
 
 def test_the_demo_asks_for_what_harmonize_knows(monkeypatch, tmp_path, capsys):
     seen = []
-    monkeypatch.setattr("blindharmony.pipeline.harmonize", lambda path, target, **options: seen.append(path) or 1 / 0)
+    monkeypatch.setattr("blindharmony.api.harmonize", lambda path, target, **options: seen.append(path) or 1 / 0)
     assert main(["demo", str(tmp_path / "out"), "--quiet"]) == 70
     assert [path.name for path in seen] == ["sub-01_T1w.nii.gz"]
     assert "internal error (ZeroDivisionError" in capsys.readouterr().err
@@ -258,7 +258,7 @@ def test_gzip_with_a_broken_checksum(capsys, scan, tiny_target_file, tmp_path):
 def test_a_mistake_of_the_program_stops_no_other_scan(capsys, scan, tiny_target_file, tmp_path, monkeypatch):
     import shutil
 
-    from blindharmony import intake
+    from blindharmony import api as intake
 
     second = tmp_path / "second.nii.gz"
     shutil.copy(scan, second)

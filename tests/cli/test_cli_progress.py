@@ -5,10 +5,10 @@ import json
 import nibabel as nib
 import pytest
 
+from blindharmony.cli.bids import StudyScreen
 from blindharmony.cli.console import Screen, Stage
 from blindharmony.cli.main import main
-from blindharmony.cli.study_screen import StudyScreen
-from blindharmony.cli.training_screen import TrainingScreen
+from blindharmony.cli.train import TrainingScreen
 from blindharmony.study.run import Tally
 
 

@@ -6,7 +6,7 @@ import shutil
 import nibabel as nib
 import pytest
 
-from blindharmony.target import model
+from blindharmony.models import target as model
 from heads import head_grid, synthetic_brain
 
 
@@ -50,6 +50,6 @@ def stand_in(tiny_target_file, monkeypatch):
     """A small model in place of the included one: the same words, a tenth of the time."""
     real = model.included_targets
     known = {"ds002748": tiny_target_file}
-    for module in ("blindharmony.target.model", "blindharmony.target.file", "blindharmony.target"):
+    for module in ("blindharmony.models.target", "blindharmony.models.file", "blindharmony.models"):
         monkeypatch.setattr(f"{module}.included_targets", lambda: known)
     return real

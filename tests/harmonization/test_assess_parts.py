@@ -9,15 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from blindharmony.assessment import judge
+from blindharmony.api import judge_assessment as judge
 from blindharmony.errors import TargetError
-from blindharmony.flow.redraw import redraw
-from blindharmony.harmonization.coverage import mask_fit
-from blindharmony.harmonization.draw import drawn_heads, redrawn
-from blindharmony.harmonization.order import order_problem, tissue_order
-from blindharmony.harmonization.standing import intensity_standing, standing
-from blindharmony.harmonization.typicality import typicality
-from blindharmony.prep.template import load_template
+from blindharmony.flows.pyramid import redraw
+from blindharmony.preprocessing.registration import load_template
+from blindharmony.quality.checks import mask_fit, order_problem, tissue_order
+from blindharmony.quality.typicality import intensity_standing, standing, typicality
+from blindharmony.sampling import drawn_heads, redrawn
 
 
 @pytest.fixture(scope="module")

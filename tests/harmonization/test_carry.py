@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from blindharmony.harmonization import carry
-from blindharmony.harmonization.carry import carry_to_native, fitted_curve, own_bias, to_scan
-from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization import native as carry
+from blindharmony.harmonization.intensity import CurveMap, Estimate
+from blindharmony.harmonization.native import carry_to_native, fitted_curve, own_bias, to_scan
 from blindharmony.harmonization.refine import Refinement
-from blindharmony.harmonization.result import Estimate
-from blindharmony.prep.orient import Orient
-from blindharmony.prep.recipe import Done, Prepared
-from blindharmony.prep.step import Scan
+from blindharmony.preprocessing.recipe import Done, Prepared
+from blindharmony.preprocessing.steps import Orient, Scan
 
 SHAPE = (9, 10, 11)
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blindharmony.group import needs_round, with_round
-from blindharmony.harmonization.correction import AGAIN, corrected, lifted
-from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.api import needs_round, with_round
+from blindharmony.harmonization.curve import AGAIN, corrected, lifted
+from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import summarize
-from blindharmony.image import read_volume
-from blindharmony.prep.recipe import PrepRecipe, prepare
+from blindharmony.io.volume import read_volume
+from blindharmony.preprocessing.recipe import PrepRecipe, prepare
 
 QUICK = PrepRecipe(n4_shrink_mm=12)
 AT = np.linspace(0.02, 3, 400)

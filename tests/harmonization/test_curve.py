@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from blindharmony.harmonization.curve import harmonize_curve
-from blindharmony.harmonization.ranks import rank_features
-from blindharmony.harmonization.summary import summarize
-from blindharmony.prep.template import load_template
-from blindharmony.target.person import PersonModel
+from blindharmony.harmonization.summary import rank_features, summarize
+from blindharmony.models.person import PersonModel
+from blindharmony.preprocessing.registration import load_template
 
 
 @pytest.fixture(scope="module")

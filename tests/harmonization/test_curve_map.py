@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blindharmony.harmonization.curve_map import CurveMap
+from blindharmony.harmonization.intensity import CurveMap
 
 values = st.lists(st.floats(0, 1e4, allow_nan=False), min_size=2, max_size=60)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from blindharmony.harmonization.curve import harmonize_curve
-from blindharmony.harmonization.direction import moved_away
-from blindharmony.prep.template import load_template
+from blindharmony.preprocessing.registration import load_template
+from blindharmony.quality.checks import moved_away
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from blindharmony.harmonization.error_bar import error_bar
-from blindharmony.target.person import PersonModel
+from blindharmony.harmonization.intensity import error_bar
+from blindharmony.models.person import PersonModel
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from blindharmony.errors import InputError, UsageError
-from blindharmony.flow import MultiScaleFlow, MultiScaleSpec
+from blindharmony.flows.glow import MultiScaleFlow, MultiScaleSpec
 from blindharmony.harmonization.fidelity import ncc
-from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
-from blindharmony.harmonization.slices import SliceWindow, fill_ends
-from blindharmony.target.model import Target, TargetInfo
+from blindharmony.harmonization.published import LatentSettings, SliceWindow, fill_ends, harmonize_latent
+from blindharmony.models.target import Target, TargetInfo
 
 SHAPE = (32, 40, 12)
 SPEC = MultiScaleSpec(levels=2, steps=1, width=4, bins=4, blocks=1, centre=0.5, grey_levels=4096)
@@ -141,7 +140,7 @@ def test_one_wild_slice_does_not_stop_the_others(scene):
 def test_nothing_is_brighter_than_the_ceiling(scene, monkeypatch):
     _, source, mask, target = scene
     assert harmonize_latent(source, mask, target).image.max() > 0.8
-    monkeypatch.setattr("blindharmony.harmonization.latent.CEILING", 0.8)
+    monkeypatch.setattr("blindharmony.harmonization.published.CEILING", 0.8)
     assert harmonize_latent(source, mask, target).image.max() <= 0.8
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from blindharmony.harmonization.match import harmonize_match
-from blindharmony.prep.template import load_template
+from blindharmony.harmonization.summary import harmonize_match
+from blindharmony.preprocessing.registration import load_template
 
 BRAIN = load_template().data
 INSIDE = BRAIN > 0

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from blindharmony.harmonization.curve_map import CurveMap
-from blindharmony.harmonization.ranks import BINS, rank_features
+from blindharmony.harmonization.intensity import CurveMap
+from blindharmony.harmonization.summary import BINS, rank_features
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import ndimage
 
+from blindharmony.harmonization.intensity import Estimate
 from blindharmony.harmonization.refine import on_own_grid, refine, refined
-from blindharmony.harmonization.result import Estimate
-from blindharmony.target.restorer import Restorer, RestorerSpec
+from blindharmony.models.restorer import Restorer, RestorerSpec
 
 
 class Denoiser(Restorer):

@@ -10,7 +10,7 @@ import pytest
 from blindharmony.errors import InputError, OutputError
 from blindharmony.harmonization.scanner import ScannerModel, _usual_error, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary
-from blindharmony.target.person import PersonModel
+from blindharmony.models.person import PersonModel
 
 CURVES = {"gamma": lambda x: x**1.5, "log": lambda x: np.log1p(3 * x), "exp": np.expm1, "none": lambda x: x}
 

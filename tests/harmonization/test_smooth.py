@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindharmony.harmonization.curve_map import CurveMap
-from blindharmony.harmonization.lifting import lifting_curve
-from blindharmony.harmonization.smooth import smooth_curve
+from blindharmony.harmonization.intensity import CurveMap, lifting_curve, smooth_curve
 
 TRUTH = np.linspace(0.15, 1.7, 256)
 WAVES = 0.01 * np.sin(np.outer([12.0, 18.0, 25.0], TRUTH) + np.array([[0.3], [1.0], [2.0]]))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from blindharmony.harmonization.curve_map import CurveMap
-from blindharmony.harmonization.texture import texture
+from blindharmony.harmonization.intensity import CurveMap
+from blindharmony.harmonization.summary import texture
 
 LEVELS = (np.arange(512) + 0.5) / 512
 

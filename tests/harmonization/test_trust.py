@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from blindharmony.harmonization.trust import judge
-from blindharmony.harmonization.typicality import Typicality, typicality
-from blindharmony.prep.template import load_template
+from blindharmony.preprocessing.registration import load_template
+from blindharmony.quality.typicality import Typicality, typicality
+from blindharmony.quality.verdict import judge
 
 BRAIN = load_template().data
 INSIDE = BRAIN > 0

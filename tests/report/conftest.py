@@ -1,6 +1,6 @@
 import pytest
 
-from evidence import made_evidence
+from report_evidence import made_evidence
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from blindharmony.report.page import Section, Strip, render_page
-from blindharmony.report.render import render_report
+from blindharmony.report.scan import render_report
 
 NAME = "</title></script><script>alert('x')</script><img src=x onerror=\"alert(1)\">&amp;.nii.gz"
 

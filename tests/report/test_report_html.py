@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from blindharmony.errors import OutputError
-from blindharmony.report import Confidence, Verdict, render_report, write_report
-from blindharmony.report.raster import slice_of
+from blindharmony.report.evidence import Confidence, Verdict
+from blindharmony.report.pictures import slice_of
+from blindharmony.report.scan import render_report, write_report
 
 SECTIONS = [
     "verdict",

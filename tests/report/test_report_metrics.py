@@ -4,7 +4,7 @@ from scipy import ndimage, stats
 from skimage import filters
 from skimage import metrics as theirs
 
-from blindharmony.report.metrics import (
+from blindharmony.quality.metrics import (
     local_spearman,
     ncc,
     new_edges,

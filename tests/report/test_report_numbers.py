@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from blindharmony.report.metrics.distance import wasserstein
-from blindharmony.report.metrics.similarity import ssim
-from blindharmony.report.numbers import number, plain
-from blindharmony.report.ticks import ticks
+from blindharmony.quality.metrics import ssim, wasserstein
+from blindharmony.report.charts import number, plain, ticks
 
 
 @pytest.mark.parametrize(

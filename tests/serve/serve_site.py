@@ -6,13 +6,10 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
-from blindharmony.serve.app import Desk, make_app
-from blindharmony.serve.page import Page
+from blindharmony.serve.app import Desk, Page, choices, make_app
 from blindharmony.serve.queue import Queue
 from blindharmony.serve.security import Door
-from blindharmony.serve.store import Store
-from blindharmony.serve.targets import choices
-from blindharmony.serve.uploads import Uploads
+from blindharmony.serve.store import Store, Uploads
 
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_worker.py")))
 SITE = "http://127.0.0.1:8642"

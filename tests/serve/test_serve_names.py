@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindharmony.errors import InputError
-from blindharmony.image import result_names
-from blindharmony.serve.job import JobScan
-from blindharmony.serve.names import EXTENSIONS, safe_leaf, shown_name, told_apart
+from blindharmony.files import result_names
+from blindharmony.serve.store import EXTENSIONS, JobScan, safe_leaf, shown_name, told_apart
 
 WILD = st.text(max_size=300) | st.text(alphabet="./\\ ~:-_aB\x00\n\u202e%é", max_size=40)
 ENDINGS = st.sampled_from([*EXTENSIONS, ".NII", ".Nii.GZ"])

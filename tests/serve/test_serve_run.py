@@ -100,7 +100,7 @@ def test_a_taken_port_is_one_line_or_the_next(tmp_path, capsys):
         said.err == f"blindharmony: port {port} is taken by another program; choose one with --port, or end the "
         "other program\n"
     )
-    from blindharmony.serve.listen import listening
+    from blindharmony.serve.security import listening
 
     with listening("127.0.0.1", None) as one, listening("127.0.0.1", None) as two:
         assert one.getsockname()[1] != two.getsockname()[1]

@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from blindharmony.serve.job import State
-from blindharmony.serve.store import Store
-from blindharmony.serve.uploads import Upload, Uploads
+from blindharmony.serve.store import State, Store, Upload, Uploads
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 import json
 from pathlib import Path
 
-from blindharmony.study.engines.serial import SerialEngine
-from blindharmony.study.layout import bids_scans
+from blindharmony.io.bids import bids_scans
+from blindharmony.jobs.engine import SerialEngine
+from blindharmony.study.groups import by_metadata
 from blindharmony.study.ledger import Ledger
-from blindharmony.study.planning import make_plan
-from blindharmony.study.run import held, run_study
-from blindharmony.study.scanners import by_metadata
-from blindharmony.study.settings import Settings
+from blindharmony.study.run import Settings, held, make_plan, run_study
 
 
 def make_study(root: Path, scans: dict[str, str], metadata: dict[str, dict] | None = None) -> Path:

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 from blindharmony.errors import InputError, OutputError
-from blindharmony.image import write_bytes, write_sidecar
-from blindharmony.study.ledger import note_path
-from blindharmony.study.publish import publish
+from blindharmony.files import write_bytes, write_sidecar
+from blindharmony.study.ledger import note_path, publish
 
 
 def look(asked):

@@ -7,10 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from blindharmony.study.cohort import LEVELS, kept_target, outliers, profile_of, render_cohort, write_cohort_page
 from blindharmony.study.ledger import Ledger
-from blindharmony.study.outliers import outliers
-from blindharmony.study.page import render_cohort, write_cohort_page
-from blindharmony.study.profiles import LEVELS, kept_target, profile_of
 from fake_cohort import fake_rows, fake_target
 
 

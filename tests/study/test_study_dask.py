@@ -10,8 +10,8 @@ import pytest
 from fake_study import fake_run, make_study
 
 from blindharmony.errors import UsageError
-from blindharmony.study.engines.cluster import connect, start_jobs
-from blindharmony.study.engines.task import Task
+from blindharmony.jobs.cluster import connect, start_jobs
+from blindharmony.jobs.engine import Task
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")

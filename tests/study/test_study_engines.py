@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from blindharmony.study.engines.processes import ProcessEngine
-from blindharmony.study.engines.serial import SerialEngine
-from blindharmony.study.engines.task import Task
+from blindharmony.jobs.engine import SerialEngine, Task
+from blindharmony.jobs.processes import ProcessEngine
 
 
 def double(number):
@@ -110,8 +109,8 @@ def test_each_worker_has_its_own_environment():
 def test_workers_end_with_their_parent():
     code = (
         "import sys\n"
-        "from blindharmony.study.engines.processes import ProcessEngine\n"
-        "from blindharmony.study.engines.task import Task\n"
+        "from blindharmony.jobs.processes import ProcessEngine\n"
+        "from blindharmony.jobs.engine import Task\n"
         f"e = ProcessEngine([{{}}]); e.submit(Task('s', '{ME}:sleep', 60))\n"
         "e._hand_out(); print(e.pids[0], flush=True)\n"
         "list(e.finished())"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-from blindharmony.study.hashes import hashed
+from blindharmony.study.ledger import hashed
 
 
 def test_what_has_not_been_touched_is_not_read_again(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ import pytest
 from fake_study import fake_run, make_study
 from fake_work import whole
 
-from blindharmony.study.engines.processes import ProcessEngine
-from blindharmony.study.engines.serial import SerialEngine
+from blindharmony.jobs.engine import SerialEngine
+from blindharmony.jobs.processes import ProcessEngine
 from blindharmony.study.ledger import Ledger
 
 _FORK = multiprocessing.get_context("fork")

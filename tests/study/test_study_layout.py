@@ -8,13 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindharmony.errors import InputError, NothingFoundError, UsageError
-from blindharmony.image import find_mask
-from blindharmony.study.columns import column_of
-from blindharmony.study.description import describe
-from blindharmony.study.filters import read_filter
-from blindharmony.study.layout import bids_scans
-from blindharmony.study.metadata import damaged, metadata
-from blindharmony.study.scanners import by_metadata
+from blindharmony.io.bids import bids_scans, find_mask, read_filter
+from blindharmony.study.groups import by_metadata, column_of, damaged, metadata
+from blindharmony.study.ledger import describe
 
 
 @pytest.fixture

@@ -11,16 +11,13 @@ from fake_study import fake_run, make_study
 from fake_work import whole
 
 from blindharmony.errors import OutputError
-from blindharmony.image import write_sidecar
-from blindharmony.lock import locked
-from blindharmony.study.engines.processes import ProcessEngine
-from blindharmony.study.layout import bids_scans
-from blindharmony.study.ledger import Ledger
-from blindharmony.study.planning import make_plan, planned
-from blindharmony.study.publish import publish, remove
-from blindharmony.study.run import held
-from blindharmony.study.scanners import alone
-from blindharmony.study.table import cohort_rows, write_table
+from blindharmony.files import locked, write_sidecar
+from blindharmony.io.bids import bids_scans
+from blindharmony.jobs.processes import ProcessEngine
+from blindharmony.study.cohort import cohort_rows, write_table
+from blindharmony.study.groups import alone
+from blindharmony.study.ledger import Ledger, publish, remove
+from blindharmony.study.run import held, make_plan, planned
 
 
 def results(out):

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindharmony.study.layout import Scan
-from blindharmony.study.scanners import alone, by_label, by_metadata
-from blindharmony.study.scanners import together as as_one
+from blindharmony.io.bids import Scan
+from blindharmony.study.groups import alone, by_label, by_metadata
+from blindharmony.study.groups import together as as_one
 
 FIELDS = {
     "Manufacturer": st.sampled_from(["Siemens", "siemens ", "GE", None, ""]),

@@ -3,7 +3,7 @@
 import nibabel as nib
 import numpy as np
 
-from blindharmony.study.sizes import largest
+from blindharmony.study.ledger import largest
 
 
 def test_headers_are_enough_and_damaged_ones_count_nothing(tmp_path):

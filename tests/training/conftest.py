@@ -5,8 +5,10 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from blindharmony.training import people_fit, target_fit, target_people
-from blindharmony.training.people_fit import fit_people
+from blindharmony.training import person as people_fit
+from blindharmony.training import person as target_people
+from blindharmony.training import target as target_fit
+from blindharmony.training.person import fit_people
 
 
 @pytest.fixture(scope="module")

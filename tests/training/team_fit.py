@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from blindharmony.flow.level import LevelFlow
-from blindharmony.training.fit import LevelData, fit_level
-from blindharmony.training.team import Compute, Team
+from blindharmony.flows.pyramid import LevelFlow
+from blindharmony.training.distributed import Compute, Team
+from blindharmony.training.pyramid import LevelData, fit_level
 
 
 def data(rng):

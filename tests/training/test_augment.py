@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from blindharmony.prep.grid import sample_inside
-from blindharmony.training.augment import AugmentSpec, deformed_points, sample_at, template_points
+from blindharmony.preprocessing.grid import sample_inside
+from blindharmony.training.data import AugmentSpec, deformed_points, sample_at, template_points
 
 
 def volume(seed=0, shape=(20, 22, 24)):

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from blindharmony.flow.level import LevelFlow
-from blindharmony.training.calibration import calibrate, common_gain, latent_moments
-from blindharmony.training.fit import LevelData
+from blindharmony.flows.pyramid import LevelFlow
+from blindharmony.training.pyramid import LevelData, calibrate, common_gain, latent_moments
 
 
 @pytest.fixture

@@ -7,15 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from blindharmony import training
 from blindharmony.errors import InputError, OutputError, UsageError
-from blindharmony.image import find_masks
-from blindharmony.prep.recipe import PrepRecipe
-from blindharmony.training import target_fit
-from blindharmony.training.head import prepare_head
-from blindharmony.training.hold_out import hold_out
-from blindharmony.training.prepare_heads import prepare_heads
-from blindharmony.training.work_folder import work_folder
+from blindharmony.io.bids import find_masks
+from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.training import target as target_fit
+from blindharmony.training import target as training
+from blindharmony.training.data import hold_out, prepare_head, prepare_heads, work_folder
 
 
 def paths(*numbers):

@@ -4,10 +4,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from blindharmony.image import find_scans
-from blindharmony.pipeline import harmonize
-from blindharmony.prep.recipe import PrepRecipe
-from blindharmony.training.target_fit import train_target
+from blindharmony.api import harmonize
+from blindharmony.io.bids import find_scans
+from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.training.target import train_target
 from heads import head_grid, synthetic_brain
 from targets import TINY
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from blindharmony.training.people_fit import fit_people, seen_as
+from blindharmony.training.person import fit_people, seen_as
 from blindharmony.training.random_scanner import inside_mean, rician, spoil, thick_slices
 
 LEVELS = (np.arange(64) + 0.5) / 64

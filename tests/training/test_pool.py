@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from blindharmony.training.head import Head
-from blindharmony.training.pool import make_pool
+from blindharmony.training.data import Head, make_pool
 
 
 @dataclass(frozen=True, eq=False)

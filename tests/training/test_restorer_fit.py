@@ -8,10 +8,9 @@ import torch
 from scipy import ndimage
 
 from blindharmony.errors import UsageError
-from blindharmony.target.person import PersonModel
-from blindharmony.target.restorer import RestorerSpec
-from blindharmony.training.restorer_fit import fit_restorer
-from blindharmony.training.restorer_pool import PATCH, _matched, make_cubes
+from blindharmony.models.person import PersonModel
+from blindharmony.models.restorer import RestorerSpec
+from blindharmony.training.restorer import PATCH, _matched, fit_restorer, make_cubes
 
 SMALL = RestorerSpec(width=4, deep_width=4, blocks=1)
 
@@ -89,15 +88,15 @@ def test_what_was_seen_has_the_histogram_of_the_truth():
 
 
 def test_it_learns(cubes, tmp_path, monkeypatch):
-    monkeypatch.setattr("blindharmony.training.restorer_fit._WARMUP", 1)
-    monkeypatch.setattr("blindharmony.training.restorer_fit._RATE", 5e-3)
+    monkeypatch.setattr("blindharmony.training.restorer._WARMUP", 1)
+    monkeypatch.setattr("blindharmony.training.restorer._RATE", 5e-3)
     losses = []
     fitted(cubes, tmp_path, steps=60, on_step=lambda i, n, loss: losses.append(loss))
     assert np.mean(losses[-20:]) < 0.95 * np.mean(losses[:10])
 
 
 def test_an_interrupted_fit_ends_with_the_same_weights(cubes, tmp_path, monkeypatch):
-    monkeypatch.setattr("blindharmony.training.restorer_fit._SAVE_EVERY", 2)
+    monkeypatch.setattr("blindharmony.training.restorer._SAVE_EVERY", 2)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole = fitted(cubes, tmp_path / "a", steps=5)
@@ -128,7 +127,7 @@ def test_time_becomes_a_number_of_steps(cubes, tmp_path):
 
 
 def test_other_steps_are_another_run(cubes, tmp_path, monkeypatch):
-    monkeypatch.setattr("blindharmony.training.restorer_fit._SAVE_EVERY", 1)
+    monkeypatch.setattr("blindharmony.training.restorer._SAVE_EVERY", 1)
     fitted(cubes, tmp_path, steps=2)
     with pytest.raises(UsageError, match="had 2 steps of the restorer, not 5"):
         fitted(cubes, tmp_path, steps=5, resume=True)

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from blindharmony.errors import UsageError
-from blindharmony.flow import MultiScaleSpec
-from blindharmony.training.slice_data import SliceData
-from blindharmony.training.slice_flow import train_slice_flow
+from blindharmony.flows.glow import MultiScaleSpec
+from blindharmony.training.slices import SliceData, train_slice_flow
 
 SPEC = MultiScaleSpec(levels=2, steps=1, width=4, coupling="affine", blocks=1, dropout=0.1, centre=0.5)
 SHAPE = (16, 16, 6)

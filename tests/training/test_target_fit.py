@@ -10,14 +10,12 @@ import pytest
 
 from blindharmony.cli.main import main
 from blindharmony.errors import InputError, OutputError, UsageError
-from blindharmony.flow import MultiScaleSpec
-from blindharmony.prep.recipe import PrepRecipe
-from blindharmony.target import load_target
-from blindharmony.target.restorer import RestorerSpec
-from blindharmony.training.head import prepare_head
-from blindharmony.training.hold_out import hold_out
-from blindharmony.training.pool import make_pool
-from blindharmony.training.target_fit import train_target
+from blindharmony.flows.glow import MultiScaleSpec
+from blindharmony.models.file import load_target
+from blindharmony.models.restorer import RestorerSpec
+from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.training.data import hold_out, make_pool, prepare_head
+from blindharmony.training.target import train_target
 from blindharmony.version import VERSION
 from heads import head_grid, synthetic_brain
 from targets import TINY
@@ -123,7 +121,7 @@ def test_the_command_keeps_a_log_while_it_runs_and_shows_it_in_the_end(scans, pl
 
         return train_target(*what, report=look, **{**how, **QUICK})
 
-    monkeypatch.setattr("blindharmony.training.target_fit.train_target", quick)
+    monkeypatch.setattr("blindharmony.training.target.train_target", quick)
     assert main(["train", str(scans[0].parent), "--out", str(out), "--steps", "2", "--json", "-q"]) == 0
     assert {entry["level"] for entry in logs} == set(range(len(TINY.widths) + 1))
     levels = [entry for entry in logs if "calibration" in entry]
@@ -149,7 +147,7 @@ def test_too_few_scans_existing_models_and_bad_scans(scans, trained, tmp_path):
 
 def test_the_slice_flow_of_the_published_method_can_be_added(scans, place, monkeypatch):
     tiny = MultiScaleSpec(levels=2, steps=1, width=4, coupling="affine", blocks=1, centre=0.5)
-    monkeypatch.setattr("blindharmony.training.target_slices.small_2d", lambda: tiny)
+    monkeypatch.setattr("blindharmony.training.slices.small_2d", lambda: tiny)
     out = place()
     target = train_target(scans, out, steps=1, slice_steps=1, **QUICK)
     assert target.slices is not None
@@ -159,7 +157,7 @@ def test_the_slice_flow_of_the_published_method_can_be_added(scans, place, monke
 
 
 def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, place, tmp_path, monkeypatch):
-    monkeypatch.setattr("blindharmony.training.target_restorer.RestorerSpec", lambda: SMALL)
+    monkeypatch.setattr("blindharmony.training.restorer.RestorerSpec", lambda: SMALL)
     out = place()
     target = train_target(scans, out, steps=1, **{**QUICK, "restorer": True, "restorer_steps": 2})
     again = load_target(out)

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from blindharmony.errors import UsageError
-from blindharmony.training.team import Compute, Team
+from blindharmony.training.distributed import Compute, Team
 
 SCRIPT = Path(__file__).with_name("team_fit.py")
 
@@ -61,8 +61,8 @@ def test_every_piece_of_work_is_shared_once():
 def test_mixed_precision_learns_the_same_density():
     """bfloat16 convolutions change the loss in the third digit, not the outcome."""
     data = team_fit.data
-    from blindharmony.flow.level import LevelFlow
-    from blindharmony.training.fit import fit_level
+    from blindharmony.flows.pyramid import LevelFlow
+    from blindharmony.training.pyramid import fit_level
 
     found = []
     for mixed in (False, True):

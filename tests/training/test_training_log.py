@@ -5,7 +5,7 @@ import json
 import pytest
 
 from blindharmony.errors import InputError
-from blindharmony.training.log import read_log
+from blindharmony.training.page import read_log
 
 
 def test_rows_of_a_resumed_run_replace_earlier_ones(tmp_path):

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.inputs import found_scans, given_masks
+from blindharmony.cli.options import found_scans, given_masks
 from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, reportable
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
-    from blindharmony.assessment import Assessment
-    from blindharmony.harmonization.standing import Standing
-    from blindharmony.target import Target
+    from blindharmony.api import Assessment
+    from blindharmony.models.target import Target
+    from blindharmony.quality.typicality import Standing
 
 _EPILOG = """\
 Verdicts:
@@ -66,8 +66,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Assess every scan; one that fails does not stop the others."""
     paths, missing = found_scans(arguments.scans, arguments.participant_label, arguments.suffix)
     masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=arguments.mask_command)
-    from blindharmony.assessment import assess
-    from blindharmony.target import load_target
+    from blindharmony.api import assess
+    from blindharmony.models.file import load_target
 
     target = load_target(arguments.target)
     for problem in missing:

@@ -1,17 +1,131 @@
-"""``blindharmony bids``: a whole BIDS data set, participant by participant, then a table of the cohort."""
+"""The command bids.
+
+What a person sees while a cohort runs: stage, scans done, failures, time left; or JSON for machines.
+
+The group level of ``blindharmony bids``: a table and a page of the cohort.
+
+``blindharmony bids``: a whole BIDS data set, participant by participant, then a table of the cohort.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from blindharmony.cli import bids_engine, bids_group
-from blindharmony.cli.bids_engine import both
-from blindharmony.cli.console import Screen
-from blindharmony.cli.numbers import gigabytes, whole
-from blindharmony.cli.study_screen import StudyScreen
+from blindharmony.cli import workers as bids_engine
+from blindharmony.cli.console import Screen, Stage
+from blindharmony.cli.options import gigabytes, whole
+from blindharmony.cli.train import duration
+from blindharmony.cli.workers import both
 from blindharmony.errors import UsageError
+from blindharmony.files import split_name
+
+_STAGES = {"look": "looking at scans", "fit": "fitting scanners", "harmonize": "harmonizing"}
+# Of a record, what a reader of JSON lines wants; profiles and fingerprints stay in the ledger.
+_TOLD = (
+    "verdict",
+    "headline",
+    "warnings",
+    "distance_before",
+    "distance_after",
+    "excess_before",
+    "excess_after",
+    "seconds",
+)
+
+
+class StudyScreen:
+    """Turns what a cohort run says into a moving line on a terminal, plain lines elsewhere, or JSON.
+
+    Args:
+        screen: Where to.
+        stage: The moving line.
+        as_json: Whether standard output gets one JSON object for each scan that ends.
+        clock: Seconds, for tests.
+    """
+
+    def __init__(
+        self, screen: Screen, stage: Stage, *, as_json: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.screen, self.stage, self.as_json, self.clock = screen, stage, as_json, clock
+        self.start = clock()
+        self.done = 0
+        self.failed: set[str] = set()
+
+    def __call__(self, line: str, tally: Any) -> None:
+        """Show where the run stands, and a line if there is one."""
+        now = f"{tally.finished} of {tally.total} scans{self._failures(tally)}{self._left(tally)}"
+        self.stage(f"{_STAGES.get(tally.stage, 'starting')}, {now}", tally.finished / max(1, tally.total))
+        if self.as_json:
+            self._objects(tally)
+        if "failed:" in line:
+            self.screen.problem(f"blindharmony: {line}")
+        elif line:
+            more = "" if self.screen.err.is_terminal else f"{self._failures(tally)}{self._left(tally)}"
+            self.screen.note(f"[{tally.finished}/{tally.total}] {line}{more}")
+
+    def _failures(self, tally: Any) -> str:
+        return f", {len(tally.failed)} failed" if tally.failed else ""
+
+    def _left(self, tally: Any) -> str:
+        finished = tally.pieces[0]
+        if finished < 2 or tally.left <= 0:
+            return ""
+        return f", about {duration((self.clock() - self.start) / finished * tally.left)} left"
+
+    def _objects(self, tally: Any) -> None:
+        if tally.done > self.done:
+            self.done = tally.done
+            record = tally.last
+            told = {key: record[key] for key in _TOLD if key in record}
+            place = str(record.get("scan", ""))
+            self._line(
+                scan=split_name(place)[0], place=place, status="done", outputs=sorted(record.get("outputs", {})), **told
+            )
+        for scan in sorted(set(tally.failed) - self.failed):
+            self.failed.add(scan)
+            self._line(scan=scan, status="failed", reason=tally.failed[scan])
+
+    def _line(self, **content: Any) -> None:
+        self.screen.result(json.dumps(content))
+
+    def end(self, tally: Any) -> None:
+        """The last JSON object: how many scans ended how."""
+        if self.as_json:
+            counts = {"done": tally.done, "done_before": tally.kept, "failed": len(tally.failed), "scans": tally.total}
+            self._line(status="end", **counts)
+
+
+def run_group(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Write table and page and say where they are.
+
+    Raises:
+        NothingFoundError: If nothing was ever harmonized into the output folder.
+    """
+    from blindharmony.errors import NothingFoundError
+    from blindharmony.study.cohort import cohort_rows, write_cohort_page, write_table
+    from blindharmony.study.ledger import Ledger, read_json
+
+    ledger = Ledger(arguments.output_dir.resolve())
+    rows = cohort_rows(ledger)
+    if not rows:
+        raise NothingFoundError("no run has been here", remedy="run the participant level first", path=ledger.out)
+    title = str((read_json(arguments.bids_dir / "dataset_description.json") or {}).get("Name", arguments.bids_dir.name))
+    files = {"table": write_table(ledger, rows), "page": write_cohort_page(ledger, rows, title)}
+    if arguments.json:
+        states = Counter(str(row["status"]) for row in rows)
+        screen.result(json.dumps({**{k: str(v) for k, v in files.items()}, "scans": len(rows), "status": states}))
+        return 0
+    for file in files.values():
+        screen.result(str(file))
+    screen.note(f"open {files['page'].as_uri()} in a browser")
+    return 0
+
 
 _EPILOG = """\
 Results are BIDS derivatives: OUTPUT_DIR/sub-01/anat/sub-01_desc-harmonized_T1w.nii.gz, .json, .html (the report) and
@@ -81,8 +195,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize the cohort, or describe it."""
-    from blindharmony.study.description import check_input, check_output
-    from blindharmony.study.validator import check_with_validator
+    from blindharmony.study.ledger import check_input, check_output, check_with_validator
 
     if not arguments.bids_dir.is_dir():
         raise UsageError(f"{arguments.bids_dir}: no such folder", remedy="give a BIDS data set")
@@ -90,7 +203,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.level == "group":
         if unused := arguments.unused_by_group(arguments):
             screen.problem(f"blindharmony: warning: without effect at the group level: {', '.join(unused)}")
-        return bids_group.run(arguments, screen)
+        return run_group(arguments, screen)
     bids_engine.check(arguments)
     if arguments.scanner_column and (how := arguments.scanner_grouping) != "auto":
         raise UsageError(f"--scanner-column and --scanner-grouping {how} exclude each other", remedy="use one of them")
@@ -111,14 +224,10 @@ def _unused(grammar: argparse.ArgumentParser, given: argparse.Namespace) -> list
 
 def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.device import resolved_device
-    from blindharmony.study.description import describe
-    from blindharmony.study.ledger import Ledger
-    from blindharmony.study.planning import make_plan
-    from blindharmony.study.profiles import keep_target
-    from blindharmony.study.run import held, run_study
-    from blindharmony.study.settings import Settings
-    from blindharmony.study.sizes import kept_gb, largest
-    from blindharmony.target import load_target
+    from blindharmony.models.file import load_target
+    from blindharmony.study.cohort import keep_target
+    from blindharmony.study.ledger import Ledger, describe, kept_gb, largest
+    from blindharmony.study.run import Settings, held, make_plan, run_study
 
     device = resolved_device(arguments.device)
     target = load_target(arguments.target)
@@ -167,17 +276,15 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def _for_workers(target: str) -> str:
     """The target as workers find it, wherever they run."""
-    from blindharmony.target import included_targets
+    from blindharmony.models.target import included_targets
 
     # An included model's name means that model, also where a folder is called the same.
     return target if target in included_targets() else str(Path(target).resolve())
 
 
 def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Any]:
-    from blindharmony.study.columns import column_of
-    from blindharmony.study.filters import read_filter
-    from blindharmony.study.layout import bids_scans
-    from blindharmony.study.scanners import alone, by_label, by_metadata, together
+    from blindharmony.io.bids import bids_scans, read_filter
+    from blindharmony.study.groups import alone, by_label, by_metadata, column_of, together
 
     root = arguments.bids_dir.resolve()
     scans, odd = bids_scans(

@@ -42,7 +42,7 @@ def demo_scan() -> Path:
         >>> demo_scan().name
         'sub-01_T1w.nii.gz'
     """
-    return Path(str(resources.files("blindharmony.cli").joinpath("assets", "sub-01_T1w.nii.gz")))
+    return Path(str(resources.files("blindharmony").joinpath("assets", "sub-01_T1w.nii.gz")))
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:

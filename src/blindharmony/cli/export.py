@@ -39,7 +39,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Write the bundle and say how to run it."""
-    from blindharmony.interop.bundle import write_bundle
+    from blindharmony.integrations.bundle import write_bundle
 
     folder = write_bundle(arguments.target, arguments.monai_bundle, overwrite=arguments.overwrite)
     screen.result(str(folder))

@@ -1,21 +1,390 @@
-"""``blindharmony harmonize``: scans in, harmonized scans with sidecar and report out."""
+"""The command harmonize, for scans, groups and DICOM folders.
+
+What came of each scan: words for people, or one JSON object a line for machines.
+
+DICOM among the inputs: converted first, and the NIfTI kept beside the results.
+
+The scans of one scanner, fitted together before each is harmonized.
+
+``blindharmony harmonize``: scans in, harmonized scans with sidecar and report out.
+"""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
+import json
+import shutil
+import tempfile
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blindharmony.cli import dicom, group
 from blindharmony.cli.console import Screen
-from blindharmony.cli.inputs import found_scans, given_masks
-from blindharmony.cli.numbers import whole
-from blindharmony.cli.outcome import Outcomes
-from blindharmony.errors import BlindHarmonyError, OutputError, UsageError, reportable
-from blindharmony.harmonization.names import METHODS
-from blindharmony.image import result_names
+from blindharmony.cli.options import found_scans, given_masks, whole
+from blindharmony.errors import (
+    BlindHarmonyError,
+    InputError,
+    InternalError,
+    NothingFoundError,
+    OutputError,
+    ScannerError,
+    UsageError,
+    reportable,
+)
+from blindharmony.files import output_name, read_text, result_names, write_bytes
+from blindharmony.io.bids import find_scans
+from blindharmony.io.dicom import choose, convert, is_dicom
+from blindharmony.settings import METHODS
+from blindharmony.study.ledger import kept_gb, largest
+
+if TYPE_CHECKING:
+    from blindharmony.harmonization.scanner import ScannerModel
+    from blindharmony.harmonization.summary import ScanSummary
+    from blindharmony.models.target import Target
+    from blindharmony.result import HarmonizeResult
+
+
+@dataclass
+class Outcomes:
+    """Says how each scan ended, as it ends.
+
+    Attributes:
+        screen: Where to.
+        json: Whether standard output gets JSON; problems go to standard error as words all the same.
+        failed: How many scans have failed.
+        code: Exit code so far.
+    """
+
+    screen: Screen
+    json: bool = False
+    failed: int = 0
+    code: int = 0
+
+    def done(self, path: Path, result: HarmonizeResult, files: Sequence[Path]) -> None:
+        """A scan is harmonized and written."""
+        seconds = sum(result.seconds.values())
+        if self.json:
+            self._line(
+                scan=path,
+                status="done",
+                result=files[0],
+                files=files,
+                verdict=result.trust.level,
+                headline=result.trust.headline,
+                warnings=result.warnings,
+                figures=result.figures,
+                seconds=round(seconds, 1),
+            )
+            return
+        self.screen.result(str(files[0]))
+        self.screen.note(f"{path.name}: {result.trust.headline} ({seconds:.0f} s)")
+        for warning in result.warnings:
+            self.screen.problem(f"{path.name}: warning: {warning}")
+        for what, ending in (("viewer", ".viewer.html"), ("report", ".html")):
+            if file := next((f for f in files if f.name.endswith(ending)), None):
+                if what == "report" and file.name.endswith(".viewer.html"):
+                    continue
+                self.screen.note(f"{path.name}: {what} in {file}")
+
+    def fail(self, error: BlindHarmonyError, path: Path | None = None) -> None:
+        """A scan has no result."""
+        self.failed += 1
+        self.code = max(self.code, InternalError.exit_code if isinstance(error, InternalError) else 1)
+        self.screen.problem(f"blindharmony: {error}")
+        if self.json:
+            self._line(scan=path or error.path, status="failed", what=error.what, remedy=error.remedy)
+
+    def _line(self, **content: Any) -> None:
+        # One object a line, whatever the names: a reader may take line by line.
+        self.screen.result(json.dumps(content, default=_plain, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value.item()
+
+
+FOLDER = "converted"
+_LEVEL = 6
+
+
+def add_dicom_options(p: argparse.ArgumentParser) -> None:
+    """Options about DICOM."""
+    p.add_argument("--series", type=int, metavar="NUMBER", help="which series of a DICOM folder, if several fit")
+
+
+def with_dicom_converted(
+    arguments: argparse.Namespace, screen: Screen
+) -> tuple[list[str | Path], list[BlindHarmonyError]]:
+    """The inputs with NIfTI files in the place of DICOM, and DICOM inputs that could not be converted.
+
+    Raises:
+        BlindHarmonyError: If no input is left.
+    """
+    inputs: list[str | Path] = []
+    failed: list[BlindHarmonyError] = []
+    made: dict[Path, Path] = {}
+    for item in arguments.scans:
+        path = Path(item)
+        if not _only_dicom(path):
+            inputs.append(item)
+            continue
+        try:
+            inputs.append(_converted(path, made, arguments, screen))
+        except BlindHarmonyError as error:
+            failed.append(error)
+    if not inputs:
+        raise failed[0]
+    if arguments.series is not None and not made and not failed:
+        raise UsageError("--series is for DICOM, and no DICOM was given", remedy="leave it out")
+    return inputs, failed
+
+
+def _only_dicom(path: Path) -> bool:
+    """Whether this is a DICOM file, or a folder with DICOM and no scan that can be read as it is."""
+    try:
+        if not path.is_dir():
+            return path.is_file() and is_dicom(path)
+        find_scans([path])
+    except NothingFoundError:
+        return is_dicom(path)
+    except OSError:
+        pass  # what cannot be read is named as every other scan is
+    return False
+
+
+def _converted(path: Path, made: dict[Path, Path], arguments: argparse.Namespace, screen: Screen) -> Path:
+    out: Path = arguments.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".dicom-", dir=out) as folder:
+            chosen = choose(convert(path, Path(folder)), path, arguments.series)
+            whole = path.resolve() if path.is_dir() else path.resolve().parent
+            # As a result's name it is safe in every folder; a result is called after it.
+            stem = output_name(f"{whole.name}_{chosen.name}.nii", "x", suffix_ext="").removesuffix("_desc-x")
+            kept = out / FOLDER / f"{stem}.nii.gz"
+            if kept in made:
+                raise InputError(
+                    f"its scan would be called {kept.name}, as that of {made[kept]}",
+                    remedy="give the folders other names, or harmonize them into different --out",
+                    path=path,
+                )
+            image = gzip.compress(chosen.file.read_bytes(), _LEVEL, mtime=0)
+            if not (kept.is_file() and kept.read_bytes() == image):  # the same series once more is no conflict
+                write_bytes(kept, image, overwrite=arguments.overwrite)
+            about = chosen.file.with_suffix(".json")
+            if about.is_file():
+                write_bytes(kept.with_name(f"{stem}.json"), about.read_bytes(), overwrite=True)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror})", remedy="choose another --out", path=out) from None
+    made[kept] = path
+    screen.note(f"{path.name}: series {chosen} converted to {kept}")
+    return kept
+
+
+# About 300 scans of 1 mm; a larger group is prepared again for each look, as with 'bids --scratch-gb'.
+_MOST_GB = 50
+
+
+def add_group_options(p: argparse.ArgumentParser) -> None:
+    """Options about scans that share a scanner."""
+    p.add_argument(
+        "--group",
+        action="store_true",
+        help="the scans share one scanner and sequence: fit one curve to all, which keeps differences between people",
+    )
+    p.add_argument(
+        "--group-table",
+        type=Path,
+        metavar="TSV",
+        help="several scanners: a table with columns 'scan' (file name) and 'scanner'; the rest goes one by one",
+    )
+    p.add_argument(
+        "--save-scanner",
+        type=Path,
+        metavar="FILE",
+        help="keep the fitted scanner for later scans (.json); with --group-table a folder",
+    )
+    p.add_argument("--scanner", type=Path, metavar="FILE", help="use a scanner fitted before: scan by scan later on")
+
+
+def check_group(arguments: argparse.Namespace) -> None:
+    """Refuse combinations that make no sense, before any work.
+
+    Raises:
+        UsageError: If options contradict each other.
+        OutputError: If the scanner file exists already.
+    """
+    together = bool(arguments.group or arguments.group_table)
+    if sum(map(bool, (arguments.group, arguments.group_table, arguments.scanner))) > 1:
+        raise UsageError("--group, --group-table and --scanner exclude each other", remedy="use one of them")
+    if arguments.save_scanner and not together:
+        raise UsageError("--save-scanner needs several scans to fit", remedy="add --group")
+    if (together or arguments.scanner) and arguments.method != "curve":
+        raise UsageError(f"the method '{arguments.method}' has no scanner model", remedy="use --method curve")
+    if arguments.save_scanner and arguments.group:
+        _mask_not_there(arguments.save_scanner, arguments)
+
+
+def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, list[Path]]:
+    """Scanner's name → its scans; empty if scans go one by one.
+
+    Raises:
+        ScannerError: If the table cannot be read or lacks a column.
+        OutputError: If a scanner's file exists already.
+    """
+    if arguments.group:
+        return {"": paths}
+    if not arguments.group_table:
+        return {}
+    scanner_of = _table(arguments.group_table)
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        if name := scanner_of.get(path.name, ""):
+            found.setdefault(name, []).append(path)
+    if not found:
+        raise ScannerError(
+            "none of the scans is in this table",
+            remedy="give the scans' file names in its column 'scan'",
+            path=arguments.group_table,
+        )
+    files = Counter(_safe(name) for name in found)
+    if arguments.save_scanner and (twice := [name for name in found if files[_safe(name)] > 1]):
+        raise ScannerError(
+            f"the scanners {' and '.join(twice[:2])} would be written to one file",
+            remedy="give them names that differ in letters or digits",
+            path=arguments.group_table,
+        )
+    for name in found if arguments.save_scanner else ():
+        _mask_not_there(_scanner_file(arguments, name), arguments)
+    return found
+
+
+def _scanner_file(arguments: argparse.Namespace, name: str) -> Path:
+    """Where a fitted scanner is kept: the file that was named, or one of a table's in the folder that was named."""
+    kept: Path = arguments.save_scanner
+    return kept / f"{_safe(name)}.json" if name else kept
+
+
+def _mask_not_there(file: Path, arguments: argparse.Namespace) -> None:
+    if file.exists() and not arguments.overwrite:
+        raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
+
+
+def _table(path: Path) -> Mapping[str, str]:
+    try:
+        rows = list(csv.DictReader(read_text(path, ScannerError).splitlines(), delimiter="\t"))
+    except csv.Error as error:
+        raise ScannerError(f"no table ({error})", remedy="give a text file, tab-separated", path=path) from None
+    if not rows or not {"scan", "scanner"} <= set(rows[0]):
+        raise ScannerError(
+            "the table has no columns 'scan' and 'scanner'", remedy="separate them by tabs, names first", path=path
+        )
+    found: dict[str, str] = {}
+    for row in rows:
+        scan, scanner = Path(row["scan"] or "").name, (row["scanner"] or "").strip()
+        if found.setdefault(scan, scanner) != scanner:
+            raise ScannerError(
+                f"the table gives {scan} two scanners", remedy="name every scan once (file names count)", path=path
+            )
+    return found
+
+
+@contextmanager
+def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
+    """A folder for prepared scans, so that each is prepared once; None if they would take too much of the disk."""
+    cache = out / ".prepared"
+    try:
+        yield cache if kept_gb(largest(paths)) * len(paths) <= _MOST_GB else None
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def fitted_scanners(
+    arguments: argparse.Namespace,
+    groups: dict[str, list[Path]],
+    masks: dict[Path, Path],
+    target: Target,
+    cache: Path | None,
+    screen: Screen,
+) -> dict[Path, ScannerModel]:
+    """Look at every scan of every group, then fit one scanner model to each group.
+
+    A scan that cannot be prepared is left out here and reported when its turn comes to be harmonized.
+    """
+    from blindharmony.api import fitted_in_rounds
+
+    found: dict[Path, ScannerModel] = {}
+    for name, members in groups.items():
+        called = f"scanner {name}" if name else "one scanner"
+        scanner = fitted_in_rounds(partial(_looked_at, arguments, members, masks, target, cache, screen), target)
+        if scanner is None:
+            continue
+        screen.note(f"fitted {called} to {scanner.rounds[0].scans} scans")
+        if scanner.rounds[0].scans == 1:
+            screen.problem(f"blindharmony: warning: {called} has one scan, which is no better than the scan alone")
+        if arguments.save_scanner:
+            file = _scanner_file(arguments, name)
+            scanner.save(file, overwrite=arguments.overwrite)
+            (screen.note if arguments.json else screen.result)(str(file))
+        found |= dict.fromkeys(members, scanner)
+    return found
+
+
+def _looked_at(
+    arguments: argparse.Namespace,
+    paths: list[Path],
+    masks: dict[Path, Path],
+    target: Target,
+    cache: Path | None,
+    screen: Screen,
+    scanner: ScannerModel | None,
+) -> list[ScanSummary]:
+    from blindharmony.api import summarize_scan
+
+    found = []
+    with screen.progress("looking at the group", lines=True) as stage:
+        for index, path in enumerate(paths):
+            look = ("first", "second", "third")[len(scanner.rounds) if scanner else 0]
+            stage(f"{look} look at {path.name}", index / len(paths))
+            try:
+                found.append(
+                    summarize_scan(
+                        path,
+                        target,
+                        scanner=scanner,
+                        mask=masks.get(path),
+                        mask_command=arguments.mask_command,
+                        device=arguments.device,
+                        cache=cache,
+                    )
+                )
+            except (UsageError, OutputError):
+                raise
+            except Exception:
+                if arguments.debug:
+                    raise
+                continue  # it will be reported when its turn comes
+    return found
+
+
+def _safe(name: str) -> str:
+    """A scanner's name as a file name.
+
+    Example:
+        >>> _safe("../Site A/3T")
+        'Site-A-3T'
+    """
+    return (
+        "-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).replace("..", " ").split()).strip(".")
+        or "scanner"
+    )
+
 
 _EPILOG = """\
 Each scan comes back in its own space, with its own header, float32, in the target scanner's intensity units:
@@ -65,8 +434,8 @@ def add_parser(verbs: Any) -> None:
         choices=METHODS,
         help="curve (default), match (histogram matching only), latent (published iteration), latent-published",
     )
-    group.add_options(p)
-    dicom.add_options(p)
+    add_group_options(p)
+    add_dicom_options(p)
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
     p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
     p.add_argument("--no-refine", action="store_true", help="only an intensity curve: leave noise and blur alone")
@@ -84,30 +453,30 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
-    group.check(arguments)
-    scans, unconverted = dicom.with_dicom_converted(arguments, screen)
+    check_group(arguments)
+    scans, unconverted = with_dicom_converted(arguments, screen)
     paths, unfound = found_scans(scans, arguments.participant_label, arguments.suffix)
     missing = [*unconverted, *unfound]
     _check(paths)
     masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=arguments.mask_command)
     # Only now the slow imports: a typing error should answer at once.
+    from blindharmony.api import harmonize
     from blindharmony.harmonization.scanner import ScannerModel
-    from blindharmony.pipeline import harmonize
-    from blindharmony.target import load_target
+    from blindharmony.models.file import load_target
 
     target = load_target(arguments.target)
     outcomes = Outcomes(screen, json=arguments.json)
     for problem in missing:
         outcomes.fail(problem)
-    groups = group.groups_of(arguments, paths)
+    groups = groups_of(arguments, paths)
     if groups:
         # A group takes a minute a scan before its first result would be refused.
         for path in paths:
             _not_there(arguments, path, masks)
     elif arguments.scanner:
         ScannerModel.load(arguments.scanner, target)
-    with group.prepared_scans(arguments.out, paths) if groups else nullcontext() as cache:
-        scanners = group.fitted_scanners(arguments, groups, masks, target, cache, screen)
+    with prepared_scans(arguments.out, paths) if groups else nullcontext() as cache:
+        scanners = fitted_scanners(arguments, groups, masks, target, cache, screen)
         for index, path in enumerate(paths):
             name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
             screen.note(f"{name}: harmonizing to {target.info.name}")

@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Print the model's card."""
     import json
 
-    from blindharmony.target import load_target
-    from blindharmony.target.card import card_rows
+    from blindharmony.models.file import load_target
+    from blindharmony.models.target import card_rows
 
     target = load_target(arguments.target)
     if arguments.json:

@@ -6,28 +6,17 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
-from blindharmony.cli import (
-    assess,
-    benchmark,
-    bids,
-    demo,
-    export,
-    harmonize,
-    info,
-    rerun,
-    sample,
-    serve,
-    simulate,
-    train,
-    view,
-)
+from blindharmony.cli import assess, bids, demo, export, harmonize, info, rerun, sample, serve, train, view
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError, reportable
+from blindharmony.errors import BlindHarmonyError, UsageError, reportable
 from blindharmony.version import VERSION
 
 _INTERRUPTED = 130
+# Verbs of the benchmark, a distribution of its own.
+_BENCHMARK = {"benchmark", "simulate"}
 
 _EPILOG = """\
 examples:
@@ -39,8 +28,6 @@ examples:
   blindharmony serve --open                           a page in the browser: drop scans, compare, download
   blindharmony assess study/                          how far is every scan from the target scanner?
   blindharmony train study/ --out mysite.safetensors  learn your own scanner from 20 of its scans
-  blindharmony simulate --list                        make scans of other scanners, to test with
-  blindharmony benchmark --data data --out out --quick  measure all systems on your data
 
 exit codes: 0 done, 1 some scans failed, 2 wrong use, 66 no scan found, 70 internal error, 130 interrupted
 """
@@ -71,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"blindharmony {VERSION}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Verb)
-    for module in (
+    for command in (
         harmonize,
         bids,
         view,
@@ -81,13 +68,20 @@ def parser() -> argparse.ArgumentParser:
         sample,
         info,
         export,
-        simulate,
-        benchmark,
         rerun,
         demo,
     ):
-        module.add_parser(verbs)
+        command.add_parser(verbs)
+    installed = {extension.name: extension for extension in entry_points(group="blindharmony.commands")}
+    for extension in installed.values():
+        extension.load().add_parser(verbs)
+    for name in _BENCHMARK - set(installed):
+        verbs.add_parser(name, add_help=False, allow_abbrev=False).set_defaults(run=_not_installed)
     return top
+
+
+def _not_installed(arguments: argparse.Namespace, screen: Screen) -> int:
+    raise UsageError(f"'{arguments.verb}' is not installed here", remedy="pip install blindharmony-benchmark")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

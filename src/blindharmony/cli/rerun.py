@@ -48,7 +48,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Repeat and compare."""
-    from blindharmony.rerun import rerun
+    from blindharmony.provenance import rerun
 
     with ExitStack() as stack:
         out = arguments.out or Path(stack.enter_context(_temporary()))

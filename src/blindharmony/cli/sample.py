@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.inputs import given_masks
-from blindharmony.cli.numbers import whole
+from blindharmony.cli.options import given_masks, whole
 from blindharmony.errors import InputError
 
 _EPILOG = """\

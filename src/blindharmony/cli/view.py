@@ -44,7 +44,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Write the page and say where it is."""
-    from blindharmony.viewing import view
+    from blindharmony.provenance import view
 
     page = view(
         arguments.result,

@@ -1,1 +1,1 @@
-"""Estimate the harmonized image under the target's density."""
+"""The scanner model and the methods."""

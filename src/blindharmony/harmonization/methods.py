@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from blindharmony.errors import UsageError
 from blindharmony.harmonization.curve import harmonize_curve
-from blindharmony.harmonization.latent import LatentSettings, harmonize_latent
-from blindharmony.harmonization.match import harmonize_match
-from blindharmony.harmonization.names import METHODS
+from blindharmony.harmonization.intensity import Estimate
+from blindharmony.harmonization.published import LatentSettings, harmonize_latent
 from blindharmony.harmonization.refine import refined
-from blindharmony.harmonization.result import Estimate
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.target import Target
+from blindharmony.harmonization.summary import harmonize_match
+from blindharmony.models.target import Target
+from blindharmony.settings import METHODS
 
 #: The published iteration's settings by method.
 LATENT = {"latent": LatentSettings(), "latent-published": LatentSettings.published()}

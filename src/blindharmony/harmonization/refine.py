@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blindharmony.harmonization.fidelity import ncc, non_edge_l1, non_edge_mask
-from blindharmony.harmonization.result import Estimate
-from blindharmony.prep.grid import mask_box
-from blindharmony.target import Target
+from blindharmony.harmonization.intensity import Estimate
+from blindharmony.models.target import Target
+from blindharmony.preprocessing.grid import mask_box
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -13,7 +13,7 @@ Heads that are like some of the target's people count more than heads unlike any
 differences between people survive, because nobody is forced onto a curve of their own. (The least-squares curve
 through all :math:`(Q_{y_j}, \hat Q_j)` is flatter than the true one: a bright scan is partly a bright person.) The
 gains follow from the scale that preparation gives every target scan. Either curve is then made as smooth as most
-scanners are and errors about people are not (:mod:`~blindharmony.harmonization.smooth`).
+scanners are and errors about people are not (:mod:`~blindharmony.harmonization.intensity`).
 """
 
 from __future__ import annotations
@@ -30,12 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.errors import ScannerError, UsageError
-from blindharmony.harmonization.curve_map import CurveMap
-from blindharmony.harmonization.lifting import lifting_share, rms
-from blindharmony.harmonization.smooth import smooth_curve
+from blindharmony.files import parse_json, read_text, write_text
+from blindharmony.harmonization.intensity import CurveMap, lifting_share, rms, smooth_curve
 from blindharmony.harmonization.summary import ScanSummary, whole_quantiles
-from blindharmony.image import parse_json, read_text, write_text
-from blindharmony.target import Target
+from blindharmony.models.target import Target
 
 Array = NDArray[np.float64]
 
@@ -55,8 +53,8 @@ class ScannerModel:
         target: Digest of the target model.
         disagreement: Root mean square difference between the shared curve and each scan's own (flow units).
         lift: How far the curve is trusted to give the contrast for bias correction
-            (:mod:`~blindharmony.harmonization.lifting`).
-        then: What is left to do after bias correction in the target's contrast (:mod:`~blindharmony.prep.lift`).
+            (:mod:`~blindharmony.harmonization.intensity`).
+        then: What is left to do after bias correction in the target's contrast.
 
     Example:
         >>> line = np.array([0.0, 1.0, 2.0])

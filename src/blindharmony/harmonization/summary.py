@@ -1,4 +1,32 @@
-"""All that a scanner's curve is fitted from, for one scan: a few hundred numbers instead of a volume."""
+r"""What a scan tells about its person and its scanner: ranks, texture, quantiles; and histogram matching.
+
+What a scan tells about its person that no monotone change of intensity can alter.
+
+Only the *order* of the intensities is used, so a scan and the same scan through any increasing curve give the same
+numbers. Voxels are sorted into ``BINS`` equally full bins of rank; for each bin
+
+.. math:: a_k = \operatorname{mean}\{A(v) : v \in \text{bin}_k\}, \qquad
+          t_k = \log \operatorname{q}_{75}\{|x_0(v) - \bar x_0(v)| : v \in \text{bin}_k\}
+
+:math:`A` is the target's mean head at the same place in template space, :math:`x_0` the histogram-matched scan and
+:math:`\bar x_0` its mean over 3×3×3 voxels. :math:`a` says which brightness is *expected* where this rank is found;
+:math:`t` how much the image *varies* there, which is the slope of the true curve in disguise: a steep curve makes
+texture coarse. Only the shape of :math:`t` counts, not its level, so that a noisier scanner is no other person.
+
+How noisy, how blurred and how thickly sliced a scan is, in three numbers that no intensity curve changes.
+
+.. math:: \tau = \Bigl(\overline{\log \operatorname{med}|x - \bar x_3|},\;
+          \overline{\log \operatorname{med}|\bar x_3 - \bar x_7|},\; \max_a \rho_a - \min_a \rho_a\Bigr), \qquad
+          \rho_a = \log \operatorname{med} |\partial_a^2 x|
+
+:math:`x` is the histogram-matched scan, :math:`\bar x_3` and :math:`\bar x_7` its means over 3 and 7 voxels, medians
+are taken in eight bins of brightness, and :math:`a` is one of the three axes. Noise raises the first number, blur
+lowers the first two, thick slices raise the third.
+
+Masked histogram matching to the pooled target: the start of every fit, and the rival to beat.
+
+All that a scanner's curve is fitted from, for one scan: a few hundred numbers instead of a volume.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +34,125 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from blindharmony.harmonization.curve_map import CurveMap
-from blindharmony.harmonization.match import source_quantiles
-from blindharmony.harmonization.ranks import rank_features
-from blindharmony.harmonization.texture import texture
-from blindharmony.target import Target
+from blindharmony.errors import PreprocessingError
+from blindharmony.harmonization.intensity import CurveMap, Estimate
+from blindharmony.models.target import Target
+
+BINS = 24
+_RIM = 2
+_LEAST = 1e-4
+
+
+def rank_features(
+    matched: NDArray[np.float32], region: NDArray[np.bool_], atlas: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The expected brightness and the local variation for each bin of rank, shape ``(2 · BINS,)``.
+
+    Args:
+        matched: Histogram-matched image, template grid, flow units, zero outside ``region``.
+        region: Voxels that are compared.
+        atlas: Mean target head, same grid and units.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.uniform(0.5, 1.5, (16, 16, 16)).astype(np.float32)
+        >>> features = rank_features(x, np.ones(x.shape, bool), x)
+        >>> features.shape, bool(np.all(np.diff(features[:BINS]) > 0))
+        ((48,), True)
+    """
+    expected = _by_rank(matched[region], atlas[region], "mean")
+    inner = ndimage.binary_erosion(region, iterations=_RIM)
+    smooth = ndimage.uniform_filter(matched, 3)
+    rough = np.abs(matched - smooth)[inner]
+    varied = np.log(_by_rank(smooth[inner], rough, "upper quartile") + _LEAST)
+    return np.concatenate([expected, varied - varied.mean()])
+
+
+def _by_rank(order: NDArray[np.float32], values: NDArray[np.float32], what: str) -> NDArray[np.float64]:
+    """Mean or upper quartile of ``values`` in equally full bins of the rank of ``order``."""
+    bins = np.array_split(values[np.argsort(order, kind="stable")], BINS)
+    if what == "mean":
+        return np.array([b.mean(dtype=np.float64) for b in bins])
+    return np.array([np.quantile(b, 0.75) for b in bins])
+
+
+_BINS, _TEXTURE_RIM, _TEXTURE_LEAST = 8, 3, 1e-4
 
 Array = NDArray[np.float64]
+
+
+def texture(matched: NDArray[np.float32], region: NDArray[np.bool_]) -> Array:
+    """The three numbers of a scan.
+
+    Args:
+        matched: Histogram-matched image, template grid, flow units, zero outside ``region``.
+        region: Voxels that are compared.
+
+    Returns:
+        Shape ``(3,)``.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> x, inside = rng.normal(1, 0.1, (16, 16, 16)).astype(np.float32), np.ones((16, 16, 16), bool)
+        >>> noisy, smooth = texture(x, inside), texture(ndimage.uniform_filter(x, 3), inside)
+        >>> bool(noisy[0] > smooth[0] and noisy[2] < 0.1)
+        True
+    """
+    inner = ndimage.binary_erosion(region, iterations=_TEXTURE_RIM)
+    if not inner.any():
+        return np.zeros(3)
+    narrow = ndimage.uniform_filter(matched, 3)
+    wide = ndimage.uniform_filter(narrow, 5)
+    order = np.array_split(np.argsort(narrow[inner], kind="stable"), _BINS)
+    fine, coarse = np.abs(matched - narrow)[inner], np.abs(narrow - wide)[inner]
+    along = [np.log(np.median(_bend(matched, axis)[inner]) + _TEXTURE_LEAST) for axis in range(3)]
+    levels = [
+        np.mean([np.log(np.median(values[b]) + _TEXTURE_LEAST) for b in order if b.size]) for values in (fine, coarse)
+    ]
+    return np.array([*levels, max(along) - min(along)], np.float64)
+
+
+def _bend(x: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """How far each voxel lies from the middle of its two neighbours along an axis, doubled."""
+    return np.asarray(np.abs(ndimage.convolve1d(x, np.array([1, -2, 1], np.float32), axis, mode="nearest")))
+
+
+_MIN_VOXELS = 10_000
+
+
+def source_quantiles(
+    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Quantiles of a scan at the target's ranks, and the region they were taken in.
+
+    The region is where the scan has brain *and* the target's own masks agree that there is brain.
+
+    Raises:
+        PreprocessingError: If hardly anything is left of the brain there.
+    """
+    region = mask & target.fit_region
+    if region.sum() < _MIN_VOXELS:
+        raise PreprocessingError(
+            f"only {region.sum()} brain voxels lie where the template has brain",
+            remedy="check the mask and the header",
+        )
+    return np.quantile(image[region], target.levels), region
+
+
+def harmonize_match(image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target) -> Estimate:
+    r"""Give every voxel the target's mean intensity of its rank: :math:`x_h = \bar Q(F_y(y))`.
+
+    Args:
+        image: Template grid, flow units.
+        mask: Brain.
+        target: Its mean quantile curve is used; no flow.
+    """
+    quantiles, _ = source_quantiles(image, mask, target)
+    curve = CurveMap.through(quantiles, target.mean_curve)
+    out = np.where(mask, curve(image), 0).astype(np.float32)
+    return Estimate(out, intensity_map=curve)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,100 +1,300 @@
-"""The report's charts: histograms, intensity curve, optimisation."""
+"""Charts as SVG without scripts.
+
+Numbers as people read them.
+
+Round numbers along an axis.
+
+One diverging colour scale: dark where nothing changed, blue below, orange above.
+
+Small line charts as inline SVG: colours come from the page, so they follow light and dark.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
 import numpy as np
-from markupsafe import Markup
-
-from blindharmony.report.chart import Band, Line, chart
-from blindharmony.report.evidence import Curve, ScanEvidence
-from blindharmony.report.histogram import Quantiles, density
-
-_MOST_SERIES = 6
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
 
 
-def histogram_chart(evidence: ScanEvidence, before: Quantiles, after: Quantiles) -> Markup:
-    """Densities of the scan and the harmonized scan over the band of the target scans.
-
-    Args:
-        evidence: The target's quantiles and their levels, the unit.
-        before: Quantiles of the scan at the same levels.
-        after: Quantiles of the harmonized scan at the same levels.
-    """
-    scans = (before, after, *evidence.target_quantiles)
-    levels = evidence.levels
-    low, high = min(float(q[0]) for q in scans), max(float(q[-1]) for q in scans)
-    at = np.linspace(min(low, 0.0), high if high > low else low + 1.0, 400)
-    first, second, *target = (density(q, levels, at) for q in scans)
-    least, most = np.quantile(target, [0.05, 0.95], axis=0)
-    top = 1.1 * max(float(d[at > at[0]].max()) for d in (second, *target))
-    unseen = target[len(target) - evidence.held_out :] if evidence.held_out else []
-    return chart(
-        Band(at, least, most, "target"),
-        *(Line(at, scan, "held") for scan in unseen),
-        Line(at, np.median(target, axis=0), "target"),
-        Line(at, first, "before"),
-        Line(at, second, "after"),
-        label="Histograms of the scan, the harmonized scan and the target scans",
-        x_label=f"Intensity [{short(evidence.unit)}]",
-        y_label="Share of brain voxels",
-        y_range=(0.0, max(top, 0.6 * float(first.max()), 1e-12)),
-        y_numbers=False,
-    )
-
-
-def curve_chart(curve: Curve, unit: str) -> Markup:
-    """The intensity curve with the spread of single voxels around it, and the line of no change."""
-    return chart(
-        Band(curve.x, curve.low, curve.high, "after"),
-        Line(curve.x, curve.x, "identity"),
-        Line(curve.x, curve.y, "after"),
-        label="Intensity curve from scan to harmonized scan",
-        x_label=f"Before [{short(unit)}]",
-        y_label=f"After [{short(unit)}]",
-    )
-
-
-def error_chart(evidence: ScanEvidence) -> Markup | None:
-    """One standard deviation of the error at each intensity; None if it is not known."""
-    sure = evidence.confidence
-    if sure is None or sure.intensity.size < 2:
-        return None
-    top = float(np.nanmax(sure.deviation))
-    return chart(
-        Line(sure.intensity, sure.deviation, "after"),
-        label="Error of the harmonized intensity at each intensity",
-        x_label=f"After [{short(evidence.unit)}]",
-        y_label=f"Error (SD) [{short(evidence.unit)}]",
-        y_range=(0.0, 1.1 * top if top > 0 else 1.0),
-    )
-
-
-def trace_charts(evidence: ScanEvidence) -> list[tuple[str, Markup]]:
-    """One small chart per series of the optimisation, by name, the objective first."""
-    trace = evidence.trace
-    if len(trace) < 2:
-        return []
-    names = list(dict.fromkeys(key for row in trace for key in row if key != "step"))
-    names.sort(key=lambda name: name != "objective")
-    steps = np.array([float(row.get("step", index)) for index, row in enumerate(trace)])
-    return [
-        (
-            name,
-            chart(
-                Line(steps, np.array([float(row.get(name, np.nan)) for row in trace]), "after"),
-                label=f"{name} at each step",
-                x_label="Step",
-            ),
-        )
-        for name in names[:_MOST_SERIES]
-    ]
-
-
-def short(unit: str) -> str:
-    """The unit without its explanation in brackets.
+def number(value: float) -> str:
+    """Four significant digits, a minus sign proper, thousands apart.
 
     Example:
-        >>> short("target units (scanner intensity)")
-        'target units'
+        >>> number(12345.678).split(), number(-0.012346), number(3.0), number(2e-9)
+        (['12', '346'], '−0.01235', '3', '2e−09')
     """
-    return unit.partition(" (")[0]
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "−∞" if value < 0 else "∞"
+    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+        text = f"{value:.3g}"
+    elif abs(value) >= 1000:
+        text = f"{value:,.0f}".replace(",", "\u202f")  # narrow, and no line breaks at it
+    else:
+        text = f"{value:.4g}"
+    return text.replace("-", "−")
+
+
+def plain(value: Any) -> str:
+    """Any recorded value as one short text.
+
+    Example:
+        >>> plain([1.0, 2.5]), plain({"a": 1}), plain(True), plain("N4")
+        ('1, 2.5', 'a 1', 'yes', 'N4')
+    """
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | float | np.number):
+        return number(float(value))
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        # Rows of a matrix stay apart from each other.
+        nested = any(isinstance(entry, list | tuple) for entry in value)
+        return (" | " if nested else ", ").join(plain(entry) for entry in value)
+    return "none" if value is None else str(value)
+
+
+def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten within ``[low, high]``, at most ``most`` of them.
+
+    Example:
+        >>> ticks(0.0, 1730.0)
+        [0.0, 500.0, 1000.0, 1500.0]
+        >>> ticks(1.0, 1.0)
+        [1.0]
+    """
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    for factor in (1, 2, 5, 10, 20):
+        step = factor * power
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            break
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+# Blue and orange stay apart in every common form of colour blindness; black is the surrounding air.
+_SHARES = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+_COLOURS = np.array([[176, 224, 255], [38, 110, 214], [16, 16, 20], [204, 92, 18], [255, 226, 160]], np.float64)
+
+
+def diverging(values: NDArray[np.floating[Any]], limit: float) -> NDArray[np.uint8]:
+    """Colour each value between ``-limit`` and ``limit``.
+
+    Args:
+        values: Any shape.
+        limit: Value at the ends of the scale, positive.
+
+    Returns:
+        RGB, shape ``(*values.shape, 3)``.
+
+    Example:
+        >>> diverging(np.array([-9.0, 0.0, 9.0]), 1.0).tolist()
+        [[176, 224, 255], [16, 16, 20], [255, 226, 160]]
+    """
+    share = np.clip(np.nan_to_num(values) / limit, -1, 1)
+    channels = [np.interp(share, _SHARES, _COLOURS[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def gradient() -> str:
+    """The same scale, left to right, as a CSS image.
+
+    Example:
+        >>> gradient()[:37]
+        'linear-gradient(90deg,rgb(176 224 255'
+    """
+    stops = ",".join(f"rgb({r:.0f} {g:.0f} {b:.0f})" for r, g, b in _COLOURS.tolist())
+    return f"linear-gradient(90deg,{stops})"
+
+
+Series: TypeAlias = NDArray[np.floating[Any]]
+
+_WIDTH, _HEIGHT = 440.0, 260.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 12.0, 48.0
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A line through points.
+
+    Attributes:
+        x: Shape ``(n,)``.
+        y: Shape ``(n,)``; a point that is not finite leaves a gap.
+        style: CSS class that gives colour and dash.
+    """
+
+    x: Series
+    y: Series
+    style: str
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The area between two lines over the same ``x``, shapes ``(n,)``."""
+
+    x: Series
+    low: Series
+    high: Series
+    style: str
+
+
+@dataclass(frozen=True, eq=False)
+class Dots:
+    """A point for each thing.
+
+    Attributes:
+        x: Shape ``(n,)``.
+        y: Shape ``(n,)``; a point that is not finite is left out.
+        styles: CSS class of each.
+        labels: What each is, shown where the pointer rests.
+    """
+
+    x: Series
+    y: Series
+    styles: Sequence[str]
+    labels: Sequence[str]
+
+
+Mark: TypeAlias = Line | Band | Dots
+
+
+def chart(
+    *marks: Mark,
+    label: str,
+    x_label: str,
+    y_label: str = "",
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    y_numbers: bool = True,
+    name: str = "",
+) -> Markup:
+    """Draw lines and bands over common axes.
+
+    Args:
+        marks: Bottom to top.
+        label: What the chart shows, read out by a screen reader.
+        x_label: Quantity and unit along x.
+        y_label: Quantity and unit along y; nothing where a title says it.
+        x_range: Limits; those of the data if not given.
+        y_range: Limits; those of the data with a margin if not given.
+        y_numbers: Whether the numbers along y mean something.
+        name: For a script that adds marks: it finds the limits in ``data-axes``.
+
+    Example:
+        >>> x = np.array([0.0, 1.0])
+        >>> drawn = chart(Line(x, x, "after"), label="<rising>", x_label="x", y_label="y")
+        >>> "&lt;rising&gt;" in drawn
+        True
+    """
+    x0, x1 = x_range or _limits([mark.x for mark in marks], margin=0.0)
+    heights = [y for mark in marks for y in ((mark.low, mark.high) if isinstance(mark, Band) else (mark.y,))]
+    y0, y1 = y_range or _limits(heights, margin=0.06)
+    axes = _Axes(x0, x1, y0, y1)
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
+            f"{_WIDTH:g}", f"{_HEIGHT:g}", label
+        ),
+        axes.grid(y_numbers=y_numbers),
+        # A nested viewport cuts off what leaves the axes, with no id that two charts could share.
+        Markup('<svg x="{0:g}" y="{1:g}" width="{2:g}" height="{3:g}" viewBox="{0:g} {1:g} {2:g} {3:g}"{4}>').format(
+            _LEFT, _TOP, _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM, axes.named(name)
+        ),
+        *(axes.draw(mark) for mark in marks),
+        Markup("</svg>"),
+        Markup('<text class="axis" x="{:g}" y="{:g}" text-anchor="middle">{}</text>').format(
+            (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, x_label
+        ),
+        Markup('<text class="axis" transform="translate(13 {:g}) rotate(-90)" text-anchor="middle">{}</text>').format(
+            (_TOP + _HEIGHT - _BOTTOM) / 2, y_label
+        ),
+        Markup("</svg>"),
+    ]
+    return Markup("").join(parts)
+
+
+@dataclass(frozen=True)
+class _Axes:
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+    def across(self, x: Series) -> Series:
+        return _LEFT + (np.asarray(x) - self.x0) / (self.x1 - self.x0) * (_WIDTH - _LEFT - _RIGHT)
+
+    def down(self, y: Series) -> Series:
+        return _HEIGHT - _BOTTOM - (np.asarray(y) - self.y0) / (self.y1 - self.y0) * (_HEIGHT - _TOP - _BOTTOM)
+
+    def named(self, name: str) -> Markup:
+        if not name:
+            return Markup("")
+        limits = f"{self.x0:.6g} {self.x1:.6g} {self.y0:.6g} {self.y1:.6g}"
+        return Markup(' data-chart="{}" data-axes="{}"').format(name, limits)
+
+    def draw(self, mark: Mark) -> Markup:
+        if isinstance(mark, Dots):
+            return self._dots(mark)
+        if isinstance(mark, Line):
+            path = _path(self.across(mark.x), self.down(mark.y))
+            return Markup('<path class="line {}" d="{}"/>').format(mark.style, path)
+        x = np.concatenate([mark.x, mark.x[::-1]])
+        path = _path(self.across(x), self.down(np.concatenate([mark.high, mark.low[::-1]])))
+        return Markup('<path class="band {}" d="{}Z"/>').format(mark.style, path)
+
+    def _dots(self, mark: Dots) -> Markup:
+        points = zip(self.across(mark.x), self.down(mark.y), mark.styles, mark.labels, strict=True)
+        drawn = [
+            Markup('<circle class="{}" data-dot="{}" cx="{}" cy="{}" r="4"><title>{}</title></circle>').format(
+                style, index, f"{x:.1f}", f"{y:.1f}", label
+            )
+            for index, (x, y, style, label) in enumerate(points)
+            if np.isfinite(x) and np.isfinite(y)
+        ]
+        return Markup("").join(drawn)
+
+    def grid(self, *, y_numbers: bool) -> Markup:
+        parts = []
+        for value in ticks(self.x0, self.x1):
+            x, y = float(self.across(np.array(value))), _HEIGHT - _BOTTOM
+            parts.append(
+                f'<path class="grid" d="M{x:.1f} {_TOP:g}V{y:g}"/>'
+                f'<text x="{x:.1f}" y="{y + 17:g}" text-anchor="middle">{escape(number(value))}</text>'
+            )
+        for value in ticks(self.y0, self.y1, most=5) if y_numbers else ():
+            y = float(self.down(np.array(value)))
+            parts.append(
+                f'<path class="grid" d="M{_LEFT:g} {y:.1f}H{_WIDTH - _RIGHT:g}"/>'
+                f'<text x="{_LEFT - 6:g}" y="{y + 4:.1f}" text-anchor="end">{escape(number(value))}</text>'
+            )
+        parts.append(f'<path class="base" d="M{_LEFT:g} {_HEIGHT - _BOTTOM:g}H{_WIDTH - _RIGHT:g}"/>')
+        return Markup("".join(parts))
+
+
+def _path(x: Series, y: Series) -> str:
+    parts, command = [], "M"
+    for across, down in zip(x, y, strict=True):
+        if not (np.isfinite(across) and np.isfinite(down)):
+            command = "M"
+            continue
+        parts.append(f"{command}{across:.1f} {down:.1f}")
+        command = "L"
+    return "".join(parts)
+
+
+def _limits(series: list[Series], *, margin: float) -> tuple[float, float]:
+    values = np.concatenate([np.ravel(np.asarray(s, np.float64)) for s in series])
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    room = margin * (high - low) if high > low else max(abs(high), 1.0) * 0.5
+    return low - room, high + room

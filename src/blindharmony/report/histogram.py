@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from blindharmony.report.metrics import wasserstein
+from blindharmony.quality.metrics import wasserstein
 
 Quantiles = NDArray[np.floating[Any]]
 

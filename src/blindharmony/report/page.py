@@ -11,8 +11,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from blindharmony.report.raster import PLANES, choose, gray, jpeg, slice_of
-from blindharmony.report.render import asset_text, page_environment
+from blindharmony.report.pictures import PLANES, choose, gray, jpeg, slice_of
+from blindharmony.report.scan import asset_text, page_environment
 
 _STYLES = ("style.css", "charts.css", "page.css")
 _LARGER = 3

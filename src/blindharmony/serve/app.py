@@ -1,29 +1,312 @@
-"""What can be asked of the page's server."""
+"""The application: routes and what they answer.
+
+Target models to choose from, told from the head of their files: loading one would load torch.
+
+The page itself: one template, one style, one script, all from inside the package.
+
+A zip file that is made while it is sent: no copy on disk, no whole file in memory.
+
+Jobs as the page sees them: words, links and sizes, no folders.
+
+What can be asked of the page's server.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import hashlib
+import io
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from blindharmony.errors import BlindHarmonyError, OutputError, UsageError
-from blindharmony.serve.job import Job, JobId
-from blindharmony.serve.page import Page, refused_html, script, style
+from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, UsageError, one_line
+from blindharmony.files import parse_json, split_name
 from blindharmony.serve.queue import Queue
 from blindharmony.serve.security import RESULT_POLICY, Door, Guard
-from blindharmony.serve.shown import bundle, shown, title
-from blindharmony.serve.store import Store
-from blindharmony.serve.uploads import TooLargeError, check_scan, in_words
-from blindharmony.serve.zips import zipped
+from blindharmony.serve.store import EXTENSIONS, Job, JobId, JobScan, State, Store, TooLargeError, check_scan, in_words
+from blindharmony.version import VERSION
+
+_LONGEST_HEAD = 2**24
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A target model that can be chosen.
+
+    Attributes:
+        key: What a browser sends.
+        name: What people call it.
+        about: Where it comes from, one line.
+        model: Its file or included name.
+        suffix: The contrast it knows, such as T1w.
+    """
+
+    key: str
+    name: str
+    about: str
+    model: str
+    suffix: str
+
+
+def choices(files: Sequence[str] = ()) -> tuple[Choice, ...]:
+    """The included models, or before them those in ``files``.
+
+    Raises:
+        TargetError: If a file is missing or no target model.
+
+    Example:
+        >>> [choice.name for choice in choices()]
+        ['ds002748']
+    """
+    # Not through blindharmony.models, which imports torch: this process lives long and shall stay small.
+    assets = Path(str(resources.files("blindharmony").joinpath("models", "assets")))
+    included = {path.stem: path for path in sorted(assets.glob("*.safetensors"))}
+    own = [_choice(Path(f).resolve(), "") for f in files if f not in included]
+    return (*own, *(_choice(path, name) for name, path in included.items()))
+
+
+def _choice(path: Path, included: str) -> Choice:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            head = file.read(min(length, _LONGEST_HEAD))
+        said = parse_json(parse_json(head)["__metadata__"]["blindharmony"])
+        name, scans, data = str(said["name"]), int(said["scans"]), str(said.get("data", ""))
+        suffix = str(said.get("suffix", "T1w"))
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        raise TargetError(what, remedy="give a model file with --target", path=path) from None
+    except (ValueError, KeyError, TypeError):
+        remedy = "give a file made by 'blindharmony train'"
+        raise TargetError("this is not a target model", remedy=remedy, path=path) from None
+    key = included or hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    about = f"learnt from {scans} {suffix} scans" + (f": {data}" if data else "")
+    return Choice(key, one_line(name)[:80], one_line(about)[:200], included or str(path), one_line(suffix)[:20])
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page says about itself.
+
+    Attributes:
+        targets: Models to choose from.
+        folder: Where results lie, to be told.
+        most_bytes: Of one scan.
+        most_scans: Of one job.
+        shared: Whether other computers can reach it.
+    """
+
+    targets: Sequence[Choice]
+    folder: str
+    most_bytes: int
+    most_scans: int
+    shared: bool = False
+
+    def html(self) -> str:
+        """The page."""
+        return (
+            _environment()
+            .get_template("page.html")
+            .render(page=self, extensions=EXTENSIONS, version=VERSION, most_mb=self.most_bytes >> 20)
+        )
+
+
+def refused_html() -> str:
+    """What a browser without the link sees."""
+    return _environment().get_template("refused.html").render()
+
+
+def style() -> str:
+    """The reports' style and this page's own."""
+    # Read as files: the report package brings numpy and its pictures with it.
+    inside = resources.files("blindharmony")
+    places = (("report", "templates", "style.css"), ("serve", "templates", "serve.css"))
+    return "\n".join(inside.joinpath(*place).read_text(encoding="utf-8") for place in places)
+
+
+def script() -> str:
+    """The page's script: what its parts share, adding scans, and the jobs."""
+    folder = resources.files("blindharmony").joinpath("serve", "templates")
+    return "\n".join(folder.joinpath(f"{part}.js").read_text(encoding="utf-8") for part in ("common", "add", "jobs"))
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("blindharmony.serve"),
+        # Every template is HTML and every name may come from a stranger's file.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+_PIECE = 2**18
+
+
+class _Outbox(io.RawIOBase):
+    """Keeps what was written until it is fetched."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: object) -> int:
+        data = bytes(piece)  # type: ignore[call-overload]
+        self._parts.append(data)
+        return len(data)
+
+    def fetch(self) -> bytes:
+        found = b"".join(self._parts)
+        self._parts.clear()
+        return found
+
+
+def zipped(files: Iterable[tuple[str, Path]]) -> Iterator[bytes]:
+    """A zip of files under given names, piece by piece; equal files give equal bytes.
+
+    What is in it is compressed already, so it is only put together.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "a.txt")
+        >>> _ = file.write_text("hello")
+        >>> ZipFile(io.BytesIO(b"".join(zipped([("b/a.txt", file)])))).read("b/a.txt")
+        b'hello'
+    """
+    outbox = _Outbox()
+    with ZipFile(outbox, "w", ZIP_STORED) as archive:
+        for name, path in files:
+            entry = ZipInfo(name)
+            entry.file_size = path.stat().st_size
+            entry.external_attr = 0o600 << 16
+            with path.open("rb") as source, archive.open(entry, "w") as sink:
+                while piece := source.read(_PIECE):
+                    sink.write(piece)
+                    yield outbox.fetch()
+    yield outbox.fetch()
+
+
+_KINDS = (
+    (".viewer.html", "The viewer"),
+    (".html", "The report"),
+    (".json", "How it was made"),
+    ("_mask.nii.gz", "The brain that was found"),
+)
+_SCAN = "The harmonized scan"
+
+
+def shown(store: Store, queue: Queue) -> dict[str, Any]:
+    """All jobs, newest first, and the revision they are of."""
+    with store.changed:
+        revision, jobs = store.revision, store.all()
+    waiting = [job.id for job in jobs if job.state is State.QUEUED]
+    return {
+        "revision": revision,
+        "jobs": [_job(job, store, queue, waiting) for job in sorted(jobs, key=lambda j: j.created, reverse=True)],
+    }
+
+
+def title(job: Job) -> str:
+    """What to call a job.
+
+    Example:
+        >>> scans = [JobScan(label=f"{n}.nii", leaf=f"{n}.nii", size=1) for n in "abc"]
+        >>> title(Job(id="0" * 16, created=1, target="t", target_name="t", scans=scans))
+        'a.nii and 2 more'
+    """
+    first, more = job.scans[0].label, len(job.scans) - 1
+    return f"{first} and {more} more" if more else first
+
+
+def bundle(store: Store, jobs: Sequence[Job]) -> Iterator[tuple[str, Path]]:
+    """Names in a zip, and files, of the jobs' results; a folder for each job if there are several."""
+    taken: set[str] = set()
+    for job in jobs:
+        folder = stem = split_name(job.scans[0].leaf)[0]
+        number = 1
+        while folder.casefold() in taken:
+            number += 1
+            folder = f"{stem}-{number}"
+        taken.add(folder.casefold())
+        for file in job.files:
+            yield (f"{folder}/{file}" if len(jobs) > 1 else file), store.results(job.id) / file
+
+
+def _job(job: Job, store: Store, queue: Queue, waiting: Sequence[str]) -> dict[str, Any]:
+    stage, share = queue.progress.get(job.id, ("", 0.0)) if job.state is State.RUNNING else ("", 0.0)
+    return {
+        "id": job.id,
+        "title": title(job),
+        "state": job.state.value,
+        "target": job.target_name,
+        "together": job.together,
+        "created": job.created,
+        "started": job.started,
+        "finished": job.finished,
+        "before": waiting.index(job.id) if job.state is State.QUEUED else 0,
+        "stage": stage,
+        "share": share,
+        "reason": job.reason,
+        "remedy": job.remedy,
+        "zip": f"/jobs/{job.id}/results.zip" if job.files else "",
+        "scans": [_scan(job, scan, store) for scan in job.scans],
+    }
+
+
+def _scan(job: Job, scan: JobScan, store: Store) -> dict[str, Any]:
+    found = scan.outcome
+    if found is None:
+        return {"name": scan.label, "size": scan.size, "files": [], "report": "", "viewer": ""}
+    files = [
+        {
+            "name": file,
+            "what": next((words for end, words in _KINDS if file.endswith(end)), _SCAN),
+            "url": f"/jobs/{job.id}/files/{quote(file)}",
+            "size": _size(store.results(job.id) / file),
+        }
+        for file in found.files
+    ]
+    pages = [file for file in found.files if file.endswith(".html")]
+    report, viewer = (
+        next((f"/jobs/{job.id}/pages/{quote(p)}" for p in pages if p.endswith(".viewer.html") is wanted), "")
+        for wanted in (False, True)
+    )
+    return {
+        "name": scan.label,
+        "size": scan.size,
+        "files": files,
+        "report": report,
+        "viewer": viewer,
+        "verdict": found.verdict,
+        "headline": found.headline,
+        "warnings": list(found.warnings),
+        "reason": found.reason,
+        "remedy": found.remedy,
+    }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
 
 _MONTH = 30 * 24 * 3600
 # A result's page has an origin of its own, which the page's opener policy would forbid.

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from blindharmony.errors import InputError, OutputError, UsageError
-from blindharmony.image import read_text, write_text
-from blindharmony.serve.listen import is_loopback, listening
-from blindharmony.serve.process import WORKER
+from blindharmony.files import read_text, write_text
+from blindharmony.serve.queue import WORKER
+from blindharmony.serve.security import is_loopback, listening
 
 _NEEDED = ("fastapi", "uvicorn")
 _TOKEN = "server/token"
@@ -105,14 +105,11 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
     check_installed()
     import uvicorn
 
-    from blindharmony.lock import locked
-    from blindharmony.serve.app import Desk, make_app
-    from blindharmony.serve.page import Page
+    from blindharmony.files import locked
+    from blindharmony.serve.app import Desk, Page, choices, make_app
     from blindharmony.serve.queue import Queue
     from blindharmony.serve.security import Door
-    from blindharmony.serve.store import Store
-    from blindharmony.serve.targets import choices
-    from blindharmony.serve.uploads import Uploads
+    from blindharmony.serve.store import Store, Uploads
 
     targets, folder = choices(options.targets), options.folder.resolve()
     _check_own(folder)

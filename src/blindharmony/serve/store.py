@@ -1,23 +1,388 @@
-"""Jobs in a folder: one writer, whole files, nothing lost when the program ends in whatever way."""
+"""Uploads, jobs and results on the disk.
+
+Names that browsers send: shown as they are, used as file names only after washing.
+
+A job: one scan, or several of one scanner, and what became of it.
+
+Scans on their way in: piece by piece to disk, within limits, then looked at by the package's readers.
+
+Jobs in a folder: one writer, whole files, nothing lost when the program ends in whatever way.
+"""
 
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from threading import Condition
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from blindharmony.errors import InputError, OutputError
-from blindharmony.image import parse_json, read_text, write_text
-from blindharmony.serve.job import FORMAT, Job, JobScan, State, new_id
-from blindharmony.serve.names import told_apart
-from blindharmony.serve.uploads import Upload, Uploads, private
+from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError, one_line
+from blindharmony.files import parse_json, read_text, result_names, split_name, write_text
+from blindharmony.io.headers import check_affine, check_shape
+from blindharmony.io.volume import check_voxels_stored, open_image
+
+EXTENSIONS = (".nii", ".nii.gz", ".mgz")
+_LONGEST = 100
+_SHOWN = 160
+_KEPT = "-_.+"
+# Windows takes these for devices, whatever follows the first dot.
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
+
+
+def shown_name(name: str) -> str:
+    r"""A name to show: its last part, one line, not endless.
+
+    Example:
+        >>> shown_name("C:\\scans\\Anna B.nii"), shown_name("../../etc/passwd")
+        ('Anna B.nii', 'passwd')
+    """
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    line = one_line(last.encode("utf-8", "replace").decode())
+    return (line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…") or "scan"
+
+
+def safe_leaf(name: str) -> str:
+    r"""A file name that is safe on any system and in any folder, with the scan's own extension in small letters.
+
+    Raises:
+        InputError: If the extension is not that of a scan.
+
+    Example:
+        >>> safe_leaf("sub-01_T1w.nii.gz"), safe_leaf("../../.ssh/Anna B?.NII"), safe_leaf("con.mgz")
+        ('sub-01_T1w.nii.gz', 'Anna-B.nii', 'scan-con.mgz')
+    """
+    last = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode()).replace("\\", "/").rpartition("/")[2]
+    # With a letter before it, even a name that is nothing but an ending has one.
+    stem, extension = split_name(f"x{last}")
+    if extension.lower() not in EXTENSIONS:
+        raise InputError(
+            f"its name ends in {one_line(extension)[:20]}" if extension else "its name has no ending",
+            remedy=f"give a scan that ends in {', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}; DICOM folders have to "
+            "be converted first, for example with dcm2niix",
+        )
+    washed = "".join(c if c.isalnum() or c in _KEPT else " " for c in stem[1:])
+    washed = "-".join(washed.split()).encode()[:_LONGEST].decode(errors="ignore").strip("-_.+")
+    if not washed or washed.partition(".")[0].lower() in _DEVICES:
+        washed = f"scan-{washed}".rstrip("-")
+    return washed + extension.lower()
+
+
+def told_apart(leaves: Iterable[str]) -> tuple[str, ...]:
+    """The same names, changed where results of two of them would have one name.
+
+    Example:
+        >>> told_apart(["a.nii", "b.nii", "a.mgz"])
+        ('a.nii', 'b.nii', 'a-2.mgz')
+    """
+    found: list[str] = []
+    taken: set[str] = set()
+    for leaf in leaves:
+        stem, extension = split_name(leaf)
+        free, number = leaf, 1
+        while not _results(free).isdisjoint(taken):
+            number += 1
+            free = f"{stem}-{number}{extension}"
+        taken |= _results(free)
+        found.append(free)
+    return tuple(found)
+
+
+def _results(leaf: str) -> set[str]:
+    # Some disks do not tell capital letters from small ones.
+    return {name.casefold() for name in result_names(leaf).values()}
+
+
+FORMAT = 1
+JobId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+# A name that leads into no other folder and hides nothing.
+Leaf = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^[^./\\\x00][^/\\\x00]*$")]
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more happens by itself.
+
+        Example:
+            >>> State.RUNNING.over, State.CANCELLED.over
+            (False, True)
+        """
+        return self in (State.DONE, State.FAILED, State.CANCELLED)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Outcome(_Record):
+    """What became of one scan.
+
+    Attributes:
+        files: Names of the results, the harmonized scan first; none if it failed.
+        verdict: ``good``, ``caution`` or ``poor``.
+        headline: The verdict in a sentence.
+        warnings: What to know before using it.
+        seconds: How long it took.
+        reason: Why there is no result.
+        remedy: What can be done about that.
+    """
+
+    files: tuple[Leaf, ...] = ()
+    verdict: str = ""
+    headline: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    reason: str = ""
+    remedy: str = ""
+
+
+class JobScan(_Record):
+    """A scan of a job.
+
+    Attributes:
+        label: What its owner calls it: to be shown, never to be opened.
+        leaf: What it is called in the job's folder.
+        size: Bytes.
+        outcome: What became of it, once that is known.
+    """
+
+    label: str
+    leaf: Leaf
+    size: int
+    outcome: Outcome | None = None
+
+
+class Job(_Record):
+    """A job as it is kept on disk.
+
+    Attributes:
+        format: Version of this record.
+        id: Made here, never by a browser.
+        created: Seconds since 1970; the queue's order.
+        target: File or included name of the target model.
+        target_name: What to call it.
+        together: Whether the scans are of one scanner and fitted together.
+        scans: The scans.
+        state: Where it stands.
+        started: When it was begun last.
+        finished: When it was over.
+        reason: Why it failed as a whole.
+        remedy: What can be done about that.
+        interrupted: How often the program was killed while it ran.
+    """
+
+    format: int = FORMAT
+    id: JobId
+    created: float
+    target: str
+    target_name: str
+    together: bool = False
+    scans: tuple[JobScan, ...] = Field(min_length=1)
+    state: State = State.QUEUED
+    started: float | None = None
+    finished: float | None = None
+    reason: str = ""
+    remedy: str = ""
+    interrupted: int = Field(default=0, ge=0)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all results."""
+        return tuple(file for scan in self.scans if scan.outcome for file in scan.outcome.files)
+
+    def again(self) -> Job:
+        """The same job, as if it had not been begun."""
+        fresh = tuple(scan.model_copy(update={"outcome": None}) for scan in self.scans)
+        nothing = {"started": None, "finished": None, "reason": "", "remedy": ""}
+        return self.model_copy(update={"scans": fresh, "state": State.QUEUED, **nothing})
+
+
+def new_id() -> str:
+    """A name that nobody can guess.
+
+    Example:
+        >>> len(new_id()), new_id() == new_id()
+        (16, False)
+    """
+    return secrets.token_hex(8)
+
+
+_ROOM = 2**30
+_LOOK_EVERY = 2**26
+_FORGOTTEN_S = 6 * 3600
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A scan that was received and can be read.
+
+    Attributes:
+        id: Made here.
+        label: What its owner calls it.
+        leaf: A safe file name.
+        size: Bytes.
+        path: Where it is.
+        came: When, by the clock of this process.
+    """
+
+    id: str
+    label: str
+    leaf: str
+    size: int
+    path: Path
+    came: float = 0.0
+
+
+class Uploads:
+    """Received scans that are not part of a job yet; they do not outlive the program.
+
+    Args:
+        folder: Emptied at the start.
+        most_bytes: Of one scan.
+        most: How many may wait at once.
+        room: Bytes that have to stay free on the disk.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        most_bytes: int = 500 * 2**20,
+        most: int = 200,
+        room: int = _ROOM,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder, self.most_bytes, self.most, self.room, self._clock = folder, most_bytes, most, room, clock
+        shutil.rmtree(folder, ignore_errors=True)
+        private(folder.parent)
+        private(folder)
+        self._waiting: dict[str, Upload] = {}
+        self._coming = 0
+
+    def get(self, upload_id: str) -> Upload | None:
+        """A received scan."""
+        return self._waiting.get(upload_id)
+
+    def forget(self, upload_id: str) -> None:
+        """Remove a received scan, or what is left of it after it became part of a job."""
+        if self._waiting.pop(upload_id, None):
+            shutil.rmtree(self.folder / upload_id, ignore_errors=True)
+
+    async def receive(self, name: str, pieces: AsyncIterator[bytes], declared: int | None) -> Upload:
+        """Write a scan to disk as it comes; nothing stays if anything goes wrong.
+
+        Args:
+            name: As the browser says; only its last part is shown, and only washed is it used.
+            pieces: The bytes.
+            declared: How many the browser promised.
+
+        Raises:
+            InputError: If the name is not a scan's, or it is empty or too large.
+            OutputError: If the disk has too little room.
+            UsageError: If too many wait already.
+        """
+        leaf, label = safe_leaf(name), shown_name(name)
+        # The page that sent it is gone: nobody can start or remove it any more. A page that is there sends it again.
+        for old in [u.id for u in self._waiting.values() if self._clock() - u.came > _FORGOTTEN_S]:
+            self.forget(old)
+        if len(self._waiting) + self._coming >= self.most:
+            raise UsageError(f"{self.most} scans are waiting already", remedy="start or remove them first")
+        self._check_size(declared or 0)
+        self._check_room(declared or 0)
+        upload_id = new_id()
+        place = self.folder / upload_id
+        self._coming += 1
+        try:
+            place.mkdir(mode=0o700)
+            size = await self._written(place / leaf, pieces)
+        except BaseException as error:
+            shutil.rmtree(place, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise OutputError("the disk does not take it", remedy="free some space") from error
+            raise
+        finally:
+            self._coming -= 1
+        upload = self._waiting[upload_id] = Upload(upload_id, label, leaf, size, place / leaf, self._clock())
+        return upload
+
+    async def _written(self, path: Path, pieces: AsyncIterator[bytes]) -> int:
+        size, looked = 0, 0
+        with path.open("xb") as file:
+            async for piece in pieces:
+                size += len(piece)
+                self._check_size(size)
+                if size - looked > _LOOK_EVERY:
+                    looked = size
+                    self._check_room(0)
+                file.write(piece)
+        if size == 0:
+            raise InputError("the file is empty", remedy="convert or download it again")
+        return size
+
+    def _check_size(self, size: int) -> None:
+        if size > self.most_bytes:
+            raise TooLargeError(
+                f"it is larger than {self.most_bytes >> 20} MB",
+                remedy="check that it is one scan; whoever started this page can allow more with --max-upload-mb",
+            )
+
+    def _check_room(self, size: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free - size < self.room:
+            raise OutputError("the disk is nearly full", remedy="delete old results or free some space")
+
+
+def private(folder: Path) -> None:
+    """Make a folder, if it is missing, that only its owner can look into."""
+    # Scans are patients' data: on a shared computer they are nobody else's business.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+class TooLargeError(InputError):
+    """An upload beyond the limit."""
+
+
+def check_scan(path: Path) -> None:
+    """Read a scan's header and count its bytes, without holding its voxels in memory.
+
+    Raises:
+        InputError: If it is no scan, damaged, or not a single volume.
+    """
+    image, _ = open_image(path)
+    check_shape(image.shape, path)
+    header: Any = image.header
+    check_affine(header.get_best_affine() if image.affine is None else image.affine, path)
+    check_voxels_stored(image, path)
+
+
+def in_words(error: BlindHarmonyError) -> dict[str, str]:
+    """What went wrong and what to do, without the server's folders.
+
+    Example:
+        >>> in_words(InputError("the file is empty", remedy="convert it again", path="/home/x/a.nii"))
+        {'what': 'the file is empty', 'remedy': 'convert it again'}
+    """
+    return {"what": error.what, "remedy": error.remedy}
+
 
 _RECORD = "job.json"
 _OFTEN = 3

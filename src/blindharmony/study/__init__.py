@@ -1,1 +1,1 @@
-"""Whole cohorts: which scans, on which scanners; many workers, nothing lost, nothing done twice."""
+"""Whole cohorts: which scans, on which scanners; nothing lost, nothing done twice."""

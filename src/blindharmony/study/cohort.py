@@ -1,15 +1,249 @@
-"""A cohort in short: what a reader should know first."""
+"""The cohort page.
+
+The intensities of every scan in a hundred numbers, so that a page can show a whole cohort.
+
+Which scans of a cohort to look at first, and why.
+
+The cohort as a table: a row a scan.
+
+A cohort in short: what a reader should know first.
+
+The pictures of a cohort: distances, histograms, profiles.
+
+The cohort as one HTML page that asks for nothing else.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
 
-from blindharmony.study.outliers import outliers, severity
-from blindharmony.study.table import Row
+from blindharmony.files import entities, write_sidecar, write_text
+from blindharmony.report.charts import Band, Dots, Line, Mark, chart
+from blindharmony.report.histogram import density, distances, quantiles
+from blindharmony.report.scan import asset_text, page_environment
+from blindharmony.study.ledger import Ledger, read_json
+from blindharmony.study.run import planned, write_tsv
+from blindharmony.version import VERSION
+
+if TYPE_CHECKING:
+    from blindharmony.models.target import Target
+    from blindharmony.result import HarmonizeResult
+
+Profile = NDArray[np.float64]
+
+LEVELS: Profile = np.linspace(0.005, 0.995, 100)
+_FILE = "target.json"
+
+
+@dataclass(frozen=True, eq=False)
+class TargetProfiles:
+    """The target's own scans, as far as a cohort's page needs them.
+
+    Attributes:
+        name: Of the target.
+        digest: Of its model.
+        profiles: Intensities of its scans at ``LEVELS``, target units, shape ``(scans, 100)``.
+    """
+
+    name: str
+    digest: str
+    profiles: Profile
+
+
+def target_profiles(target: Target) -> Profile:
+    """Intensities of the target's scans at ``LEVELS``, target units, shape ``(scans, 100)``."""
+    rows = [np.interp(LEVELS, target.levels, row) for row in target.quantiles * target.info.unit]
+    return np.array(rows).reshape(-1, LEVELS.size)
+
+
+def scan_profiles(result: HarmonizeResult) -> dict[str, Any]:
+    """What a scan's record keeps: both profiles and both distances from the target's median scan, target units."""
+    unit, inside = result.target.info.unit, result.prepared.scan.inside()
+    before, after = (quantiles(image, inside, LEVELS) * unit for image in (result.source_image, result.estimate.image))
+    found: dict[str, Any] = {
+        "profile_before": before.round(1).tolist(),
+        "profile_after": after.round(1).tolist(),
+    }
+    target = target_profiles(result.target)
+    if len(target):
+        distance = distances(before, after, target, LEVELS)
+        found |= {"distance_before": round(distance.before, 3), "distance_after": round(distance.after, 3)}
+    return found
+
+
+def keep_target(ledger: Ledger, target: Target) -> None:
+    """Note the target's profiles in the ledger, for the cohort's page.
+
+    Raises:
+        OutputError: If they cannot be written.
+    """
+    content = {
+        "name": target.info.name,
+        "digest": target.digest,
+        "profiles": target_profiles(target).round(1).tolist(),
+    }
+    write_sidecar(ledger.home / _FILE, content, overwrite=True)
+
+
+def kept_target(ledger: Ledger) -> TargetProfiles | None:
+    """The target of the last run in this folder; None if it is not known or damaged."""
+    found = read_json(ledger.home / _FILE) or {}
+    rows = found.get("profiles")
+    profiles = [profile_of({"row": row}, "row") for row in rows] if isinstance(rows, list) else []
+    whole = [p for p in profiles if p is not None]
+    if not whole or len(whole) != len(profiles):
+        return None
+    return TargetProfiles(str(found.get("name", "")), str(found.get("digest", "")), np.array(whole))
+
+
+def profile_of(record: Mapping[str, Any], key: str) -> Profile | None:
+    """A profile in a record; None if it has none, as records of older runs."""
+    try:
+        found = np.asarray(record.get(key), np.float64)
+    except (TypeError, ValueError):
+        return None
+    return found if found.shape == LEVELS.shape and np.isfinite(found).all() else None
+
+
+# Median absolute deviations, scaled to be standard deviations of a normal sample: Iglewicz and Hoaglin, How to Detect
+# and Handle Outliers, 1993.
+_FAR = 3.5
+_SCALE = 1.4826
+_FEWEST = 5
+_MEASURES = {
+    "distance_after": "distance after",
+    "excess_after": "excess after",
+    "mean_change_percent": "change in per cent",
+}
+
+#: What people read of a verdict that is not good.
+WORDS = {"caution": "check", "poor": "poor"}
+
+
+def outliers(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Scan's place → why it stands out: its verdict, or a number far from those of the other scans.
+
+    Example:
+        >>> usual = [{"scan": str(i), "verdict": "good", "distance_after": 5.0 + i / 10} for i in range(9)]
+        >>> outliers([*usual, {"scan": "odd", "verdict": "good", "distance_after": 50.0}])
+        {'odd': ['distance after 50.0, most have 5.5']}
+    """
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("verdict") in WORDS:
+            found.setdefault(str(row["scan"]), []).append(f"verdict '{WORDS[row['verdict']]}'")
+    for measure, words in _MEASURES.items():
+        known = [(str(r["scan"]), float(r[measure])) for r in rows if r.get(measure) is not None]
+        if len(known) < _FEWEST:
+            continue
+        values = np.array([value for _, value in known])
+        middle = float(np.median(values))
+        spread = _SCALE * float(np.median(np.abs(values - middle)))
+        for scan, value in known:
+            # Only the bad side: a scan closer to the target than the others is no trouble.
+            if value - middle > _FAR * max(spread, 1e-3 * abs(middle), 1e-9):
+                found.setdefault(scan, []).append(f"{words} {value:.1f}, most have {middle:.1f}")
+    return found
+
+
+def severity(row: Mapping[str, Any], reasons: Mapping[str, Sequence[str]]) -> tuple[float, ...]:
+    """A key that sorts outliers first: verdict, number of reasons, then how far from the target."""
+    verdict = {"poor": 2, "caution": 1}.get(str(row.get("verdict")), 0)
+    numbers = [row.get(k) for k in ("distance_after", "excess_after")]
+    return (-verdict, -len(reasons.get(str(row["scan"]), ())), *(-(n if n is not None else -1e9) for n in numbers))
+
+
+COLUMNS = (
+    "participant_id",
+    "session_id",
+    "scan",
+    "status",
+    "scanner",
+    "scanner_scans",
+    "verdict",
+    "distance_before",
+    "distance_after",
+    "excess_before",
+    "excess_after",
+    "bits_before",
+    "bits_after",
+    "mean_change_percent",
+    "correlation",
+    "warnings",
+    "seconds",
+    "reason",
+)
+
+_KEPT = (
+    "distance_before",
+    "distance_after",
+    "excess_before",
+    "excess_after",
+    "bits_before",
+    "bits_after",
+    "seconds",
+    "reason",
+)
+
+Row = dict[str, Any]
+
+
+def cohort_rows(ledger: Ledger) -> list[Row]:
+    """What is known about every scan of every run in this folder, by name.
+
+    ``distance`` is how far an average brain voxel's intensity is from that of the target's median scan, target units.
+    ``excess`` is the distance from the target's own unseen scans in their spreads, of the least probable level; 0 is
+    typical.
+    """
+    return [_row(name, plan, ledger) for name, plan in sorted(planned(ledger).items())]
+
+
+def write_table(ledger: Ledger, rows: list[Row]) -> Path:
+    """Write ``cohort.tsv``.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    cells = [[" | ".join(r[c]) if c == "warnings" else r[c] for c in COLUMNS] for r in rows]
+    return write_tsv(ledger.out / "cohort.tsv", COLUMNS, cells)
+
+
+def _row(name: str, plan: Mapping[str, Any], ledger: Ledger) -> Row:
+    record = ledger.record(name) or {"status": "not started"}
+    status = str(record.get("status"))
+    if status == "done" and not ledger.whole(record):
+        status, record = "results missing", {**record, "reason": "the results were removed or changed; run again"}
+    words, figures = entities(name), record.get("figures", {})
+    return {
+        "participant_id": f"sub-{words.get('sub', name)}",
+        "session_id": f"ses-{words['ses']}" if "ses" in words else None,
+        "scan": plan["scan"],
+        "status": status,
+        "scanner": plan["group"],
+        "scanner_scans": plan["size"],
+        "why": plan["why"],
+        "verdict": record.get("verdict"),
+        **{k: record.get(k) for k in _KEPT},
+        "mean_change_percent": figures.get("mean change (%)"),
+        "correlation": figures.get("correlation with the scan"),
+        "warnings": record.get("warnings", []),
+        "report": next((p for p in record.get("outputs", {}) if p.endswith(".html")), None),
+        "profile_before": profile_of(record, "profile_before"),
+        "profile_after": profile_of(record, "profile_after"),
+    }
+
 
 _REASONS = 3
 
@@ -106,3 +340,189 @@ def _scanners(rows: Sequence[Row]) -> list[Scanner]:
 def _median(rows: Sequence[Row], key: str) -> float | None:
     values = [float(r[key]) for r in rows if r[key] is not None]
     return float(np.median(values)) if values else None
+
+
+_UNIT = "target units"
+# With more lines nothing can be told apart: bands alone then.
+_MOST_LINES = 60
+POINTS = 100
+
+
+def distance_chart(rows: Sequence[Row], limit: float | None) -> Markup:
+    """Every scan as a point: distance from the target before and after, over the range of the target's own scans."""
+    x, y = (np.array([np.nan if r[k] is None else r[k] for r in rows]) for k in ("distance_before", "distance_after"))
+    right = 1.06 * max(float(np.nanmax(x)), 1e-9)
+    top = 1.12 * max(float(np.nanmax(y)), limit or 0.0, 1e-9)
+    ends = np.array([0.0, right])
+    marks: list[Mark] = [Line(ends, ends, "identity")]
+    if limit is not None:
+        marks.insert(0, Band(ends, np.zeros(2), np.full(2, limit), "target"))
+    labels = [
+        f"{r['scan'].rpartition('/')[2]} ({WORDS.get(r['verdict'], r['verdict'])}): {a:.1f} before, {b:.1f} after"
+        for r, a, b in zip(rows, x, y, strict=True)
+    ]
+    return chart(
+        *marks,
+        Dots(x, y, [str(r["verdict"]) for r in rows], labels),
+        label="Distance from the target of every scan, before and after",
+        x_label=f"Distance before [{_UNIT}]",
+        y_label=f"Distance after [{_UNIT}]",
+        x_range=(0.0, right),
+        y_range=(0.0, top),
+        name="distances",
+    )
+
+
+def axis_of(profiles: Sequence[Profile]) -> NDArray[np.float64]:
+    """Intensities that hold all profiles, evenly spaced, shape ``(100,)``."""
+    low, high = min(float(p[0]) for p in profiles), max(float(p[-1]) for p in profiles)
+    return np.linspace(min(low, 0.0), high if high > low else low + 1, POINTS)
+
+
+def densities(profiles: Sequence[Profile], at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of voxels per unit of intensity of each scan, shape ``(scans, 100)``."""
+    return np.array([density(p, LEVELS, at) for p in profiles])
+
+
+def histogram_chart(
+    drawn: NDArray[np.float64], target: NDArray[np.float64] | None, at: NDArray[np.float64], *, top: float, when: str
+) -> Markup:
+    """All histograms of the cohort at once."""
+    return chart(
+        *_bands(at, drawn, target, when),
+        label=f"Histograms of all scans {when}",
+        x_label=f"Intensity [{_UNIT}]",
+        y_label="Share of brain voxels",
+        x_range=(float(at[0]), float(at[-1])),
+        y_range=(0.0, 1.08 * top),
+        y_numbers=False,
+        name=f"histogram-{when}",
+    )
+
+
+def profile_chart(
+    drawn: NDArray[np.float64], target: NDArray[np.float64] | None, *, limits: tuple[float, float], when: str
+) -> Markup:
+    """How far each scan is from the target's median at every rank of its intensities."""
+    return chart(
+        Line(np.array([0.0, 100.0]), np.zeros(2), "identity"),
+        *_bands(100 * LEVELS, drawn, target, when),
+        label=f"Intensity profiles of all scans {when}",
+        x_label="Rank of the voxel, dark to bright [%]",
+        y_label=f"Above target [{_UNIT}]",
+        x_range=(0.0, 100.0),
+        y_range=limits,
+        name=f"profile-{when}",
+    )
+
+
+def _bands(
+    x: NDArray[np.float64], drawn: NDArray[np.float64], target: NDArray[np.float64] | None, style: str
+) -> list[Mark]:
+    marks: list[Mark] = []
+    if target is not None and len(target):
+        marks.append(_middle(x, target, "target"))
+    if len(drawn) > _MOST_LINES:
+        marks.append(Band(x, drawn.min(0), drawn.max(0), f"{style} outer"))
+        marks.append(_middle(x, drawn, style))
+    else:
+        marks += [Line(x, row, f"{style} thin") for row in drawn]
+    return [*marks, Line(x, np.median(drawn, axis=0), style)]
+
+
+def _middle(x: NDArray[np.float64], rows: NDArray[np.float64], style: str) -> Band:
+    """The middle nine tenths of the rows."""
+    low, high = np.quantile(rows, [0.05, 0.95], axis=0)
+    return Band(x, low, high, style)
+
+
+_STYLES = ("style.css", "charts.css", "page.css", "cohort.css")
+# A line on the screen shows no more points.
+_EVERY = 4
+
+
+def write_cohort_page(ledger: Ledger, rows: Sequence[Row], title: str) -> Path:
+    """Write ``cohort.html``.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    return write_text(ledger.out / "cohort.html", render_cohort(rows, title, kept_target(ledger)), overwrite=True)
+
+
+def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None) -> str:
+    """The page; equal input gives equal text.
+
+    Args:
+        rows: Of :func:`~blindharmony.study.cohort.cohort_rows`.
+        title: Name of the data set.
+        target: The target's own scans, if they are known.
+    """
+    found = cohort(rows)
+    environment = page_environment()
+    environment.filters["link"] = _link
+    script = asset_text(environment, "cohort.js")
+    limit = _limit(target)
+    pictures, lines = _pictures(found.done, target)
+    measured = [r for r in found.done if r["distance_after"] is not None]
+    return environment.get_template("cohort.html").render(
+        title=title,
+        cohort=found,
+        target=target,
+        limit=limit,
+        distances=distance_chart(found.done, limit) if measured else None,
+        pictures=pictures,
+        lines=Markup(json.dumps(lines, separators=(",", ":")).replace("<", "\\u003c")),
+        version=VERSION,
+        style=Markup("\n").join(asset_text(environment, name) for name in _STYLES),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _limit(target: TargetProfiles | None) -> float | None:
+    """About nineteen in twenty of the target's own scans are this close to their median, or closer."""
+    if target is None:
+        return None
+    median = np.median(target.profiles, axis=0)
+    return float(np.quantile(distances(median, median, target.profiles, LEVELS).usual, 0.95))
+
+
+def _pictures(rows: Sequence[Row], target: TargetProfiles | None) -> tuple[dict[str, Markup], dict[str, Any]]:
+    """Histograms and profiles before and after, and the numbers to draw any one scan's lines over them."""
+    which = [i for i, r in enumerate(rows) if r["profile_before"] is not None and r["profile_after"] is not None]
+    if not which:
+        return {}, {}
+    own = None if target is None else target.profiles
+    values = {when: np.array([rows[i][f"profile_{when}"] for i in which]) for when in ("before", "after")}
+    every = [*values["before"], *values["after"], *(() if own is None else own)]
+    at = axis_of(every)
+    drawn = {when: densities(list(rows_), at) for when, rows_ in values.items()}
+    band = None if own is None else densities(list(own), at)
+    # The air at the left end may hold any share of voxels; it must not flatten the tissue.
+    tops = [np.quantile(d[:, at > at[3]].max(1), 0.98) for d in (*drawn.values(), *(() if band is None else (band,)))]
+    middle = np.median(values["after"] if own is None else own, axis=0)
+    above = {when: rows_ - middle for when, rows_ in values.items()}
+    reach = 1.1 * float(np.quantile(np.abs(np.concatenate(list(above.values()))), 0.995)) or 1.0
+    pictures = {}
+    for when in ("before", "after"):
+        pictures[f"histogram {when}"] = histogram_chart(drawn[when], band, at, top=float(max(tops)), when=when)
+        pictures[f"profile {when}"] = profile_chart(
+            above[when], None if own is None else own - middle, limits=(-reach, reach), when=when
+        )
+    scale = 1000 / float(max(tops))
+    return pictures, {
+        "rows": which,
+        "at": [round(float(v), 2) for v in at[::2]],
+        "ranks": [round(100 * float(v), 2) for v in LEVELS[::_EVERY]],
+        "scale": 1 / scale,
+        **{f"histogram-{w}": np.round(d[:, ::2] * scale).astype(int).tolist() for w, d in drawn.items()},
+        **{f"profile-{w}": a[:, ::_EVERY].round(1).tolist() for w, a in above.items()},
+    }
+
+
+def _link(place: str) -> str:
+    return quote(place)
+
+
+__all__ = ["Cohort", "render_cohort", "write_cohort_page"]

@@ -1,4 +1,8 @@
-"""The three pieces of work of a cohort run, as workers do them: look at a scan, fit a scanner, harmonize a scan.
+"""The work of one scan.
+
+Scan summaries as files.
+
+The three pieces of work of a cohort run, as workers do them: look at a scan, fit a scanner, harmonize a scan.
 
 Each takes JSON and returns JSON, writes whole files or none, and may be done twice without harm.
 """
@@ -11,24 +15,66 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
 from blindharmony.errors import InputError, UsageError
-from blindharmony.image import mask_name, sidecar_name, write_sidecar
-from blindharmony.study.ledger import note_path
-from blindharmony.study.publish import publish
+from blindharmony.files import mask_name, sidecar_name, write_bytes, write_sidecar
+from blindharmony.harmonization.summary import ScanSummary
+from blindharmony.study.cohort import scan_profiles
+from blindharmony.study.ledger import note_path, publish
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
+    from blindharmony.models.target import Target
     from blindharmony.result import HarmonizeResult
-    from blindharmony.target import Target
+
+
+def keep_summary(path: Path, summary: ScanSummary) -> Path:
+    """Write a summary, about 10 kB, to the last digit.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    arrays = {"quantiles": summary.quantiles, "whole": summary.whole, "person": summary.person}
+    return write_bytes(path, save(arrays, {"surprise": float(summary.surprise).hex()}), overwrite=True)
+
+
+def kept_summary(path: Path) -> ScanSummary:
+    """Read a summary.
+
+    Raises:
+        InputError: If it is not there or damaged.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> one = ScanSummary(np.arange(2.0), np.arange(3.0), np.ones(2), 0.1)
+        >>> kept_summary(keep_summary(Path(tempfile.mkdtemp(), "a.safetensors"), one)).surprise
+        0.1
+    """
+    try:
+        content = path.read_bytes()
+        arrays = load(content)
+        length = int.from_bytes(content[:8], "little")
+        surprise = _surprise(content[8 : 8 + length])
+        return ScanSummary(arrays["quantiles"], arrays["whole"], arrays["person"], surprise)
+    except (OSError, SafetensorError, KeyError, ValueError):
+        raise InputError("this scan summary is damaged", remedy="delete it and run again", path=path) from None
+
+
+def _surprise(header: bytes) -> float:
+    import json
+
+    return float.fromhex(json.loads(header)["__metadata__"]["surprise"])
+
 
 _MASK = {"Description": "Brain that was harmonized", "Type": "Brain", "SpatialReference": "orig"}
 
 
 def look(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Summarize a scan into ``asked["file"]``."""
-    from blindharmony.group import summarize_scan
+    from blindharmony.api import summarize_scan
     from blindharmony.harmonization.scanner import ScannerModel
-    from blindharmony.study.summaries import keep_summary
 
     target = _target(asked)
     first = ScannerModel.load(Path(asked["first"]), target) if asked["first"] else None
@@ -52,9 +98,8 @@ def look(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def fit(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Fit a scanner to summaries and keep it in ``asked["file"]``; in later rounds with those before inside."""
-    from blindharmony.group import needs_round, with_round
+    from blindharmony.api import needs_round, with_round
     from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
-    from blindharmony.study.summaries import kept_summary
 
     target = _target(asked)
     summaries = [kept_summary(Path(p)) for p in asked["summaries"]]
@@ -75,7 +120,7 @@ def fit(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def harmonize(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Harmonize a scan, publish the files and return its record."""
-    from blindharmony.pipeline import harmonize as one
+    from blindharmony.api import harmonize as one
 
     staged = Path(asked["staging"])
     shutil.rmtree(staged, ignore_errors=True)
@@ -106,8 +151,6 @@ def harmonize(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures(result: HarmonizeResult) -> dict[str, Any]:
-    from blindharmony.study.profiles import scan_profiles
-
     before, after = result.before, result.after
     return {
         "status": "done",
@@ -140,6 +183,6 @@ def _target(asked: Mapping[str, Any]) -> Target:
 
 @lru_cache(maxsize=1)
 def _loaded(name: str) -> Target:
-    from blindharmony.target import load_target
+    from blindharmony.models.file import load_target
 
     return load_target(name)

@@ -1,0 +1,213 @@
+"""Rows and their statistics.
+
+How sure a figure is with few subjects: bootstrap intervals and sign-flip tests, both over subjects.
+
+From finished steps to figures of each scan, and from those to the rows of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from blindharmony_benchmark.measures import TISSUES, average, balanced_accuracy, distance
+from blindharmony_benchmark.registry import BASELINE, ENTRIES
+from blindharmony_benchmark.scanners import HARD, PAPER
+
+_DRAWS, _EXACT = 10_000, 14
+
+
+def interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap interval of the mean: subjects are drawn with replacement, percentiles of the means.
+
+    With a handful of subjects it is too narrow: four subjects cover it in 79 % of cases, eight in 88 %.
+
+    Example:
+        >>> low, high = interval([1.0, 2.0, 3.0, 4.0, 5.0])
+        >>> 1 < low < 3 < high < 5
+        True
+    """
+    x = np.asarray(values, np.float64)
+    x = x[np.isfinite(x)]
+    if x.size == 0:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    means = x[rng.integers(0, x.size, (_DRAWS, x.size))].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float:
+    r"""Two-sided p-value that paired differences have mean zero: signs are flipped in every way.
+
+    Exact up to 14 subjects, :math:`p \ge 2^{1-n}`: four subjects cannot give less than 0.125. Beyond, 10 000 draws.
+
+    Example:
+        >>> sign_flip([1.0, 2.0, 1.5, 1.2])
+        0.125
+    """
+    d = np.asarray(differences, np.float64)
+    d = d[np.isfinite(d)]
+    if d.size == 0:
+        return float("nan")
+    if d.size <= _EXACT:
+        signs = 1 - 2 * ((np.arange(2**d.size)[:, None] >> np.arange(d.size)) & 1)
+    else:
+        drawn = np.random.default_rng(seed).integers(0, 2, (_DRAWS, d.size))
+        signs = np.concatenate([np.ones((1, d.size), int), 1 - 2 * drawn])
+    means = np.abs((signs * d).mean(1))
+    return float(np.mean(means >= abs(d.mean()) - 1e-12))
+
+
+#: Leg → the measure that systems are ranked by, and whether more is better.
+MAIN = {"simulated": ("psnr", True), "real": ("tissue", False), "segmentation": ("dice", True)}
+#: Means over sources, for systems that ran on all of them.
+AVERAGES = {"paper's eight": PAPER, "all hard": HARD}
+_OWN_FIGURES = ("seconds", "fit_seconds", "memory_mb", "failed")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One system on one source in one leg.
+
+    Attributes:
+        leg: As in the plan.
+        source: Domain or set, or a name of ``AVERAGES``.
+        system: Row.
+        scans: Subject → measures.
+        about: What it was allowed to see, seconds, memory, why it failed.
+        whole: Measures of all scans together.
+        curve: Intensity curve of the first subject: ``x``, ``truth``, ``found``.
+    """
+
+    leg: str
+    source: str
+    system: str
+    scans: Mapping[str, Mapping[str, float]]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, float] = field(default_factory=dict)
+    curve: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def values(self, measure: str) -> dict[str, float]:
+        """Subject → one measure, where it is a number."""
+        found = {s: m.get(measure) for s, m in self.scans.items()}
+        return {s: float(v) for s, v in found.items() if v is not None and np.isfinite(v)}
+
+
+def cell_of(content: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> Cell:
+    """A finished step's figures.
+
+    Args:
+        content: Of the step's file.
+        own: Profiles of the target's own unseen scans.
+    """
+    leg, scans = str(content["leg"]), content.get("scans", [])
+    about = {k: content[k] for k in ("sees", "together", *_OWN_FIGURES) if k in content}
+    place = (leg, str(content["source"]), str(content["system"]))
+    if leg == "real" and scans and own:
+        return Cell(*place, {s["subject"]: _site(s, own) for s in scans}, about, _sites(scans, own))
+    numbers = {s["subject"]: {k: v for k, v in s.items() if k != "subject"} for s in scans}
+    return Cell(*place, numbers, about, _people(scans) if leg == "simulated" else {}, content.get("curve", {}))
+
+
+def _people(scans: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Whether differences between people survive: rank correlation of grey/white contrast with the truth's."""
+    pairs = [(s["contrast"], s["truth_contrast"]) for s in scans if None not in (s["contrast"], s["truth_contrast"])]
+    if len(pairs) < 3 or len({a for a, _ in pairs}) < 2:
+        return {}
+    return {"people": float(spearmanr(*zip(*pairs, strict=True))[0])}
+
+
+def _site(scan: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    mean = average(own)
+    found = {k: scan[k] for k in ("excess", "bits", "order", "edges") if k in scan}
+    gap = None if scan["contrast"] is None else scan["contrast"] - mean["contrast"]
+    tissue = distance(scan, mean, tuple(TISSUES))
+    return {"contrast": gap, "tissue": tissue, "histogram": distance(scan, mean, ("all",)), **found}
+
+
+def _sites(scans: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {"probe": balanced_accuracy([s["features"] for s in scans], [o["features"] for o in own])}
+
+
+def averaged(cells: Iterable[Cell]) -> list[Cell]:
+    """Each system's mean over the sources of ``AVERAGES``, if it ran on all of those that anybody ran on."""
+    cells, found = list(cells), []
+    for leg in ("simulated", "segmentation"):
+        for name, members in AVERAGES.items():
+            part = [c for c in cells if c.leg == leg and c.source in members and c.scans]
+            sources = {c.source for c in part}
+            if len(sources) < 2:
+                continue
+            for system in dict.fromkeys(c.system for c in part):
+                own = [c for c in part if c.system == system]
+                if len(own) == len(sources):
+                    found.append(_mean(leg, name, system, own))
+    return found
+
+
+def _mean(leg: str, name: str, system: str, own: Sequence[Cell]) -> Cell:
+    scans = {}
+    for subject in own[0].scans:
+        names = own[0].scans[subject]
+        found = {k: [v for c in own if (v := c.values(k).get(subject)) is not None] for k in names}
+        scans[subject] = {k: float(np.mean(x)) for k, x in found.items() if x}
+    about = {k: v for k, v in own[0].about.items() if k in ("sees", "together")}
+    for k in ("seconds", "memory_mb"):
+        about[k] = round(float(np.mean([c.about.get(k, 0) for c in own])), 2)
+    people = [c.whole["people"] for c in own if "people" in c.whole]
+    return Cell(leg, name, system, scans, about, {"people": float(np.mean(people))} if people else {})
+
+
+def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The table: one row for each cell, with intervals, and tests against the baseline and the best rival."""
+    return [_row(c, [x for x in cells if (x.leg, x.source) == (c.leg, c.source)]) for c in cells]
+
+
+def _row(cell: Cell, beside: Sequence[Cell]) -> dict[str, Any]:
+    main, more = MAIN[cell.leg]
+    row: dict[str, Any] = {"leg": cell.leg, "source": cell.source, "system": cell.system}
+    row |= {k: cell.about.get(k) for k in ("sees", "together")}
+    values = list(cell.values(main).values())
+    row["scans"] = len(cell.scans)
+    if values:
+        low, high = interval(values)
+        row |= {main: _round(np.mean(values)), f"{main}_low": _round(low), f"{main}_high": _round(high)}
+        row[f"{main}_worst"] = _round(min(values) if more else max(values))
+    for k in dict.fromkeys(k for m in cell.scans.values() for k in m):
+        if k != main and cell.values(k):
+            row[k] = _round(np.mean(list(cell.values(k).values())))
+    row |= {k: _round(v) for k, v in cell.whole.items()}
+    row |= _tests(cell, beside, main, more)
+    row |= {k: cell.about[k] for k in _OWN_FIGURES if k in cell.about}
+    return row
+
+
+def _tests(cell: Cell, beside: Sequence[Cell], main: str, more: bool) -> dict[str, Any]:
+    rivals = [c for c in beside if c.values(main) and c.system != cell.system]
+    baseline = next((c for c in rivals if c.system == BASELINE), None)
+    others = [c for c in rivals if not (c.system in ENTRIES and ENTRIES[c.system].ours)]
+    found: dict[str, Any] = {}
+    if baseline:
+        found |= _against(cell, baseline, main, "baseline")
+    if others:
+        best = (max if more else min)(others, key=lambda c: float(np.mean(list(c.values(main).values()))))
+        found |= {"rival": best.system, **_against(cell, best, main, "rival")}
+    return found
+
+
+def _against(cell: Cell, other: Cell, main: str, word: str) -> dict[str, Any]:
+    one, two = cell.values(main), other.values(main)
+    both = [one[s] - two[s] for s in one if s in two]
+    if not both:
+        return {}
+    return {f"over_{word}": _round(np.mean(both)), f"p_{word}": _round(sign_flip(both))}
+
+
+def _round(value: Any) -> float | None:
+    number = float(value)
+    return round(number, 4) if np.isfinite(number) else None

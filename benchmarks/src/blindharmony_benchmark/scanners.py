@@ -1,0 +1,95 @@
+"""Source scanners: simulated ones with a known truth, and real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony_benchmark.heads import Head, inside_of, prepared_with, rescaled
+from blindharmony_benchmark.simulation.domains import DOMAINS
+from blindharmony_benchmark.simulation.simulate import simulate
+from blindharmony_benchmark.system import Picture
+
+PAPER = ("exp", "log", "gamma0.7", "gamma0.8", "gamma0.9", "gamma1.2", "gamma1.3", "gamma1.5")
+HARD = ("bias", "noise", "blur", "thick", "tissue", "gre", "ir", "all")
+#: A coil's field and ``raw gamma1.5`` are put on the scan as it came: correcting a corrected scan is another task.
+FROM_RAW = ("bias", "all", "raw gamma1.5")
+SIMULATED = ("none", *PAPER, *HARD, "raw gamma1.5")
+
+
+def needs_labels(domain: str) -> bool:
+    """Whether a simulated scanner works on manual tissues."""
+    return domain in DOMAINS and DOMAINS[domain].needs_labels
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """A simulated scanner: one curve, one noise level, for whomever it scans.
+
+    Attributes:
+        domain: A name in ``SIMULATED``; ``none`` is the target scanner itself.
+        recipe: How its scans are prepared.
+        top: Intensity that its curve calls 1 (flow units).
+        level: Intensity that its noise refers to.
+        seed: Which one, where a domain has many.
+    """
+
+    domain: str
+    recipe: PrepRecipe
+    top: float
+    level: float
+    seed: int = 1
+
+    @classmethod
+    def set_for(cls, heads: Sequence[Head], domain: str, recipe: PrepRecipe, *, seed: int = 1) -> Scanner:
+        """Set up as the operator would for these people; everybody else is scanned with the same settings."""
+        top = max(float(h.image[h.mask].max()) for h in heads)
+        level = float(np.median([np.quantile(h.image[h.mask], 0.9) for h in heads]))
+        return cls(domain, recipe, top, level, seed)
+
+    def scans(self, heads: Sequence[Head], *, first: int = 0) -> list[Picture]:
+        """Every head on this scanner; the truth is the head's own image.
+
+        What changes only intensities or detail is done to the prepared scan, and a bias field to the scan as it came.
+
+        Args:
+            heads: Of the target scanner.
+            first: Scan seed of the first; each has its own.
+        """
+        return [self._scan(h, first + index) for index, h in enumerate(heads)]
+
+    def _scan(self, h: Head, index: int) -> Picture:
+        if self.domain == "none":
+            return Picture(h.subject, h.image, h.mask, h.image, labels=h.labels)
+        name = self.domain.removeprefix("raw ")
+        if self.domain in FROM_RAW:
+            top, level = self.top * h.gain, self.level * h.gain
+            native = (h.raw.data, h.raw.inside(), h.raw.spacing, name)
+            made = simulate(*native, labels=h.raw_labels, seed=self.seed, scan_seed=index, top=top, level=level).image
+            return _prepared(h, made, self.recipe)
+        given = (h.image, h.mask, (1, 1, 1), name)
+        made = simulate(*given, labels=h.labels, seed=self.seed, scan_seed=index, top=self.top, level=self.level).image
+        seen = rescaled(made, h.mask)
+        return Picture(h.subject, seen, h.mask, seen, labels=h.labels)
+
+
+def real(heads: Sequence[Head], recipe: PrepRecipe) -> list[Picture]:
+    """Scans as their scanner made them, with what preparation found."""
+    return [_prepared(h, h.raw.data, recipe) for h in heads]
+
+
+def own(heads: Sequence[Head]) -> list[Picture]:
+    """Scans of the target scanner, to teach with: only the prepared image."""
+    return [Picture(h.subject, h.image, h.mask, h.image, labels=h.labels) for h in heads]
+
+
+def _prepared(h: Head, data: NDArray[np.float32], recipe: PrepRecipe) -> Picture:
+    scan = type(h.raw)(data, h.raw.affine, h.raw.mask)
+    prepared = prepared_with(scan, recipe, h.matrix)
+    plain = prepared_with(scan, recipe.model_copy(update={"n4": False}), h.matrix)
+    mask = prepared.scan.inside()
+    return Picture(h.subject, inside_of(prepared.scan), mask, inside_of(plain.scan), prepared, h.labels)

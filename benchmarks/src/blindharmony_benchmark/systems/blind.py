@@ -1,0 +1,108 @@
+"""Blind harmonization: this package's methods, one scan at a time and in a group, and BlindHarmony as published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.api import fitted_in_rounds
+from blindharmony.harmonization.curve import corrected, lifted
+from blindharmony.harmonization.methods import LATENT, estimate
+from blindharmony.harmonization.published import harmonize_latent
+from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.harmonization.summary import ScanSummary, summarize
+from blindharmony.models.target import Target
+from blindharmony_benchmark.heads import inside_of
+from blindharmony_benchmark.system import Material, Picture, Sees, System
+
+
+class Curve(System):
+    """The default: the predicted person's curve, bias field found again in the target's contrast, refinement."""
+
+    name: ClassVar[str] = "curve"
+    sees: ClassVar[Sees] = "target scans"
+    refine: ClassVar[bool] = True
+
+    def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
+        """As ``blindharmony harmonize`` does."""
+        return [self._one(s, material.target, None) for s in scans]
+
+    def _one(
+        self, scan: Picture, target: Target, scanner: ScannerModel | None, cache: Path | None = None
+    ) -> NDArray[np.float32]:
+        image, left = _corrected(scan, target, scanner, cache)
+        return estimate("curve", image, scan.mask, target, scanner=left, refine=self.refine).image
+
+
+class CurveUnrefined(Curve):
+    """The default without refinement."""
+
+    name: ClassVar[str] = "curve-unrefined"
+    refine: ClassVar[bool] = False
+
+
+class Group(Curve):
+    """All scans of the scanner share one curve; refinement."""
+
+    name: ClassVar[str] = "group"
+    together: ClassVar[bool] = True
+
+    def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
+        """As ``blindharmony harmonize --group`` does."""
+        target = material.target
+        prepared = [s.prepared for s in scans if s.prepared]
+        with TemporaryDirectory() as folder:
+            cache = Path(folder)
+
+            def look(so_far: ScannerModel | None) -> list[ScanSummary]:
+                if so_far is None:
+                    return [summarize(s.image, s.mask, target) for s in scans]
+                if len(prepared) < len(scans):
+                    return []
+                again = [lifted(p, target, so_far.rounds, cache=cache).scan for p in prepared]
+                return [summarize(inside_of(x), x.inside(), target) for x in again]
+
+            model = fitted_in_rounds(look, target)
+            return [self._one(s, target, model, cache) for s in scans]
+
+
+class GroupUnrefined(Group):
+    """The group's curve without refinement."""
+
+    name: ClassVar[str] = "group-unrefined"
+    refine: ClassVar[bool] = False
+
+
+class Published(System):
+    """BlindHarmony (ICCV 2023) as published, with the released program's settings."""
+
+    name: ClassVar[str] = "latent-published"
+    sees: ClassVar[Sees] = "target scans"
+
+    def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
+        """Slice by slice."""
+        settings = LATENT[self.name]
+        if material.turns is not None:
+            settings = settings.model_copy(update={"iterations": material.turns})
+        return [harmonize_latent(s.image, s.mask, material.target, settings, seed=material.seed).image for s in scans]
+
+
+class Latent(Published):
+    """The published iteration with settings tuned on held-out target scans."""
+
+    name: ClassVar[str] = "latent"
+
+
+def _corrected(
+    scan: Picture, target: Target, scanner: ScannerModel | None, cache: Path | None
+) -> tuple[NDArray[np.float32], ScannerModel | None]:
+    """The scan with its bias field found again, where there is a scan as it came, and what is left of the curve."""
+    if scan.prepared is None:
+        return scan.image, scanner
+    prepared, left = corrected(scan.prepared, target, scanner, cache=cache)
+    return inside_of(prepared.scan), left

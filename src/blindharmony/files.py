@@ -1,0 +1,514 @@
+"""Text and bytes on the disk: names that are safe, bounded reading, atomic writing of one file or several, locks.
+
+File names in the BIDS manner, for any scan a user may have.
+
+Text and JSON of strangers: read within limits, and every way to be wrong is one exception.
+
+Files that appear complete or not at all.
+
+Files that belong together: all of one run, or all of the run before.
+
+The JSON file beside an image.
+
+One run at a time in an output folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from os import PathLike, fspath
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from blindharmony.errors import InputError, OutputError
+
+IMAGE_EXTENSIONS = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
+_DOUBLE = (".nii.gz", ".img.gz", ".hdr.gz")
+# Separators of any system, what Windows forbids, and control characters.
+_UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]+')
+# Bytes; file systems take 255. What a result is called ends its name: cut is what comes before.
+_LONGEST, _LONGEST_SOURCE = 200, 140
+
+
+def split_name(path: str | PurePath) -> tuple[str, str]:
+    """Split a file name into stem and extension, ``.nii.gz`` counting as one.
+
+    Example:
+        >>> split_name("data/sub-01_T1w.nii.gz")
+        ('sub-01_T1w', '.nii.gz')
+    """
+    name = PurePath(path).name
+    for extension in _DOUBLE:
+        if name.lower().endswith(extension):
+            return name[: -len(extension)], name[-len(extension) :]
+    extension = PurePath(name).suffix
+    return name.removesuffix(extension), extension
+
+
+def entities(path: str | PurePath) -> dict[str, str]:
+    """Return the BIDS entities of a name, with its last word as ``suffix``; empty for other names.
+
+    Example:
+        >>> entities("sub-01_ses-2_T1w.nii.gz")
+        {'sub': '01', 'ses': '2', 'suffix': 'T1w'}
+        >>> entities("scan.nii")
+        {}
+    """
+    *pairs, suffix = split_name(path)[0].split("_")
+    if not pairs or not pairs[0].startswith("sub-") or "-" in suffix:
+        return {}
+    found = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
+    return {**found, "suffix": suffix}
+
+
+def output_name(path: str | PurePath, desc: str, *, suffix_ext: str | None = None) -> str:
+    """Name a result after its source: ``desc-<desc>`` goes last, before a BIDS suffix.
+
+    Only the file's name counts, never its folders, and no result can lie outside the output folder.
+
+    Args:
+        path: The source scan.
+        desc: What the result is, letters and digits only.
+        suffix_ext: The result's extension, ``.nii.gz`` when not given.
+
+    Raises:
+        ValueError: If ``desc`` is not plain letters and digits.
+
+    Example:
+        >>> output_name("in/sub-01_desc-preproc_T1w.nii.gz", "harmonized")
+        'sub-01_desc-harmonized_T1w.nii.gz'
+        >>> output_name("scan.mgz", "harmonized", suffix_ext=".json")
+        'scan_desc-harmonized.json'
+    """
+    return _named(path, desc, suffix=None) + (".nii.gz" if suffix_ext is None else suffix_ext)
+
+
+def mask_name(path: str | PurePath) -> str:
+    """Name a brain mask after its source scan.
+
+    Example:
+        >>> mask_name("sub-01_T1w.nii.gz"), mask_name("scan.nii")
+        ('sub-01_desc-brain_mask.nii.gz', 'scan_desc-brain_mask.nii.gz')
+    """
+    return _named(path, "brain", suffix="mask") + ".nii.gz"
+
+
+def sidecar_name(path: str | PurePath) -> str:
+    """Name the JSON file beside an image.
+
+    Example:
+        >>> sidecar_name("sub-01_desc-harmonized_T1w.nii.gz")
+        'sub-01_desc-harmonized_T1w.json'
+    """
+    return _safe(split_name(path)[0]) + ".json"
+
+
+def report_name(path: str | PurePath) -> str:
+    """Name the report of a scan.
+
+    Example:
+        >>> report_name("sub-01_T1w.nii.gz")
+        'sub-01_T1w.html'
+    """
+    return _safe(split_name(path)[0]) + ".html"
+
+
+def viewer_name(path: str | PurePath) -> str:
+    """Name the page with both volumes of a harmonized scan.
+
+    Example:
+        >>> viewer_name("sub-01_desc-harmonized_T1w.nii.gz")
+        'sub-01_desc-harmonized_T1w.viewer.html'
+    """
+    return _safe(split_name(path)[0]) + ".viewer.html"
+
+
+def result_names(path: str | PurePath) -> dict[str, str]:
+    """Name everything that may be written for a scan; the sidecar, which makes the others count, last.
+
+    Example:
+        >>> list(result_names("scan.nii"))
+        ['scan', 'mask', 'error', 'report', 'viewer', 'sidecar']
+        >>> len(result_names("x" * 250 + ".nii")["viewer"]) < 256
+        True
+    """
+    scan = output_name(path, "harmonized")
+    return {
+        "scan": scan,
+        "mask": mask_name(path),
+        "error": output_name(path, "harmonizedSD"),
+        "report": report_name(scan),
+        "viewer": viewer_name(scan),
+        "sidecar": sidecar_name(scan),
+    }
+
+
+def _named(path: str | PurePath, desc: str, *, suffix: str | None) -> str:
+    if not (desc.isascii() and desc.isalnum()):
+        raise ValueError(f"desc must be letters and digits, not {desc!r}")
+    parts = split_name(path)[0].split("_")
+    # Only in a BIDS name is the last word a suffix; a plain name is kept whole.
+    own = [_safe(parts.pop())] if entities(path) else []
+    kept = _safe("_".join(part for part in parts if not part.startswith("desc-")), _LONGEST_SOURCE)
+    return "_".join([kept, f"desc-{desc}", *([suffix] if suffix else own)])
+
+
+def _safe(stem: str, longest: int = _LONGEST) -> str:
+    # Names that are no valid text (old disks) get "?" here, then "-" like other unsafe characters.
+    text = _UNSAFE.sub("-", stem.encode("utf-8", "replace").decode())
+    text = text.encode()[:longest].decode(errors="ignore")
+    return text.strip(" .") or "scan"
+
+
+MAX_TEXT = 2**23
+_BEYOND = 2**63
+
+
+def read_text(path: Path, error: type[InputError] = InputError, *, other_letters: bool = False) -> str:
+    """A text file of at most 8 MiB, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        error: What to raise.
+        other_letters: Take what is no UTF-8 for Latin-1.
+
+    Raises:
+        InputError: If it cannot be read, is no regular file, no UTF-8 text, or larger.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise error("this is no regular file", remedy="give a text file", path=path)
+        if path.stat().st_size > MAX_TEXT:
+            raise error(f"more than {MAX_TEXT >> 20} MiB of text", remedy="give another file", path=path)
+        content = path.read_bytes()
+    except OSError as problem:
+        raise error(f"cannot be read ({problem.strerror})", remedy="check the path", path=path) from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if other_letters:
+            return content.decode("latin-1")
+        raise error("cannot be read: this is no text", remedy="give a text file (UTF-8)", path=path) from None
+
+
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
+    """The value of a JSON document.
+
+    Args:
+        text: The document.
+        finite: Whether NaN, infinity and numbers beyond any float are refused; whole ones of more than 64 bits always
+            are.
+
+    Raises:
+        ValueError: If it is no JSON, nested too deeply, or holds numbers that are none.
+
+    Example:
+        >>> parse_json('{"a": [1, 2.5]}')
+        {'a': [1, 2.5]}
+        >>> parse_json("[" * 100_000)
+        Traceback (most recent call last):
+        ValueError: nested too deeply
+    """
+    try:
+        if finite:
+            return json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_whole)
+        return json.loads(text, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no number")
+    return value
+
+
+def _whole(text: str) -> int:
+    # 10**400 is a legal JSON number: what is computed with it would overflow.
+    value = int(text) if len(text) <= 20 else _BEYOND
+    if not -_BEYOND <= value < _BEYOND:
+        raise ValueError(f"{text[:20]} is too large")
+    return value
+
+
+# What file systems without hard links (exFAT, some network shares) answer.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Lend a temporary file in the same folder that becomes ``path`` when the block succeeds.
+
+    The folder is made if missing. When the block fails nothing is left behind, and without
+    ``overwrite`` the first of two writers wins.
+
+    Raises:
+        OutputError: If ``path`` exists already, or the folder or disk does not take the file.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_path(folder / "a.txt") as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> [file.name for file in folder.iterdir()]
+        ['a.txt']
+    """
+    path = Path(path)
+    stem, extension = split_name(path)
+    # Hidden, so that no one lists it as a scan; cut, so that a long name stays a legal one.
+    temporary = path.with_name(f".{stem[:32]}.{os.getpid()}-{secrets.token_hex(4)}.tmp{extension}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not overwrite and os.path.lexists(path):
+            raise taken(path)
+        yield temporary
+        _flush(temporary)
+        move(temporary, path, overwrite=overwrite)
+    except OSError as error:
+        if not _about(error, path, temporary):
+            raise
+        raise translated(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes, *, overwrite: bool = False) -> Path:
+    """Write a whole file of bytes, or nothing.
+
+    Raises:
+        OutputError: As :func:`atomic_path`.
+    """
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
+def write_text(path: str | os.PathLike[str], content: str, *, overwrite: bool = False) -> Path:
+    """Write a whole UTF-8 text file, or nothing; what is no text in a file name is written with escapes.
+
+    Raises:
+        OutputError: As :func:`atomic_path`.
+    """
+    return write_bytes(path, content.encode(errors="backslashreplace"), overwrite=overwrite)
+
+
+def _flush(temporary: Path) -> None:
+    # Without it, a power cut after the rename can leave a complete name with no content.
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def move(temporary: Path, path: Path, *, overwrite: bool = False) -> None:
+    """Give a finished file its name; without ``overwrite`` the first of two writers wins.
+
+    Raises:
+        OutputError: If the name is taken.
+        OSError: If the disk does not take it.
+    """
+    if overwrite:
+        temporary.replace(path)
+        return
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise taken(path) from error
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _claim(path)
+        temporary.replace(path)
+
+
+def _claim(path: Path) -> None:
+    try:
+        path.open("x").close()
+    except FileExistsError as error:
+        raise taken(path) from error
+
+
+def _about(error: OSError, path: Path, temporary: Path) -> bool:
+    # A block may also read its own inputs: their trouble is not the output's. A failed write names none.
+    if error.filename is None:
+        return True
+    name = Path(os.fsdecode(error.filename))
+    return name in {path, temporary} or name == path.parent or name in path.parent.parents
+
+
+def taken(path: Path) -> OutputError:
+    """What is said of a name that another file has."""
+    return OutputError("exists already", remedy="pass --overwrite or choose another folder", path=path)
+
+
+def translated(error: OSError, path: Path) -> OutputError:
+    """What a disk does not take, in words."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return OutputError("the disk is full", remedy="free some space or choose another folder", path=path)
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return OutputError("the folder is read-only", remedy="choose a folder you may write to", path=path)
+    if error.errno in {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}:
+        return OutputError("a file and a folder have the same name", remedy="choose another folder", path=path)
+    return OutputError(f"cannot be written ({error.strerror or error})", remedy="choose another folder", path=path)
+
+
+@contextmanager
+def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path]:
+    """Lend a folder; the files that the block writes into it get their places when it succeeds.
+
+    Until then what an earlier run wrote stays as it is. Then it goes, all of it: a report of another run must not lie
+    beside a scan. The last place comes last and its forerunner goes first: where it is, everything is.
+
+    Args:
+        places: All that a run can write, in one folder; the block uses the same names.
+        overwrite: Whether the files of an earlier run may be replaced.
+        inputs: Files that are never replaced.
+
+    Raises:
+        OutputError: If a place is taken or is an input, or the folder or disk does not take the files.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with written_together([folder / "a.txt", folder / "a.json"]) as staged:
+        ...     _ = (staged / "a.json").write_text("{}")
+        >>> [file.name for file in folder.iterdir()]
+        ['a.json']
+    """
+    first, last, folder = places[0], places[-1], places[-1].parent
+    used = {path.resolve() for path in inputs}
+    for place in places:
+        if place.resolve() in used:
+            raise OutputError("this is an input of the run", remedy="choose another folder or name", path=place)
+        if os.path.lexists(place) and not overwrite:
+            raise taken(place)
+    staged = folder / f".{last.name[:32]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        try:
+            staged.mkdir(parents=True)
+        except OSError as error:
+            raise translated(error, first) from error
+        try:
+            yield staged
+        except OutputError as error:
+            if error.path is None or Path(error.path).parent != staged:
+                raise
+            # Nobody knows the lent folder.
+            raise OutputError(error.what, remedy=error.remedy, path=folder / Path(error.path).name) from None
+        try:
+            if overwrite:
+                last.unlink(missing_ok=True)
+            for place in places:
+                if (staged / place.name).exists():
+                    move(staged / place.name, place, overwrite=overwrite)
+                elif overwrite:
+                    place.unlink(missing_ok=True)
+        except OSError as error:
+            raise translated(error, first) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def file_sha256(path: str | PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sidecar(path: str | PathLike[str], mapping: Mapping[str, Any], *, overwrite: bool = False) -> Path:
+    """Write a mapping as JSON, keys sorted, so that equal content gives equal bytes.
+
+    NumPy values become numbers and lists, paths become strings, NaN and infinity become null.
+
+    Raises:
+        OutputError: If the file exists already or cannot be written.
+        TypeError: If a value has no JSON form.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> write_sidecar(f"{folder}/a.json", {"b": np.float32(1.5), "a": float("nan")}).read_text().split()
+        ['{', '"a":', 'null,', '"b":', '1.5', '}']
+    """
+    text = json.dumps(_plain(mapping), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return write_text(path, text + "\n", overwrite=overwrite)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+@contextmanager
+def locked(
+    path: Path, *, shared: bool = False, wait: bool = False, optional: bool = False, folder: Path | None = None
+) -> Iterator[None]:
+    """Hold a lock while the block runs; the system lets go of it when the process ends, however it ends.
+
+    Args:
+        path: The lock file; it stays, its content says who was the last.
+        shared: Whether others may hold it too, if they share it as well.
+        wait: Whether to wait for another holder instead of giving up.
+        optional: Whether to go on unlocked where the file system knows no locks.
+        folder: What is locked, in the words of a message; two levels above the file by default.
+
+    Raises:
+        OutputError: If another run holds it, or it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        what = f"cannot be written ({error.strerror})"
+        raise OutputError(what, remedy="choose an output folder you may write to", path=path) from None
+    try:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            owner = os.read(handle, 200).decode(errors="replace").strip() or "unknown"
+            raise OutputError(
+                f"another run is working here ({owner})",
+                remedy="wait for it, stop it, or choose another output folder",
+                path=folder or path.parent.parent,
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            if not optional:
+                what = "the file system knows no locks, so two runs could not be told apart"
+                raise OutputError(what, remedy="choose an output folder on another disk", path=path) from None
+        os.ftruncate(handle, 0)
+        # A disk without room for a name still has room for the lock itself.
+        try:
+            os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        yield
+    finally:
+        os.close(handle)

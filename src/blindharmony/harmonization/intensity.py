@@ -1,0 +1,277 @@
+r"""Increasing intensity curves, how smooth and how sure they are.
+
+An increasing intensity curve as a function that can be applied to any voxel.
+
+What a scanner's intensity curve usually is: a parabola in logarithms.
+
+.. math:: \log T(q) = a + b \log q + c \log^2 q, \qquad
+          (a, b, c) = \arg\min \sum_u \hat Q(u)^2 \bigl(\log \hat Q(u) - \log T(Q_y(u))\bigr)^2
+
+A gain moves it, a gamma turns it, saturation bends it. What ranks get wrong about a person is narrower: it sits where
+one tissue ends and another begins. So the parabola through a person's expected intensities (least squares in flow
+units, every voxel counts the same) has less of that error than they. Where it lies further from them than errors do,
+the scanner is none of these, and what was asked for is kept:
+
+.. math:: x_h = \hat Q + w\,(T - \hat Q), \qquad w = \operatorname{clip}(\tfrac32 - r / e,\, 0,\, 1)
+
+:math:`r` is the root mean square of :math:`T - \hat Q` and :math:`e` the usual error of :math:`\hat Q`.
+
+How far to trust a first curve when the bias field is found again in the contrast it gives.
+
+.. math:: T_w(y) = y + w\,\bigl(T(y) - y\bigr), \qquad w = \max\Bigl(0,\; 1 - \frac{(2e)^2}{d^2}\Bigr)
+
+:math:`d` is how far the curve is from changing nothing, :math:`e` its own error bar (both root mean squares over
+ranks). Bias correction notices contrast: in a scan whose contrast is the target's already, a curve that is only error
+would send it astray. And it works on logarithms, between the darkest and the brightest voxel: what small errors at
+the ends of a curve do to it is more than what they do to the image. So a curve is lifted by its parabola,
+
+.. math:: \log T(y) \approx a + b \log y + c \log^2 y,
+
+fitted where the brain's intensities are and going on straight beyond them.
+
+How far a curve may be off, at each intensity: one standard deviation, from how the person model errs.
+
+.. math:: \sigma(u)^2 = \frac{(1-s)\, e(u)^2 + s\, d(u)^2}{n}
+
+:math:`e(u)` is the error at rank :math:`u` about target heads that the model had not seen, :math:`d(u)` how much those
+heads differ from their mean, :math:`s` the surprise of the scan, :math:`n` the number of scans that were fitted
+together. It says nothing about noise, blur or a wrong mask.
+
+What a harmonization method returns, in the flow's space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.models.person import PersonModel
+
+# The slope beyond the last knot comes from the brightest part of the curve below it, and stays within reason.
+_TOP_SHARE = 0.15
+_POWERS = (0.25, 2.5)
+
+
+@dataclass(frozen=True, eq=False)
+class CurveMap:
+    """Source intensity → harmonized intensity, piecewise linear, increasing, zero to zero.
+
+    Attributes:
+        x: Source intensities at the knots, strictly increasing, starting at 0.
+        y: Harmonized intensities, increasing, starting at 0.
+
+    Example:
+        >>> curve = CurveMap.through(np.array([1.0, 2.0]), np.array([2.0, 3.0]))
+        >>> curve(np.array([0.0, 0.5, 1.5, 3.0])).astype(float).round(1).tolist()
+        [0.0, 1.0, 2.5, 3.9]
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+    @classmethod
+    def through(cls, x: NDArray[np.float64], y: NDArray[np.float64]) -> CurveMap:
+        """The curve through matched quantiles; ties of the source are joined, dark ends go to zero.
+
+        Args:
+            x: Source quantiles, not decreasing.
+            y: Harmonized quantiles at the same ranks, not decreasing.
+        """
+        # Far below the brightest there is nothing but rounding, and a slope over it would be absurd.
+        positive = x > 1e-6 * x.max()
+        knots, where = np.unique(x[positive], return_inverse=True)
+        values = np.bincount(where, weights=y[positive]) / np.bincount(where)
+        return cls(np.concatenate([[0.0], knots]), np.concatenate([[0.0], np.maximum(values, 0)]))
+
+    @property
+    def end_power(self) -> float:
+        r"""Beyond the last knot the curve goes on as :math:`y \propto x^p`: its power over the brightest 15 %."""
+        start = np.interp((1 - _TOP_SHARE) * self.x[-1], self.x, self.y)
+        if not 0 < start < self.y[-1]:
+            return 1.0
+        with np.errstate(over="ignore"):  # steeper than any number is steeper than is allowed
+            return float(np.clip(np.log(self.y[-1] / start) / -np.log(1 - _TOP_SHARE), *_POWERS))
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Harmonized intensities; the curve of a negative value is that of its size, negative."""
+        size = np.abs(values)
+        out = np.asarray(np.interp(size, self.x, self.y))
+        beyond = size > self.x[-1]
+        out[beyond] = self.y[-1] * (size[beyond] / self.x[-1]) ** self.end_power
+        # Noise around nothing stays noise: a slope at zero can be any, where a dark end is a power.
+        return np.copysign(out, values).astype(np.float32)
+
+
+Array = NDArray[np.float64]
+
+# Below a thousandth of the brightest there is rounding.
+_DARKEST, _FEWEST, _SMOOTH_DEGREE, _SMOOTH_BELIEVED = 1e-3, 16, 2, 1.5
+_FOLD, _DARK_POWERS, _KNOTS = 2.0, (0.25, 4.0), 24
+
+
+def smooth_curve(source: Array, wanted: Array, error: float) -> CurveMap:
+    """The curve of a scanner, with as little of the errors about persons as its smoothness allows.
+
+    Args:
+        source: Intensities of the scan (or mean scan) at evenly spaced ranks, not decreasing, ``(Q,)``.
+        wanted: What they should become, as far as ranks tell, flow units, not decreasing, ``(Q,)``.
+        error: Usual error of ``wanted``, root mean square, flow units.
+
+    Example:
+        >>> q = np.linspace(0.2, 1.5, 256)
+        >>> curve = smooth_curve(q**1.5, q + 0.01 * np.sin(20 * q), 0.01)
+        >>> bool(np.abs(curve(q**1.5) - q).max() < 0.004)
+        True
+    """
+    at = np.flatnonzero((source > _DARKEST * source[-1]) & (wanted > _DARKEST * wanted[-1]))
+    if len(np.unique(source[at])) >= _FEWEST:
+        fit = np.polynomial.Polynomial.fit(np.log(source[at]), np.log(wanted[at]), _SMOOTH_DEGREE, w=wanted[at])
+        change = np.zeros_like(wanted)
+        change[at] = np.exp(fit(np.log(source[at]))) - wanted[at]
+        belief = np.clip(_SMOOTH_BELIEVED - np.sqrt((change[at] ** 2).mean()) / max(error, 1e-9), 0, 1)
+        wanted = np.maximum.accumulate(np.maximum(wanted + belief * change, 0))
+    return _with_dark_end(CurveMap.through(source, wanted))
+
+
+def _with_dark_end(curve: CurveMap) -> CurveMap:
+    r"""The curve, below its darkest knot going on as :math:`y \propto x^p`.
+
+    A straight line to zero would make a gamma's dark end wrong by any factor, and bias correction works on logarithms.
+    """
+    x, y = curve.x[1:], curve.y[1:]
+    later = int(np.searchsorted(x, _FOLD * x[0])) if len(x) else 0
+    if later in (0, len(x)) or not 0 < y[0] < y[later] or x[0] < _DARKEST * x[-1]:
+        return curve
+    power = np.clip(np.log(y[later] / y[0]) / np.log(x[later] / x[0]), *_DARK_POWERS)
+    down = np.geomspace(_DARKEST, 1, _KNOTS)[:-1]
+    return CurveMap(np.concatenate([[0], x[0] * down, x]), np.concatenate([[0], y[0] * down**power, y]))
+
+
+Curve = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+_SURE = 2.0
+# Between these ranks of the brain the parabola is fitted; every voxel counts the same.
+_RANKS = np.linspace(0.02, 0.995, 200)
+_LEAST, _FLATTEST, _BELIEVED, _DEGREE = 1e-3, 0.1, 1.0, 2
+_REACH = np.geomspace(1e-4, 4, 600)
+
+
+def lifting_share(distance: float, error: float) -> float:
+    """The share :math:`w`, in [0, 1).
+
+    Example:
+        >>> lifting_share(0.1, 0.01), lifting_share(0.01, 0.01)
+        (0.96, 0.0)
+    """
+    return max(0.0, 1 - (_SURE * error / max(distance, 1e-9)) ** 2)
+
+
+def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32], error: float = np.inf) -> CurveMap:
+    """The curve :math:`T_w`, through the parabola of :math:`T` if that lies within its usual error.
+
+    A curve that lies two away is lifted as it is, and in between in part.
+
+    Args:
+        curve: Prepared intensities → intensities like the target's.
+        share: How far it is trusted.
+        values: Prepared intensities of the brain.
+        error: Usual error of the curve, root mean square, flow units.
+
+    Example:
+        >>> gamma = CurveMap.through(np.linspace(0.1, 2, 50), np.linspace(0.1, 2, 50) ** 0.7)
+        >>> lifted = lifting_curve(gamma, 1.0, np.linspace(0.3, 1, 100, dtype=np.float32))
+        >>> bool(abs(lifted(np.array([0.01], np.float32))[0] / 0.01**0.7 - 1) < 0.05)
+        True
+    """
+    at = np.quantile(values, _RANKS)
+    at = at[at > _LEAST * at[-1]]
+    own = curve(_REACH.astype(np.float32))
+    # A brain of hardly more than zeros has no parabola.
+    if len(np.unique(at)) <= _DEGREE:
+        return CurveMap.through(_REACH, _REACH + share * (np.maximum.accumulate(own) - _REACH))
+    x, y = np.log(at), np.log(np.maximum(curve(at.astype(np.float32)).astype(np.float64), _LEAST))
+    bend = np.polynomial.Polynomial.fit(x, y, _DEGREE)
+    off = y - bend(x)
+    doubt = np.clip(np.sqrt(((np.exp(y) * off) ** 2).mean()) / error - _BELIEVED, 0, 1)
+    near = np.clip(np.log(_REACH), x[0], x[-1])
+    smooth = np.exp(bend(near) + np.maximum(bend.deriv()(near), _FLATTEST) * (np.log(_REACH) - near))
+    out = smooth + doubt * (own - smooth)
+    return CurveMap.through(_REACH, _REACH + share * (np.maximum.accumulate(out) - _REACH))
+
+
+def rms(values: NDArray[np.floating]) -> float:
+    """Root mean square.
+
+    Example:
+        >>> rms(np.array([3.0, -3.0]))
+        3.0
+    """
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorBar:
+    """Harmonized intensity → one standard deviation of its error, both in flow units.
+
+    Example:
+        >>> bar = ErrorBar(np.array([0.0, 1.0]), np.array([0.01, 0.03]))
+        >>> bar(np.array([0.5, 2.0], np.float32)).astype(float).round(3).tolist()
+        [0.02, 0.03]
+    """
+
+    at: Array
+    deviation: Array
+
+    def __call__(self, harmonized: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The deviation at each voxel."""
+        return np.interp(harmonized, self.at, self.deviation).astype(np.float32)
+
+
+def error_bar(person: PersonModel, curve: Array, *, surprise: float, scans: int = 1) -> ErrorBar:
+    """The error bar of a curve.
+
+    Args:
+        person: The target's person model.
+        curve: Harmonized intensities at the target's ranks, shape ``(Q,)``.
+        surprise: Of the scan.
+        scans: How many were fitted together.
+    """
+    variance = (1 - surprise) * person.error**2 + surprise * person.spread**2
+    return ErrorBar(np.maximum.accumulate(curve), np.sqrt(variance / scans))
+
+
+class IntensityMap(Protocol):
+    """A change of intensity that can be evaluated at any voxel of any grid."""
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Harmonized intensities of source intensities, both in flow units and of the same shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A harmonized image on the template grid.
+
+    Attributes:
+        image: Flow units, shape of the template grid, zero outside the mask.
+        intensity_map: The part of the change that is a function of intensity; None if the
+            method changes voxels freely.
+        error: Harmonized intensity → standard deviation of its error, if the method knows it.
+        refinement: Share of the restorer's change that was applied on top of the intensity map.
+        trace: One entry for each optimisation step.
+        figures: Numbers worth keeping.
+        warnings: Plain sentences.
+        doubts: Those of them for which a result must be looked at before it is used.
+    """
+
+    image: NDArray[np.float32]
+    intensity_map: IntensityMap | None = None
+    error: ErrorBar | None = None
+    refinement: float = 0.0
+    trace: Sequence[Mapping[str, float]] = ()
+    figures: Mapping[str, float | str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    doubts: Sequence[str] = ()

@@ -1,0 +1,88 @@
+"""From the template grid back to the scan: the change of intensity travels, the scan itself is not resampled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.harmonization.intensity import CurveMap, Estimate
+from blindharmony.harmonization.refine import on_own_grid, refine
+from blindharmony.models.target import Target
+from blindharmony.preprocessing.recipe import Prepared
+
+_BINS = 200
+
+
+def to_scan(
+    prepared: Prepared, found: Estimate, target: Target, *, keep_bias: bool = False, device: str = "cpu"
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The harmonized scan and its brain in the axes of the file, intensities in the target scanner's units.
+
+    Args:
+        prepared: The scan and the way to the template grid.
+        found: The harmonized image there.
+        target: Its unit is that of the result.
+        keep_bias: Put the scan's own bias field back.
+        device: Where the restorer computes.
+    """
+    native = carry_to_native(prepared, found, target, device=device)
+    if keep_bias:
+        native = native * own_bias(prepared)
+    brain = prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5
+    return prepared.undo_axes((native * target.info.unit).astype(np.float32)), brain
+
+
+def own_bias(prepared: Prepared) -> NDArray[np.float32] | float:
+    """The scan's own bias field, on its own grid in RAS+ axes; 1 if none was taken out."""
+    found = prepared.found("n4")
+    return np.asarray(np.exp(found["log_bias"]), np.float32) if "log_bias" in found else 1.0
+
+
+def carry_to_native(
+    prepared: Prepared, estimate: Estimate, target: Target, *, device: str = "cpu"
+) -> NDArray[np.float32]:
+    r"""The harmonized scan on its own grid, flow units, RAS+ axes: :math:`m(y) + R^{-1}(x_h - m(x))`.
+
+    :math:`m` is the part of the change that is a curve of intensity; it is evaluated at the scan's own voxels, inside
+    the brain and outside, so that no edge appears where the mask ends. Only what it does not explain is resampled
+    (:math:`R^{-1}`), and only inside the mask. A method that changes voxels freely gets the curve that explains most.
+
+    Args:
+        prepared: The scan and the way to the template grid.
+        estimate: The harmonized image there.
+        target: Its restorer works on the scan's own grid where voxels are of about 1 mm, with the strength that was
+            found on the template grid: interpolation would blunt it.
+        device: Where the restorer computes.
+    """
+    last = prepared.history[-1]
+    curve = estimate.intensity_map or fitted_curve(prepared.scan.data, estimate.image, prepared.scan.inside())
+    native = replace(last.before, data=curve(last.before.data))
+    if estimate.refinement and on_own_grid(native.spacing):
+        inside = native.inside()
+        change = refine(
+            np.where(inside, native.data, 0), inside, target, strength=estimate.refinement, own_grid=True, device=device
+        )
+        return np.where(inside, change.image, native.data)
+    rest = np.where(prepared.scan.inside(), estimate.image - curve(prepared.scan.data), 0).astype(np.float32)
+    if not np.abs(rest).max() > 1e-6:
+        return native.data
+    on_grid = last.step.apply(native, last.params)
+    return last.step.undo(replace(on_grid, data=on_grid.data + rest), last.params, native).data
+
+
+def fitted_curve(before: NDArray[np.float32], after: NDArray[np.float32], mask: NDArray[np.bool_]) -> CurveMap:
+    """The increasing curve that best explains ``after`` from ``before``: bin means of equal counts, sorted.
+
+    Example:
+        >>> x = np.linspace(0.1, 1, 4000, dtype=np.float32)
+        >>> curve = fitted_curve(x, 2 * x, np.ones(4000, bool))
+        >>> bool(np.allclose(curve(x), 2 * x, atol=1e-4))
+        True
+    """
+    x, y = before[mask].astype(np.float64), after[mask].astype(np.float64)
+    order = np.argsort(x, kind="stable")
+    bins = np.array_split(order, min(_BINS, max(2, x.size // 10)))
+    # Pool adjacent violators would be exact; a running maximum is enough for bins of many thousand voxels.
+    return CurveMap.through(np.array([x[b].mean() for b in bins]), np.maximum.accumulate([y[b].mean() for b in bins]))

@@ -1,0 +1,77 @@
+"""What the adapters share.
+
+One line for a library that is not installed.
+
+What the pipelines of others have in common: an image with one channel, its affine, and options checked early.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.api import harmonize
+from blindharmony.errors import BlindHarmonyError, InputError, UsageError
+
+
+class MissingLibraryError(BlindHarmonyError, ImportError):  # type: ignore[misc]  # both have a path, None here
+    """A library of others that this module stands on is not installed.
+
+    Example:
+        >>> str(MissingLibraryError("MONAI", extra="monai"))
+        "MONAI is not installed; run 'pip install blindharmony[monai]'"
+    """
+
+    def __init__(self, library: str, *, extra: str) -> None:
+        super().__init__(f"{library} is not installed", remedy=f"run 'pip install blindharmony[{extra}]'")
+
+
+# A pipeline gives these itself.
+_GIVEN = {"scan", "target", "mask", "progress"}
+
+
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of :func:`~blindharmony.api.harmonize`, known before the first scan is read.
+
+    Raises:
+        UsageError: If one does not exist.
+
+    Example:
+        >>> checked_options({"refine": False})
+        {'refine': False}
+        >>> checked_options({"refined": False})
+        Traceback (most recent call last):
+        blindharmony.errors.UsageError: there is no option 'refined'; ...
+    """
+    known = [name for name in inspect.signature(harmonize).parameters if name not in _GIVEN]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"there is no option '{name}'", remedy=f"choose from {', '.join(known)}")
+    return dict(options)
+
+
+def as_image(channels: NDArray[Any], affine: NDArray[np.float64], name: str) -> nib.Nifti1Image:
+    """Channel-first voxels as a nibabel image.
+
+    Args:
+        channels: Shape ``(1, X, Y, Z)``.
+        affine: Voxel to world (mm), RAS+.
+        name: What the pipeline calls the image, for the message.
+
+    Raises:
+        InputError: If there is more than one channel, or the image is no volume.
+
+    Example:
+        >>> as_image(np.zeros((1, 4, 5, 6)), np.eye(4), "image").shape
+        (4, 5, 6)
+    """
+    if channels.ndim != 4 or channels.shape[0] != 1:
+        raise InputError(
+            f"'{name}' has shape {tuple(channels.shape)}", remedy="give one channel and three axes, (1, X, Y, Z)"
+        )
+    return nib.Nifti1Image(np.asarray(channels[0], np.float32), np.asarray(affine, np.float64))

@@ -1,0 +1,1 @@
+"""Tasks on one or many processors."""

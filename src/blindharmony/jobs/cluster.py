@@ -1,0 +1,143 @@
+"""Dask workers: a scheduler that runs already, or jobs that a queue (SLURM, PBS) starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from itertools import count
+from typing import Any
+
+from blindharmony.errors import UsageError
+from blindharmony.jobs.engine import Outcome, Task, call, outcome
+
+_QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "local": "LocalCluster"}
+_LOOK, _ASK = 0.1, 5.0
+
+
+class DaskEngine:
+    """The engine of a Dask client (``distributed.Client``); it is closed with the engine.
+
+    Args:
+        client: Connected.
+        cluster: Closed too.
+        patience: How long to go on without a single worker, s; for ever if not given, since jobs may wait in a queue.
+    """
+
+    def __init__(self, client: Any, cluster: Any = None, patience: float = float("inf")) -> None:
+        self._client, self._cluster, self._patience = client, cluster, patience
+        self._tasks: dict[Any, Task] = {}
+        self._count = count()
+        # With results: one that is lost with its worker is computed again before its task counts as completed.
+        self._completed = _needed("distributed", "dask").as_completed(
+            loop=client.loop, with_results=True, raise_errors=False
+        )
+
+    def submit(self, task: Task) -> None:
+        """Accept a task."""
+        # Equal names in two runs on one scheduler are not the same work.
+        key = f"blindharmony-{id(self)}-{next(self._count)}"
+        future = self._client.submit(
+            call, task.function, task.arguments, key=key, priority=-task.priority, pure=False, retries=0
+        )
+        self._tasks[future.key] = task
+        self._completed.add(future)
+
+    def finished(self) -> Iterator[Outcome]:
+        """Yield tasks as they come back.
+
+        Raises:
+            UsageError: If there was no worker for longer than the patience lasts.
+        """
+        while self._tasks:
+            self._wait()
+            future, answer = next(self._completed)
+            task = self._tasks.pop(future.key)
+            if isinstance(answer, dict):
+                yield outcome(task, answer)
+            else:
+                error = answer if isinstance(answer, BaseException) else answer[1]
+                died = type(error).__name__ in ("KilledWorker", "CancelledError", "FutureCancelledError")
+                why = " ".join(str(error).split())
+                yield Outcome(task, error=f"the worker died ({why})", kind=type(error).__name__, lost=died)
+            future.release()
+
+    def _wait(self) -> None:
+        """Until something has completed."""
+        seen = asked = time.monotonic()
+        while not self._completed.has_ready():
+            time.sleep(_LOOK)
+            if (now := time.monotonic()) < asked + min(_ASK, self._patience):
+                continue
+            asked = now
+            with suppress(OSError):  # a scheduler that does not answer has no workers for us
+                if self._client.nthreads():
+                    seen = now
+            if now > seen + self._patience:
+                raise UsageError(
+                    f"the Dask scheduler has had no worker for {self._patience:.0f} s",
+                    remedy="start workers and run the same command again; what is finished is kept",
+                )
+
+    def close(self) -> None:
+        """Let go of what is still there."""
+        for part in (self._client, self._cluster):
+            if part is not None:
+                # Dask minds that a job it would end has ended already.
+                with suppress(AssertionError, OSError, RuntimeError):
+                    part.close()
+
+
+def connect(address: str, patience: float = 20.0, without_worker: float = 600.0) -> DaskEngine:
+    """The engine of a scheduler that runs already.
+
+    Args:
+        address: As Dask prints it, ``tcp://host:8786``.
+        patience: How long to wait for an answer, s.
+        without_worker: How long to go on while the scheduler has no worker, s.
+
+    Raises:
+        UsageError: If Dask is not installed, or nobody answers.
+    """
+    distributed = _needed("distributed", "dask")
+    try:
+        client = distributed.Client(address, timeout=patience, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UsageError(f"no Dask scheduler answers at '{address}' ({error})", remedy="check the address") from None
+    return DaskEngine(client, patience=without_worker)
+
+
+def start_jobs(queue: str, jobs: int, *, memory_gb: float = 4.0, cores: int = 1, **options: Any) -> DaskEngine:
+    """Ask a queue for jobs of one worker each, and again for those that end before the work does.
+
+    What is not given comes from dask-jobqueue's own settings file.
+
+    Args:
+        queue: ``slurm`` or ``pbs`` (``local`` tries it out without a queue).
+        jobs: How many.
+        memory_gb: Memory of a job.
+        cores: Cores of a job.
+        **options: More words for dask-jobqueue: ``queue``, ``account``, ``walltime``.
+
+    Raises:
+        UsageError: If dask-jobqueue is not installed or the queue unknown.
+    """
+    if queue not in _QUEUES:
+        raise UsageError(f"there is no queue '{queue}'", remedy="use slurm or pbs")
+    jobqueue = _needed("dask_jobqueue", "jobqueue")
+    distributed = _needed("distributed", "dask")
+    module = import_module("dask_jobqueue.local") if queue == "local" else jobqueue
+    cluster = getattr(module, _QUEUES[queue])(
+        cores=cores, processes=1, memory=f"{memory_gb:g}GB", **{k: v for k, v in options.items() if v is not None}
+    )
+    # Not scaled but kept at this number: jobs that have used up their time are asked for again.
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
+    return DaskEngine(distributed.Client(cluster, set_as_default=False), cluster)
+
+
+def _needed(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise UsageError(f"{module} is not installed", remedy=f"pip install 'blindharmony[{extra}]'") from None

@@ -1,0 +1,258 @@
+"""A target model as one safetensors file.
+
+The arrays and networks of a model file, none taken before it was checked.
+
+Target models on disk: one safetensors file, description and arrays, no pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from blindharmony.errors import TargetError
+from blindharmony.files import parse_json, write_bytes
+from blindharmony.flows.glow import MultiScaleFlow
+from blindharmony.flows.pyramid import Pyramid
+from blindharmony.models.person import PersonModel
+from blindharmony.models.restorer import Restorer
+from blindharmony.models.target import FORMAT, Target, TargetInfo, atlas_tensor, included_targets
+
+ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
+PERSON = ("features", "curves", "heads")
+#: What a person model may lack.
+MORE_OF_PERSON = ("textures", "people")
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def checked_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """The arrays of a model by name.
+
+    Raises:
+        ValueError: If shapes do not fit each other or the template's grid, values are no finite numbers, the levels
+            are not increasing ranks in (0, 1), a quantile curve falls, or the coverage is no share.
+    """
+    arrays = {name: tensors[name].numpy() for name in ARRAYS}
+    grid = tuple(atlas_tensor().shape)
+    levels, quantiles, coverage = (arrays[name] for name in ARRAYS[:3])
+    shapes = {"levels": (levels.size,), "quantiles": (*quantiles.shape[:1], levels.size)}
+    for name, array in arrays.items():
+        if array.shape != shapes.get(name, grid) or array.size == 0 or array.dtype.kind != "f":
+            raise ValueError(f"{name} has shape {array.shape} of {array.dtype}")
+        if not (np.abs(array) < _MAX_VALUE).all():  # a comparison with NaN is false
+            raise ValueError(f"{name} has values that are no numbers")
+    if not (np.diff(levels, prepend=0.0, append=1.0) > 0).all():
+        raise ValueError("levels are not increasing ranks")
+    if (np.diff(quantiles, axis=1) < 0).any():
+        raise ValueError("a quantile curve falls")
+    if coverage.min() < 0 or coverage.max() > 1:
+        raise ValueError("coverage is no share")
+    return arrays
+
+
+# Flow units are around one.
+_MAX_VALUE = 1e6
+_MAX_TEXTURES = 64
+
+
+def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | None:
+    """The person model, None in models of format 1; without textures in those of format 2, people in those before 6.
+
+    Raises:
+        ValueError: If shapes do not fit each other, or values are no numbers.
+    """
+    if "person.features" not in tensors:
+        return None
+    features, curves, heads = (tensors[f"person.{k}"].numpy() for k in PERSON)
+    fitting = heads.ndim == 1 and heads.size > 0 and heads.dtype.kind == "i" and curves.shape == (*heads.shape, ranks)
+    # Features are two equal blocks.
+    if not fitting or features.shape[:1] != heads.shape or features.ndim != 2 or features.shape[1] % 2:
+        raise ValueError(f"person has shapes {features.shape}, {curves.shape}, {heads.shape}")
+    if not features.shape[1] or not ((np.abs(features) < _MAX_VALUE).all() and (np.abs(curves) < _MAX_VALUE).all()):
+        raise ValueError("person has values that are no numbers")
+    textures = None
+    if "person.textures" in tensors:
+        textures = tensors["person.textures"].numpy().astype(np.float64)
+        if textures.ndim != 2 or textures.shape[:1] != heads.shape or not 0 < textures.shape[1] <= _MAX_TEXTURES:
+            raise ValueError(f"person has textures of shape {textures.shape}")
+        if not (np.abs(textures) < _MAX_VALUE).all():
+            raise ValueError("person has textures that are no numbers")
+    people = tensors["person.people"].numpy() if "person.people" in tensors else None
+    if people is not None and (people.shape != heads.shape or people.dtype.kind != "i"):
+        raise ValueError(f"person has people of shape {people.shape}")
+    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads, textures, people)
+
+
+def checked_network(part: str, tensors: Mapping[str, Tensor], make: Callable[[], Network]) -> Network:
+    """A network filled with its tensors, frozen.
+
+    It is first made without memory: a description may ask for more weights than any machine has, and the file must
+    hold every one of them before they are allocated.
+
+    Args:
+        part: What its tensors' names start with.
+        tensors: Everything in the file.
+        make: Makes the network on torch's default device.
+
+    Raises:
+        ValueError: If the tensors are not those of the network, or no finite numbers.
+    """
+    own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
+    with torch.device("meta"):
+        wanted = {k: v.shape for k, v in make().state_dict().items()}
+    if wrong := [k for k in wanted.keys() | own.keys() if k not in own or wanted.get(k) != own[k].shape]:
+        raise ValueError(f"{part} has not the weights it describes: {min(wrong)[:60]} and {len(wrong) - 1} more")
+    if bad := [k for k, v in own.items() if not v.isfinite().all()]:
+        raise ValueError(f"{part} has weights that are no numbers: {bad[0][:60]}")
+    network = make()
+    network.load_state_dict(own)
+    return network.eval().requires_grad_(False)
+
+
+_KEY = "blindharmony"
+_MAX_BYTES = 1 << 30
+_PARTS = ("pyramid", "slices", "restorer")
+# Fields of earlier formats that no longer mean anything: the flow's tempered evidence about curves (format 1).
+_GONE = ("evidence_scale", "evidence_offset")
+
+
+def save_target(target: Target, path: str | Path, *, overwrite: bool = False) -> Target:
+    """Write a model; equal models give equal bytes.
+
+    Returns:
+        The model with the digest of its file.
+
+    Raises:
+        OutputError: If the file exists and ``overwrite`` is false, or cannot be written.
+    """
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(target, name))) for name in ARRAYS}
+    if target.person is not None:
+        parts = {k: getattr(target.person, k) for k in (*PERSON, *MORE_OF_PERSON)}
+        tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in parts.items() if v is not None}
+    for part, module in ((p, getattr(target, p)) for p in _PARTS):
+        if module is not None:
+            tensors |= {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    # What was read from an older file has been put into the words of this format.
+    info = target.info.model_copy(update={"format": FORMAT})
+    content = save_tensors(tensors, {_KEY: info.model_dump_json()})
+    write_bytes(Path(path), content, overwrite=overwrite)
+    return replace(target, info=info, digest=_digest(content))
+
+
+def load_target(target: str | PathLike[str] | Target) -> Target:
+    """Load a model by name or file.
+
+    Args:
+        target: A file, the name of an included model (``"ds002748"``), or a model, which is returned as it is.
+
+    Raises:
+        TargetError: If there is no such model, or the file is damaged, foreign, or from a newer version.
+
+    Example:
+        >>> load_target("ds002748").info.scans
+        18
+    """
+    if isinstance(target, Target):
+        return target
+    path = included_targets().get(str(target), Path(target))
+    if not path.is_file():
+        known = ", ".join(included_targets()) or "none"
+        raise TargetError(
+            "no such target model", remedy=f"give a model file or an included name ({known})", path=str(target)
+        )
+    if path.stat().st_size > _MAX_BYTES:
+        raise TargetError("this file is too large to be a target model", remedy=_TRAIN, path=path)
+    try:
+        content = path.read_bytes()
+        return _parse(content, path)
+    except OSError as error:
+        raise TargetError(f"cannot be read ({error.strerror})", remedy="check its permissions", path=path) from None
+
+
+_TRAIN = "train or fetch it again (see 'blindharmony train --help')"
+
+
+def _parse(content: bytes, path: Path) -> Target:
+    try:
+        length = int.from_bytes(content[:8], "little")
+        meta = parse_json(content[8 : 8 + length])["__metadata__"][_KEY]
+        description = parse_json(meta)
+    except (ValueError, KeyError, TypeError):
+        if content.lstrip().startswith(b"{") and b'"blindharmony-scanner"' in content:
+            remedy = "pass it to 'blindharmony harmonize' with --scanner"
+            raise TargetError("this is a scanner model, not a target model", remedy=remedy, path=path) from None
+        raise TargetError("this is not a target model", remedy=_TRAIN, path=path) from None
+    if not isinstance(description, dict):
+        raise TargetError("this is not a target model", remedy=_TRAIN, path=path)
+    version = description.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise TargetError(
+            f"this model was made by a newer version (format {version}, known {FORMAT})",
+            remedy="upgrade with 'pip install -U blindharmony'",
+            path=path,
+        )
+    try:
+        info = TargetInfo.model_validate(_migrated(description))
+        tensors = load_tensors(content)
+        arrays = checked_arrays(tensors)
+        person = checked_person(tensors, arrays["levels"].size)
+        pyramid, slices, restorer = _networks(info, tensors)
+    except (ValidationError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise TargetError(f"this target model is damaged ({reason})", remedy=_TRAIN, path=path) from None
+    return Target(
+        info=info,
+        person=person,
+        pyramid=pyramid,
+        slices=slices,
+        restorer=restorer,
+        digest=_digest(content),
+        file=path.name,
+        **arrays,
+    )
+
+
+def _networks(
+    info: TargetInfo, tensors: dict[str, Tensor]
+) -> tuple[Pyramid | None, MultiScaleFlow | None, Restorer | None]:
+    shape, flow, small = info.pyramid, info.slices, info.restorer
+    atlas = atlas_tensor()
+    if shape and shape.shape != tuple(atlas.shape):
+        raise ValueError(f"pyramid has shape {shape.shape}")
+    if shape and any(len(row) != len(shape.widths) + 1 for row in info.held_out.level_bits):
+        raise ValueError("level_bits is not of this pyramid")
+    return (
+        checked_network("pyramid", tensors, lambda: Pyramid(shape, atlas.to(torch.get_default_device())))
+        if shape
+        else None,
+        checked_network("slices", tensors, lambda: MultiScaleFlow(flow)) if flow else None,
+        checked_network("restorer", tensors, lambda: Restorer(small)) if small else None,
+    )
+
+
+def _migrated(description: dict[str, Any]) -> dict[str, Any]:
+    """A description of an earlier format in the words of this one."""
+    known = {k: v for k, v in description.items() if k not in _GONE}
+    # Format 4 had no checkerboards, format 3 spline couplings only.
+    if description.get("format", 0) < 5 and isinstance(pyramid := known.get("pyramid"), dict):
+        rounds = {} if description.get("format", 0) == 4 else {"affine_rounds": 0}
+        known["pyramid"] = {"checkerboards": 0, **rounds, **pyramid}
+    return known
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]

@@ -1,1 +1,0 @@
-"""From the scan to the flow's space and back: recorded steps, each of which can be undone."""

@@ -1,0 +1,1 @@
+"""From a scan to the space of the flow, and back."""

@@ -1,0 +1,385 @@
+"""The brain mask: given, found by a command, or by the included network.
+
+The network that finds the brain: a 3-D LinkNet with the published deepbet weights.
+
+Architecture: Chaurasia & Culurciello, "LinkNet" (2017), in 3-D with instance norm; weights and use: Fisch et
+al., "deepbet: Fast brain extraction of T1-weighted MRI", Comput. Biol. Med. 179 (2024), MIT licence (see
+NOTICE). They are stored here as safetensors, half precision: no pickle, nothing to download.
+
+Find the brain in a whole head, offline: where it is (coarse), then its outline (fine).
+
+Which voxels are brain: a mask that is given, a scan already stripped, a network, or another program.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tempfile
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load as load_safetensors
+from scipy import ndimage
+from torch import Tensor, nn
+
+from blindharmony.errors import InputError, PreprocessingError
+from blindharmony.io.volume import Source, read_volume
+from blindharmony.preprocessing.steps import Params, Scan
+
+
+class _Unit(nn.Sequential):
+    """Convolution → instance norm → optional ReLU, the unit everything here is made of."""
+
+    def __init__(self, conv: nn.Module, channels: int, *, relu: bool = True) -> None:
+        layers = [conv, nn.InstanceNorm3d(channels)]
+        super().__init__(*layers, nn.ReLU(inplace=True)) if relu else super().__init__(*layers)
+
+
+class _Block(nn.Module):
+    """Two 3×3×3 convolutions with a shortcut, the first with a stride."""
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.double_conv = nn.Sequential(
+            *_Unit(nn.Conv3d(cin, cout, 3, stride, 1, bias=False), cout),
+            *_Unit(nn.Conv3d(cout, cout, 3, 1, 1, bias=False), cout, relu=False),
+        )
+        self.downsample = _Unit(nn.Conv3d(cin, cout, 1, stride, bias=False), cout, relu=False) if cin != cout else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.double_conv(x) + shortcut)
+
+
+class _Down(nn.Module):
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.block1, self.block2 = _Block(cin, cout, stride), _Block(cout, cout, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block2(self.block1(x))  # type: ignore[no-any-return]
+
+
+class _Up(nn.Module):
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        mid = cin // 4
+        self.conv1 = _Unit(nn.Conv3d(cin, mid, 1, bias=False), mid)
+        up = nn.ConvTranspose3d(mid, mid, 3, stride, 1, output_padding=stride - 1, bias=False)
+        self.tp_conv = _Unit(up, mid)
+        self.conv2 = _Unit(nn.Conv3d(mid, cout, 1, bias=False), cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.tp_conv(self.conv1(x)))  # type: ignore[no-any-return]
+
+
+class LinkNet3d(nn.Module):
+    """Brain probability of each voxel: ``(B, 1, D, H, W) → (B, 2, D, H, W)``, channel 1 is brain.
+
+    Example:
+        >>> LinkNet3d()(torch.zeros(1, 1, 64, 64, 64) + torch.rand(1, 1, 64, 64, 64)).shape
+        torch.Size([1, 2, 64, 64, 64])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.init = _Unit(nn.Conv3d(1, 16, 7, 2, 3, bias=False), 16)
+        self.init.append(nn.MaxPool3d(3, 2, 1))
+        self.down0, self.down1 = _Down(16, 16, 1), _Down(16, 32, 2)
+        self.down2, self.down3 = _Down(32, 64, 2), _Down(64, 128, 2)
+        self.up0, self.up1 = _Up(128, 64, 2), _Up(64, 32, 2)
+        self.up2, self.up3 = _Up(32, 16, 2), _Up(16, 16, 1)
+        self.tp_conv1 = _Unit(nn.ConvTranspose3d(16, 8, 3, 2, 1, output_padding=1), 8)
+        self.conv = _Unit(nn.Conv3d(8, 8, 3, 1, 1), 8)
+        self.tp_conv2 = nn.ConvTranspose3d(8, 2, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Brain and background probabilities; every side of ``x`` must be a multiple of 32."""
+        x0 = self.init(x)
+        x1 = self.down0(x0)
+        x2 = self.down1(x1)
+        x3 = self.down2(x2)
+        y = self.up0(self.down3(x3)) + x3
+        y = self.up1(y) + x2
+        y = self.up2(y) + x1
+        y = self.up3(y) + x0
+        return torch.softmax(self.tp_conv2(self.conv(self.tp_conv1(y))), 1)
+
+
+def load_brainnet(name: str) -> LinkNet3d:
+    """The stored network ``name``: ``"box"`` finds where the brain is, ``"brain"`` its outline.
+
+    Example:
+        >>> sum(p.numel() for p in load_brainnet("box").parameters())
+        2126258
+    """
+    blob = resources.files("blindharmony.preprocessing").joinpath("assets", "deepbet.safetensors").read_bytes()
+    tensors = load_safetensors(blob)
+    state = {k.removeprefix(f"{name}."): v.float() for k, v in tensors.items() if k.startswith(f"{name}.")}
+    net = LinkNet3d()
+    net.load_state_dict(state)
+    return net.eval().requires_grad_(False)
+
+
+_BOX_SHAPE = (128, 128, 128)
+_BRAIN_SHAPE = (256, 256, 256)
+_MARGIN = 0.1
+_MIN_ML, _MAX_ML = 300.0, 2600.0
+
+
+@lru_cache(maxsize=2)
+def _network(name: str) -> LinkNet3d:
+    return load_brainnet(name)
+
+
+def extract_brain(
+    data: NDArray[np.float32], spacing: tuple[float, float, float], *, device: str = "cpu"
+) -> NDArray[np.bool_]:
+    """Brain mask of a T1-weighted head.
+
+    Args:
+        data: Head in RAS+ axis order, any intensity unit, shape ``(X, Y, Z)``.
+        spacing: Voxel size in mm, only to judge the volume found.
+        device: Where the network runs.
+
+    Returns:
+        Boolean mask of the same shape: one component, no holes.
+
+    Raises:
+        PreprocessingError: If no brain is found, or one of an impossible volume (outside 300 to 2600 ml).
+
+    Source:
+        Fisch et al. 2024 (deepbet): a box network at 128³, then an outline network at 256³ inside the box.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(data)).to(device)
+    small = F.interpolate(x[None, None], _BOX_SHAPE, mode="nearest-exact")[0, 0]
+    low, high = np.quantile(small.cpu().numpy(), [0.005, 0.995])
+    coarse = _largest(_probability("box", small, low, high) > 0.5)
+    if not coarse.any():
+        raise PreprocessingError("no brain was found in this image", remedy=_REMEDY)
+    box = _box(coarse, data.shape)
+    inside = F.interpolate(x[box][None, None], _BRAIN_SHAPE, mode="nearest-exact")[0, 0]
+    fine = torch.from_numpy(_probability("brain", inside, low, high))
+    size = tuple(s.stop - s.start for s in box)
+    # Linear, not nearest, on the way back: the outline is then as smooth as the network's own grid allows.
+    probability = F.interpolate(fine[None, None], size, mode="trilinear", align_corners=False)[0, 0]
+    mask = np.zeros(data.shape, dtype=bool)
+    mask[box] = _filled(_largest(probability.numpy() > 0.5))
+    volume = float(mask.sum() * np.prod(spacing) / 1000)
+    if not _MIN_ML <= volume <= _MAX_ML:
+        raise PreprocessingError(f"the brain found has {volume:.0f} ml, which no brain has", remedy=_REMEDY)
+    return mask
+
+
+_REMEDY = "check that this is a T1-weighted whole head, or give a brain mask with --mask"
+
+
+def _probability(name: str, x: torch.Tensor, low: float, high: float) -> NDArray[np.float32]:
+    x = ((x - low) / max(high - low, 1e-6)).clamp(0, 1)
+    x = 0.226 * (x - x.mean()) / x.std().clamp_min(1e-6) + 0.449
+    with torch.inference_mode():
+        p = _network(name).to(x.device)(x[None, None])[0, 1]
+    return p.float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(mask)
+    return filled
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == sizes.argmax())
+
+
+def _box(coarse: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The coarse brain's box with a margin, in voxels of the full image."""
+    box = []
+    for axis, size in enumerate(shape):
+        others = tuple(a for a in range(3) if a != axis)
+        profile = np.flatnonzero(coarse.mean(others) > 0.02)
+        if profile.size == 0:
+            raise PreprocessingError("no brain was found in this image", remedy=_REMEDY)
+        low, high = profile[0], profile[-1] + 1
+        scale = size / coarse.shape[axis]
+        half = (high - low) / 2 * (1 + 2 * _MARGIN) * scale
+        centre = (high + low) / 2 * scale
+        box.append(slice(max(0, round(centre - half)), min(size, round(centre + half))))
+    return tuple(box)
+
+
+# A brain with its CSF has 900 to 2000 ml; the smallest whole head on record here has 4000.
+_STRIPPED_ML = (300.0, 2300.0)
+_COMMAND_TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True, eq=False)
+class BrainMask:
+    """Attach the brain mask; intensities are left alone.
+
+    Attributes:
+        given: A mask on the scan's own (RAS+) grid, used as it is.
+        command: A program to call instead of the included network, with ``{input}`` and ``{output}`` in it,
+            e.g. ``"hd-bet -i {input} -o {output}"``.
+        device: Where the network runs.
+    """
+
+    given: NDArray[np.bool_] | None = None
+    command: str | None = None
+    device: str = "cpu"
+    name: str = "brain-mask"
+
+    def params(self, scan: Scan) -> Params:
+        """The mask and where it came from: ``given``, ``stripped``, ``command`` or ``network``.
+
+        Raises:
+            InputError: If the given mask does not fit the scan.
+            PreprocessingError: If no plausible brain is found.
+        """
+        if self.given is not None:
+            return {"mask": _fitting(self.given, scan), "source": "given"}
+        foreground = stripped_foreground(scan)
+        if foreground is not None:
+            return {"mask": foreground, "source": "stripped"}
+        if self.command is not None:
+            return {"mask": _from_command(self.command, scan), "source": "command"}
+        return {"mask": extract_brain(scan.data, scan.spacing, device=self.device), "source": "network"}
+
+    def apply(self, scan: Scan, params: Params) -> Scan:
+        """The same scan, with its mask."""
+        return replace(scan, mask=params["mask"])
+
+    def undo(self, changed: Scan, params: Params, before: Scan) -> Scan:
+        """The same scan, with the mask it had before."""
+        return replace(changed, mask=before.mask)
+
+
+def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
+    """The brain of a scan whose skull is already removed, or None for a whole head.
+
+    Stripped means: the background has one exact value, and what is left is the size of a brain, not a head.
+
+    Example:
+        >>> ball = (np.indices((80, 80, 80)) - 40).astype(float)
+        >>> head = ((ball**2).sum(0) < 36**2).astype(np.float32)   # 195 ml at 1 mm
+        >>> stripped_foreground(Scan(head, np.diag([2.0, 2, 2, 1]))).sum() == head.sum()   # 1563 ml at 2 mm
+        np.True_
+        >>> stripped_foreground(Scan(head, np.diag([3.0, 3, 3, 1]))) is None               # 5275 ml
+        True
+    """
+    background = scan.data[0, 0, 0]
+    foreground = scan.data != background
+    millilitres = foreground.sum() * float(np.prod(scan.spacing)) / 1000
+    if not _STRIPPED_ML[0] <= millilitres <= _STRIPPED_ML[1]:
+        return None
+    labels, count = ndimage.label(foreground)
+    if count > 1:
+        foreground = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+    return np.asarray(foreground)
+
+
+def read_mask(mask: Source, affine: NDArray[np.float64] | None = None) -> Scan:
+    """A mask (file, image or array) as a scan, everything above zero inside; see :class:`BrainMask` for the checks.
+
+    Args:
+        mask: The mask.
+        affine: Of an array, which has no place of its own.
+
+    Raises:
+        InputError: If it cannot be read, or everything or nothing is inside.
+    """
+    try:
+        volume = (
+            read_volume(mask.astype(np.float32), affine=affine) if isinstance(mask, np.ndarray) else read_volume(mask)
+        )
+    except InputError as error:
+        if error.path is not None:
+            raise
+        # Without a name of its own the trouble would seem to be the scan's.
+        raise InputError(f"the mask cannot be used: {error.what}", remedy="give another mask") from error
+    return Scan(volume.data, volume.affine, volume.data > 0)
+
+
+def check_grid(mask: Scan, scan: Scan) -> None:
+    """Check that a mask lies on the scan's own grid: same voxels, and corners less than half a voxel apart.
+
+    Raises:
+        InputError: If it does not.
+    """
+    _check_shape(mask.data.shape, scan)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(scan.data.shape) - 1)
+    apart = corners @ (mask.affine - scan.affine)[:3, :3].T + (mask.affine - scan.affine)[:3, 3]
+    worst = float(np.linalg.norm(apart, axis=1).max())
+    if worst > min(scan.spacing) / 2:
+        raise InputError(
+            f"the mask lies elsewhere than the scan (by up to {worst:.1f} mm)",
+            remedy="give a mask on the scan's own grid, with the scan's own header",
+        )
+
+
+def _check_shape(shape: tuple[int, ...], scan: Scan) -> None:
+    if shape != scan.data.shape:
+        raise InputError(
+            f"the mask has {shape} voxels, the scan {scan.data.shape}",
+            remedy="give a mask on the scan's own grid",
+        )
+
+
+def _fitting(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
+    _check_shape(mask.shape, scan)
+    if not (mask & (scan.data != scan.data[0, 0, 0])).any():
+        raise InputError("the mask and the image do not overlap", remedy="check that they belong together")
+    return mask
+
+
+def _from_command(command: str, scan: Scan) -> NDArray[np.bool_]:
+    with _temporary() as folder:
+        head, brain = Path(folder, "head.nii.gz"), Path(folder, "brain.nii.gz")
+        nifti: Any = nib.Nifti1Image
+        nib.save(nifti(scan.data, scan.affine), head)
+        _run(command, head, brain)
+        try:
+            mask = read_mask(brain)
+            check_grid(mask, scan)
+            return _fitting(mask.inside(), scan)
+        except InputError as error:
+            raise PreprocessingError(
+                f"the mask command wrote no usable mask ({error.what})", remedy="check --mask-command"
+            ) from None
+
+
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError:  # a container may be read-only but for the output
+        raise PreprocessingError("no folder for temporary files can be written", remedy="set TMPDIR") from None
+
+
+def _run(command: str, head: Path, brain: Path) -> None:
+    remedy = "check --mask-command"
+    try:
+        # Split first, fill in afterwards: a path with a space stays one argument, and no shell is involved.
+        words = [w.replace("{input}", str(head)).replace("{output}", str(brain)) for w in shlex.split(command)]
+        done = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=_COMMAND_TIMEOUT_S, check=False
+        )
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        raise PreprocessingError(f"the mask command did not run ({error})", remedy=remedy) from None
+    if done.returncode != 0:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
+        raise PreprocessingError(f"the mask command failed with code {done.returncode} ({last[0]})", remedy=remedy)
+    if not brain.exists():
+        raise PreprocessingError("the mask command wrote no mask to {output}", remedy=remedy)

@@ -1,0 +1,438 @@
+"""What results say about how they were made: finding inputs, replaying, viewing.
+
+What a sidecar says about the run that made its image.
+
+Find the files of a run again, by their names and hashes.
+
+Repeat a run from its sidecar, and say whether the same bytes come out.
+
+A harmonized scan on disk and the scan it was made from, together again to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from blindharmony.api import harmonize
+from blindharmony.errors import InputError, TargetError, UsageError
+from blindharmony.files import file_sha256, mask_name, parse_json, read_text, sidecar_name, split_name, viewer_name
+from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.io.volume import Volume, read_volume
+from blindharmony.models.file import load_target
+from blindharmony.models.target import Target, included_targets
+from blindharmony.preprocessing.brain import read_mask
+from blindharmony.report.viewer import pack, write_viewer
+from blindharmony.version import versions
+
+# A name may not lead into another folder.
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^/\\]+$")]
+# In BIDS derivatives: a place in the data set.
+BIDS_RAW = "bids:raw:"
+Place = Annotated[str, StringConstraints(max_length=1000, pattern=rf"^({BIDS_RAW}[^\\]+|[^/\\]+)$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    # Fields a later version adds are no reason to refuse.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Named(_Part):
+    """A file known by its name and its SHA-256."""
+
+    name: FileName = Field(alias="Name")
+    sha256: Digest = Field(alias="SHA256")
+
+
+class NamedTarget(_Part):
+    """A target model known by its digest."""
+
+    name: str = Field(alias="Name")
+    file: FileName | None = Field(alias="File")
+    digest: str = Field(alias="Digest", min_length=12)
+
+
+class NamedScanner(_Part):
+    """A scanner model, whole."""
+
+    digest: str = Field(alias="Digest")
+    model: dict[str, Any] = Field(alias="Model")
+
+
+class Parameters(_Part):
+    """Options of the run."""
+
+    seed: int = Field(alias="Seed")
+    device: str = Field(alias="Device")
+    keep_bias: bool = Field(alias="KeepBias")
+    mask: Named | None = Field(alias="Mask")
+    mask_command: str | None = Field(alias="MaskCommand")
+    refine: bool = Field(alias="Refine")
+    scanner: NamedScanner | None = Field(alias="Scanner")
+
+
+class Record(_Part):
+    """All that repeating a run needs.
+
+    Attributes:
+        sources: Name of the scan, or its place in the data set.
+        digest: Its SHA-256.
+        target: The model.
+        method: Name of the method.
+        parameters: Its options.
+        results: Name of each file written → its SHA-256.
+        versions: Of everything that decides a result.
+    """
+
+    sources: tuple[Place] = Field(alias="Sources")
+    digest: Digest = Field(alias="SourceSHA256")
+    target: NamedTarget = Field(alias="Target")
+    method: str = Field(alias="Method")
+    parameters: Parameters = Field(alias="Parameters")
+    results: dict[FileName, Digest] = Field(alias="Results", min_length=1)
+    versions: dict[str, str] = Field(alias="Versions")
+
+    @property
+    def source(self) -> Named:
+        """The scan."""
+        return Named(Name=self.sources[0].rpartition("/")[2], SHA256=self.digest)
+
+
+def read_record(path: Path) -> Record:
+    """Read the sidecar of a harmonized scan.
+
+    Raises:
+        InputError: If it is none, was written before runs could be repeated, or its scan or mask was no file.
+    """
+    remedy = "give the .json beside a harmonized scan"
+    try:
+        return Record.model_validate(parse_json(read_text(path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])[:80]
+        raise InputError(
+            f"this sidecar cannot be repeated from ({where}: {first['msg'][:80]})", remedy=remedy, path=path
+        ) from None
+    except ValueError as error:
+        raise InputError(f"this is no sidecar ({str(error)[:80]})", remedy=remedy, path=path) from None
+
+
+_FOLDERS_UP = 4
+
+
+def places_for(sidecar: Path, inputs: Sequence[Path]) -> list[Path]:
+    """Files that may belong to a run: in ``inputs`` with their subfolders, then near its sidecar.
+
+    Raises:
+        InputError: If one of ``inputs`` does not exist.
+    """
+    return [*(f for item in inputs for f in _files(item)), *_near(sidecar)]
+
+
+def find_input(wanted: Named, what: str, places: Sequence[Path], sidecar: Path) -> Path:
+    """The file with this name and hash.
+
+    Raises:
+        InputError: If there is none of this name, or none of them has the hash.
+    """
+    found = [place for place in places if place.name == wanted.name and place.is_file()]
+    for file in found:
+        if file_sha256(file) == wanted.sha256:
+            return file
+    included = Path(__file__).parent / "assets" / wanted.name  # the demo's scan, wherever its result is
+    if not found and included.is_file() and file_sha256(included) == wanted.sha256:
+        return included
+    if found:
+        raise InputError(
+            f"this {what} has changed: its SHA-256 begins with {file_sha256(found[0])[:12]}, that of the run's {what} "
+            f"with {wanted.sha256[:12]}",
+            remedy=f"give the unchanged {what} with --inputs",
+            path=found[0],
+        )
+    raise InputError(
+        f"its {what} {wanted.name} was not found", remedy="name the file or its folder with --inputs", path=sidecar
+    )
+
+
+def in_study(result: Path, source: str) -> list[Path]:
+    """Where BIDS derivatives say that a result's scan is; empty if they do not, or it is not there.
+
+    Args:
+        result: A file among the derivatives.
+        source: What its sidecar names as its source.
+    """
+    place = source.removeprefix(BIDS_RAW)
+    if ".." in Path(place).parts:
+        return []
+    for folder in list(result.resolve().parents)[:_FOLDERS_UP]:
+        try:
+            said = parse_json(read_text(folder / "dataset_description.json"))
+        except (InputError, ValueError):
+            continue
+        link = said.get("DatasetLinks", {}).get("raw") if isinstance(said, dict) else None
+        if isinstance(link, str) and (file := folder / link / place).is_file():
+            return [file]
+    return []
+
+
+def _near(sidecar: Path) -> Iterator[Path]:
+    for folder in (sidecar.parent, sidecar.parent / "converted", sidecar.parent.parent, Path()):
+        if folder.is_dir():
+            yield from folder.iterdir()
+
+
+def _files(item: Path) -> Iterator[Path]:
+    if not item.exists():
+        raise InputError("no such file or folder", remedy="check --inputs", path=item)
+    if item.is_file():
+        yield item
+    for folder, _, names in os.walk(item):
+        yield from (Path(folder, name) for name in sorted(names))
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A repeated run beside the first.
+
+    Attributes:
+        equal: Name of each result of the first run → whether its bytes came out again.
+        files: What was written this time.
+        changed: Software whose version is not that of the first run, one sentence each.
+    """
+
+    equal: dict[str, bool]
+    files: tuple[Path, ...]
+    changed: tuple[str, ...]
+
+
+def rerun(
+    sidecar: Path,
+    out: Path,
+    *,
+    inputs: Sequence[Path] = (),
+    target: str | None = None,
+    mask_command: str | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> Rerun:
+    """Repeat the run that a sidecar describes.
+
+    Scan, mask and target are looked for by name and must have the hashes the sidecar gives: in ``inputs`` with their
+    subfolders, where the data set of a BIDS derivative is, then beside the sidecar, in the folder above, and in the
+    current folder.
+
+    Args:
+        sidecar: The JSON file of a harmonized scan.
+        out: Folder for the results.
+        inputs: Files and folders to look in first.
+        target: Model file or included name, if it is not found by itself.
+        mask_command: Brain extractor of the first run; a file is not trusted to name a program.
+        device: Another device than that of the first run.
+        overwrite: Whether results in ``out`` may be replaced.
+        progress: Called with a stage and the share of it that is done.
+
+    Raises:
+        BlindHarmonyError: If the sidecar is none, or an input is missing or has changed.
+    """
+    record = read_record(sidecar)
+    options = record.parameters
+    if options.mask_command != mask_command:
+        raise UsageError(
+            f"this result was made with the mask command {options.mask_command!r}",
+            remedy="a file is not trusted to start a program: give the same with --mask-command"
+            if options.mask_command
+            else "leave --mask-command out",
+            path=sidecar,
+        )
+    places = places_for(sidecar, inputs)
+    scan = find_input(record.source, "scan", [*in_study(sidecar, record.sources[0]), *places], sidecar)
+    mask = None if options.mask is None else find_input(options.mask, "mask", places, sidecar)
+    model = _target(record, target, places, sidecar)
+    scanner = None
+    if options.scanner is not None:
+        try:
+            scanner = ScannerModel.parse(options.scanner.model)
+        except (ValueError, KeyError, TypeError):
+            scanner = None
+        if scanner is None or scanner.digest != options.scanner.digest or scanner.target != model.digest:
+            raise InputError("its scanner model was changed", remedy="use the sidecar as it was written", path=sidecar)
+    result = harmonize(
+        scan,
+        model,
+        mask=mask,
+        mask_command=mask_command,
+        method=record.method,
+        scanner=scanner,
+        refine=options.refine,
+        keep_bias=options.keep_bias,
+        device=device or options.device,
+        seed=options.seed,
+        progress=progress,
+    )
+    files = result.save(
+        out,
+        report=any(name.endswith(".html") and not name.endswith(".viewer.html") for name in record.results),
+        viewer=any(name.endswith(".viewer.html") for name in record.results),
+        uncertainty=any("_desc-harmonizedSD" in name for name in record.results),
+        overwrite=overwrite,
+    )
+    found = {file.name: file_sha256(file) for file in files}
+    now = versions()
+    return Rerun(
+        {name: found.get(name) == digest for name, digest in record.results.items()},
+        files,
+        tuple(f"{k} was {v}, here {now.get(k, 'missing')}" for k, v in record.versions.items() if now.get(k) != v),
+    )
+
+
+def _target(record: Record, given: str | None, places: Sequence[Path], sidecar: Path) -> Target:
+    """The model of the first run, known by its digest."""
+    wanted = record.target
+    own = [str(p) for p in places if wanted.file and p.name == wanted.file and p.is_file()]
+    names = [given] if given else [n for n in (wanted.name,) if n in included_targets()] + own
+    models = []
+    for name in names:
+        models.append(load_target(name))
+        if models[-1].digest == wanted.digest:
+            return models[-1]
+    if models:
+        raise TargetError(
+            f"this target model has changed: its digest is {models[0].digest}, that of the run's {wanted.digest}",
+            remedy="give the unchanged model with --target",
+            path=names[0],
+        )
+    raise TargetError(
+        f"its target model {wanted.file or wanted.name} was not found", remedy="give it with --target", path=sidecar
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Before and after on one grid.
+
+    Attributes:
+        before: The scan.
+        after: The harmonized scan.
+        mask: Brain, shape of both.
+        unit: Name of the intensity unit of ``after``.
+    """
+
+    before: Volume
+    after: Volume
+    mask: NDArray[np.bool_]
+    unit: str
+
+
+def view(
+    result: Path,
+    *,
+    scan: Path | None = None,
+    inputs: Sequence[Path] = (),
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the viewer page of a result; beside it, if ``out`` does not say another place.
+
+    Args:
+        result: The harmonized scan, or its sidecar or report.
+        scan: The scan it was made from; looked for if not given.
+        inputs: Files and folders to look in first.
+        out: The HTML file.
+        overwrite: Whether it may exist already.
+
+    Raises:
+        InputError: If result or scan is missing, damaged, or not of the other's shape.
+        OutputError: If the page exists already, or cannot be written.
+    """
+    image = _image(result)
+    pair = read_pair(image, scan=scan, inputs=inputs)
+    packed = pack(pair.before.data, pair.after.data, pair.mask, pair.after.affine)
+    name = pair.before.path.name if pair.before.path else image.name
+    return write_viewer(
+        *packed, out or image.with_name(viewer_name(image)), name=name, unit=pair.unit, overwrite=overwrite
+    )
+
+
+def read_pair(image: Path, *, scan: Path | None = None, inputs: Sequence[Path] = ()) -> Pair:
+    """Read a harmonized scan, the scan it was made from, and the mask beside it.
+
+    Raises:
+        InputError: As for :func:`view`.
+    """
+    after = read_volume(image)
+    said = _sidecar(image)
+    before = read_volume(_scan(image, said, scan, inputs))
+    if before.shape != after.shape:
+        raise InputError(
+            f"the scan has shape {before.shape}, the result {after.shape}",
+            remedy="give the scan it was made from with --scan",
+            path=before.path,
+        )
+    target = said.get("Target")
+    name = target.get("Name") if isinstance(target, dict) else None
+    return Pair(before, after, _mask(image, after), f"{name} units" if isinstance(name, str) else "its units")
+
+
+def _image(result: Path) -> Path:
+    """The harmonized scan that a sidecar or report belongs to."""
+    if not result.exists():
+        raise InputError("no such file", remedy="give a harmonized scan", path=result)
+    if result.suffix not in (".json", ".html"):
+        return result
+    stem = result.name.removesuffix(result.suffix).removesuffix(".viewer")
+    for extension in (".nii.gz", ".nii", ".mgz"):
+        if (found := result.with_name(stem + extension)).exists():
+            return found
+    raise InputError("no harmonized scan lies beside this file", remedy="give the scan itself", path=result)
+
+
+def _sidecar(image: Path) -> dict[str, Any]:
+    file = image.with_name(sidecar_name(image))
+    if not file.exists():
+        return {}
+    try:
+        found = parse_json(read_text(file))
+    except ValueError as error:
+        raise InputError(f"this is no sidecar ({str(error)[:80]})", remedy="remove it", path=file) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _scan(image: Path, said: dict[str, Any], given: Path | None, inputs: Sequence[Path]) -> Path:
+    digest, sources = said.get("SourceSHA256"), said.get("Sources")
+    if given is not None:
+        if isinstance(digest, str) and given.is_file() and file_sha256(given) != digest:
+            raise InputError(
+                f"this is not the scan that {image.name} was made from: its hash is another",
+                remedy="give the unchanged scan",
+                path=given,
+            )
+        return given
+    if not (isinstance(digest, str) and isinstance(sources, list) and sources and isinstance(sources[0], str)):
+        raise InputError(
+            "which scan this was made from is not recorded beside it", remedy="name the scan with --scan", path=image
+        )
+    sidecar = image.with_name(sidecar_name(image))
+    try:
+        wanted = Named(Name=Path(sources[0]).name, SHA256=digest)
+    except ValidationError:
+        raise InputError("this is no sidecar", remedy="name the scan with --scan", path=sidecar) from None
+    return find_input(wanted, "scan", [*in_study(image, sources[0]), *places_for(sidecar, inputs)], sidecar)
+
+
+def _mask(image: Path, after: Volume) -> NDArray[np.bool_]:
+    file = image.with_name(mask_name(split_name(image)[0] + ".nii.gz"))
+    if file.exists():
+        inside = np.asarray(read_mask(file).data > 0)
+        if inside.shape == after.shape and inside.any():
+            return inside
+    # Without a mask the window comes from whatever is not dark.
+    return np.asarray(after.data > 0.2 * np.quantile(after.data, 0.99))

@@ -1,1 +1,0 @@
-"""Who does the work: this process, other processes here, or machines elsewhere. Engines know nothing about MR."""

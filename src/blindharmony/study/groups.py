@@ -1,0 +1,290 @@
+"""Which scans share a scanner.
+
+A column of the data set's tables, for every scan.
+
+What the sidecars say about a scan, those above it included.
+
+Which scans one scanner made with one sequence, and how that is known.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from blindharmony.errors import BlindHarmonyError, InputError, UsageError
+from blindharmony.files import entities, parse_json, read_text, split_name
+from blindharmony.io.bids import Scan
+
+Rows = list[dict[str, str]]
+
+
+def column_of(root: Path, scans: Iterable[Scan], column: str) -> dict[str, str]:
+    """Each scan's value in a column of its ``*_scans.tsv``, else of ``participants.tsv``; missing values are left out.
+
+    Args:
+        root: The data set's folder.
+        scans: The scans.
+        column: Name of the column.
+
+    Raises:
+        UsageError: If no table has such a column.
+        InputError: If a table cannot be read.
+    """
+    people = _rows(root / "participants.tsv")
+    of_person = {_with_sub(row.get("participant_id", "")): row.get(column, "") for row in people}
+    seen = {name for row in people[:1] for name in row if name}
+    tables: dict[Path, Mapping[str, str]] = {}
+    found: dict[str, str] = {}
+    for scan in scans:
+        table = _table(scan)
+        if table not in tables:
+            rows = _rows(table)
+            seen |= {name for row in rows[:1] for name in row if name}
+            below = table.parent.relative_to(root).as_posix()
+            tables[table] = {f"{below}/{row.get('filename', '')}": row.get(column, "") for row in rows}
+        values = (tables[table].get(scan.place, ""), of_person.get(f"sub-{scan.words['sub']}", ""))
+        value = next((v.strip() for v in values if v and v.strip() not in ("", "n/a")), "")
+        if value:
+            found[scan.place] = value
+    if column not in seen:
+        there = ", ".join(sorted(seen - {"participant_id", "filename"})) or "none"
+        raise UsageError(f"no table has a column '{column}'", remedy=f"participants.tsv and *_scans.tsv have: {there}")
+    return found
+
+
+def _table(scan: Scan) -> Path:
+    names = [f"{k}-{scan.words[k]}" for k in ("sub", "ses") if k in scan.words]
+    return scan.path.parent.parent / f"{'_'.join(names)}_scans.tsv"
+
+
+def _with_sub(label: str) -> str:
+    return label if label.startswith("sub-") else f"sub-{label}"
+
+
+def _rows(path: Path) -> Rows:
+    if not path.exists():
+        return []
+    try:
+        # Spreadsheet programs begin their UTF-8 files with a mark.
+        return list(csv.DictReader(path.read_text("utf-8-sig").splitlines(), delimiter="\t", restval="", restkey=""))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise InputError("cannot be read", remedy="give a text file, tab-separated", path=path) from None
+
+
+def metadata(scan: Scan) -> dict[str, Any]:
+    """Metadata of a scan by the BIDS inheritance principle: the nearer and the more specific file wins.
+
+    A JSON file applies if it has the scan's suffix, lies in the scan's folder or one above, and has no entity that the
+    scan has not. One that cannot be read says nothing (:func:`damaged`).
+
+    Source:
+        BIDS specification 1.10, "The Inheritance Principle".
+    """
+    found: dict[str, Any] = {}
+    for file in _applying(scan):
+        found |= _content(file) or {}
+    return found
+
+
+def damaged(scan: Scan) -> str:
+    """Name of a sidecar that should tell about a scan and cannot be read; empty if all can."""
+    return next((file.name for file in _applying(scan) if _content(file) is None), "")
+
+
+def _applying(scan: Scan) -> list[Path]:
+    """The sidecars of a scan, the farthest and least specific first."""
+    found: list[Path] = []
+    folder = scan.root
+    for part in ("", *scan.folder.split("/")):
+        folder = folder / part
+        applying = [
+            (len(words), file)
+            for file, words in _sidecars(folder, scan.words["suffix"])
+            if all(scan.words.get(k) == v for k, v in words.items())
+        ]
+        found += [file for _, file in sorted(applying)]
+    return found
+
+
+# Folders near the root are asked for by every scan.
+@lru_cache(maxsize=64)
+def _sidecars(folder: Path, suffix: str) -> tuple[tuple[Path, dict[str, str]], ...]:
+    return tuple((file, _words(file)) for file in sorted(folder.glob(f"*{suffix}.json")) if _ends(file, suffix))
+
+
+def _ends(file: Path, suffix: str) -> bool:
+    return split_name(file)[0].split("_")[-1] == suffix
+
+
+def _words(file: Path) -> dict[str, str]:
+    """Entities of a name that need not begin with ``sub-``.
+
+    Example:
+        >>> _words(Path("acq-mprage_T1w.json"))
+        {'acq': 'mprage', 'suffix': 'T1w'}
+    """
+    words = entities(f"sub-x_{file.name}")
+    if file.name.startswith("sub-"):
+        return entities(file)
+    return {k: v for k, v in words.items() if k != "sub"}
+
+
+@lru_cache(maxsize=64)
+def _content(file: Path) -> dict[str, Any] | None:
+    try:
+        # A name of a hospital in the letters of an old converter, or a NaN in some field, hide no serial number.
+        content = parse_json(read_text(file, other_letters=True), finite=False)
+    except (BlindHarmonyError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+_MACHINE = ("Manufacturer", "ManufacturersModelName", "DeviceSerialNumber", "SoftwareVersions")
+# Without a serial number, two machines of a kind differ at most in where they stand.
+_PLACE = ("StationName", "InstitutionName")
+# Significant digits. The shortest echo time depends a little on how the slab is turned.
+_NUMBERS = {"MagneticFieldStrength": 2, "RepetitionTime": 3, "EchoTime": 2, "InversionTime": 3, "FlipAngle": 3}
+_UNITS = {"MagneticFieldStrength": "T", "RepetitionTime": "s", "EchoTime": "s", "InversionTime": "s", "FlipAngle": "°"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scans that are fitted together; one scan is harmonized alone.
+
+    Attributes:
+        name: Short, unique in the data set.
+        why: What they share, or why a scan is alone; one sentence.
+        scans: Sorted by place.
+    """
+
+    name: str
+    why: str
+    scans: tuple[Scan, ...]
+
+
+def by_metadata(
+    scans: Sequence[Scan],
+    read: Callable[[Scan], Mapping[str, Any]] = metadata,
+    unread: Callable[[Scan], str] = damaged,
+) -> list[Group]:
+    """Group scans whose sidecars name the same machine, software and sequence.
+
+    A field that two scans both lack does not part them; one that only one of them has does. Scans without any of the
+    fields go one by one.
+
+    Args:
+        scans: The scans.
+        read: Gives a scan's metadata.
+        unread: Gives the name of a sidecar that cannot be read.
+    """
+
+    def without(scan: Scan) -> str:
+        name = unread(scan)
+        return f"its sidecar {name} cannot be read" if name else "no sidecar names its scanner"
+
+    return _grouped(scans, lambda scan: signature(read(scan)), _described, _short, without)
+
+
+def by_label(scans: Sequence[Scan], labels: Mapping[str, str], column: str) -> list[Group]:
+    """Group scans by a label of each scan's place; scans without label go one by one."""
+
+    def label(scan: Scan) -> dict[str, Any]:
+        found = labels.get(scan.place, "")
+        return {column: found} if found else {}
+
+    described = lambda shared: f"{column} is {shared[column]}"  # noqa: E731
+    return _grouped(scans, label, described, lambda shared: shared[column], lambda scan: f"no {column} is given for it")
+
+
+def alone(scans: Sequence[Scan]) -> list[Group]:
+    """Every scan by itself."""
+    return _grouped(scans, lambda scan: {}, str, str, lambda scan: "scans were asked to go one by one")
+
+
+def together(scans: Sequence[Scan]) -> list[Group]:
+    """All scans as one scanner's."""
+    why = "taken as one scanner's, as was asked"
+    return _grouped(scans, lambda scan: {"all": True}, lambda shared: why, lambda shared: "all", str)
+
+
+def signature(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells scanners and sequences apart, rounded to what one scanner repeats.
+
+    Example:
+        >>> signature({"Manufacturer": " SIEMENS", "EchoTime": 0.00298, "RepetitionTime": 2.3})
+        {'Manufacturer': 'siemens', 'RepetitionTime': 2.3, 'EchoTime': 0.003}
+        >>> signature({"StationName": "MR1", "FlipAngle": "unknown"})
+        {}
+    """
+    words: dict[str, Any] = {k: text for k in _MACHINE if (text := _word(found.get(k)))}
+    numbers = {k: n for k, digits in _NUMBERS.items() if (n := _number(found.get(k), digits)) is not None}
+    if not words and not numbers:
+        return {}
+    if "DeviceSerialNumber" not in words:
+        words |= {k: text for k in _PLACE if (text := _word(found.get(k)))}
+    return words | numbers
+
+
+def _word(value: Any) -> str:
+    parts = value if isinstance(value, list) else [value]
+    text = " ".join(" ".join(str(p).split()) for p in parts if p is not None).lower()
+    return "" if text in ("n/a", "none", "unknown") else text
+
+
+def _number(value: Any, digits: int) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        return None
+    return float(f"{value:.{digits}g}")
+
+
+def _grouped(
+    scans: Sequence[Scan],
+    key: Callable[[Scan], dict[str, Any]],
+    described: Callable[[dict[str, Any]], str],
+    short: Callable[[dict[str, Any]], str],
+    without: Callable[[Scan], str],
+) -> list[Group]:
+    shared: dict[str, dict[str, Any]] = {}
+    members: dict[str, list[Scan]] = {}
+    single = []
+    for scan in sorted(scans, key=lambda s: s.place):
+        if not (found := key(scan)):
+            single.append(Group(f"alone-{scan.id}", f"alone: {without(scan)}", (scan,)))
+            continue
+        text = json.dumps(found, sort_keys=True)
+        shared[text] = found
+        members.setdefault(text, []).append(scan)
+    groups = []
+    for text, together in members.items():
+        why = described(shared[text]) + ("" if len(together) > 1 else "; its only scan, so it goes alone")
+        mark = hashlib.sha256(text.encode()).hexdigest()[:6]
+        groups.append(Group(f"{_slug(short(shared[text]))}-{mark}", why, tuple(together)))
+    return [*groups, *single]
+
+
+def _described(shared: Mapping[str, Any]) -> str:
+    return "same " + ", ".join(f"{k} {v:g} {_UNITS[k]}" if k in _UNITS else f"{k} '{v}'" for k, v in shared.items())
+
+
+def _short(shared: Mapping[str, Any]) -> str:
+    field = f"{shared['MagneticFieldStrength']:g}T" if "MagneticFieldStrength" in shared else ""
+    parts = [str(shared.get(k, "")) for k in ("Manufacturer", "ManufacturersModelName")]
+    return " ".join(p for p in (*parts, field) if p) or "scanner"
+
+
+def _slug(text: str) -> str:
+    """Text as a part of a file name.
+
+    Example:
+        >>> _slug("../Site A: 3T")
+        'Site-A-3T'
+    """
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:40] or "scanner"

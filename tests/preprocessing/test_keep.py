@@ -1,0 +1,61 @@
+"""Preparation kept in a folder is the same preparation."""
+
+import numpy as np
+import pytest
+
+from blindharmony.io.volume import read_volume
+from blindharmony.preprocessing.recipe import PrepRecipe, keep, kept, kept_name, prepare
+
+
+def test_a_kept_preparation_is_taken_instead_of_made_again(stripped_volume, tmp_path, monkeypatch):
+    recipe = PrepRecipe(n4_shrink_mm=12)
+    first = prepare(stripped_volume, recipe, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr("blindharmony.preprocessing.registration.register_affine", None)
+    monkeypatch.setattr("blindharmony.preprocessing.steps.log_bias_n4", None)
+    again = prepare(stripped_volume, recipe, cache=tmp_path)
+    np.testing.assert_array_equal(again.scan.data, first.scan.data)
+    np.testing.assert_array_equal(again.scan.inside(), first.scan.inside())
+    assert again.summary() == first.summary()
+
+
+def test_other_inputs_have_other_names(stripped_volume):
+    data, affine = stripped_volume.data, stripped_volume.affine
+    other = data.copy()
+    other[10, 10, 10] += 1
+    names = {
+        kept_name(data, affine, "recipe", None, None),
+        kept_name(other, affine, "recipe", None, None),
+        kept_name(data, affine + 1, "recipe", None, None),
+        kept_name(data, affine, "another", None, None),
+        kept_name(data, affine, "recipe", data > 0, None),
+        kept_name(data, affine, "recipe", None, "hd-bet"),
+    }
+    assert len(names) == 6
+    assert kept_name(data.copy(), affine, "recipe", None, None) in names
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\x00" * 100])
+def test_damage_means_not_kept(tmp_path, damage):
+    path = tmp_path / "x.safetensors"
+    assert kept(path) is None
+    keep(path, [{"a": np.arange(3.0), "n": 1.5}, {"name": "x"}])
+    found = kept(path)
+    assert found[0]["n"] == 1.5
+    assert found[0]["a"].tolist() == [0, 1, 2]
+    assert found[1] == {"name": "x"}
+    whole = path.read_bytes()
+    path.write_bytes(damage)
+    assert kept(path) is None
+    path.write_bytes(damage + whole[len(damage) : -8])
+    assert kept(path) is None
+
+
+def test_a_damaged_folder_is_mended(stripped_volume, tmp_path):
+    recipe = PrepRecipe(n4=False)
+    prepare(stripped_volume, recipe, cache=tmp_path)
+    file = next(tmp_path.iterdir())
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50])
+    prepare(read_volume(stripped_volume), recipe, cache=tmp_path)
+    assert file.read_bytes() == whole

@@ -1,0 +1,152 @@
+"""Four ways to a brain mask, and what happens when one goes wrong."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from blindharmony.errors import InputError, PreprocessingError
+from blindharmony.io.volume import read_volume
+from blindharmony.io.write import write_like
+from blindharmony.preprocessing.brain import BrainMask, check_grid, extract_brain, read_mask, stripped_foreground
+from blindharmony.preprocessing.steps import Scan
+from heads import scans
+
+HEADER = "import sys, nibabel as nib, numpy as np\nhead = nib.load(sys.argv[1])\ndata = head.get_fdata()\n"
+
+
+@pytest.fixture
+def command(tmp_path):
+    """A way to make a mask command out of a few lines of Python; the folder has a space in its name."""
+
+    def make(*lines: str, arguments: str = "{input} {output}") -> str:
+        script = tmp_path / "my tools" / "brain.py"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(HEADER + "\n".join(lines))
+        return f"{sys.executable} '{script}' {arguments}"
+
+    return make
+
+
+def save(mask: str) -> str:
+    return f"nib.save(nib.Nifti1Image(({mask}).astype(np.uint8), head.affine), sys.argv[2])"
+
+
+class TestGiven:
+    @given(scans())
+    def test_is_used_as_it_is(self, scan):
+        params = BrainMask(given=scan.mask).params(replace(scan, mask=None))
+        assert params["source"] == "given"
+        np.testing.assert_array_equal(params["mask"], scan.mask)
+
+    def test_wins_over_everything_else(self, stripped_head, command):
+        step = BrainMask(given=stripped_head.brain, command=command("sys.exit(3)"))
+        assert step.params(stripped_head.scan)["source"] == "given"
+
+    def test_of_another_size_is_refused(self, whole_head):
+        with pytest.raises(InputError, match="the scan's own grid"):
+            BrainMask(given=whole_head.brain[1:]).params(whole_head.scan)
+
+    def test_on_the_background_is_refused(self, stripped_head):
+        corner = np.zeros(stripped_head.data.shape, bool)
+        corner[:2, :2, :2] = True
+        with pytest.raises(InputError, match="do not overlap"):
+            BrainMask(given=corner).params(stripped_head.scan)
+
+    @given(scans())
+    def test_lies_on_the_scans_grid(self, scan):
+        check_grid(scan, scan)
+        moved = scan.affine.copy()
+        moved[0, 3] += 0.6 * min(scan.spacing)
+        with pytest.raises(InputError, match="elsewhere"):
+            check_grid(replace(scan, affine=moved), scan)
+
+    def test_is_read_from_a_file(self, whole_head, tmp_path):
+        volume = read_volume(whole_head.data, affine=whole_head.affine)
+        path = tmp_path / "mask.nii.gz"
+        write_like(volume, whole_head.brain, path, dtype=np.uint8)
+        np.testing.assert_array_equal(read_mask(path).mask, whole_head.brain)
+
+
+class TestStripped:
+    def test_is_the_foreground(self, stripped_head):
+        params = BrainMask().params(stripped_head.scan)
+        assert params["source"] == "stripped"
+        np.testing.assert_array_equal(params["mask"], stripped_head.brain)
+
+    def test_wins_over_a_command(self, stripped_head, command):
+        assert BrainMask(command=command("sys.exit(3)")).params(stripped_head.scan)["source"] == "stripped"
+
+    def test_background_may_have_any_value(self, stripped_head):
+        data = np.where(stripped_head.brain, stripped_head.data, -3).astype(np.float32)
+        found = stripped_foreground(replace(stripped_head.scan, data=data))
+        np.testing.assert_array_equal(found, stripped_head.brain)
+
+    def test_specks_are_left_out(self, stripped_head):
+        data = stripped_head.data.copy()
+        data[-2:, -2:, -2:] = 40
+        found = stripped_foreground(replace(stripped_head.scan, data=data))
+        np.testing.assert_array_equal(found, stripped_head.brain)
+
+    def test_a_whole_head_is_not_stripped(self, whole_head):
+        assert stripped_foreground(whole_head.scan) is None
+
+
+class TestCommand:
+    def test_finds_the_brain(self, whole_head, command):
+        step = BrainMask(command=command(save("data > 300")))
+        params = step.params(whole_head.scan)
+        assert params["source"] == "command"
+        np.testing.assert_array_equal(params["mask"], whole_head.data > 300)
+
+    def test_may_contain_braces(self, whole_head, command):
+        line = command(save("data > 300"), arguments="{input} {output} {threads:02d} {}")
+        assert BrainMask(command=line).params(whole_head.scan)["source"] == "command"
+
+    @pytest.mark.parametrize(
+        ("lines", "message"),
+        [
+            (["sys.exit('out of luck')"], r"failed with code 1 \(out of luck\)"),
+            (["sys.exit(7)"], r"failed with code 7 \(no output\)"),
+            (["pass"], r"wrote no mask to \{output\}"),
+            ([save("data[:-1] > 300")], r"no usable mask \(the mask has .* voxels"),
+            ([save("data[::-1] > -1")], "no usable mask"),
+            (["open(sys.argv[2], 'w').write('not an image')"], "no usable mask"),
+            (["head.affine[0, 3] += 40", save("data > 300")], r"no usable mask \(the mask lies elsewhere"),
+        ],
+        ids=["fails", "fails silently", "no output", "size", "constant", "not an image", "moved"],
+    )
+    def test_that_goes_wrong(self, whole_head, command, lines, message):
+        with pytest.raises(PreprocessingError, match=message) as error:
+            BrainMask(command=command(*lines)).params(whole_head.scan)
+        assert str(error.value).endswith("; check --mask-command")
+
+    @pytest.mark.parametrize("line", ["no-such-program-here {input}", "", "'unbalanced {input}"])
+    def test_that_cannot_run(self, whole_head, line):
+        with pytest.raises(PreprocessingError, match="the mask command did not run"):
+            BrainMask(command=line).params(whole_head.scan)
+
+
+class TestNetwork:
+    @pytest.mark.parametrize("kind", ["noise", "empty"])
+    def test_no_brain_is_an_error_that_says_what_to_do(self, kind):
+        data = np.zeros((40, 44, 36), np.float32)
+        data[20, 20, 20] = 1
+        if kind == "noise":
+            data = np.random.default_rng(0).normal(100, 20, data.shape).astype(np.float32)
+        with pytest.raises(PreprocessingError, match="give a brain mask with --mask"):
+            extract_brain(data, (1.0, 1.0, 1.0))
+
+    def test_is_asked_for_a_whole_head(self, whole_head, monkeypatch):
+        asked = []
+
+        def network(data, spacing, *, device):
+            asked.append((data.shape, spacing, device))
+            return whole_head.brain
+
+        monkeypatch.setattr("blindharmony.preprocessing.brain.extract_brain", network)
+        params = BrainMask(device="cpu").params(whole_head.scan)
+        assert params["source"] == "network"
+        assert asked == [(whole_head.data.shape, Scan(whole_head.data, whole_head.affine).spacing, "cpu")]
