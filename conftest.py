@@ -22,8 +22,8 @@ settings.load_profile("laws")
 
 # Where registration itself is tested, half a head has to be placed, or other processes do the same.
 _PLACED_IN_EARNEST = (
-    "tests/prep/test_prep_place.py",
-    "tests/prep/test_prep_recipe.py",
+    "tests/preprocessing/test_prep_place.py",
+    "tests/preprocessing/test_prep_recipe.py",
     "tests/cli/test_cli_assess.py::test_several_scans_as_json",
     "tests/study/test_study_bytes.py",
 )
