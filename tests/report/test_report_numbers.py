@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from blindharmony.quality.metrics import ssim, wasserstein
-from blindharmony.report.charts import number, plain, ticks
+from blindharmony.report.charts import ticks
+from blindharmony.report.html import number, plain
 
 
 @pytest.mark.parametrize(

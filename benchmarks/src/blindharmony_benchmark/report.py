@@ -25,8 +25,8 @@ from markupsafe import Markup
 
 from blindharmony.files import write_sidecar, write_text
 from blindharmony.report.charts import Dots, Line, chart
+from blindharmony.report.html import asset_text
 from blindharmony.report.page import Section, Strip, render_page
-from blindharmony.report.scan import asset_text, page_environment
 from blindharmony.version import VERSION
 from blindharmony_benchmark.plan import LEGS, Plan
 from blindharmony_benchmark.registry import BASELINE, ENTRIES
@@ -360,8 +360,7 @@ def write_chart(drawn: Markup, file: Path) -> Path:
     Raises:
         OutputError: If it cannot be written.
     """
-    environment = page_environment()
-    style = asset_text(environment, "style.css").split("@media")[0] + asset_text(environment, "charts.css")
+    style = asset_text("style.css").split("@media")[0] + asset_text("charts.css")
     start = '<svg xmlns="http://www.w3.org/2000/svg" width="560" height="331" '
     text = str(drawn).replace("<svg ", start, 1).replace(">", f"><style>{style}</style>", 1)
     return write_text(file, text, overwrite=True)

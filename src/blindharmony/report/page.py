@@ -11,8 +11,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from blindharmony.report.html import asset_text, page_environment
 from blindharmony.report.pictures import PLANES, choose, gray, jpeg, slice_of
-from blindharmony.report.scan import asset_text, page_environment
 
 _STYLES = ("style.css", "charts.css", "page.css")
 _LARGER = 3
@@ -76,6 +76,5 @@ def strip_of(
 
 def render_page(title: str, kind: str, sections: Sequence[Section]) -> str:
     """The page; equal input gives equal text."""
-    environment = page_environment()
-    style = Markup("\n").join(asset_text(environment, name) for name in _STYLES)
-    return environment.get_template("page.html").render(title=title, kind=kind, sections=sections, style=style)
+    template = page_environment().get_template("page.html")
+    return template.render(title=title, kind=kind, sections=sections, style=asset_text(*_STYLES))

@@ -1,10 +1,7 @@
-"""A result and its scan in three dimensions, one file.
+"""A result and its scan in three dimensions: two volumes and the viewer program in one HTML file.
 
-The viewer program: niivue, whole and unchanged, as its makers publish it.
-
-Volumes made small enough to lie inside a page: cropped, perhaps thinned out, rounded, packed.
-
-Two volumes and a viewer in one HTML file.
+The program is niivue, whole and unchanged, as its makers publish it. The volumes are cut to the brain, thinned out if
+they are large, rounded and packed, so that they lie inside the page.
 """
 
 from __future__ import annotations
@@ -21,13 +18,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from blindharmony.files import write_text
-from blindharmony.report.charts import number
-from blindharmony.report.scan import asset_text, page_environment
+from blindharmony.report.html import asset_text, page_environment, script_hash
 
 VERSION = "0.69.0"
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
@@ -175,25 +170,28 @@ def render_viewer(before: Packed, after: Packed, *, name: str, unit: str) -> str
         name: File name to show.
         unit: Name of the target's intensity unit.
     """
-    environment = _environment()
-    program, script = Markup(niivue()), asset_text(environment, "viewer.js")
+    program, script = Markup(niivue()), asset_text("viewer.js")
     facts = {
         which: {"low": packed.low, "high": packed.high, "step": packed.step}
         for which, packed in (("before", before), ("after", after))
     }
-    return environment.get_template("viewer.html").render(
-        name=name,
-        unit=unit,
-        before=before,
-        after=after,
-        facts=_inert(facts),
-        program=program,
-        program_hash=_hash(program),
-        program_version=VERSION,
-        licences=licences(),
-        script=script,
-        script_hash=_hash(script),
-        style=_style(environment),
+    return (
+        page_environment()
+        .get_template("viewer.html")
+        .render(
+            name=name,
+            unit=unit,
+            before=before,
+            after=after,
+            facts=_inert(facts),
+            program=program,
+            program_hash=script_hash(program),
+            program_version=VERSION,
+            licences=licences(),
+            script=script,
+            script_hash=script_hash(script),
+            style=asset_text("style.css", "viewer.css"),
+        )
     )
 
 
@@ -208,27 +206,6 @@ def write_viewer(
     return write_text(path, render_viewer(before, after, name=name, unit=unit), overwrite=overwrite)
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("blindharmony.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    return environment
-
-
-def _style(environment: Environment) -> Markup:
-    reports = asset_text(page_environment(), "style.css")
-    return Markup("\n").join([reports, asset_text(environment, "viewer.css")])
-
-
 def _inert(content: object) -> Markup:
     # Inside a script element only this character could end it.
     return Markup(json.dumps(content, sort_keys=True).replace("<", "\\u003c"))
-
-
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

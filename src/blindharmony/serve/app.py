@@ -27,13 +27,13 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, UsageError, one_line
 from blindharmony.files import parse_json, split_name
+from blindharmony.report.html import asset_text, page_environment
 from blindharmony.serve.queue import Queue
 from blindharmony.serve.security import RESULT_POLICY, Door, Guard
 from blindharmony.serve.store import EXTENSIONS, Job, JobId, JobScan, State, Store, TooLargeError, check_scan, in_words
@@ -118,40 +118,25 @@ class Page:
     def html(self) -> str:
         """The page."""
         return (
-            _environment()
-            .get_template("page.html")
+            page_environment()
+            .get_template("serve/page.html")
             .render(page=self, extensions=EXTENSIONS, version=VERSION, most_mb=self.most_bytes >> 20)
         )
 
 
 def refused_html() -> str:
     """What a browser without the link sees."""
-    return _environment().get_template("refused.html").render()
+    return page_environment().get_template("serve/refused.html").render()
 
 
 def style() -> str:
     """The reports' style and this page's own."""
-    # Read as files: the report package brings numpy and its pictures with it.
-    inside = resources.files("blindharmony")
-    places = (("report", "templates", "style.css"), ("serve", "templates", "serve.css"))
-    return "\n".join(inside.joinpath(*place).read_text(encoding="utf-8") for place in places)
+    return asset_text("style.css", "serve/serve.css")
 
 
 def script() -> str:
     """The page's script: what its parts share, adding scans, and the jobs."""
-    folder = resources.files("blindharmony").joinpath("serve", "templates")
-    return "\n".join(folder.joinpath(f"{part}.js").read_text(encoding="utf-8") for part in ("common", "add", "jobs"))
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("blindharmony.serve"),
-        # Every template is HTML and every name may come from a stranger's file.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    return asset_text("serve/common.js", "serve/add.js", "serve/jobs.js")
 
 
 _PIECE = 2**18

@@ -15,8 +15,6 @@ The cohort as one HTML page that asks for nothing else.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,7 +30,7 @@ from numpy.typing import NDArray
 from blindharmony.files import entities, write_sidecar, write_text
 from blindharmony.report.charts import Band, Dots, Line, Mark, chart
 from blindharmony.report.histogram import density, distances, quantiles
-from blindharmony.report.scan import asset_text, page_environment
+from blindharmony.report.html import asset_text, page_environment, script_hash
 from blindharmony.study.ledger import Ledger, read_json
 from blindharmony.study.run import planned, write_tsv
 from blindharmony.version import VERSION
@@ -459,9 +457,9 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
         target: The target's own scans, if they are known.
     """
     found = cohort(rows)
-    environment = page_environment()
-    environment.filters["link"] = _link
-    script = asset_text(environment, "cohort.js")
+    environment = page_environment().overlay()
+    environment.filters = {**environment.filters, "link": _link}
+    script = asset_text("cohort.js")
     limit = _limit(target)
     pictures, lines = _pictures(found.done, target)
     measured = [r for r in found.done if r["distance_after"] is not None]
@@ -474,9 +472,9 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
         pictures=pictures,
         lines=Markup(json.dumps(lines, separators=(",", ":")).replace("<", "\\u003c")),
         version=VERSION,
-        style=Markup("\n").join(asset_text(environment, name) for name in _STYLES),
+        style=asset_text(*_STYLES),
         script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=script_hash(script),
     )
 
 
