@@ -18,17 +18,18 @@ import torch
 
 from blindharmony.flows.glow import MultiScaleFlow, published_2d
 from blindharmony.harmonization.methods import estimate
-from blindharmony.harmonization.published import LatentSettings, harmonize_latent
+from blindharmony.harmonization.published import harmonize_latent
 from blindharmony.models.file import load_target
 from blindharmony.quality.metrics import psnr
+from blindharmony.settings import PublishedSettings
 from blindharmony_benchmark.heads import heads_of
 from blindharmony_benchmark.scanners import Scanner
 
-TUNED = LatentSettings()
-ONE_TURN = LatentSettings.published().model_copy(update={"iterations": 1})
+TUNED = PublishedSettings()
+ONE_TURN = PublishedSettings.published().model_copy(update={"iterations": 1})
 VARIANTS = {
-    "published": LatentSettings.published(),
-    "published, flow = identity": LatentSettings.published(flow_identity=True),
+    "published": PublishedSettings.published(),
+    "published, flow = identity": PublishedSettings.published(flow_identity=True),
     "tuned": TUNED,
     "tuned, flow = identity": TUNED.model_copy(update={"flow_identity": True}),
     "tuned, no correlation": TUNED.model_copy(update={"beta1": 0.0}),

@@ -1,8 +1,25 @@
-"""The settings of a harmonization; quick to import, so that a typing error on the command line answers at once."""
+r"""Every number and choice that decides a harmonization, in one model.
+
+:class:`HarmonizeSettings` is what :func:`~blindharmony.api.harmonize` takes as keyword arguments, what the command
+line's options are made from, what a sidecar records and what a study's fingerprint holds. A number that a trained
+model was learnt with (the recipe of preparation, the rank features of its people) belongs to the model instead and
+stands beside the code that learns it.
+
+The module needs no numpy and no torch, so that a typing error on the command line answers at once.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_pascal
+
+from blindharmony.errors import UsageError
 
 Method = Literal["curve", "match", "latent", "latent-published"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -18,3 +35,356 @@ ABOUT: dict[str, str] = {
     "latent-published": "The published BlindHarmony iteration was run slice by slice with the settings of the "
     "released program (August 2023).",
 }
+
+
+def _in_order(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{pair[0]:g} is more than {pair[1]:g}; the lower number comes first")
+    return pair
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_in_order)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_in_order)]
+
+
+class SettingsGroup(BaseModel):
+    """Named numbers with their units and reasons; unknown names and numbers that are none are refused.
+
+    Example:
+        >>> CurveSettings().differences(), CurveSettings(degree=1).differences()
+        ({}, {'degree': 1})
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, alias_generator=to_pascal, validate_by_name=True
+    )
+
+    def differences(self) -> dict[str, Any]:
+        """What is not as by default, by field names."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+class CurveSettings(SettingsGroup):
+    """The intensity curve: how smooth it is, how it ends, and when it is doubted."""
+
+    least_voxels: int = Field(
+        default=10_000,
+        ge=1,
+        description="Brain voxels that must lie where the template has brain; fewer is a failed scan.",
+    )
+    degree: int = Field(
+        default=2,
+        ge=1,
+        le=8,
+        description="Degree of the polynomial in logarithms: 2 holds a gain, a gamma and saturation.",
+    )
+    believed: float = Field(
+        default=1.5,
+        ge=0,
+        le=100,
+        description="Usual errors from the polynomial at which the curve itself is kept; one error less, and only the "
+        "polynomial is.",
+    )
+    darkest: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1e-3,
+        description="Share of the brightest intensity below which there is only rounding; it is not fitted.",
+    )
+    fewest: int = Field(default=16, ge=10, description="Different intensities without which no polynomial is fitted.")
+    dark_fold: float = Field(
+        default=2.0, gt=1, le=100, description="How many times the darkest intensity the end's power is measured at."
+    )
+    dark_powers: Range = Field(
+        default=(0.25, 4.0),
+        description="Lowest and highest power with which the curve goes on to zero below its darkest knot.",
+    )
+    dark_knots: int = Field(
+        default=24, ge=2, le=10_000, description="Knots of that end; more change only the last digits."
+    )
+    rounds: int = Field(
+        default=8,
+        ge=1,
+        le=1000,
+        description="Turns of the fit to several scans, curve and gains in turn; it settles in five.",
+    )
+    other_scanner: Positive = Field(
+        default=4.0,
+        description="Usual errors between a scan's own curve and its scanner's beyond which it was hardly made there.",
+    )
+    strange: Share = Field(
+        default=0.8,
+        description="Surprise (0 like the target's heads, 1 nothing like them) above which the user is warned.",
+    )
+
+
+class BiasAgainSettings(SettingsGroup):
+    """The bias field, found again in the target's contrast."""
+
+    rounds: int = Field(default=2, ge=0, le=8, description="How often it is found again; 0 keeps the first field.")
+    sure: float = Field(
+        default=2.0,
+        ge=0,
+        description="Error bars that the first curve must differ from no change before it is used for the contrast.",
+    )
+    ranks: Shares = Field(
+        default=(0.02, 0.995), description="Ranks of the brain's intensities between which the polynomial is fitted."
+    )
+    points: int = Field(
+        default=200, ge=10, le=100_000, description="Ranks at which it is fitted; every voxel counts the same."
+    )
+    degree: int = Field(default=2, ge=1, le=8, description="Degree of the polynomial in logarithms.")
+    believed: float = Field(
+        default=1.0,
+        ge=0,
+        description="Usual errors up to which only the polynomial is used; one error more, only the curve.",
+    )
+    darkest: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1e-3,
+        description="Share of the brightest intensity below which there is only rounding; it is not fitted.",
+    )
+    flattest: float = Field(
+        default=0.1,
+        ge=0,
+        description="Least slope in logarithms beyond the fitted range, so that dark and bright stay apart.",
+    )
+    reach: Range = Field(
+        default=(1e-4, 4.0),
+        description="Prepared intensities (brain's root mean square = 1) between which the curve has knots.",
+    )
+    knots: int = Field(default=600, ge=10, le=100_000, description="Knots of the curve, evenly spaced in logarithms.")
+
+
+class PersonSettings(SettingsGroup):
+    """The Gaussian process that says which of the target's people a scan shows."""
+
+    length: Positive = Field(default=2.0, description="Length scale, spreads of the features among the target's heads.")
+    strength: Positive = Field(
+        default=20.0, description="Variance of the prior, noise variances per squared length scale."
+    )
+    shared: Share = Field(default=0.5, description="Share of the noise that all rows of one person have in common.")
+    other_version: Share = Field(
+        default=0.7,
+        description="What a row of another version (noisy, blurred) counts; 1 is as much as one of the same.",
+    )
+    as_it_is: float = Field(
+        default=4.0, description="How much likelier (nats) a scan is taken as it is than as any version."
+    )
+    shrinkage: Share = Field(
+        default=0.1, description="Share of the textures' covariance that is taken off its diagonal."
+    )
+
+
+class RefinementSettings(SettingsGroup):
+    """Noise and blur taken out after the curve, and how much of it the scan allows."""
+
+    least_correlation: float = Field(
+        default=0.9, ge=-1, le=1, description="Lowest correlation of the result with the curve's."
+    )
+    most_edges: float = Field(
+        default=1.75,
+        ge=0,
+        description="Most edges where the source is flat, as a multiple of those that were there before.",
+    )
+    flat_quantile: Share = Field(default=0.3, description="Share of the brain's places that count as flat.")
+    shares: tuple[Share, ...] = Field(
+        default=(1.0, 0.8, 0.6, 0.4, 0.2),
+        min_length=1,
+        description="Shares of the change that are tried, the largest first.",
+    )
+    own_grid_mm: Range = Field(
+        default=(0.75, 1.25),
+        description="Voxel sizes (mm) of scans that are refined on their own grid; the network was taught at 1 mm.",
+    )
+
+
+class PublishedSettings(SettingsGroup):
+    """The published iteration (method ``latent``); the defaults suited two held-out target scans best.
+
+    Example:
+        >>> PublishedSettings.published().alpha
+        0.001
+    """
+
+    iterations: int = Field(default=10, ge=1, description="Turns through the flow.")
+    correlation: Literal["ncc", "cosine"] = Field(
+        default="ncc",
+        description="Centred (ncc, as in the paper) or not (cosine, as in the program), inside the brain.",
+    )
+    beta1: float = Field(
+        default=300.0,
+        ge=0,
+        description="Weight of the correlation; where it would overshoot, the slice's ‖x‖² takes its place.",
+    )
+    beta2: float = Field(default=0.001, ge=0, description="Weight of edges where the source is flat.")
+    alpha: float = Field(default=0.001, ge=0, lt=1, description="Share of the latent that each turn takes away.")
+    flat_quantile: Share = Field(default=0.3, description="Share of places that count as flat.")
+    flat_in: Literal["brain", "slice"] = Field(
+        default="brain",
+        description="Whether that is of the brain or, as published, of the slice (then usually no place counts).",
+    )
+    dark_share: Share = Field(
+        default=0.05,
+        description="Share of the brightest value below which nothing counts as flat, as published; for 'slice'.",
+    )
+    scale: Literal["volume", "slice"] = Field(
+        default="volume",
+        description="Whether 1.0 is one intensity for the volume or, as published, each mean slice's brightest.",
+    )
+    flow_identity: bool = Field(default=False, description="Ablation: put the identity in place of the flow.")
+    largest: Positive = Field(
+        default=100.0, description="Value of a slice beyond which its turn counts as failed, as published."
+    )
+    batch: int = Field(
+        default=16, ge=1, description="Slices computed together; it changes only the dequantisation noise."
+    )
+    curve_bins: int = Field(
+        default=200, ge=2, description="Bins of the intensity curve that carries the change to the scan's own voxels."
+    )
+
+    @classmethod
+    def published(cls, *, flow_identity: bool = False) -> PublishedSettings:
+        """Return the settings of the published program, second version (August 2023)."""
+        numbers = {"iterations": 10, "beta1": 1000.0, "beta2": 0.001, "alpha": 0.001, "flat_quantile": 0.3}
+        words = {"correlation": "cosine", "flat_in": "slice", "scale": "slice"}
+        return cls.model_validate({**numbers, **words, "flow_identity": flow_identity})
+
+
+class CheckSettings(SettingsGroup):
+    """Limits of the checks: what is normal, to be looked at, or not to be used."""
+
+    rare: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.02, description="Share of target scans that are called rare: one in fifty."
+    )
+    rare_excess: Positive = Field(
+        default=4.0, description="Spreads of the known scans that are called rare when fewer than two are known."
+    )
+    least_spread: Positive = Field(
+        default=0.15,
+        description="Bits a voxel; a smaller spread of a handful of held-out scans is a guess and not believed.",
+    )
+    unexplained_excess: Positive = Field(
+        default=8.0,
+        description="Spreads of the held-out scans beyond which an improbable result is poor, not to be looked at.",
+    )
+    least_overlap: Share = Field(
+        default=0.90, description="Dice overlap with the template's brain below which one must look."
+    )
+    coarse_mm: Positive = Field(default=2.2, description="Thickness (mm) of slices above which detail is missing.")
+    brain_ml: Range = Field(
+        default=(850.0, 2100.0), description="Volume (ml) of an adult's brain mask; others must be looked at."
+    )
+    mask_missed: Shares = Field(
+        default=(0.03, 0.12),
+        description="Share of the brain all target scans have that a mask may miss before it is to be looked at, or "
+        "wrong. Good masks miss up to 1.5 %, a missing cerebellum is 7 %, half a head 52 %.",
+    )
+    mask_outside: Shares = Field(
+        default=(0.01, 0.08),
+        description="Share of a mask that may lie where no target scan has brain before it is to be looked at, or "
+        "wrong. Good masks have 0.1 %, one that is 6 mm too thick 2 %, a whole head 40 to 50 %.",
+    )
+    least_order: Share = Field(
+        default=0.25,
+        description="Rank correlation with the target's mean head below which tissues are not in its order. "
+        "T1-weighted scans have 0.52 to 0.71, noise 0, an inverted scan the same with a minus sign.",
+    )
+
+
+class HarmonizeSettings(SettingsGroup):
+    """What a scan is harmonized with: the choices first, then groups of numbers.
+
+    A choice is an option of the command line and a keyword argument of the call (``--keep-bias``,
+    ``harmonize(..., keep_bias=True)``); a number of a group is ``--set curve.believed=1``, or a group of its own in the
+    call. Settings never change: :meth:`updated` gives new ones.
+
+    Example:
+        >>> settings = HarmonizeSettings(seed=3).updated(keep_bias=True, curve={"degree": 1})
+        >>> settings.differences()
+        {'keep_bias': True, 'seed': 3, 'curve': {'degree': 1}}
+        >>> settings.digest == HarmonizeSettings().digest
+        False
+    """
+
+    method: Method = Field(
+        default="curve",
+        description="curve (default), match (histogram matching only), latent (published iteration), latent-published",
+    )
+    refine: bool = Field(default=True, description="Take out noise and blur after the intensity curve.")
+    keep_bias: bool = Field(default=False, description="Leave the scan's own bias field in the result.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Equal seeds give equal files.")
+    device: str = Field(default="cpu", min_length=1, description="Where to compute: auto, cpu, cuda or cuda:N.")
+    mask_command: str | None = Field(
+        default=None, description="Brain extractor to call, with {input} and {output} in it."
+    )
+    curve: CurveSettings = Field(default=CurveSettings(), description="The intensity curve.")
+    bias_again: BiasAgainSettings = Field(
+        default=BiasAgainSettings(), description="The bias field in the target's contrast."
+    )
+    person: PersonSettings = Field(default=PersonSettings(), description="The person seen in the scan.")
+    refinement: RefinementSettings = Field(default=RefinementSettings(), description="Noise and blur.")
+    published: PublishedSettings = Field(default=PublishedSettings(), description="The published iteration.")
+    checks: CheckSettings = Field(default=CheckSettings(), description="Limits of the verdict.")
+
+    @model_validator(mode="after")
+    def _released_numbers_are_fixed(self) -> Self:
+        if self.method == "latent-published" and self.published != PublishedSettings():
+            raise ValueError("the method latent-published has fixed numbers; use latent to choose them")
+        return self
+
+    @property
+    def iteration(self) -> PublishedSettings:
+        """Numbers of the published iteration: those of the released program for ``latent-published``."""
+        return PublishedSettings.published() if self.method == "latent-published" else self.published
+
+    def updated(self, **changes: Any) -> Self:
+        """These settings with changes by field name; a group may be given as a mapping of some of its numbers.
+
+        Raises:
+            UsageError: If a name is unknown or a value makes no sense.
+
+        Example:
+            >>> HarmonizeSettings().updated(methd="match")
+            Traceback (most recent call last):
+            blindharmony.errors.UsageError: settings: methd is unknown; did you mean method?
+        """
+        values = self.model_dump()
+        for name, change in changes.items():
+            old = values.get(name)
+            new = change.model_dump() if isinstance(change, BaseModel) else change
+            values[name] = {**old, **new} if isinstance(old, dict) and isinstance(new, Mapping) else new
+        try:
+            return type(self).model_validate(values)
+        except ValidationError as error:
+            raise _refused(error, type(self)) from None
+
+    def digest_of(self, names: Iterable[str]) -> str:
+        """SHA-256 (12 digits) of some of the fields, written as JSON with sorted keys."""
+        content = self.model_dump(mode="json", include=set(names))
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (12 digits) of all that decides a result: everything but where it is computed."""
+        return self.digest_of(name for name in type(self).model_fields if name != "device")
+
+
+GROUPS: tuple[str, ...] = tuple(
+    name for name, field in HarmonizeSettings.model_fields.items() if isinstance(field.default, SettingsGroup)
+)
+CHOICES: tuple[str, ...] = tuple(name for name in HarmonizeSettings.model_fields if name not in GROUPS)
+
+
+def _refused(error: ValidationError, model: type[BaseModel]) -> UsageError:
+    """One line about the first of the values that were refused."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        said = first["msg"].removeprefix("Value error, ")
+        return UsageError(f"settings: {where}: {said}" if where else f"settings: {said}", remedy="correct this setting")
+    fields = model.model_fields
+    group = fields.get(str(first["loc"][0])) if len(first["loc"]) > 1 else None
+    known = type(group.default).model_fields if group else fields
+    near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    remedy = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
+    return UsageError(f"settings: {where} is unknown", remedy=remedy)

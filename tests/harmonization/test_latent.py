@@ -11,8 +11,9 @@ import torch
 from blindharmony.errors import InputError, UsageError
 from blindharmony.flows.glow import MultiScaleFlow, MultiScaleSpec
 from blindharmony.harmonization.fidelity import ncc
-from blindharmony.harmonization.published import LatentSettings, SliceWindow, fill_ends, harmonize_latent
+from blindharmony.harmonization.published import SliceWindow, fill_ends, harmonize_latent
 from blindharmony.models.target import Target, TargetInfo
+from blindharmony.settings import PublishedSettings
 
 SHAPE = (32, 40, 12)
 SPEC = MultiScaleSpec(levels=2, steps=1, width=4, bins=4, blocks=1, centre=0.5, grey_levels=4096)
@@ -45,7 +46,7 @@ def scene():
     return truth, source, mask, target
 
 
-@pytest.mark.parametrize("settings", [LatentSettings(), LatentSettings.published()], ids=["default", "published"])
+@pytest.mark.parametrize("settings", [PublishedSettings(), PublishedSettings.published()], ids=["default", "published"])
 def test_result_is_like_the_source_inside_and_zero_outside(scene, settings):
     _, source, mask, target = scene
     seen = []
@@ -77,7 +78,7 @@ def test_gain_of_the_source_does_not_matter(scene):
 
 def test_without_a_distance_all_that_changes_is_the_flows_doing(scene):
     _, source, mask, target = scene
-    settings = LatentSettings(iterations=2, beta1=0.0, beta2=0.0)
+    settings = PublishedSettings(iterations=2, beta1=0.0, beta2=0.0)
     trace = harmonize_latent(source, mask, target, settings).trace
     assert [row["flow_share"] for row in trace] == [1.0, 1.0]
 
@@ -86,7 +87,7 @@ def test_ablation_goes_without_the_flow(scene):
     _, source, mask, target = scene
     broken = replace(target, slices=MultiScaleFlow(SPEC))
     torch.nn.init.constant_(next(broken.slices.parameters()), torch.nan)
-    settings = LatentSettings(flow_identity=True, alpha=0.0, beta2=0.0)
+    settings = PublishedSettings(flow_identity=True, alpha=0.0, beta2=0.0)
     estimate = harmonize_latent(source, mask, broken, settings)
     assert not estimate.warnings
     # Without flow and prior what is left is descent on the correlation.
@@ -101,7 +102,8 @@ def test_published_ablation_hardly_differs(scene):
     # What is known of the published numbers: ten times 0.999 leaves the latent nearly where it was.
     _, source, mask, target = scene
     whole, without = (
-        harmonize_latent(source, mask, target, LatentSettings.published(flow_identity=f)).image for f in (False, True)
+        harmonize_latent(source, mask, target, PublishedSettings.published(flow_identity=f)).image
+        for f in (False, True)
     )
     assert np.abs(whole - without)[mask].mean() < 0.02
 
@@ -111,7 +113,7 @@ def test_slices_that_fail_keep_their_unflowed_image(scene):
     broken = MultiScaleFlow(SPEC)
     broken.load_state_dict(target.slices.state_dict())
     torch.nn.init.constant_(next(broken.parameters()), torch.nan)
-    settings = LatentSettings(iterations=2)
+    settings = PublishedSettings(iterations=2)
     estimate = harmonize_latent(source, mask, replace(target, slices=broken), settings)
     assert np.isfinite(estimate.image).all()
     assert estimate.figures["failed"] == 2 * estimate.figures["slices"]
@@ -129,7 +131,7 @@ def test_one_wild_slice_does_not_stop_the_others(scene):
 
     flow = Wild(SPEC)
     flow.load_state_dict(target.slices.state_dict())
-    settings = LatentSettings(iterations=2, batch=5)
+    settings = PublishedSettings(iterations=2, batch=5)
     estimate = harmonize_latent(source, mask, replace(target, slices=flow), settings)
     batches = -(-int(estimate.figures["slices"]) // 5)
     assert estimate.figures["failed"] == 2 * batches

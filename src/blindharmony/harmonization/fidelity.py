@@ -10,9 +10,6 @@ from torch.nn import functional as F
 
 Correlation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-# The published mask leaves out what is darker than this share of the brightest value.
-_DARK = 0.05
-
 
 def ncc(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Tell how nearly one image is a linear function of the other: their normalized cross-correlation.
@@ -131,14 +128,16 @@ def sobel(x: Tensor) -> Tensor:
     return convolve(F.pad(x, [1, 1] * ndim, mode="replicate"), torch.stack(kernels)[:, None])
 
 
-def non_edge_mask(source: Tensor, quantile: float = 0.3, foreground: Tensor | None = None) -> Tensor:
+def non_edge_mask(
+    source: Tensor, quantile: float = 0.3, foreground: Tensor | None = None, *, dark_share: float = 0.05
+) -> Tensor:
     r"""Mark the flat places of the source, where a harmonized image may show no edge: M.
 
     .. math:: M_k = 1 \iff \lvert G_k x_s\rvert \le Q_q(\lvert G_k x_s\rvert \text{ in the foreground})
 
     for each axis k. Named deviation: the published quantile is taken over the whole slice, background too,
     and places strictly below it count. On a skull-stripped slice with more than 30 % background it is 0 and
-    the mask is empty. ``foreground=None`` gives that rule, which leaves out values below 5 % of the largest.
+    the mask is empty. ``foreground=None`` gives that rule, which leaves out values below ``dark_share`` of the largest.
 
     Source: Jeong et al. 2023 (BlindHarmony), section 3; settings of the published program, second version.
 
@@ -146,6 +145,7 @@ def non_edge_mask(source: Tensor, quantile: float = 0.3, foreground: Tensor | No
         source: ``(B, 1, *space)``, any unit.
         quantile: Share of places that count as flat.
         foreground: Places that may count, same shape; ``None`` for the published rule.
+        dark_share: Share of the brightest value, for the published rule.
 
     Returns:
         Boolean, ``(B, ndim, *space)``; empty where there is no foreground.
@@ -163,7 +163,7 @@ def non_edge_mask(source: Tensor, quantile: float = 0.3, foreground: Tensor | No
     if not 0 <= quantile <= 1:
         raise ValueError(f"the quantile must be between 0 and 1, got {quantile}")
     slope = sobel(source).abs()
-    allowed = source > _DARK * source.flatten(1).amax(1).view(-1, *[1] * (source.ndim - 1))
+    allowed = source > dark_share * source.flatten(1).amax(1).view(-1, *[1] * (source.ndim - 1))
     counted = torch.ones_like(allowed)
     if foreground is not None:
         allowed = counted = foreground != 0

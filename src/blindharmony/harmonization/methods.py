@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from blindharmony.errors import UsageError
 from blindharmony.harmonization.curve import harmonize_curve
 from blindharmony.harmonization.intensity import Estimate
-from blindharmony.harmonization.published import LatentSettings, harmonize_latent
+from blindharmony.harmonization.published import harmonize_latent
 from blindharmony.harmonization.refine import refined
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import harmonize_match
 from blindharmony.models.target import Target
-from blindharmony.settings import METHODS
+from blindharmony.settings import METHODS, PublishedSettings
 
 #: The published iteration's settings by method.
-LATENT = {"latent": LatentSettings(), "latent-published": LatentSettings.published()}
+LATENT = {"latent": PublishedSettings(), "latent-published": PublishedSettings.published()}
 
 
 def estimate(

@@ -10,12 +10,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +23,7 @@ from blindharmony.flows.latent import dequantise, quantise
 from blindharmony.harmonization.fidelity import centred, cosine, distance, ncc, non_edge_l1, non_edge_mask
 from blindharmony.harmonization.intensity import Estimate
 from blindharmony.models.target import Target
+from blindharmony.settings import PublishedSettings
 
 #: Flow intensity that becomes 1.0, the upper end of a slice flow's scale. White matter lies near 1.25 where the root
 #: mean square is 1, so that only a few vessels and remains of scalp are clipped.
@@ -162,57 +161,14 @@ def fill_ends(
     return filled
 
 
-# The published program, too, gives up beyond this.
-_LARGEST = 100.0
 _MEANS = ("ncc", "non_edge", "z2", "objective")
-
-
-class LatentSettings(BaseModel):
-    """Numbers of the published method; the defaults suited two held-out target scans best.
-
-    Attributes:
-        iterations: Turns.
-        correlation: Centred (``ncc``, as in the paper) or not (``cosine``, as in the program), in the brain.
-        beta1: Weight of the correlation. In a slice where it would overshoot, ‖x‖² takes its place.
-        beta2: Weight of edges where the source is flat.
-        alpha: Share of the latent that each turn takes away.
-        flat_quantile: Share of places that count as flat.
-        flat_in: Whether it is of the brain or, as published, of the slice (then usually no place counts).
-        scale: Whether 1.0 is one intensity for the volume or, as published, each mean slice's brightest.
-        flow_identity: Ablation: put the identity in place of the flow.
-        batch: Slices computed together.
-
-    Example:
-        >>> LatentSettings.published().alpha
-        0.001
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    iterations: int = Field(default=10, ge=1)
-    correlation: Literal["ncc", "cosine"] = "ncc"
-    beta1: float = Field(default=300.0, ge=0)
-    beta2: float = Field(default=0.001, ge=0)
-    alpha: float = Field(default=0.001, ge=0, lt=1)
-    flat_quantile: float = Field(default=0.3, ge=0, le=1)
-    flat_in: Literal["brain", "slice"] = "brain"
-    scale: Literal["volume", "slice"] = "volume"
-    flow_identity: bool = False
-    batch: int = Field(default=16, ge=1)
-
-    @classmethod
-    def published(cls, *, flow_identity: bool = False) -> LatentSettings:
-        """Return the settings of the published program, second version (August 2023)."""
-        numbers = {"iterations": 10, "beta1": 1000.0, "beta2": 0.001, "alpha": 0.001, "flat_quantile": 0.3}
-        words = {"correlation": "cosine", "flat_in": "slice", "scale": "slice"}
-        return cls.model_validate({**numbers, **words, "flow_identity": flow_identity})
 
 
 def harmonize_latent(
     image: NDArray[np.float32],
     mask: NDArray[np.bool_],
     target: Target,
-    settings: LatentSettings = LatentSettings(),  # noqa: B008 (frozen)
+    settings: PublishedSettings = PublishedSettings(),  # noqa: B008 (frozen)
     *,
     device: str = "cpu",
     seed: int = 0,
@@ -226,7 +182,7 @@ def harmonize_latent(
     the latent: :math:`z = f(x),\ z \leftarrow (1-\alpha) z,\ x = f^{-1}(z)`. A slice whose latent or image is
     not finite keeps its un-flowed image for that turn.
 
-    Named deviations, also with :meth:`LatentSettings.published`: what lies outside the brain stays zero; the
+    Named deviations, also with :meth:`PublishedSettings.published`: what lies outside the brain stays zero; the
     fallback keeps single slices, not batches; the mean slice is the one at the same height;
     slices with under 5 % brain take the brightness of their neighbour.
 
@@ -280,7 +236,7 @@ def harmonize_latent(
 
 class _Turns:
     def __init__(
-        self, source: Tensor, brain: Tensor, flow: MultiScaleFlow, settings: LatentSettings, seed: int
+        self, source: Tensor, brain: Tensor, flow: MultiScaleFlow, settings: PublishedSettings, seed: int
     ) -> None:
         self.source, self.brain, self.settings, self.failed = source, brain, settings, 0
         self.flow = copy.deepcopy(flow).to(source.device).eval()
@@ -288,7 +244,7 @@ class _Turns:
         self.levels = flow.spec.grey_levels if flow.spec.grey_levels > 1 else 2**12
         self.correlation = ncc if settings.correlation == "ncc" else cosine
         within = brain if settings.flat_in == "brain" else None
-        self.flat = non_edge_mask(source, settings.flat_quantile, within)
+        self.flat = non_edge_mask(source, settings.flat_quantile, within, dark_share=settings.dark_share)
         self.generator = torch.Generator(source.device).manual_seed(seed)
 
     def take(self, x: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -339,7 +295,7 @@ class _Turns:
             bad = ~z.isfinite().all(1)
             z = torch.where(bad[:, None], 0.0, z)
             image = self.flow.to_image(self.flow.unflatten(z, space))[0]
-            bad |= ~(image.abs() <= _LARGEST).flatten(1).all(1)
+            bad |= ~(image.abs() <= self.settings.largest).flatten(1).all(1)
             self.failed += int(bad.sum())
             image = torch.where(bad.view(-1, 1, 1, 1), moved, image)
         return quantise(image.clamp(0, 1), self.levels), z.square().sum(1)
