@@ -1,8 +1,35 @@
-"""What can go wrong for a user: every message says which file, what is wrong, and what to do."""
+"""What can go wrong for a user: a message says which file, what is wrong, and what to do; a code says it to programs.
+
+Other parts of the package decide by the code or by the type of an error, never by the words of its message.
+"""
 
 from __future__ import annotations
 
+import errno
+from enum import StrEnum
 from pathlib import Path
+
+
+class ErrorCode(StrEnum):
+    """What kind of thing went wrong; it travels between processes, where types of errors do not.
+
+    Example:
+        >>> DiskFullError("the disk is full").code
+        <ErrorCode.DISK_FULL: 'disk full'>
+    """
+
+    INPUT = "bad input"
+    NOTHING_FOUND = "nothing found"
+    TARGET = "bad target model"
+    SCANNER = "bad scanner model"
+    OUTPUT = "cannot write"
+    DISK_FULL = "disk full"
+    USAGE = "wrong use"
+    PREPROCESSING = "preprocessing failed"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out of memory"
+    KILLED = "killed"
+    INTERNAL = "internal error"
 
 
 def one_line(text: str) -> str:
@@ -29,6 +56,7 @@ class BlindHarmonyError(Exception):
     """
 
     exit_code = 1
+    code = ErrorCode.INTERNAL
 
     def __init__(self, what: str, *, remedy: str = "", path: str | Path | None = None) -> None:
         self.what, self.remedy, self.path = what, remedy, path
@@ -39,43 +67,75 @@ class BlindHarmonyError(Exception):
 class InputError(BlindHarmonyError):
     """A scan or mask that cannot be read or makes no sense."""
 
+    code = ErrorCode.INPUT
+
 
 class NothingFoundError(BlindHarmonyError):
     """No scan where scans were expected."""
 
     exit_code = 66
+    code = ErrorCode.NOTHING_FOUND
 
 
 class TargetError(BlindHarmonyError):
     """A target model that is missing, damaged, or written by a newer version."""
 
     exit_code = 2
+    code = ErrorCode.TARGET
 
 
 class ScannerError(InputError):
     """A scanner model or a table of scanners that is missing, damaged, or for another target: no scan was begun."""
 
     exit_code = 2
+    code = ErrorCode.SCANNER
 
 
 class OutputError(BlindHarmonyError):
     """A result that cannot be written: exists already, folder read-only, disk full."""
+
+    code = ErrorCode.OUTPUT
+
+
+class DiskFullError(OutputError):
+    """A result for which there is no room: what stops one scan stops every other too."""
+
+    code = ErrorCode.DISK_FULL
 
 
 class UsageError(BlindHarmonyError):
     """Options that contradict each other or are out of range."""
 
     exit_code = 2
+    code = ErrorCode.USAGE
 
 
 class PreprocessingError(BlindHarmonyError):
     """A step between scan and flow that failed: no brain found, registration lost."""
+
+    code = ErrorCode.PREPROCESSING
+
+
+class TimeLimitError(PreprocessingError):
+    """A program of others that did not end in time."""
+
+    code = ErrorCode.TIMEOUT
+
+
+class OutOfMemoryError(InputError):
+    """A scan that is too large for this machine or process."""
+
+    code = ErrorCode.OUT_OF_MEMORY
 
 
 class InternalError(BlindHarmonyError):
     """A mistake of this program, met by one scan of several."""
 
     exit_code = 70
+
+
+#: Numbers of system errors that mean a full disk or a used-up quota.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -91,11 +151,24 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and named)
 
 
-def reportable(error: Exception, path: Path | None = None) -> BlindHarmonyError:
-    """Anything that went wrong with a scan as something that can be said, so that the next scan has its turn."""
+def reportable(error: BaseException, path: Path | None = None) -> BlindHarmonyError:
+    """Anything that went wrong with a scan as something that can be said, so that the next scan has its turn.
+
+    Args:
+        error: What was raised.
+        path: The scan.
+
+    Example:
+        >>> reportable(OSError(28, "No space left on device")).code
+        <ErrorCode.DISK_FULL: 'disk full'>
+        >>> print(reportable(ValueError("odd"), Path("a.nii")).what)
+        internal error (ValueError: odd)
+    """
     if isinstance(error, BlindHarmonyError):
         return error
     if out_of_memory(error):
-        return InputError("not enough memory", remedy="close other programs or use a larger machine", path=path)
-    said, remedy = f"{type(error).__name__}: {error}", "report it, with what 'blindharmony --debug VERB ...' shows"
-    return InternalError(f"internal error ({said[:300]})", remedy=remedy, path=path)
+        return OutOfMemoryError("not enough memory", remedy="close other programs or use a larger machine", path=path)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return DiskFullError("the disk is full", remedy="free some space and try again", path=path)
+    what, remedy = f"{type(error).__name__}: {error}", "report it, with what 'blindharmony --debug VERB ...' shows"
+    return InternalError(f"internal error ({what[:300]})", remedy=remedy, path=path)

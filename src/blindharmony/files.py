@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from blindharmony.errors import InputError, OutputError
+from blindharmony.errors import FULL, DiskFullError, InputError, OutputError
 
 IMAGE_EXTENSIONS = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
 _DOUBLE = (".nii.gz", ".img.gz", ".hdr.gz")
@@ -356,8 +356,8 @@ def taken(path: Path) -> OutputError:
 
 def translated(error: OSError, path: Path) -> OutputError:
     """What a disk does not take, in words."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return OutputError("the disk is full", remedy="free some space or choose another folder", path=path)
+    if error.errno in FULL:
+        return DiskFullError("the disk is full", remedy="free some space or choose another folder", path=path)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return OutputError("the folder is read-only", remedy="choose a folder you may write to", path=path)
     if error.errno in {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}:
@@ -407,7 +407,7 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
             if error.path is None or Path(error.path).parent != staged:
                 raise
             # Nobody knows the lent folder.
-            raise OutputError(error.what, remedy=error.remedy, path=folder / Path(error.path).name) from None
+            raise type(error)(error.what, remedy=error.remedy, path=folder / Path(error.path).name) from None
         try:
             if overwrite:
                 last.unlink(missing_ok=True)
@@ -507,7 +507,7 @@ def locked(
         try:
             os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
         yield
     finally:

@@ -7,7 +7,6 @@ Harmonize slice by slice, by turns in image space and latent space: the publishe
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from blindharmony.device import on_device
 from blindharmony.errors import InputError, UsageError
 from blindharmony.flows.glow import MultiScaleFlow
 from blindharmony.flows.latent import dequantise, quantise
@@ -217,14 +217,15 @@ def harmonize_latent(
     unit = start.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(start.dtype).tiny)
     if settings.scale == "volume":
         unit = torch.full_like(unit, CEILING)
-    turns = _Turns(source, brain, target.slices, settings, seed)
     x = (start / unit).clamp(0, 1)
     trace = []
-    for turn in range(settings.iterations):
-        x, entry = turns.take(x)
-        trace.append(entry)
-        if progress is not None:
-            progress(turn + 1, settings.iterations)
+    with on_device(target.slices, device) as flow:
+        turns = _Turns(source, brain, flow, settings, seed)
+        for turn in range(settings.iterations):
+            x, entry = turns.take(x)
+            trace.append(entry)
+            if progress is not None:
+                progress(turn + 1, settings.iterations)
     result = fill_ends(window.paste(x * unit), image, mask, window.heights)
     warnings = []
     if turns.failed:
@@ -239,7 +240,7 @@ class _Turns:
         self, source: Tensor, brain: Tensor, flow: MultiScaleFlow, settings: PublishedSettings, seed: int
     ) -> None:
         self.source, self.brain, self.settings, self.failed = source, brain, settings, 0
-        self.flow = copy.deepcopy(flow).to(source.device).eval()
+        self.flow = flow
         # 1 means that nobody said; 12 bits, as published.
         self.levels = flow.spec.grey_levels if flow.spec.grey_levels > 1 else 2**12
         self.correlation = ncc if settings.correlation == "ncc" else cosine

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blindharmony.device import on_device
 from blindharmony.harmonization.fidelity import ncc, non_edge_l1, non_edge_mask
 from blindharmony.harmonization.intensity import Estimate
 from blindharmony.models.target import Target
@@ -72,9 +73,8 @@ def refine(
     box, _ = mask_box(mask, margin=1)
     brain = np.where(mask, image, 0)
     x, inside = (_padded(torch.from_numpy(np.ascontiguousarray(a[box])).to(device)) for a in (brain, mask))
-    with torch.inference_mode():
-        change = target.restorer.to(device)(x, inside, float(own_grid)) - x
-        target.restorer.to("cpu")
+    with torch.inference_mode(), on_device(target.restorer, device) as restorer:
+        change = restorer(x, inside, float(own_grid)) - x
         # Summed by numpy, in one thread: the bytes shall not depend on the number of cores.
         rms = float(np.sqrt(np.square(change.cpu().numpy(), dtype=np.float64).sum() / mask.sum()))
         if strength is None:

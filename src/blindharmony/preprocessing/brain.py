@@ -31,7 +31,7 @@ from safetensors.torch import load as load_safetensors
 from scipy import ndimage
 from torch import Tensor, nn
 
-from blindharmony.errors import InputError, PreprocessingError
+from blindharmony.errors import InputError, PreprocessingError, TimeLimitError
 from blindharmony.io.volume import Source, read_volume
 from blindharmony.preprocessing.steps import Params, Scan
 
@@ -376,7 +376,9 @@ def _run(command: str, head: Path, brain: Path) -> None:
         done = subprocess.run(
             words, capture_output=True, text=True, errors="replace", timeout=_COMMAND_TIMEOUT_S, check=False
         )
-    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise TimeLimitError(f"the mask command did not end ({error})", remedy=remedy) from None
+    except (OSError, ValueError, IndexError) as error:
         raise PreprocessingError(f"the mask command did not run ({error})", remedy=remedy) from None
     if done.returncode != 0:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from blindharmony.device import on_device
 from blindharmony.flows.bijection import LARGEST_VALUE
 from blindharmony.flows.pyramid import Density
 from blindharmony.flows.transforms import haar_split
@@ -69,15 +70,11 @@ def typicality(
     """Judge a template-grid image in flow units; None if the target has no whole-volume flow or no held-out scans."""
     if target.pyramid is None or not target.info.held_out.level_bits:
         return None
-    flow = target.pyramid.to(device)
-    try:
-        with torch.inference_mode():
-            # A single wild voxel is improbable enough at the largest value that the flow takes.
-            image = np.clip(image, -LARGEST_VALUE, LARGEST_VALUE)
-            x, inside = reduced(image, mask & target.fit_region, 1)
-            density = flow.density(x.to(device), inside.to(device))
-    finally:
-        flow.to("cpu")  # where everybody else expects it
+    # A single wild voxel is improbable enough at the largest value that the flow takes.
+    image = np.clip(image, -LARGEST_VALUE, LARGEST_VALUE)
+    with torch.inference_mode(), on_device(target.pyramid, device) as flow:
+        x, inside = reduced(image, mask & target.fit_region, 1)
+        density = flow.density(x.to(device), inside.to(device))
     found = level_bits(density)
     known = np.array(target.info.held_out.level_bits)
     spread = known.std(0, ddof=1) if len(known) > 1 else np.zeros(len(found))

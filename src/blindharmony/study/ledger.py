@@ -29,7 +29,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from blindharmony.errors import InputError, OutputError, UsageError
+from blindharmony.errors import FULL, DiskFullError, InputError, OutputError, UsageError
 from blindharmony.files import parse_json, write_sidecar, write_text
 from blindharmony.version import VERSION
 
@@ -383,8 +383,9 @@ def publish(staged: Path, out: Path, folder: str, home: Path, record: Mapping[st
             file.replace(place / file.name)
         _settle(place)
     except OSError as error:
+        kind = DiskFullError if error.errno in FULL else OutputError
         what = f"the results cannot be moved to their place ({error.strerror})"
-        raise OutputError(what, remedy="check the output folder and run again", path=place) from error
+        raise kind(what, remedy="check the output folder and run again", path=place) from error
     whole = {**record, "outputs": outputs}
     write_sidecar(record_path(home), whole, overwrite=True)
     remove(out, [p for p in old.get("outputs", {}) if p not in outputs])
