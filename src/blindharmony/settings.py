@@ -1,9 +1,10 @@
-r"""Every number and choice that decides a harmonization, in one model.
+r"""Every number and choice that decides a harmonization or a training, in one model each.
 
 :class:`HarmonizeSettings` is what :func:`~blindharmony.api.harmonize` takes as keyword arguments, what the command
 line's options are made from, what a sidecar records and what a study's fingerprint holds. A number that a trained
 model was learnt with (the recipe of preparation, the rank features of its people) belongs to the model instead and
-stands beside the code that learns it.
+stands beside the code that learns it. :class:`TrainSettings` is the same for
+:func:`~blindharmony.training.target.train`, and stands in the model's description.
 
 The module needs no numpy and no torch, so that a typing error on the command line answers at once.
 """
@@ -291,7 +292,37 @@ class CheckSettings(SettingsGroup):
     )
 
 
-class HarmonizeSettings(SettingsGroup):
+class Settings(SettingsGroup):
+    """Choices first, then groups of numbers: everything that decides a result, with a digest."""
+
+    def updated(self, **changes: Any) -> Self:
+        """These settings with changes by field name; a group may be given as a mapping of some of its numbers.
+
+        Raises:
+            UsageError: If a name is unknown or a value makes no sense.
+
+        Example:
+            >>> HarmonizeSettings().updated(methd="match")
+            Traceback (most recent call last):
+            blindharmony.errors.UsageError: settings: methd is unknown; did you mean method?
+        """
+        values = self.model_dump()
+        for name, change in changes.items():
+            old = values.get(name)
+            new = change.model_dump() if isinstance(change, BaseModel) else change
+            values[name] = {**old, **new} if isinstance(old, dict) and isinstance(new, Mapping) else new
+        try:
+            return type(self).model_validate(values)
+        except ValidationError as error:
+            raise _refused(error, type(self)) from None
+
+    def digest_of(self, names: Iterable[str]) -> str:
+        """SHA-256 (12 digits) of some of the fields, written as JSON with sorted keys."""
+        content = self.model_dump(mode="json", include=set(names))
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+
+
+class HarmonizeSettings(Settings):
     """What a scan is harmonized with: the choices first, then groups of numbers.
 
     A choice is an option of the command line and a keyword argument of the call (``--keep-bias``,
@@ -337,32 +368,6 @@ class HarmonizeSettings(SettingsGroup):
         """Numbers of the published iteration: those of the released program for ``latent-published``."""
         return PublishedSettings.published() if self.method == "latent-published" else self.published
 
-    def updated(self, **changes: Any) -> Self:
-        """These settings with changes by field name; a group may be given as a mapping of some of its numbers.
-
-        Raises:
-            UsageError: If a name is unknown or a value makes no sense.
-
-        Example:
-            >>> HarmonizeSettings().updated(methd="match")
-            Traceback (most recent call last):
-            blindharmony.errors.UsageError: settings: methd is unknown; did you mean method?
-        """
-        values = self.model_dump()
-        for name, change in changes.items():
-            old = values.get(name)
-            new = change.model_dump() if isinstance(change, BaseModel) else change
-            values[name] = {**old, **new} if isinstance(old, dict) and isinstance(new, Mapping) else new
-        try:
-            return type(self).model_validate(values)
-        except ValidationError as error:
-            raise _refused(error, type(self)) from None
-
-    def digest_of(self, names: Iterable[str]) -> str:
-        """SHA-256 (12 digits) of some of the fields, written as JSON with sorted keys."""
-        content = self.model_dump(mode="json", include=set(names))
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
-
     @property
     def digest(self) -> str:
         """SHA-256 (12 digits) of all that decides a result: everything but where it is computed."""
@@ -388,3 +393,201 @@ def _refused(error: ValidationError, model: type[BaseModel]) -> UsageError:
     near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
     remedy = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
     return UsageError(f"settings: {where} is unknown", remedy=remedy)
+
+
+# The training of a target model.
+
+AboveZero = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=4, le=256, multiple_of=4)]
+
+
+class OptimizerSettings(SettingsGroup):
+    """How a network is trained by :func:`~blindharmony.training.loop.fit`; each part has defaults of its own."""
+
+    rate: Positive = Field(default=1e-3, description="Highest learning rate of AdamW.")
+    lowest_rate: float = Field(default=0.0, ge=0, description="Learning rate at the end of the cosine.")
+    betas: tuple[Share, Share] = Field(
+        default=(0.9, 0.999), description="Shares of Adam's running moments that a step keeps."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Of AdamW, per step and learning rate.")
+    warmup_steps: AboveZero = Field(default=1, description="Steps in which the learning rate rises from zero.")
+    warmup_share: Share = Field(
+        default=0.0, description="Share of a short training that the rise may take at most; 0: no limit."
+    )
+    clip: float = Field(
+        default=0.0, ge=0, description="Largest norm of a gradient, longer ones are shortened; 0: none is."
+    )
+    average: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="What a step keeps of the weights' running mean; 0: the weights themselves count."
+    )
+    looks: int = Field(
+        default=12, ge=0, description="How often held-out data are looked at; the end counts in any case."
+    )
+    look_every: AboveZero | None = Field(default=None, description="Steps between two looks, in place of their number.")
+
+
+class FlowFitSettings(OptimizerSettings):
+    """The flow of whole heads: each level of the pyramid by itself, coarsest first."""
+
+    rate: Positive = Field(default=2e-3, description="Highest learning rate of AdamW.")
+    weight_decay: float = Field(default=1e-4, ge=0, description="Of AdamW, per step and learning rate.")
+    warmup_steps: AboveZero = Field(default=20, description="Steps in which the learning rate rises from zero.")
+    clip: float = Field(default=1.0, ge=0, description="Largest norm of a gradient, longer ones are shortened.")
+    time_share: Share = Field(default=2 / 3, description="Of the minutes; the restorer gets the others.")
+    level_shares: tuple[Positive, ...] = Field(
+        default=(0.02, 0.04, 0.10, 0.24, 0.60),
+        description="Of the flow's time: the coarsest image, then details at 16, 8, 4 and 2 mm. The last are 7/8 of "
+        "all numbers.",
+    )
+    patch: AboveZero = Field(
+        default=20, description="Side (places) of the random cubes that the finest level is trained on."
+    )
+    patch_brain: Share = Field(default=0.2, description="Least share of brain in such a cube.")
+    calibration_gain: Positive = Field(default=0.12, description="Largest logarithm of a gain that calibration tries.")
+    calibration_gains: int = Field(
+        default=7, ge=3, description="Gains tried, evenly spaced; a parabola goes through them."
+    )
+    calibration_rounds: AboveZero = Field(
+        default=2,
+        description="Turns of the calibration: the spread moves the best gain a little, and the gain the spread.",
+    )
+    honesty_change: Positive = Field(
+        default=0.1, description="Largest change of intensity that the model card reports on."
+    )
+    honesty_changes: int = Field(default=5, ge=3, description="Changes tried, evenly spaced.")
+    ranks: int = Field(default=512, ge=16, description="Ranks at which the model keeps quantile curves.")
+
+
+class RestorerFitSettings(OptimizerSettings):
+    """The restorer, which takes out noise and blur."""
+
+    rate: Positive = Field(default=6.06e-4, description="Highest learning rate of AdamW.")
+    lowest_rate: float = Field(default=6e-6, ge=0, description="Learning rate at the end of the cosine.")
+    betas: tuple[Share, Share] = Field(
+        default=(0.9, 0.98), description="Shares of Adam's running moments that a step keeps."
+    )
+    weight_decay: float = Field(default=1e-4, ge=0, description="Of AdamW, per step and learning rate.")
+    warmup_steps: AboveZero = Field(default=200, description="Steps in which the learning rate rises from zero.")
+    clip: float = Field(default=0.5, ge=0, description="Largest norm of a gradient, longer ones are shortened.")
+    average: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.999,
+        description="What a step keeps of the weights' running mean, which is steadier than the last weights.",
+    )
+    looks: int = Field(default=0, ge=0, description="How often held-out data are looked at: there are none.")
+    batch: AboveZero = Field(default=2, description="Cubes a step.")
+    patch: Side = Field(default=48, description="Side (voxels of about 1 mm) of a cube.")
+    rim: int = Field(default=8, ge=0, description="Voxels around a cube that blur reaches, cut away after it.")
+    patch_brain: Share = Field(
+        default=0.4, description="Least share of brain in a cube with its rim, where 50 tries find it."
+    )
+    epsilon: Positive = Field(
+        default=2e-4,
+        description="Mean square error (flow units) of a clean scan after matching; it keeps scans that were hardly "
+        "changed from asking for perfection.",
+    )
+    heads: AboveZero = Field(
+        default=40, description="Most heads: each takes 50 MB of disk, and more teach a network of this size little."
+    )
+
+
+class SliceFitSettings(OptimizerSettings):
+    """The flow of slices that the published method needs."""
+
+    rate: Positive = Field(default=5e-4, description="Highest learning rate of AdamW.")
+    clip: float = Field(default=20.0, ge=0, description="Largest norm of a gradient; a usual one has 1 to 5.")
+    look_every: AboveZero | None = Field(default=100, description="Steps between two looks at held-out slices.")
+    batch: AboveZero = Field(default=8, description="Slices a step; 256 as published.")
+    grey_levels: int = Field(default=4096, ge=2, description="Levels that a slice is spread over by noise (12 bits).")
+    judged: AboveZero = Field(default=48, description="Held-out slices that choose the weights.")
+    heads: AboveZero = Field(
+        default=40, description="Most heads: each takes 25 MB, and more slices than theirs are not learnt by heart."
+    )
+
+
+class PersonFitSettings(SettingsGroup):
+    """How the target's heads are shown to the person model besides as they are."""
+
+    noise: tuple[Share, ...] = Field(default=(0.02, 0.04), description="Rician noise, shares of the brightest tissue.")
+    blur_mm: tuple[Positive, ...] = Field(
+        default=(1.5, 2.5), description="Full width at half maximum of a Gaussian blur."
+    )
+    slice_mm: AboveZero = Field(default=3, description="Thickness of the thick slices.")
+
+
+class DeformationSettings(SettingsGroup):
+    """How training heads are deformed."""
+
+    linear_sd: float = Field(
+        default=0.03, ge=0, description="Standard deviation of each entry of scale, shear and rotation."
+    )
+    shift_mm: float = Field(default=1.5, ge=0, description="Standard deviation of the translation.")
+    bend_mm: float = Field(
+        default=0.7, ge=0, description="Standard deviation of the smooth displacement inside a head."
+    )
+    bend_scale_mm: Positive = Field(default=30.0, description="Distance over which the displacement changes.")
+    flip: bool = Field(default=True, description="Whether left and right are swapped every other time.")
+    most_images: AboveZero = Field(
+        default=600,
+        description="Most images, copies included: plenty for this network, so many heads need fewer copies.",
+    )
+
+
+class RandomScannerSettings(SettingsGroup):
+    """The random scanners that the restorer learns to undo, wider apart than real ones."""
+
+    often: Share = Field(
+        default=0.6, description="Share of the cubes that get blur or thick slices; as many get noise."
+    )
+    blur_mm: Range = Field(default=(0.5, 3.5), description="Full width at half maximum of a Gaussian blur.")
+    slice_mm: tuple[AboveZero, AboveZero] = Field(default=(2, 4), description="Thickness of slices, whole millimetres.")
+    noise: Range = Field(
+        default=(0.005, 0.08), description="Rician noise, shares of the brightest tissue, drawn in logarithms."
+    )
+    brightest: Positive = Field(default=1.5, description="Intensity of the brightest tissue, flow units.")
+
+
+class TrainSettings(Settings):
+    """What a target model is trained with: the choices first, then groups of numbers.
+
+    Choices are options of ``blindharmony train`` and keyword arguments of :func:`~blindharmony.training.target.train`.
+
+    Example:
+        >>> TrainSettings(steps=300).updated(restorer=False, flow_fit={"rate": 1e-3}).differences()
+        {'steps': 300, 'restorer': False, 'flow_fit': {'rate': 0.001}}
+    """
+
+    minutes: float = Field(default=30.0, ge=0, description="Time to learn, preparation not counted.")
+    steps: AboveZero | None = Field(default=None, description="Steps of every level of the flow instead of a time.")
+    restorer_steps: AboveZero | None = Field(
+        default=None, description="Steps of the restorer instead of a third of the time."
+    )
+    restorer: bool = Field(default=True, description="Train a restorer; without one, curves only and no refinement.")
+    slice_minutes: float = Field(default=0.0, ge=0, description="Also train the slice flow of the published method.")
+    slice_steps: AboveZero | None = Field(default=None, description="Steps of the slice flow instead of a time.")
+    copies: int = Field(default=5, ge=0, description="Deformed copies of each head that trains the flow.")
+    mask_command: str | None = Field(
+        default=None, description="Brain extractor for whole heads, with {input} and {output} in it."
+    )
+    suffix: str = Field(default="T1w", min_length=1, description="BIDS suffix of the contrast.")
+    batch: AboveZero | None = Field(
+        default=None, description="Patches a step; one for each process of torchrun by default."
+    )
+    precision: Literal["auto", "full", "mixed"] = Field(
+        default="auto",
+        description="mixed: convolutions in bfloat16, couplings never. auto: mixed on a GPU, full on a CPU.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Equal seeds give equal models.")
+    name: str | None = Field(default=None, description="Name of the model; the file's by default.")
+    data: str = Field(default="", description="Where the scans come from, for the model card.")
+    licence: str = Field(default="", description="Licence of the model, for the model card.")
+    flow_fit: FlowFitSettings = Field(default=FlowFitSettings(), description="The flow of whole heads.")
+    restorer_fit: RestorerFitSettings = Field(default=RestorerFitSettings(), description="The restorer.")
+    slice_fit: SliceFitSettings = Field(default=SliceFitSettings(), description="The flow of slices.")
+    person_fit: PersonFitSettings = Field(default=PersonFitSettings(), description="The person model.")
+    deformation: DeformationSettings = Field(default=DeformationSettings(), description="Deformed copies of heads.")
+    random_scanner: RandomScannerSettings = Field(default=RandomScannerSettings(), description="Random scanners.")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (12 digits) of all that decides the numbers of a model: everything but what its card says."""
+        return self.digest_of(name for name in type(self).model_fields if name not in ("name", "data", "licence"))
