@@ -14,9 +14,9 @@ import numpy as np
 import good_files
 import model_mutations as models
 import mutations as m
-from blindharmony.cli.harmonize import _table
 from blindharmony.errors import BlindHarmonyError
 from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.io.tables import scanner_table
 from blindharmony.io.volume import read_volume
 from blindharmony.io.write import write_like
 from blindharmony.models.file import load_target
@@ -178,7 +178,7 @@ def _read_log(path: Path, content: bytes) -> str:
 
 
 def _read_table(path: Path, content: bytes) -> str:
-    found = _table(path)
+    found = scanner_table(path)
     return "" if all(isinstance(v, str) for v in (*found, *found.values())) else "not words"
 
 

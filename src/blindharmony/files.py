@@ -1,20 +1,12 @@
-"""Text and bytes on the disk: names that are safe, bounded reading, atomic writing of one file or several, locks.
+"""Text and bytes on the disk: safe names, bounded reading, atomic writing, locks.
 
-File names in the BIDS manner, for any scan a user may have.
-
-Text and JSON of strangers: read within limits, and every way to be wrong is one exception.
-
-Files that appear complete or not at all.
-
-Files that belong together: all of one run, or all of the run before.
-
-The JSON file beside an image.
-
-One run at a time in an output folder.
+Every name that a stranger chose passes :func:`slug`, every text passes :func:`read_text`, and every result passes
+:func:`atomic_path` (one file) or :func:`written_together` (all files of one run): it appears whole or not at all.
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import hashlib
@@ -39,8 +31,31 @@ IMAGE_EXTENSIONS = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
 _DOUBLE = (".nii.gz", ".img.gz", ".hdr.gz")
 # Separators of any system, what Windows forbids, and control characters.
 _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]+')
+# What needs quotes in a shell: everything but letters and digits of any language, and "_", "." and "+".
+_UNQUOTED = re.compile(r"[^\w.+]+")
 # Bytes; file systems take 255. What a result is called ends its name: cut is what comes before.
 _LONGEST, _LONGEST_SOURCE = 200, 140
+
+
+def slug(
+    text: str, empty: str, *, risky: re.Pattern[str] = _UNQUOTED, longest: int = _LONGEST, ends: str = "-."
+) -> str:
+    r"""Text of a stranger as part of a file name: each run of risky characters becomes one ``-``.
+
+    Args:
+        text: A file's stem, a scanner's name, ...
+        empty: The answer if nothing is left.
+        risky: What is replaced. By default everything that a shell or a URL would ask to quote.
+        longest: Bytes at most, as UTF-8; file systems take 255 for a whole name.
+        ends: Characters that neither begin nor end it: a name that begins with a dot is hidden.
+
+    Example:
+        >>> slug("../Site A: 3T", "scanner"), slug("...", "scan")
+        ('Site-A-3T', 'scan')
+    """
+    # Names that are no valid text (old disks) get "?" here, then "-" like other risky characters.
+    washed = risky.sub("-", text.encode("utf-8", "replace").decode())
+    return washed.strip(ends).encode()[:longest].decode(errors="ignore").strip(ends) or empty
 
 
 def split_name(path: str | PurePath) -> tuple[str, str]:
@@ -113,7 +128,7 @@ def sidecar_name(path: str | PurePath) -> str:
         >>> sidecar_name("sub-01_desc-harmonized_T1w.nii.gz")
         'sub-01_desc-harmonized_T1w.json'
     """
-    return _safe(split_name(path)[0]) + ".json"
+    return _leaf(split_name(path)[0]) + ".json"
 
 
 def report_name(path: str | PurePath) -> str:
@@ -123,7 +138,7 @@ def report_name(path: str | PurePath) -> str:
         >>> report_name("sub-01_T1w.nii.gz")
         'sub-01_T1w.html'
     """
-    return _safe(split_name(path)[0]) + ".html"
+    return _leaf(split_name(path)[0]) + ".html"
 
 
 def viewer_name(path: str | PurePath) -> str:
@@ -133,7 +148,7 @@ def viewer_name(path: str | PurePath) -> str:
         >>> viewer_name("sub-01_desc-harmonized_T1w.nii.gz")
         'sub-01_desc-harmonized_T1w.viewer.html'
     """
-    return _safe(split_name(path)[0]) + ".viewer.html"
+    return _leaf(split_name(path)[0]) + ".viewer.html"
 
 
 def result_names(path: str | PurePath) -> dict[str, str]:
@@ -161,16 +176,13 @@ def _named(path: str | PurePath, desc: str, *, suffix: str | None) -> str:
         raise ValueError(f"desc must be letters and digits, not {desc!r}")
     parts = split_name(path)[0].split("_")
     # Only in a BIDS name is the last word a suffix; a plain name is kept whole.
-    own = [_safe(parts.pop())] if entities(path) else []
-    kept = _safe("_".join(part for part in parts if not part.startswith("desc-")), _LONGEST_SOURCE)
-    return "_".join([kept, f"desc-{desc}", *([suffix] if suffix else own)])
+    last = [_leaf(parts.pop())] if entities(path) else []
+    stem = _leaf("_".join(part for part in parts if not part.startswith("desc-")), _LONGEST_SOURCE)
+    return "_".join([stem, f"desc-{desc}", *([suffix] if suffix else last)])
 
 
-def _safe(stem: str, longest: int = _LONGEST) -> str:
-    # Names that are no valid text (old disks) get "?" here, then "-" like other unsafe characters.
-    text = _UNSAFE.sub("-", stem.encode("utf-8", "replace").decode())
-    text = text.encode()[:longest].decode(errors="ignore")
-    return text.strip(" .") or "scan"
+def _leaf(stem: str, longest: int = _LONGEST) -> str:
+    return slug(stem, "scan", risky=_UNSAFE, longest=longest, ends=" .")
 
 
 MAX_TEXT = 2**23
@@ -178,15 +190,15 @@ _BEYOND = 2**63
 
 
 def read_text(path: Path, error: type[InputError] = InputError, *, other_letters: bool = False) -> str:
-    """A text file of at most 8 MiB, with or without a byte order mark.
+    """A text file of at most 8 MiB: UTF-8, or UTF-16 that says so by its byte order mark.
 
     Args:
         path: The file.
         error: What to raise.
-        other_letters: Take what is no UTF-8 for Latin-1.
+        other_letters: Take what is neither for Latin-1, as spreadsheet programs and old converters write it.
 
     Raises:
-        InputError: If it cannot be read, is no regular file, no UTF-8 text, or larger.
+        InputError: If it cannot be read, is no regular file, no such text, or larger.
     """
     try:
         if path.exists() and not path.is_file():
@@ -196,10 +208,11 @@ def read_text(path: Path, error: type[InputError] = InputError, *, other_letters
         content = path.read_bytes()
     except OSError as problem:
         raise error(f"cannot be read ({problem.strerror})", remedy="check the path", path=path) from None
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
-        if other_letters:
+        if other_letters and not wide:
             return content.decode("latin-1")
         raise error("cannot be read: this is no text", remedy="give a text file (UTF-8)", path=path) from None
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from blindharmony.cli.console import Screen
 from blindharmony.cli.options import found_scans, given_masks
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 
@@ -23,15 +24,15 @@ def names(paths):
 
 @pytest.mark.parametrize("suffix", ["T1w", "T2w"])
 def test_a_study_gives_the_contrast_asked_for(study, suffix):
-    assert names(found_scans([study / "study"], None, suffix)[0]) == [f"sub-01_{suffix}.nii.gz"]
-    paths, missing = found_scans([study / "study", study / "empty"], None, suffix)
+    assert names(found_scans([study / "study"], None, suffix, Screen())[0]) == [f"sub-01_{suffix}.nii.gz"]
+    paths, missing = found_scans([study / "study", study / "empty"], None, suffix, Screen())
     assert names(paths) == [f"sub-01_{suffix}.nii.gz"]
     assert isinstance(missing[0], NothingFoundError)
 
 
 def test_nothing_at_all_is_an_error(study):
     with pytest.raises(NothingFoundError):
-        found_scans([study / "empty", study / "empty"], None)
+        found_scans([study / "empty", study / "empty"], None, "T1w", Screen())
 
 
 def test_a_mask_is_there_and_belongs_to_one_scan(study):

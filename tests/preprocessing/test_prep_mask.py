@@ -110,7 +110,7 @@ class TestCommand:
         [
             (["sys.exit('out of luck')"], r"failed with code 1 \(out of luck\)"),
             (["sys.exit(7)"], r"failed with code 7 \(no output\)"),
-            (["pass"], r"wrote no mask to \{output\}"),
+            (["pass"], r"wrote nothing to \{output\}"),
             ([save("data[:-1] > 300")], r"no usable mask \(the mask has .* voxels"),
             ([save("data[::-1] > -1")], "no usable mask"),
             (["open(sys.argv[2], 'w').write('not an image')"], "no usable mask"),

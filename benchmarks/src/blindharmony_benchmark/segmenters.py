@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from blindharmony.commands import run_command
 from blindharmony.errors import BlindHarmonyError, InputError, PreprocessingError, UsageError
 from blindharmony.io.volume import read_volume
 from blindharmony.preprocessing.registration import load_template
@@ -55,7 +54,13 @@ class ExternalSegmenter:
             given, made = Path(folder, "scan.nii.gz"), Path(folder, "labels.nii.gz")
             values = np.where(mask, image * self.unit, 0).astype(np.float32)
             nib.save(nib.Nifti1Image(values, load_template().affine), given)
-            self._run(given, made)
+            run_command(
+                self.command,
+                {"input": given, "output": made},
+                called="the segmenter",
+                seconds=_TIMEOUT_S,
+                remedy="check --segmenter",
+            )
             try:
                 found = np.rint(read_volume(made).data)
             except BlindHarmonyError as error:
@@ -63,22 +68,6 @@ class ExternalSegmenter:
         if found.shape != image.shape:
             raise _failed(f"wrote labels of shape {found.shape}, not {image.shape}")
         return np.where(np.isin(found, self.white) & mask, WHITE, 0).astype(np.uint8)
-
-    def _run(self, given: Path, made: Path) -> None:
-        names = {"{input}": str(given), "{output}": str(made)}
-        try:
-            # Split first, fill in afterwards: a path with a space stays one argument.
-            words = [_filled(word, names) for word in shlex.split(self.command)]
-            done = subprocess.run(
-                words, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
-            )
-        except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-            raise _failed(f"did not run ({error})") from None
-        if done.returncode != 0:
-            last: Sequence[str] = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-            raise _failed(f"failed with code {done.returncode} ({last[0]})")
-        if not made.exists():
-            raise _failed("wrote nothing to {output}")
 
 
 def check_command(command: str) -> str:
@@ -90,12 +79,6 @@ def check_command(command: str) -> str:
     if "{input}" not in command or "{output}" not in command:
         raise InputError("the segmenter lacks {input} or {output}", remedy="--segmenter 'PROGRAM {input} {output}'")
     return command
-
-
-def _filled(word: str, names: dict[str, str]) -> str:
-    for key, path in names.items():
-        word = word.replace(key, path)
-    return word
 
 
 def _failed(what: str) -> PreprocessingError:

@@ -64,7 +64,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Assess every scan; one that fails does not stop the others."""
-    paths, missing = found_scans(arguments.scans, arguments.participant_label, arguments.suffix)
+    paths, missing = found_scans(arguments.scans, arguments.participant_label, arguments.suffix, screen)
     masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=arguments.mask_command)
     from blindharmony.api import assess
     from blindharmony.models.file import load_target

@@ -283,21 +283,25 @@ def _for_workers(target: str) -> str:
 
 
 def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Any]:
-    from blindharmony.io.bids import bids_scans, read_filter
-    from blindharmony.study.groups import alone, by_label, by_metadata, column_of, together
+    from blindharmony.io.bids import bids_scans, read_filter, summarized
+    from blindharmony.io.tables import column_of
+    from blindharmony.study.groups import alone, by_label, by_metadata, together
 
     root = arguments.bids_dir.resolve()
-    scans, odd = bids_scans(
+    scans, passed_over = bids_scans(
         root,
         suffix=suffix,
         participants=arguments.participant_label,
         sessions=arguments.session_label,
         only=read_filter(arguments.bids_filter_file, suffix) if arguments.bids_filter_file else None,
     )
-    for line in odd:
+    for line in summarized(passed_over):
         screen.problem(f"blindharmony: warning: {line}")
     if arguments.scanner_column:
-        groups = by_label(scans, column_of(root, scans, arguments.scanner_column), arguments.scanner_column)
+        labels, notes = column_of(root, scans, arguments.scanner_column)
+        for line in notes:
+            screen.problem(f"blindharmony: warning: {line}")
+        groups = by_label(scans, labels, arguments.scanner_column)
     else:
         groups = {"auto": by_metadata, "one": together, "none": alone}[arguments.scanner_grouping](scans)
     for group in groups:

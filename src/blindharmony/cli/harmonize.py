@@ -12,13 +12,12 @@ The scans of one scanner, fitted together before each is harmonized.
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -37,9 +36,10 @@ from blindharmony.errors import (
     UsageError,
     reportable,
 )
-from blindharmony.files import output_name, read_text, result_names, write_bytes
+from blindharmony.files import output_name, result_names, slug, write_bytes
 from blindharmony.io.bids import find_scans
 from blindharmony.io.dicom import choose, convert, is_dicom
+from blindharmony.io.tables import scanner_table
 from blindharmony.settings import METHODS
 from blindharmony.study.ledger import kept_gb, largest
 
@@ -242,7 +242,7 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
         return {"": paths}
     if not arguments.group_table:
         return {}
-    scanner_of = _table(arguments.group_table)
+    scanner_of = scanner_table(arguments.group_table)
     found: dict[str, list[Path]] = {}
     for path in paths:
         if name := scanner_of.get(path.name, ""):
@@ -253,8 +253,8 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
             remedy="give the scans' file names in its column 'scan'",
             path=arguments.group_table,
         )
-    files = Counter(_safe(name) for name in found)
-    if arguments.save_scanner and (twice := [name for name in found if files[_safe(name)] > 1]):
+    files = Counter(slug(name, "scanner") for name in found)
+    if arguments.save_scanner and (twice := [name for name in found if files[slug(name, "scanner")] > 1]):
         raise ScannerError(
             f"the scanners {' and '.join(twice[:2])} would be written to one file",
             remedy="give them names that differ in letters or digits",
@@ -268,31 +268,12 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
 def _scanner_file(arguments: argparse.Namespace, name: str) -> Path:
     """Where a fitted scanner is kept: the file that was named, or one of a table's in the folder that was named."""
     kept: Path = arguments.save_scanner
-    return kept / f"{_safe(name)}.json" if name else kept
+    return kept / f"{slug(name, 'scanner')}.json" if name else kept
 
 
 def _mask_not_there(file: Path, arguments: argparse.Namespace) -> None:
     if file.exists() and not arguments.overwrite:
         raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
-
-
-def _table(path: Path) -> Mapping[str, str]:
-    try:
-        rows = list(csv.DictReader(read_text(path, ScannerError).splitlines(), delimiter="\t"))
-    except csv.Error as error:
-        raise ScannerError(f"no table ({error})", remedy="give a text file, tab-separated", path=path) from None
-    if not rows or not {"scan", "scanner"} <= set(rows[0]):
-        raise ScannerError(
-            "the table has no columns 'scan' and 'scanner'", remedy="separate them by tabs, names first", path=path
-        )
-    found: dict[str, str] = {}
-    for row in rows:
-        scan, scanner = Path(row["scan"] or "").name, (row["scanner"] or "").strip()
-        if found.setdefault(scan, scanner) != scanner:
-            raise ScannerError(
-                f"the table gives {scan} two scanners", remedy="name every scan once (file names count)", path=path
-            )
-    return found
 
 
 @contextmanager
@@ -373,19 +354,6 @@ def _looked_at(
     return found
 
 
-def _safe(name: str) -> str:
-    """A scanner's name as a file name.
-
-    Example:
-        >>> _safe("../Site A/3T")
-        'Site-A-3T'
-    """
-    return (
-        "-".join("".join(c if c.isalnum() or c in "_.+" else " " for c in name).replace("..", " ").split()).strip(".")
-        or "scanner"
-    )
-
-
 _EPILOG = """\
 Each scan comes back in its own space, with its own header, float32, in the target scanner's intensity units:
   sub-01_T1w.nii.gz  ->  sub-01_desc-harmonized_T1w.nii.gz, .json (how it was made), .html (the report)
@@ -455,7 +423,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
     check_group(arguments)
     scans, unconverted = with_dicom_converted(arguments, screen)
-    paths, unfound = found_scans(scans, arguments.participant_label, arguments.suffix)
+    paths, unfound = found_scans(scans, arguments.participant_label, arguments.suffix, screen)
     missing = [*unconverted, *unfound]
     _check(paths)
     masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=arguments.mask_command)

@@ -12,8 +12,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from blindharmony.cli.console import Screen
 from blindharmony.errors import InputError, NothingFoundError, UsageError
-from blindharmony.io.bids import find_masks, find_scans
+from blindharmony.io.bids import Listing, find_masks, joined, list_scans
 
 
 def whole(text: str) -> int:
@@ -84,31 +85,35 @@ def _finite(text: str) -> float:
 
 
 def found_scans(
-    items: Sequence[str | Path], labels: list[str] | None, suffix: str = "T1w"
+    items: Sequence[str | Path], labels: list[str] | None, suffix: str, screen: Screen
 ) -> tuple[list[Path], list[NothingFoundError]]:
-    """The scans, and inputs that hold none; it is an error only if no input holds any.
+    """The scans, and inputs that hold none; it is an error only if no input holds any. What is passed over is said.
 
     Args:
         items: Files, folders or BIDS studies.
         labels: BIDS subjects, all if None.
         suffix: Last word of BIDS names.
+        screen: Where to say what is passed over.
 
     Raises:
         NothingFoundError: If there is no scan at all.
     """
+    listings: list[Listing] = []
+    missing: list[NothingFoundError] = []
     if labels or len(items) == 1:
-        return find_scans(items, participant_labels=labels, suffix=suffix), []
-    paths: list[Path] = []
-    missing = []
-    for item in items:
-        try:
-            seen = {p.resolve() for p in paths}
-            paths += [p for p in find_scans([item], suffix=suffix) if p.resolve() not in seen]
-        except NothingFoundError as error:
-            missing.append(error)
-    if not paths:
+        listings.append(list_scans(items, participant_labels=labels, suffix=suffix))
+    else:
+        for item in items:
+            try:
+                listings.append(list_scans([item], suffix=suffix))
+            except NothingFoundError as error:
+                missing.append(error)
+    listing = joined(listings)
+    if not listing.scans:
         raise missing[0]
-    return paths, missing
+    for line in listing.lines():
+        screen.problem(f"blindharmony: warning: {line}")
+    return list(listing.scans), missing
 
 
 def given_masks(

@@ -18,7 +18,7 @@ from typing import Any
 from blindharmony.cli.console import Screen, Stage
 from blindharmony.cli.options import amount, count, whole
 from blindharmony.errors import UsageError
-from blindharmony.io.bids import find_scans
+from blindharmony.io.bids import list_scans
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = 12
@@ -220,7 +220,8 @@ _DEFAULTS: dict[str, object] = {"minutes": 30.0, "slice_minutes": 0.0, "suffix":
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Train and say what came out."""
-    paths = find_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=arguments.suffix)
+    listing = list_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=arguments.suffix)
+    paths = list(listing.scans)
     if arguments.no_restorer and arguments.restorer_steps is not None:
         raise UsageError("--restorer-steps and --no-restorer exclude each other", remedy="use one of them")
     held_out = _named(paths, arguments.held_out or [])
@@ -235,6 +236,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     compute = Compute(team.device, arguments.batch or team.size, mixed, team)
     if not team.first:
         screen = Screen(quiet=True)
+    for line in listing.lines() if team.first else ():
+        screen.problem(f"blindharmony: warning: {line}")
     page = arguments.out.with_name(f"{arguments.out.stem}.training.html")
     with screen.progress("", left=False) as stage:
         target = train_target(

@@ -1,12 +1,12 @@
-"""Which files are scans: folders, BIDS data sets, masks beside them, filters.
+"""Which files are scans: one lister for files, folders, BIDS data sets and FreeSurfer subjects; masks beside them.
 
-Brain masks that another program has made of the same scans.
+Its law: every image that was named or found is either listed as a scan or passed over with a reason
+(:class:`Listing`), so that the counts add up. Passed over are images that are no T1-weighted magnitude of their own:
+masks and label images, earlier results, phase images (``part-phase``), the single echoes and inversions of one
+acquisition (``echo-``, ``inv-``), and names that do not fit their folder. A link without content stays a scan: an
+annexed file that was not fetched is to be reported as failed, not forgotten.
 
-Find the scans meant by files, folders and BIDS data sets.
-
-Which scans are wanted: a BIDS filter file, as other BIDS programs take it.
-
-The scans of a BIDS data set, by name alone.
+Source: BIDS specification 1.10, "Entities" and "Anatomy imaging data".
 """
 
 from __future__ import annotations
@@ -21,67 +21,76 @@ from typing import Any
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.files import IMAGE_EXTENSIONS, entities, mask_name, output_name, parse_json, read_text, split_name
 
-
-def find_mask(folder: Path, scan: Path) -> Path | None:
-    """A scan's own brain mask in a folder of derivatives (fMRIPrep, sMRIPrep, ...), in the scan's own space.
-
-    Looked for is ``sub-01[/ses-1]/anat/sub-01[_ses-1][...]_desc-brain_mask.nii[.gz]`` with the scan's entities and no
-    ``space-``; a mask of the participant as a whole is taken if it has no entity that the scan has not. For a scan
-    that has no BIDS name it is ``NAME_desc-brain_mask.nii.gz``. Whether it lies on the scan's grid is checked when it
-    is used.
-
-    Args:
-        folder: The derivatives.
-        scan: The scan.
-    """
-    own = {k: v for k, v in entities(scan).items() if k not in ("suffix", "desc")}
-    if "sub" not in own:
-        plain = folder / mask_name(scan)
-        return plain if plain.exists() else None
-    sub = f"sub-{own['sub']}"
-    best: tuple[int, str] | None = None
-    for below in (*([f"{sub}/ses-{own['ses']}/anat"] if "ses" in own else []), f"{sub}/anat"):
-        for file in sorted((folder / below).glob(f"{sub}_*desc-brain_mask.nii*")):
-            words = entities(file)
-            rest = {k: v for k, v in words.items() if k not in ("suffix", "desc")}
-            if words.get("desc") != "brain" or any(own.get(k) != v for k, v in rest.items()):
-                continue
-            # The more entities agree, the more surely it is this scan's.
-            best = max(best or (0, ""), (len(rest), str(file)))
-    return Path(best[1]) if best else None
-
-
-def find_masks(scans: Sequence[Path], folder: Path | None, *, command: str | None = None) -> dict[Path, Path]:
-    """The brain mask of every scan in a folder of derivatives, see :func:`find_mask`.
-
-    Args:
-        scans: Files.
-        folder: Where their masks are; there are none if it is None.
-        command: What finds the brain of those without.
-
-    Raises:
-        UsageError: If there is no such folder.
-        InputError: If a scan has no mask there, and no ``command`` makes one: the included network would find its
-            brain, which is not what was asked for.
-    """
-    if folder is None:
-        return {}
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", remedy="check --mask-dir")
-    found = {scan: mask for scan in scans if (mask := find_mask(folder, scan))}
-    without = [scan for scan in scans if scan not in found]
-    if without and command is None:
-        raise InputError(
-            f"no brain mask for this scan in {folder}" + (f", and for {len(without) - 1} more" if without[1:] else ""),
-            remedy="add it, or give --mask-command for scans without",
-            path=without[0],
-        )
-    return found
-
-
 # Of an .img/.hdr pair only one half is listed.
 _LISTED = frozenset(IMAGE_EXTENSIONS) - {".hdr"}
-_NOT_SCANS = {"mask", "dseg", "desc-harmonized", "desc-harmonizedSD"}
+_NIFTI = (".nii", ".nii.gz")
+_MASKS = frozenset({"mask", "dseg"})
+_RESULTS = frozenset({"desc-harmonized", "desc-harmonizedSD"})
+# BIDS labels are letters and digits (since 1.9 also "+"): nothing that could lead out of a folder.
+_LABEL = re.compile(r"[A-Za-z0-9+]+")
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A file that looks like a scan and is not taken.
+
+    Attributes:
+        path: The file.
+        why: The reason, a few words.
+    """
+
+    path: Path
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}; passed over"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found: every image is in one of the two.
+
+    Attributes:
+        scans: Each scan once.
+        passed_over: The other images, with the reason.
+    """
+
+    scans: tuple[Path, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The files passed over, one line for each reason."""
+        return summarized(self.passed_over)
+
+
+def summarized(passed_over: Iterable[PassedOver]) -> list[str]:
+    """Files passed over, one line for each reason.
+
+    Example:
+        >>> summarized([PassedOver(Path("a_mask.nii"), "a mask"), PassedOver(Path("b_mask.nii"), "a mask")])
+        ['2 files passed over (a mask): a_mask.nii, b_mask.nii']
+    """
+    of_reason: dict[str, list[str]] = {}
+    for item in passed_over:
+        of_reason.setdefault(item.why, []).append(item.path.name)
+    return [
+        f"{len(names)} {'file' if len(names) == 1 else 'files'} passed over ({why}): {named(names)}"
+        for why, names in of_reason.items()
+    ]
+
+
+def named(names: Iterable[str], most: int = 10) -> str:
+    """The first names of many, and how many more there are.
+
+    Example:
+        >>> named("abc", most=2)
+        'a, b and 1 more'
+    """
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+# Files, folders, data sets.
 
 
 def find_scans(
@@ -90,11 +99,7 @@ def find_scans(
     participant_labels: Sequence[str] | None = None,
     suffix: str = "T1w",
 ) -> list[Path]:
-    """List the scans meant by each input: a file, a folder of images, or a BIDS data set.
-
-    A folder is a BIDS data set when it has a ``dataset_description.json`` or ``sub-*`` folders; there,
-    ``sub-*/[ses-*/]anat/*_<suffix>.nii[.gz]`` are taken. In other folders all images are taken, without
-    subfolders. Masks, segmentations and earlier results are passed over unless named as files.
+    """List the scans meant by each input: a file, a folder of images, or a BIDS data set; see :func:`list_scans`.
 
     Args:
         inputs: Files and folders, in the order wanted.
@@ -116,157 +121,144 @@ def find_scans(
         ...     find_scans([folder])[0].name
         'a.nii.gz'
     """
-    folders = [Path(item) for item in inputs]
-    if not folders:
+    return list(list_scans(inputs, participant_labels=participant_labels, suffix=suffix).scans)
+
+
+def list_scans(
+    inputs: Sequence[str | PathLike[str]],
+    *,
+    participant_labels: Sequence[str] | None = None,
+    suffix: str = "T1w",
+) -> Listing:
+    """The scans meant by each input, and the images passed over.
+
+    A folder is a BIDS data set when it has a ``dataset_description.json`` or ``sub-*`` folders; there,
+    ``sub-*/[ses-*/]anat/*_<suffix>.nii[.gz]`` are taken (:func:`bids_scans`). In other folders all images are taken,
+    without subfolders. A file is taken whatever its name says.
+
+    Args:
+        inputs: Files and folders, in the order wanted.
+        participant_labels: Participants of BIDS data sets to keep, with or without ``sub-``.
+        suffix: Last word of the BIDS names wanted.
+
+    Raises:
+        NothingFoundError: If an input, a participant or any scan is missing.
+        UsageError: If participants are asked for where no input is a BIDS data set.
+    """
+    paths = [Path(item) for item in inputs]
+    if not paths:
         raise NothingFoundError("no input was given", remedy="name a scan, a folder or a BIDS data set")
-    try:
-        wanted = _labels(folders, participant_labels)
-    except OSError as error:
-        raise NothingFoundError(f"cannot be read ({error})", remedy="check the path") from None
-    # A scan may be named directly and through its folder; links and spelling do not make it another.
+    listings: list[Listing] = []
+    sets = 0
+    for path in paths:
+        try:
+            sets += _is_data_set(path)
+            listings.append(_listed(path, suffix, participant_labels))
+        except OSError as error:
+            what = f"cannot be read ({error.strerror or error})"
+            raise NothingFoundError(what, remedy="check the path", path=path) from None
+    if participant_labels is not None and not sets:
+        raise UsageError("participant labels need a BIDS data set", remedy="leave them out or name one")
+    return joined(listings)
+
+
+def joined(listings: Iterable[Listing]) -> Listing:
+    """Several listings as one: a scan named directly and through its folder, a link or another spelling counts once."""
     scans: dict[Path, Path] = {}
-    for item in folders:
-        for scan in _scans(item, suffix, wanted):
-            scans.setdefault(scan.resolve(), scan)
-    return list(scans.values())
+    passed_over: dict[Path, PassedOver] = {}
+    for listing in listings:
+        for scan in listing.scans:
+            scans.setdefault(_identity(scan), scan)
+        for item in listing.passed_over:
+            passed_over.setdefault(_identity(item.path), item)
+    return Listing(tuple(scans.values()), tuple(item for key, item in passed_over.items() if key not in scans))
 
 
 def is_bids(folder: Path) -> bool:
     """Say whether a folder is a BIDS data set."""
-    return (folder / "dataset_description.json").is_file() or any(_participants(folder))
+    return (folder / "dataset_description.json").is_file() or bool(_participants(folder))
 
 
-def _labels(inputs: list[Path], labels: Sequence[str] | None) -> set[str] | None:
-    if labels is None:
-        return None
-    sets = [item for item in inputs if item.is_dir() and is_bids(item)]
-    if not sets:
-        raise UsageError("participant labels need a BIDS data set", remedy="leave them out or name one")
-    wanted = {label.removeprefix("sub-") for label in labels}
-    known = {label for folder in sets for label in _participants(folder)}
-    if unknown := sorted(wanted - known):
-        raise NothingFoundError(
-            f"no participant {', '.join(unknown)}",
-            remedy=f"there are {_some(sorted(known))}",
-            path=sets[0],
-        )
-    return wanted
+def _is_data_set(path: Path) -> bool:
+    return path.is_dir() and is_bids(path)
 
 
-def _scans(item: Path, suffix: str, wanted: set[str] | None) -> list[Path]:
+def _identity(path: Path) -> Path:
     try:
-        return _listed(item, suffix, wanted)
-    except OSError as error:
-        raise NothingFoundError(f"cannot be read ({error.strerror})", remedy="check the path", path=item) from None
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link that leads back to itself
+        return path.absolute()
 
 
-def _listed(item: Path, suffix: str, wanted: set[str] | None) -> list[Path]:
-    if item.is_file() or (item.is_symlink() and not item.is_dir()):
-        return [item]
-    if not item.exists():
-        raise NothingFoundError("no such file or folder", remedy="check the path", path=item)
-    if is_bids(item):
-        looked = f"sub-*/[ses-*/]anat/*_{suffix}.nii[.gz]"
-        found = _bids_scans(item, suffix, wanted)
-    else:
-        looked = f"images ({', '.join(sorted(_LISTED))})"
-        found = [file for file in sorted(item.iterdir()) if _is_scan(file)]
-    if not found:
-        raise NothingFoundError(
-            f"no scan found, looked for {looked}", remedy="check the folder and the suffix", path=item
-        )
-    return found
+def _listed(path: Path, suffix: str, participants: Sequence[str] | None) -> Listing:
+    if path.is_symlink() and not path.is_dir():
+        return Listing((path,))
+    if not path.exists():
+        raise NothingFoundError("no such file or folder", remedy="check the path", path=path)
+    if not path.is_dir():
+        return Listing((path,))
+    if is_bids(path):
+        scans, passed_over = bids_scans(path, suffix=suffix, participants=participants)
+        return Listing(tuple(scan.path for scan in scans), tuple(passed_over))
+    listing = _plain_folder(path)
+    if not listing.scans:
+        raise _nothing(path, f"images ({', '.join(sorted(_LISTED))})", listing.passed_over, "the folder and the suffix")
+    return listing
 
 
-def _bids_scans(root: Path, suffix: str, wanted: set[str] | None) -> list[Path]:
-    labels = [label for label in _participants(root) if wanted is None or label in wanted]
-    anats = [
-        anat
-        for label in labels
-        for pattern in ("anat", "ses-*/anat")
-        for anat in sorted((root / f"sub-{label}").glob(pattern))
-    ]
-    files = (file for anat in anats for file in sorted(anat.glob(f"sub-*_{suffix}.nii*")))
-    return [file for file in files if _is_scan(file)]
-
-
-def _participants(root: Path) -> list[str]:
-    folders = (item for item in root.glob("sub-*") if item.is_dir())
-    return sorted(folder.name.removeprefix("sub-") for folder in folders)
-
-
-def _is_scan(file: Path) -> bool:
-    # Hidden files are leftovers: macOS writes "._scan.nii.gz" beside each scan on a shared disk.
-    stem, extension = split_name(file)
-    shown = not stem.startswith(".") and extension.lower() in _LISTED and not file.is_dir()
-    return shown and _NOT_SCANS.isdisjoint(stem.split("_"))
-
-
-def _some(labels: Iterable[str]) -> str:
-    first = list(labels)
-    return ", ".join(first[:10]) + (f" and {len(first) - 10} more" if len(first) > 10 else "")
-
-
-Filter = Callable[[Mapping[str, str]], bool]
-
-_SHORT = {
-    "subject": "sub",
-    "session": "ses",
-    "acquisition": "acq",
-    "reconstruction": "rec",
-    "ceagent": "ce",
-    "run": "run",
-    "part": "part",
-    "suffix": "suffix",
-}
-_ALWAYS = {"datatype": "anat", "extension": ("nii", "nii.gz", ".nii", ".nii.gz")}
-
-
-def read_filter(path: Path, suffix: str = "T1w") -> Filter:
-    """Read a filter file: ``{"t1w": {"session": "02", "acquisition": null, "run": [1, 2]}}``.
-
-    A value must be equal, a list must hold it, and null (or ``"Query.NONE"``) means that the name has no such word;
-    ``"Query.ANY"`` that it has one. Runs are compared as numbers. Other parts of the file (``bold``, ...) are for
-    other programs.
-
-    Args:
-        path: The file.
-        suffix: Whose part counts.
-
-    Raises:
-        InputError: If it cannot be read or has words that are no entities.
-    """
-    try:
-        content = parse_json(read_text(path))
-        part = content.get(suffix.lower(), {})
-        conditions = dict(part.items())
-    except (ValueError, AttributeError):
-        raise InputError("this is no filter file", remedy='write {"t1w": {"session": "02"}}', path=path) from None
-    tests: dict[str, Any] = {}
-    for name, value in conditions.items():
-        if name in _ALWAYS:
+def _plain_folder(folder: Path) -> Listing:
+    scans: list[Path] = []
+    passed_over: list[PassedOver] = []
+    for file in sorted(folder.iterdir()):
+        stem, extension = split_name(file)
+        # Hidden files are leftovers: macOS writes "._scan.nii.gz" beside each scan on a shared disk.
+        if stem.startswith(".") or extension.lower() not in _LISTED or file.is_dir():
             continue
-        short = _SHORT.get(str(name), str(name))
-        if short not in _SHORT.values():
-            raise InputError(f"'{name}' is no entity of a scan", remedy=f"use {', '.join(_SHORT)}", path=path)
-        tests[short] = value
-    return lambda words: all(_fits(short, words.get(short), value) for short, value in tests.items())
+        if why := _no_scan(file, entities(file)):
+            passed_over.append(PassedOver(file, why))
+        else:
+            scans.append(file)
+    whole, parts = _without_parts(scans)
+    return Listing(tuple(whole), tuple(passed_over + parts))
 
 
-def _fits(short: str, word: str | None, wanted: Any) -> bool:
-    if isinstance(wanted, list):
-        return any(_fits(short, word, w) for w in wanted)
-    if wanted is None or wanted == "Query.NONE":
-        return word is None
-    if word is None:
-        return False
-    text = str(wanted).removeprefix(f"{short}-")
-    same_run = short == "run" and word.isdigit() and text.isdigit() and int(word) == int(text)
-    return wanted == "Query.ANY" or word == text or same_run
+def _nothing(folder: Path, looked_for: str, passed_over: Sequence[PassedOver], check: str) -> NothingFoundError:
+    lines = "".join(f"; {line}" for line in summarized(passed_over)[:3])
+    return NothingFoundError(f"no scan found, looked for {looked_for}{lines}", remedy=f"check {check}", path=folder)
 
 
-# BIDS labels are letters and digits (since 1.9 also "+"): nothing that could lead out of a folder.
-_LABEL = re.compile(r"[A-Za-z0-9+]+")
+def _no_scan(file: Path, words: Mapping[str, str]) -> str:
+    """Why an image is no scan to be harmonized, by its name; empty if nothing speaks against it."""
+    parts = set(split_name(file)[0].split("_"))
+    if parts & _MASKS:
+        return "a mask or label image by its name"
+    if parts & _RESULTS:
+        return "a result of an earlier run"
+    if words.get("part", "mag") != "mag":
+        return f"part-{words['part']} is no magnitude image"
+    return ""
+
+
+def _without_parts(files: Sequence[Path]) -> tuple[list[Path], list[PassedOver]]:
+    """The files without echoes and inversions of which one acquisition has several."""
+    acquisitions: dict[tuple[Path, str], list[Path]] = {}
+    for file in files:
+        words = entities(file)
+        whole = "_".join(f"{k}-{v}" for k, v in words.items() if k not in ("echo", "inv")) if words else file.name
+        acquisitions.setdefault((file.parent, whole), []).append(file)
+    pieces: dict[Path, str] = {}
+    for members in acquisitions.values():
+        for key, name in (("echo", "echo"), ("inv", "inversion")):
+            single = [file for file in members if key in entities(file)]
+            if len({entities(file)[key] for file in single}) > 1:
+                combined = "the image combined from all"
+                pieces |= dict.fromkeys(
+                    single, f"one {name} of several; harmonize {combined}, or choose one by a filter"
+                )
+    return [f for f in files if f not in pieces], [PassedOver(f, pieces[f]) for f in files if f in pieces]
+
+
+# BIDS data sets.
 
 
 @dataclass(frozen=True)
@@ -304,6 +296,64 @@ class Scan:
         return f"{self.folder}/{output_name(self.place, 'harmonized')}"
 
 
+Filter = Callable[[Mapping[str, str]], bool]
+
+
+def bids_scans(
+    root: Path,
+    *,
+    suffix: str = "T1w",
+    participants: Sequence[str] | None = None,
+    sessions: Sequence[str] | None = None,
+    only: Filter | None = None,
+) -> tuple[list[Scan], list[PassedOver]]:
+    """List ``sub-*/[ses-*/]anat/*_<suffix>.nii[.gz]``, sorted; capital letters of suffix and extension do not count.
+
+    Args:
+        root: The data set's folder.
+        suffix: Last word of the names.
+        participants: Labels wanted, with or without ``sub-``; all if None.
+        sessions: Labels wanted, with or without ``ses-``; all if None. Scans without session are kept only if None.
+        only: Further conditions on the names.
+
+    Returns:
+        The scans, and the files of this suffix that cannot be taken. What labels and ``only`` leave out is in neither.
+
+    Raises:
+        NothingFoundError: If a participant or any scan is missing.
+        UsageError: If a label is none.
+    """
+    labels, visits = bare(participants, "sub"), bare(sessions, "ses")
+    if not root.is_dir():
+        raise NothingFoundError("no such folder", remedy="give a BIDS data set", path=root)
+    people = _participants(root)
+    if missing := sorted((labels or set()) - set(people)):
+        raise NothingFoundError(f"no participant {', '.join(missing)}", remedy=f"there are {named(people)}", path=root)
+    scans: dict[str, Scan] = {}
+    passed_over: list[PassedOver] = []
+    candidates: list[Path] = []
+    for label in people if labels is None else [p for p in people if p in labels]:
+        for file in _images(root / f"sub-{label}", suffix):
+            scan = Scan(root, file.relative_to(root).as_posix(), entities(file))
+            if not _wanted(scan, visits, only):
+                continue
+            if why := _no_bids_scan(scan) or _no_scan(file, scan.words):
+                passed_over.append(PassedOver(file, why))
+            else:
+                candidates.append(file)
+    whole, parts = _without_parts(candidates)
+    for file in whole:
+        scan = Scan(root, file.relative_to(root).as_posix(), entities(file))
+        first = scans.setdefault(scan.result, scan)
+        if first is not scan:
+            why = f"its result would have the name of that of {first.place}"
+            passed_over.append(PassedOver(file, why))
+    passed_over += parts
+    if not scans:
+        raise _nothing(root, f"sub-*/[ses-*/]anat/*_{suffix}.nii[.gz]", passed_over, "labels and filters")
+    return list(scans.values()), passed_over
+
+
 def bare(labels: Sequence[str] | None, prefix: str) -> set[str] | None:
     """Labels as people write them, without prefix.
 
@@ -316,73 +366,157 @@ def bare(labels: Sequence[str] | None, prefix: str) -> set[str] | None:
     """
     if labels is None:
         return None
-    found = {label.removeprefix(f"{prefix}-") for label in labels}
-    for label in sorted(found):
+    without = {label.removeprefix(f"{prefix}-") for label in labels}
+    for label in sorted(without):
         if not _LABEL.fullmatch(label):
             raise UsageError(f"'{label}' is no BIDS label", remedy="labels are letters and digits")
-    return found
+    return without
 
 
-def bids_scans(
-    root: Path,
-    *,
-    suffix: str = "T1w",
-    participants: Sequence[str] | None = None,
-    sessions: Sequence[str] | None = None,
-    only: Filter | None = None,
-) -> tuple[list[Scan], list[str]]:
-    """List ``sub-*/[ses-*/]anat/*_<suffix>.nii[.gz]``, sorted.
-
-    Args:
-        root: The data set's folder.
-        suffix: Last word of the names.
-        participants: Labels wanted, with or without ``sub-``; all if None.
-        sessions: Labels wanted, with or without ``ses-``; all if None. Scans without session are kept only if None.
-        only: Further conditions on the names.
-
-    Returns:
-        The scans, and a line for each file that looks like a scan but cannot be taken.
-
-    Raises:
-        NothingFoundError: If a participant or any scan is missing.
-        UsageError: If a label is none.
-    """
-    wanted, visits = bare(participants, "sub"), bare(sessions, "ses")
-    if not root.is_dir():
-        raise NothingFoundError("no such folder", remedy="give a BIDS data set", path=root)
-    known = sorted(p.name.removeprefix("sub-") for p in root.glob("sub-*") if p.is_dir())
-    if missing := sorted((wanted or set()) - set(known)):
-        some = ", ".join(known[:10]) + (" ..." if len(known) > 10 else "")
-        raise NothingFoundError(f"no participant {', '.join(missing)}", remedy=f"there are {some}", path=root)
-    scans: dict[str, Scan] = {}
-    odd: list[str] = []
-    for label in known:
-        if wanted is not None and label not in wanted:
-            continue
-        for file in _images(root / f"sub-{label}", suffix):
-            scan = Scan(root, file.relative_to(root).as_posix(), entities(file))
-            if why := _misplaced(scan):
-                odd.append(f"{scan.place}: {why}; passed over")
-            elif (visits is None or scan.words.get("ses") in visits) and (only is None or only(scan.words)):
-                first = scans.setdefault(scan.result, scan)
-                if first is not scan:
-                    odd.append(f"{scan.place}: its result would have the name of that of {first.place}; passed over")
-    if not scans:
-        looked = f"sub-*/[ses-*/]anat/*_{suffix}.nii[.gz]"
-        raise NothingFoundError(f"no scan found, looked for {looked}", remedy="check labels and filters", path=root)
-    return list(scans.values()), odd
+def _participants(root: Path) -> list[str]:
+    return sorted(item.name.removeprefix("sub-") for item in root.glob("sub-*") if item.is_dir())
 
 
 def _images(participant: Path, suffix: str) -> list[Path]:
-    folders = [participant / "anat", *sorted(participant.glob("ses-*/anat"))]
-    found = (file for folder in folders for file in sorted(folder.glob(f"sub-*_{suffix}.nii*")))
-    # A broken link is kept: annexed files that were not fetched are to be reported, not forgotten.
-    return [f for f in found if split_name(f)[1] in (".nii", ".nii.gz") and not f.is_dir()]
+    """The NIfTI files of a suffix, links without content included."""
+    folders = [folder for folder in (participant / "anat", *sorted(participant.glob("ses-*/anat"))) if folder.is_dir()]
+    return [
+        file
+        for folder in folders
+        for file in sorted(folder.glob("sub-*"))
+        if split_name(file)[1].lower() in _NIFTI
+        and split_name(file)[0].lower().endswith(f"_{suffix.lower()}")
+        and not file.is_dir()
+    ]
 
 
-def _misplaced(scan: Scan) -> str:
-    """Why a name does not fit its folder, if so."""
+def _wanted(scan: Scan, visits: set[str] | None, only: Filter | None) -> bool:
+    return (visits is None or scan.words.get("ses") in visits) and (only is None or only(scan.words))
+
+
+def _no_bids_scan(scan: Scan) -> str:
+    """Why a file is no scan of the data set, if so."""
     if not all(_LABEL.fullmatch(value) for value in scan.words.values()) or not scan.words:
         return "no BIDS name"
-    names = [f"{k}-{scan.words[k]}" for k in ("sub", "ses") if k in scan.words]
-    return "" if scan.place.split("/")[:-2] == names else "the name does not fit the folder"
+    folders = [f"{k}-{scan.words[k]}" for k in ("sub", "ses") if k in scan.words]
+    if scan.place.split("/")[:-2] != folders:
+        return "the name does not fit the folder"
+    # A link to nothing is a file that was not fetched; anything else that is no file would be waited for.
+    return "no regular file" if scan.path.exists() and not scan.path.is_file() else ""
+
+
+# BIDS 1.10, appendix "Entities": what other programs call them → what names have.
+_ENTITIES = {
+    **{"subject": "sub", "session": "ses", "sample": "sample", "task": "task", "tracksys": "tracksys"},
+    **{"acquisition": "acq", "nucleus": "nuc", "volume": "voi", "ceagent": "ce", "tracer": "trc", "staining": "stain"},
+    **{"reconstruction": "rec", "direction": "dir", "run": "run", "modality": "mod", "echo": "echo", "flip": "flip"},
+    **{"inversion": "inv", "mtransfer": "mt", "part": "part", "processing": "proc", "hemisphere": "hemi"},
+    **{"space": "space", "split": "split", "recording": "recording", "chunk": "chunk", "segmentation": "seg"},
+    **{"scale": "scale", "resolution": "res", "density": "den", "label": "label", "description": "desc"},
+    "suffix": "suffix",
+}
+_ALWAYS = {"datatype": "anat", "extension": ("nii", "nii.gz", ".nii", ".nii.gz")}
+# Indices are written with or without leading zeros.
+_NUMBERED = frozenset({"run", "echo", "inv", "flip", "split", "chunk"})
+
+
+def read_filter(path: Path, suffix: str = "T1w") -> Filter:
+    """Read a filter file: ``{"t1w": {"session": "02", "acquisition": null, "run": [1, 2]}}``.
+
+    A value must be equal, a list must hold it, and null (or ``"Query.NONE"``) means that the name has no such word;
+    ``"Query.ANY"`` that it has one. Indices (run, echo, ...) are compared as numbers. Other parts of the file
+    (``bold``, ...) are for other programs.
+
+    Args:
+        path: The file.
+        suffix: Whose part counts.
+
+    Raises:
+        InputError: If it cannot be read or has words that are no entities.
+    """
+    try:
+        content = parse_json(read_text(path))
+        part = content.get(suffix.lower(), {})
+        conditions = dict(part.items())
+    except (ValueError, AttributeError):
+        raise InputError("this is no filter file", remedy='write {"t1w": {"session": "02"}}', path=path) from None
+    tests: dict[str, Any] = {}
+    for name, value in conditions.items():
+        if name in _ALWAYS:
+            continue
+        short = _ENTITIES.get(str(name), str(name))
+        if short not in _ENTITIES.values():
+            raise InputError(f"'{name}' is no BIDS entity", remedy=f"use {', '.join(_ENTITIES)}", path=path)
+        tests[short] = value
+    return lambda words: all(_fits(short, words.get(short), value) for short, value in tests.items())
+
+
+def _fits(short: str, word: str | None, wanted: Any) -> bool:
+    if isinstance(wanted, list):
+        return any(_fits(short, word, w) for w in wanted)
+    if wanted is None or wanted == "Query.NONE":
+        return word is None
+    if word is None:
+        return False
+    text = str(wanted).removeprefix(f"{short}-")
+    same_index = short in _NUMBERED and word.isdigit() and text.isdigit() and int(word) == int(text)
+    return wanted == "Query.ANY" or word == text or same_index
+
+
+# Brain masks beside scans.
+
+
+def find_mask(folder: Path, scan: Path) -> Path | None:
+    """A scan's own brain mask in a folder of derivatives (fMRIPrep, sMRIPrep, ...), in the scan's own space.
+
+    Looked for is ``sub-01[/ses-1]/anat/sub-01[_ses-1][...]_desc-brain_mask.nii[.gz]`` with the scan's entities and no
+    ``space-``; a mask of the participant as a whole is taken if it has no entity that the scan has not. For a scan
+    that has no BIDS name it is ``NAME_desc-brain_mask.nii.gz``. Whether it lies on the scan's grid is checked when it
+    is used.
+
+    Args:
+        folder: The derivatives.
+        scan: The scan.
+    """
+    words = {k: v for k, v in entities(scan).items() if k not in ("suffix", "desc")}
+    if "sub" not in words:
+        plain = folder / mask_name(scan)
+        return plain if plain.exists() else None
+    sub = f"sub-{words['sub']}"
+    best: tuple[int, str] | None = None
+    for below in (*([f"{sub}/ses-{words['ses']}/anat"] if "ses" in words else []), f"{sub}/anat"):
+        for file in sorted((folder / below).glob(f"{sub}_*desc-brain_mask.nii*")):
+            mask_words = {k: v for k, v in entities(file).items() if k != "suffix"}
+            if mask_words.pop("desc", "") != "brain" or any(words.get(k) != v for k, v in mask_words.items()):
+                continue
+            # The more entities agree, the more surely it is this scan's.
+            best = max(best or (0, ""), (len(mask_words), str(file)))
+    return Path(best[1]) if best else None
+
+
+def find_masks(scans: Sequence[Path], folder: Path | None, *, command: str | None = None) -> dict[Path, Path]:
+    """The brain mask of every scan in a folder of derivatives, see :func:`find_mask`.
+
+    Args:
+        scans: Files.
+        folder: Where their masks are; there are none if it is None.
+        command: What finds the brain of those without.
+
+    Raises:
+        UsageError: If there is no such folder.
+        InputError: If a scan has no mask there, and no ``command`` makes one: the included network would find its
+            brain, which is not what was asked for.
+    """
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder", remedy="check --mask-dir")
+    masks = {scan: mask for scan in scans if (mask := find_mask(folder, scan))}
+    without = [scan for scan in scans if scan not in masks]
+    if without and command is None:
+        raise InputError(
+            f"no brain mask for this scan in {folder}" + (f", and for {len(without) - 1} more" if without[1:] else ""),
+            remedy="add it, or give --mask-command for scans without",
+            path=without[0],
+        )
+    return masks

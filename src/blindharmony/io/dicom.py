@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import nibabel as nib
 
+from blindharmony.commands import run_command
 from blindharmony.errors import InputError, NothingFoundError
 from blindharmony.files import parse_json, read_text
 from blindharmony.io.headers import MIN_VOXELS
@@ -91,17 +91,22 @@ def convert(path: Path, folder: Path) -> list[Series]:
     options = ["-b", "y", "-ba", "y", "-z", "n", "-f", "%s_%d", "-o"]
     command = [_program(path), *options, str(folder.resolve()), str(path.resolve())]
     remedy = "convert the series yourself and give the NIfTI file"
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False, cwd=folder
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"dcm2niix did not run ({error})", remedy=remedy, path=path) from None
-    found = [_series(file) for file in sorted(folder.glob("*.nii"))]
-    if not found:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "rror" in line] or ["no image"]
-        raise InputError(f"dcm2niix made nothing of it ({said[-1].strip()[:120]})", remedy=remedy, path=path)
-    return found
+    # It fails with some series and has made others: those count.
+    done = run_command(
+        command,
+        called="dcm2niix",
+        seconds=_SECONDS,
+        remedy=remedy,
+        folder=folder,
+        error=InputError,
+        path=path,
+        check=False,
+    )
+    series = [_series(file) for file in sorted(folder.glob("*.nii"))]
+    if not series:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if "rror" in line] or ["no image"]
+        raise InputError(f"dcm2niix made nothing of it ({lines[-1].strip()[:120]})", remedy=remedy, path=path)
+    return series
 
 
 def _program(path: Path) -> str:

@@ -1,16 +1,14 @@
-"""What an image file declares: place, voxel size and units, storage, damage, and which oddities are mended.
+"""What an image file declares, looked at before it is believed: storage, size, place, units.
 
-What lies on disk, looked at before nibabel does.
+The order in which a file is judged, before any voxel is held in memory:
 
-How much a header declares, looked at before anything is allocated, unpacked or skipped.
+1. :func:`check_file`: is there a file, is it whole by its name and first bytes, and of a format that can be read;
+2. :func:`check_header`: does it declare sizes that would make a reader allocate, unpack or seek without bound;
+3. :func:`header_repairs`: what nibabel mends silently while it opens it;
+4. :func:`check_shape` and :func:`check_affine`: is this the shape and the place of one head;
+5. :func:`orientation_warnings`: what cannot be taken at its word, said and not refused.
 
-What nibabel silently mends in a header while it opens a file.
-
-What a result must take over from its source's header.
-
-Is this the shape and the place of one head?
-
-What a header says about a scan's place that cannot be taken at its word.
+:class:`Template` keeps the header for results that lie exactly on their scan.
 """
 
 from __future__ import annotations
@@ -244,46 +242,6 @@ class _Collector(logging.Handler):
             self.repairs.append(message)
 
 
-Kind: TypeAlias = Literal["nifti1", "nifti2", "mgh", "array"]
-
-
-@dataclass(frozen=True, eq=False)
-class Template:
-    """The source's header, kept to write results with the same geometry.
-
-    Attributes:
-        kind: File format the header comes from; ``array`` when there was none.
-        shape: Shape in the file, with any trailing axes of length 1.
-        header: The header, a copy; only its geometry is ever written.
-    """
-
-    kind: Kind
-    shape: tuple[int, ...]
-    header: Any  # nibabel's headers share no typed interface
-
-    @classmethod
-    def of(cls, image: nib.spatialimages.SpatialImage) -> Template:
-        """Take the template from an image.
-
-        Example:
-            >>> import numpy as np
-            >>> Template.of(nib.Nifti1Image(np.zeros((4, 4, 4, 1), np.int16), np.eye(4))).shape
-            (4, 4, 4, 1)
-        """
-        return cls(_kind(image), tuple(int(n) for n in image.shape), image.header.copy())
-
-
-def _kind(image: nib.spatialimages.SpatialImage) -> Kind:
-    # A NIfTI-2 header is a subclass of a NIfTI-1 header, so it is asked first.
-    if isinstance(image.header, nib.nifti2.Nifti2Header):
-        return "nifti2"
-    if isinstance(image.header, nib.nifti1.Nifti1Header):
-        return "nifti1"
-    if isinstance(image.header, nib.freesurfer.mghformat.MGHHeader):
-        return "mgh"
-    return "array"
-
-
 MIN_VOXELS = 16
 MIN_SPACING, MAX_SPACING = 0.05, 20.0
 MAX_FAR = 1e5
@@ -426,3 +384,43 @@ def _farthest(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shap
     # The distance between two affine maps is largest at a corner of the box.
     corners = np.array(list(product(*((0, n - 1) for n in shape), (1,))))
     return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())
+
+
+Kind: TypeAlias = Literal["nifti1", "nifti2", "mgh", "array"]
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """The source's header, kept to write results with the same geometry.
+
+    Attributes:
+        kind: File format the header comes from; ``array`` when there was none.
+        shape: Shape in the file, with any trailing axes of length 1.
+        header: The header, a copy; only its geometry is ever written.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    header: Any  # nibabel's headers share no typed interface
+
+    @classmethod
+    def of(cls, image: nib.spatialimages.SpatialImage) -> Template:
+        """Take the template from an image.
+
+        Example:
+            >>> import numpy as np
+            >>> Template.of(nib.Nifti1Image(np.zeros((4, 4, 4, 1), np.int16), np.eye(4))).shape
+            (4, 4, 4, 1)
+        """
+        return cls(_kind(image), tuple(int(n) for n in image.shape), image.header.copy())
+
+
+def _kind(image: nib.spatialimages.SpatialImage) -> Kind:
+    # A NIfTI-2 header is a subclass of a NIfTI-1 header, so it is asked first.
+    if isinstance(image.header, nib.nifti2.Nifti2Header):
+        return "nifti2"
+    if isinstance(image.header, nib.nifti1.Nifti1Header):
+        return "nifti1"
+    if isinstance(image.header, nib.freesurfer.mghformat.MGHHeader):
+        return "mgh"
+    return "array"

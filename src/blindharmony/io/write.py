@@ -1,8 +1,7 @@
-"""Writing a volume in the header of the scan that it came from.
+"""Writing a volume in the header of the scan that it came from: same place, none of its other content.
 
-Images with their source's geometry and none of its other header content.
-
-Write a result so that it lies exactly on its source scan.
+A result lies exactly on its source: shape, axis order, affine, qform, sform, codes, voxel sizes and units are taken
+over. Free text and header extensions, which may hold a patient's name, are left behind. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -30,6 +29,60 @@ GEOMETRY = (
     *("slice_start", "slice_end", "slice_code", "slice_duration", "toffset"),
 )
 SCANNER = 1
+FORMATS = (".nii.gz", ".nii", ".mgz", ".mgh")
+# Noise hardly compresses: higher levels take several times longer for a few per cent.
+_LEVEL = 1
+
+
+def write_like(
+    source: Volume,
+    data: npt.ArrayLike,
+    path: str | PathLike[str],
+    *,
+    overwrite: bool = False,
+    dtype: npt.DTypeLike = np.float32,
+    description: str | None = None,
+) -> Path:
+    """Write voxels in the place of a source scan.
+
+    The file has the source's shape (with a trailing axis of length 1), axis order, affine, qform, sform,
+    codes, voxel sizes and units; values are stored unscaled. Free text and header extensions of the source
+    are dropped, as they may hold patient data. Equal input gives equal bytes, ``.nii.gz`` included.
+
+    Args:
+        source: The scan whose place is taken over.
+        data: Finite values, shape ``source.shape``.
+        path: A ``.nii.gz``, ``.nii``, ``.mgz`` or ``.mgh`` file; its folder is made if missing.
+        overwrite: Whether an existing file may be replaced; the source itself never is.
+        dtype: ``float32``, or ``uint8`` for masks.
+        description: Text for the header, cut to 79 bytes; package and version when not given.
+
+    Returns:
+        The path written.
+
+    Raises:
+        OutputError: If the file exists already, is the source, cannot be written, or is of another type.
+        ValueError: If shape, type or values do not fit.
+    """
+    path = Path(path)
+    extension = split_name(path)[1].lower()
+    if extension not in FORMATS:
+        raise OutputError(
+            f"cannot write {extension or 'a name without extension'}",
+            remedy=f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+            path=path,
+        )
+    if source.path is not None and path.resolve() == source.path.resolve():
+        raise OutputError("this is the input scan", remedy="choose another folder or name", path=path)
+    voxels = _stored(np.asarray(data), source.shape, np.dtype(dtype))
+    image = (
+        mgh_like(source, voxels)
+        if extension in {".mgz", ".mgh"}
+        else nifti_like(source, voxels, _description(description))
+    )
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        _save(image, temporary, compressed=extension in {".nii.gz", ".mgz"})
+    return path
 
 
 def nifti_like(source: Volume, data: npt.NDArray[np.generic], description: str) -> nib.Nifti1Image:
@@ -91,62 +144,6 @@ def mgh_like(source: Volume, data: npt.NDArray[np.generic]) -> nib.MGHImage:
     header.set_data_dtype(data.dtype)
     image: nib.MGHImage = kind(data, source.affine, header)
     return image
-
-
-FORMATS = (".nii.gz", ".nii", ".mgz", ".mgh")
-# Noise hardly compresses: higher levels take several times longer for a few per cent.
-_LEVEL = 1
-
-
-def write_like(
-    source: Volume,
-    data: npt.ArrayLike,
-    path: str | PathLike[str],
-    *,
-    overwrite: bool = False,
-    dtype: npt.DTypeLike = np.float32,
-    description: str | None = None,
-) -> Path:
-    """Write voxels in the place of a source scan.
-
-    The file has the source's shape (with a trailing axis of length 1), axis order, affine, qform, sform,
-    codes, voxel sizes and units; values are stored unscaled. Free text and header extensions of the source
-    are dropped, as they may hold patient data. Equal input gives equal bytes, ``.nii.gz`` included.
-
-    Args:
-        source: The scan whose place is taken over.
-        data: Finite values, shape ``source.shape``.
-        path: A ``.nii.gz``, ``.nii``, ``.mgz`` or ``.mgh`` file; its folder is made if missing.
-        overwrite: Whether an existing file may be replaced; the source itself never is.
-        dtype: ``float32``, or ``uint8`` for masks.
-        description: Text for the header, cut to 79 bytes; package and version when not given.
-
-    Returns:
-        The path written.
-
-    Raises:
-        OutputError: If the file exists already, is the source, cannot be written, or is of another type.
-        ValueError: If shape, type or values do not fit.
-    """
-    path = Path(path)
-    extension = split_name(path)[1].lower()
-    if extension not in FORMATS:
-        raise OutputError(
-            f"cannot write {extension or 'a name without extension'}",
-            remedy=f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
-            path=path,
-        )
-    if source.path is not None and path.resolve() == source.path.resolve():
-        raise OutputError("this is the input scan", remedy="choose another folder or name", path=path)
-    voxels = _stored(np.asarray(data), source.shape, np.dtype(dtype))
-    image = (
-        mgh_like(source, voxels)
-        if extension in {".mgz", ".mgh"}
-        else nifti_like(source, voxels, _description(description))
-    )
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        _save(image, temporary, compressed=extension in {".nii.gz", ".mgz"})
-    return path
 
 
 def _stored(

@@ -13,8 +13,6 @@ Which voxels are brain: a mask that is given, a scan already stripped, a network
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 import tempfile
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,7 +29,8 @@ from safetensors.torch import load as load_safetensors
 from scipy import ndimage
 from torch import Tensor, nn
 
-from blindharmony.errors import InputError, PreprocessingError, TimeLimitError
+from blindharmony.commands import run_command
+from blindharmony.errors import InputError, PreprocessingError
 from blindharmony.io.volume import Source, read_volume
 from blindharmony.preprocessing.steps import Params, Scan
 
@@ -350,7 +349,13 @@ def _from_command(command: str, scan: Scan) -> NDArray[np.bool_]:
         head, brain = Path(folder, "head.nii.gz"), Path(folder, "brain.nii.gz")
         nifti: Any = nib.Nifti1Image
         nib.save(nifti(scan.data, scan.affine), head)
-        _run(command, head, brain)
+        run_command(
+            command,
+            {"input": head, "output": brain},
+            called="the mask command",
+            seconds=_COMMAND_TIMEOUT_S,
+            remedy="check --mask-command",
+        )
         try:
             mask = read_mask(brain)
             check_grid(mask, scan)
@@ -366,22 +371,3 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory()
     except OSError:  # a container may be read-only but for the output
         raise PreprocessingError("no folder for temporary files can be written", remedy="set TMPDIR") from None
-
-
-def _run(command: str, head: Path, brain: Path) -> None:
-    remedy = "check --mask-command"
-    try:
-        # Split first, fill in afterwards: a path with a space stays one argument, and no shell is involved.
-        words = [w.replace("{input}", str(head)).replace("{output}", str(brain)) for w in shlex.split(command)]
-        done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", timeout=_COMMAND_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TimeLimitError(f"the mask command did not end ({error})", remedy=remedy) from None
-    except (OSError, ValueError, IndexError) as error:
-        raise PreprocessingError(f"the mask command did not run ({error})", remedy=remedy) from None
-    if done.returncode != 0:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        raise PreprocessingError(f"the mask command failed with code {done.returncode} ({last[0]})", remedy=remedy)
-    if not brain.exists():
-        raise PreprocessingError("the mask command wrote no mask to {output}", remedy=remedy)

@@ -27,14 +27,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError, one_line
-from blindharmony.files import parse_json, read_text, result_names, split_name, write_text
+from blindharmony.files import parse_json, read_text, result_names, slug, split_name, write_text
 from blindharmony.io.headers import check_affine, check_shape
 from blindharmony.io.volume import check_voxels_stored, open_image
 
 EXTENSIONS = (".nii", ".nii.gz", ".mgz")
 _LONGEST = 100
 _SHOWN = 160
-_KEPT = "-_.+"
 # Windows takes these for devices, whatever follows the first dot.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
 
@@ -70,8 +69,7 @@ def safe_leaf(name: str) -> str:
             remedy=f"give a scan that ends in {', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}; DICOM folders have to "
             "be converted first, for example with dcm2niix",
         )
-    washed = "".join(c if c.isalnum() or c in _KEPT else " " for c in stem[1:])
-    washed = "-".join(washed.split()).encode()[:_LONGEST].decode(errors="ignore").strip("-_.+")
+    washed = slug(stem[1:], "", longest=_LONGEST, ends="-_.+")
     if not washed or washed.partition(".")[0].lower() in _DEVICES:
         washed = f"scan-{washed}".rstrip("-")
     return washed + extension.lower()

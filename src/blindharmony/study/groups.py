@@ -1,82 +1,24 @@
-"""Which scans share a scanner.
+"""Which scans one scanner made with one sequence, and how that is known: from sidecars, or from a label of each scan.
 
-A column of the data set's tables, for every scan.
-
-What the sidecars say about a scan, those above it included.
-
-Which scans one scanner made with one sequence, and how that is known.
+Two scans have a scanner in common if their sidecars (:func:`metadata`, by BIDS inheritance) name the same machine,
+software and sequence (:func:`signature`), or if a table gives them the same label. What is not known joins nothing:
+such scans are harmonized one by one.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from blindharmony.errors import BlindHarmonyError, InputError, UsageError
-from blindharmony.files import entities, parse_json, read_text, split_name
+from blindharmony.errors import BlindHarmonyError
+from blindharmony.files import entities, parse_json, read_text, slug, split_name
 from blindharmony.io.bids import Scan
-
-Rows = list[dict[str, str]]
-
-
-def column_of(root: Path, scans: Iterable[Scan], column: str) -> dict[str, str]:
-    """Each scan's value in a column of its ``*_scans.tsv``, else of ``participants.tsv``; missing values are left out.
-
-    Args:
-        root: The data set's folder.
-        scans: The scans.
-        column: Name of the column.
-
-    Raises:
-        UsageError: If no table has such a column.
-        InputError: If a table cannot be read.
-    """
-    people = _rows(root / "participants.tsv")
-    of_person = {_with_sub(row.get("participant_id", "")): row.get(column, "") for row in people}
-    seen = {name for row in people[:1] for name in row if name}
-    tables: dict[Path, Mapping[str, str]] = {}
-    found: dict[str, str] = {}
-    for scan in scans:
-        table = _table(scan)
-        if table not in tables:
-            rows = _rows(table)
-            seen |= {name for row in rows[:1] for name in row if name}
-            below = table.parent.relative_to(root).as_posix()
-            tables[table] = {f"{below}/{row.get('filename', '')}": row.get(column, "") for row in rows}
-        values = (tables[table].get(scan.place, ""), of_person.get(f"sub-{scan.words['sub']}", ""))
-        value = next((v.strip() for v in values if v and v.strip() not in ("", "n/a")), "")
-        if value:
-            found[scan.place] = value
-    if column not in seen:
-        there = ", ".join(sorted(seen - {"participant_id", "filename"})) or "none"
-        raise UsageError(f"no table has a column '{column}'", remedy=f"participants.tsv and *_scans.tsv have: {there}")
-    return found
-
-
-def _table(scan: Scan) -> Path:
-    names = [f"{k}-{scan.words[k]}" for k in ("sub", "ses") if k in scan.words]
-    return scan.path.parent.parent / f"{'_'.join(names)}_scans.tsv"
-
-
-def _with_sub(label: str) -> str:
-    return label if label.startswith("sub-") else f"sub-{label}"
-
-
-def _rows(path: Path) -> Rows:
-    if not path.exists():
-        return []
-    try:
-        # Spreadsheet programs begin their UTF-8 files with a mark.
-        return list(csv.DictReader(path.read_text("utf-8-sig").splitlines(), delimiter="\t", restval="", restkey=""))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise InputError("cannot be read", remedy="give a text file, tab-separated", path=path) from None
 
 
 def metadata(scan: Scan) -> dict[str, Any]:
@@ -147,6 +89,7 @@ def _content(file: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+_NO_ASCII = re.compile(r"[^A-Za-z0-9]+")
 _MACHINE = ("Manufacturer", "ManufacturersModelName", "DeviceSerialNumber", "SoftwareVersions")
 # Without a serial number, two machines of a kind differ at most in where they stand.
 _PLACE = ("StationName", "InstitutionName")
@@ -281,10 +224,4 @@ def _short(shared: Mapping[str, Any]) -> str:
 
 
 def _slug(text: str) -> str:
-    """Text as a part of a file name.
-
-    Example:
-        >>> _slug("../Site A: 3T")
-        'Site-A-3T'
-    """
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:40] or "scanner"
+    return slug(text.encode("ascii", "replace").decode(), "scanner", risky=_NO_ASCII, longest=40)

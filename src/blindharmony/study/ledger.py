@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from blindharmony.errors import FULL, DiskFullError, InputError, OutputError, UsageError
+from blindharmony.commands import run_command
+from blindharmony.errors import FULL, DiskFullError, InputError, OutputError, PreprocessingError, UsageError
 from blindharmony.files import parse_json, write_sidecar, write_text
 from blindharmony.version import VERSION
 
@@ -320,7 +320,7 @@ def _home() -> dict[str, str]:
     return {"CodeURL": found} if found else {}
 
 
-_COMMAND = "bids-validator-deno"
+_COMMAND, _VALIDATOR_S = "bids-validator-deno", 3600
 
 
 def check_with_validator(root: Path) -> None:
@@ -344,10 +344,11 @@ def validation_errors(root: Path) -> list[dict[str, Any]] | None:
     command = shutil.which(_COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(_COMMAND)
     if command is None:
         return None
-    ran = subprocess.run([command, str(root), "--json"], capture_output=True, text=True, check=False)
     try:
+        words, remedy = [command, str(root), "--json"], "pass --skip-bids-validation"
+        ran = run_command(words, called="the BIDS validator", seconds=_VALIDATOR_S, remedy=remedy, check=False)
         issues = json.loads(ran.stdout)["issues"]["issues"]
-    except (ValueError, KeyError, TypeError):
+    except (PreprocessingError, ValueError, KeyError, TypeError):
         return None
     return [issue for issue in issues if issue.get("severity") == "error"]
 
