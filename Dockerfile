@@ -17,11 +17,13 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # hadolint ignore=DL3013
 RUN pip install --index-url "$TORCH_INDEX" "$TORCH"
 
-COPY pyproject.toml constraints.txt README.md LICENSE NOTICE /src/
+# Then everything else, file by file as it is locked, and the package on top of it.
+COPY pyproject.toml constraints.txt requirements.lock README.md LICENSE NOTICE /src/
+RUN pip install --require-hashes --no-deps -r /src/requirements.lock
 COPY src /src/src
-RUN pip install -c /src/constraints.txt "/src[dicom]" && rm -rf /src
+RUN pip install --no-deps /src && rm -rf /src
 
-# No home, no root, nothing written but the output: neither byte code nor Matplotlib's caches.
+# No home, no root, nothing written but the output: no byte code.
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/nonexistent
 USER 65534:65534
 WORKDIR /out

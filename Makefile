@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 OUT ?= ds002748.safetensors
-.PHONY: help venv demo test slow-test block-test browser-test check coverage docs bench target wheel-check container-check clean
+.PHONY: help venv demo test slow-test block-test browser-test check coverage docs bench target wheel-check container-check lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,10 +14,12 @@ help:  ## Show this list
 
 venv: $(READY)  ## Make .venv with the package and the tools for tests and checks
 
-# The package alone is all that the demo needs.
-$(PACKAGE): pyproject.toml constraints.txt
+# The package alone is all that the demo needs: the locked files, torch in the build that this machine takes, the source.
+$(PACKAGE): pyproject.toml constraints.txt requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
 $(READY): $(PACKAGE) requirements-dev.txt benchmarks/pyproject.toml
@@ -47,6 +49,8 @@ check: $(READY)  ## Check style, types and the order of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vulture
+	$(BIN)/deptry src
+	cd benchmarks && ../$(BIN)/deptry src
 
 coverage: $(READY)  ## Measure which lines and branches the tests reach; fails below 95 %
 	$(BIN)/coverage erase
@@ -79,6 +83,11 @@ target: $(READY)  ## Train the included target anew: make target DATA=path/to/ds
 
 container-check:  ## Do what Dockerfile and Apptainer.def do, in a clean virtual environment
 	PYTHON=$(PYTHON) HADOLINT=$(BIN)/hadolint container/check.sh
+
+lock: $(READY)  ## Resolve the dependencies anew: requirements.lock with hashes, sbom.cdx.json with what is inside
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python packaging/lock.py
+	$(BIN)/python packaging/sbom.py
 
 clean:  ## Remove .venv and everything made by the other targets
 	rm -rf .venv demo-out build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,9 @@ if command -v "${HADOLINT:-hadolint}" >/dev/null; then "${HADOLINT:-hadolint}" D
 "$PYTHON" -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet build
 "$work/venv/bin/python" -m build --quiet --wheel --outdir "$work/dist" .
-"$work/venv/bin/python" -m pip install --quiet -c constraints.txt "$(echo "$work"/dist/*.whl)[dicom]"
+"$work/venv/bin/python" -m pip install --quiet -c constraints.txt torch
+"$work/venv/bin/python" -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+"$work/venv/bin/python" -m pip install --quiet --no-deps "$(echo "$work"/dist/*.whl)"
 
 mkdir "$work/empty" "$work/out"
 chmod 555 "$work/empty"

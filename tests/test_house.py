@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
+import json
 import pydoc
 import re
 import subprocess
@@ -11,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import blindharmony
 
@@ -116,3 +119,29 @@ def test_requirement_files_repeat_the_groups():
         lines = (ROOT / f"requirements-{name}.txt").read_text().splitlines()
         wanted = [line for part in parts for line in groups[part]]
         assert sorted(line for line in lines if line and line[0] not in "#-") == sorted(wanted), name
+
+
+def test_the_lock_has_every_requirement_in_a_version_that_fits():
+    locked = {}
+    for name, version in re.findall(
+        r"^([a-z0-9._-]+)==([^ \\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE
+    ):
+        locked.setdefault(name, set()).add(version)
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [Requirement(line) for line in (*PROJECT["project"]["dependencies"], *extras["dicom"], *extras["ui"])]
+    for requirement in wanted:
+        if requirement.name != "torch":
+            assert all(requirement.specifier.contains(v) for v in locked[requirement.name.lower()]), requirement
+
+
+def test_every_locked_file_has_a_hash():
+    blocks = re.split(r"\n(?=[a-z0-9])", (ROOT / "requirements.lock").read_text())[1:]
+    assert blocks
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+
+
+def test_the_bill_of_materials_is_that_of_today():
+    spec = importlib.util.spec_from_file_location("sbom", ROOT / "packaging" / "sbom.py")
+    sbom = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sbom)
+    assert json.loads((ROOT / "sbom.cdx.json").read_text()) == sbom.bill(), "run make lock"
