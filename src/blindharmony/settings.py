@@ -15,15 +15,12 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_pascal
 
 from blindharmony.errors import UsageError
-
-Method = Literal["curve", "match", "latent", "latent-published"]
-METHODS: tuple[str, ...] = get_args(Method)
 
 # One full sentence each: help texts and the methods paragraph of reports use them.
 ABOUT: dict[str, str] = {
@@ -36,6 +33,8 @@ ABOUT: dict[str, str] = {
     "latent-published": "The published BlindHarmony iteration was run slice by slice with the settings of the "
     "released program (August 2023).",
 }
+#: The included methods; a program may register its own.
+METHODS: tuple[str, ...] = tuple(ABOUT)
 
 
 def _in_order(pair: tuple[float, float]) -> tuple[float, float]:
@@ -142,7 +141,7 @@ class BiasAgainSettings(SettingsGroup):
     )
     darkest: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=1e-3,
-        description="Share of the brightest intensity below which there is only rounding; it is not fitted.",
+        description="Share of the brightest intensity below which nothing is fitted; also the curve's least value.",
     )
     flattest: float = Field(
         default=0.1,
@@ -337,8 +336,9 @@ class HarmonizeSettings(Settings):
         False
     """
 
-    method: Method = Field(
+    method: str = Field(
         default="curve",
+        min_length=1,
         description="curve (default), match (histogram matching only), latent (published iteration), latent-published",
     )
     refine: bool = Field(default=True, description="Take out noise and blur after the intensity curve.")

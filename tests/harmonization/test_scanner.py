@@ -145,23 +145,34 @@ class TestFile:
             ScannerModel.load(path, replace(target, digest="ffffffffffff"))
 
     @pytest.mark.parametrize(
-        "change",
+        ("change", "what"),
         [
-            {"source": [1, 0]},
-            {"source": [0, 1], "harmonized": [1, 0]},
-            {"source": "curve"},
-            {"harmonized": [0.0, float("nan")], "source": [0, 1]},
-            {"scans": None},
-            {"blindharmony-scanner": 99},
-            {"blindharmony-scanner": 1},
-            {"then": "abc"},
+            ({"source": [1, 0]}, "equally long lists"),
+            ({"source": [0, 1], "harmonized": [0, -1]}, "its curve is not increasing"),
+            ({"source": [0, 1], "harmonized": [1, 2]}, "from zero to zero"),
+            ({"source": [0, 1], "harmonized": [0, 0]}, "constant, too steep"),
+            ({"source": [0, 1], "harmonized": [0, 1e9]}, "constant, too steep"),
+            ({"source": "curve"}, "not lists of numbers"),
+            ({"source": {"a": 1}}, "not lists of numbers"),
+            ({"harmonized": [0.0, float("nan")], "source": [0, 1]}, "NaN"),
+            ({"scans": None}, "'scans' is missing"),
+            ({"scans": 0}, "'scans' is 0, not 1 or more"),
+            ({"scans": True}, "'scans' is not a whole number"),
+            ({"lift": 2}, "'lift' is 2, not between 0 and 1"),
+            ({"lift": "much"}, "'lift' is not a number"),
+            ({"target": 3}, "'target' is not a text"),
+            ({"blindharmony-scanner": 99}, "its format is 99, this program reads 2"),
+            ({"blindharmony-scanner": 1}, "its format is 1, this program reads 2"),
+            ({"then": "abc"}, "'then' is not a curve"),
+            ({"then": {"source": [0, 1], "harmonized": [0, 1]}}, "'disagreement' is missing"),
         ],
     )
-    def test_damage_is_named(self, model, target, tmp_path, change):
+    def test_damage_is_named(self, model, target, tmp_path, change, what):
         path = model.save(tmp_path / "scanner.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        with pytest.raises(InputError, match=r"scanner\.json: .*scanner model"):
+        with pytest.raises(InputError, match=r"scanner\.json: .*scanner model") as caught:
             ScannerModel.load(path, target)
+        assert what in str(caught.value)
 
     @pytest.mark.parametrize("text", ["", "[]", "3", "{}", "\x00"])
     def test_other_files_are_refused(self, target, tmp_path, text):

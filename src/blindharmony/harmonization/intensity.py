@@ -1,8 +1,6 @@
-r"""Increasing intensity curves, how smooth and how sure they are.
+r"""An increasing intensity curve: as a function of any voxel, as smooth as scanners are, with its error bar.
 
-An increasing intensity curve as a function that can be applied to any voxel.
-
-What a scanner's intensity curve usually is: a parabola in logarithms.
+**Smoothness.** What a scanner's curve usually is, is a parabola in logarithms:
 
 .. math:: \log T(q) = a + b \log q + c \log^2 q, \qquad
           (a, b, c) = \arg\min \sum_u \hat Q(u)^2 \bigl(\log \hat Q(u) - \log T(Q_y(u))\bigr)^2
@@ -14,44 +12,46 @@ the scanner is none of these, and what was asked for is kept:
 
 .. math:: x_h = \hat Q + w\,(T - \hat Q), \qquad w = \operatorname{clip}(\tfrac32 - r / e,\, 0,\, 1)
 
-:math:`r` is the root mean square of :math:`T - \hat Q` and :math:`e` the usual error of :math:`\hat Q`.
+:math:`r` is the root mean square of :math:`T - \hat Q` and :math:`e` the usual error of :math:`\hat Q`
+(:class:`~blindharmony.settings.CurveSettings`).
 
-How far to trust a first curve when the bias field is found again in the contrast it gives.
+**Contrast for the bias field.** How far a first curve is trusted when the field is found again in its contrast:
 
 .. math:: T_w(y) = y + w\,\bigl(T(y) - y\bigr), \qquad w = \max\Bigl(0,\; 1 - \frac{(2e)^2}{d^2}\Bigr)
 
 :math:`d` is how far the curve is from changing nothing, :math:`e` its own error bar (both root mean squares over
 ranks). Bias correction notices contrast: in a scan whose contrast is the target's already, a curve that is only error
 would send it astray. And it works on logarithms, between the darkest and the brightest voxel: what small errors at
-the ends of a curve do to it is more than what they do to the image. So a curve is lifted by its parabola,
+the ends of a curve do to it is more than what they do to the image. So the contrast is that of the curve's parabola,
+fitted where the brain's intensities are and going on straight beyond them
+(:class:`~blindharmony.settings.BiasAgainSettings`).
 
-.. math:: \log T(y) \approx a + b \log y + c \log^2 y,
-
-fitted where the brain's intensities are and going on straight beyond them.
-
-How far a curve may be off, at each intensity: one standard deviation, from how the person model errs.
+**Error bar.** How far a curve may be off at each intensity, one standard deviation, from how the person model errs:
 
 .. math:: \sigma(u)^2 = \frac{(1-s)\, e(u)^2 + s\, d(u)^2}{n}
 
 :math:`e(u)` is the error at rank :math:`u` about target heads that the model had not seen, :math:`d(u)` how much those
 heads differ from their mean, :math:`s` the surprise of the scan, :math:`n` the number of scans that were fitted
 together. It says nothing about noise, blur or a wrong mask.
-
-What a harmonization method returns, in the flow's space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.models.person import PersonModel
+from blindharmony.settings import BiasAgainSettings, CurveSettings
 
-# The slope beyond the last knot comes from the brightest part of the curve below it, and stays within reason.
+Array: TypeAlias = NDArray[np.float64]
+Curve: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+# How a curve goes on beyond its last knot is part of what its knots mean, in a scanner's file too, and no setting:
+# the slope comes from the brightest part of the curve below the knot, and its power stays within reason.
 _TOP_SHARE = 0.15
 _POWERS = (0.25, 2.5)
 
@@ -106,20 +106,14 @@ class CurveMap:
         return np.copysign(out, values).astype(np.float32)
 
 
-Array = NDArray[np.float64]
-
-# Below a thousandth of the brightest there is rounding.
-_DARKEST, _FEWEST, _SMOOTH_DEGREE, _SMOOTH_BELIEVED = 1e-3, 16, 2, 1.5
-_FOLD, _DARK_POWERS, _KNOTS = 2.0, (0.25, 4.0), 24
-
-
-def smooth_curve(source: Array, wanted: Array, error: float) -> CurveMap:
+def smooth_curve(source: Array, wanted: Array, error: float, settings: CurveSettings = CurveSettings()) -> CurveMap:
     """The curve of a scanner, with as little of the errors about persons as its smoothness allows.
 
     Args:
         source: Intensities of the scan (or mean scan) at evenly spaced ranks, not decreasing, ``(Q,)``.
         wanted: What they should become, as far as ranks tell, flow units, not decreasing, ``(Q,)``.
         error: Usual error of ``wanted``, root mean square, flow units.
+        settings: Numbers.
 
     Example:
         >>> q = np.linspace(0.2, 1.5, 256)
@@ -127,50 +121,48 @@ def smooth_curve(source: Array, wanted: Array, error: float) -> CurveMap:
         >>> bool(np.abs(curve(q**1.5) - q).max() < 0.004)
         True
     """
-    at = np.flatnonzero((source > _DARKEST * source[-1]) & (wanted > _DARKEST * wanted[-1]))
-    if len(np.unique(source[at])) >= _FEWEST:
-        fit = np.polynomial.Polynomial.fit(np.log(source[at]), np.log(wanted[at]), _SMOOTH_DEGREE, w=wanted[at])
+    dark = settings.darkest
+    at = np.flatnonzero((source > dark * source[-1]) & (wanted > dark * wanted[-1]))
+    if len(np.unique(source[at])) >= settings.fewest:
+        fit = np.polynomial.Polynomial.fit(np.log(source[at]), np.log(wanted[at]), settings.degree, w=wanted[at])
         change = np.zeros_like(wanted)
         change[at] = np.exp(fit(np.log(source[at]))) - wanted[at]
-        belief = np.clip(_SMOOTH_BELIEVED - np.sqrt((change[at] ** 2).mean()) / max(error, 1e-9), 0, 1)
+        belief = np.clip(settings.believed - np.sqrt((change[at] ** 2).mean()) / max(error, 1e-9), 0, 1)
         wanted = np.maximum.accumulate(np.maximum(wanted + belief * change, 0))
-    return _with_dark_end(CurveMap.through(source, wanted))
+    return _with_dark_end(CurveMap.through(source, wanted), settings)
 
 
-def _with_dark_end(curve: CurveMap) -> CurveMap:
+def _with_dark_end(curve: CurveMap, settings: CurveSettings) -> CurveMap:
     r"""The curve, below its darkest knot going on as :math:`y \propto x^p`.
 
     A straight line to zero would make a gamma's dark end wrong by any factor, and bias correction works on logarithms.
     """
     x, y = curve.x[1:], curve.y[1:]
-    later = int(np.searchsorted(x, _FOLD * x[0])) if len(x) else 0
-    if later in (0, len(x)) or not 0 < y[0] < y[later] or x[0] < _DARKEST * x[-1]:
+    later = int(np.searchsorted(x, settings.dark_fold * x[0])) if len(x) else 0
+    if later in (0, len(x)) or not 0 < y[0] < y[later] or x[0] < settings.darkest * x[-1]:
         return curve
-    power = np.clip(np.log(y[later] / y[0]) / np.log(x[later] / x[0]), *_DARK_POWERS)
-    down = np.geomspace(_DARKEST, 1, _KNOTS)[:-1]
+    power = np.clip(np.log(y[later] / y[0]) / np.log(x[later] / x[0]), *settings.dark_powers)
+    down = np.geomspace(settings.darkest, 1, settings.dark_knots)[:-1]
     return CurveMap(np.concatenate([[0], x[0] * down, x]), np.concatenate([[0], y[0] * down**power, y]))
 
 
-Curve = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
-_SURE = 2.0
-# Between these ranks of the brain the parabola is fitted; every voxel counts the same.
-_RANKS = np.linspace(0.02, 0.995, 200)
-_LEAST, _FLATTEST, _BELIEVED, _DEGREE = 1e-3, 0.1, 1.0, 2
-_REACH = np.geomspace(1e-4, 4, 600)
-
-
-def lifting_share(distance: float, error: float) -> float:
+def lifting_share(distance: float, error: float, settings: BiasAgainSettings = BiasAgainSettings()) -> float:
     """The share :math:`w`, in [0, 1).
 
     Example:
         >>> lifting_share(0.1, 0.01), lifting_share(0.01, 0.01)
         (0.96, 0.0)
     """
-    return max(0.0, 1 - (_SURE * error / max(distance, 1e-9)) ** 2)
+    return max(0.0, 1 - (settings.sure * error / max(distance, 1e-9)) ** 2)
 
 
-def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32], error: float = np.inf) -> CurveMap:
+def lifting_curve(
+    curve: Curve,
+    share: float,
+    values: NDArray[np.float32],
+    error: float = np.inf,
+    settings: BiasAgainSettings = BiasAgainSettings(),
+) -> CurveMap:
     """The curve :math:`T_w`, through the parabola of :math:`T` if that lies within its usual error.
 
     A curve that lies two away is lifted as it is, and in between in part.
@@ -180,6 +172,7 @@ def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32], error
         share: How far it is trusted.
         values: Prepared intensities of the brain.
         error: Usual error of the curve, root mean square, flow units.
+        settings: Numbers.
 
     Example:
         >>> gamma = CurveMap.through(np.linspace(0.1, 2, 50), np.linspace(0.1, 2, 50) ** 0.7)
@@ -187,20 +180,22 @@ def lifting_curve(curve: Curve, share: float, values: NDArray[np.float32], error
         >>> bool(abs(lifted(np.array([0.01], np.float32))[0] / 0.01**0.7 - 1) < 0.05)
         True
     """
-    at = np.quantile(values, _RANKS)
-    at = at[at > _LEAST * at[-1]]
-    own = curve(_REACH.astype(np.float32))
+    reach = np.geomspace(*settings.reach, settings.knots)
+    at = np.quantile(values, np.linspace(*settings.ranks, settings.points))
+    at = at[at > settings.darkest * at[-1]]
+    raw = curve(reach.astype(np.float32))
     # A brain of hardly more than zeros has no parabola.
-    if len(np.unique(at)) <= _DEGREE:
-        return CurveMap.through(_REACH, _REACH + share * (np.maximum.accumulate(own) - _REACH))
-    x, y = np.log(at), np.log(np.maximum(curve(at.astype(np.float32)).astype(np.float64), _LEAST))
-    bend = np.polynomial.Polynomial.fit(x, y, _DEGREE)
+    if len(np.unique(at)) <= settings.degree:
+        return CurveMap.through(reach, reach + share * (np.maximum.accumulate(raw) - reach))
+    x, y = np.log(at), np.log(np.maximum(curve(at.astype(np.float32)).astype(np.float64), settings.darkest))
+    bend = np.polynomial.Polynomial.fit(x, y, settings.degree)
     off = y - bend(x)
-    doubt = np.clip(np.sqrt(((np.exp(y) * off) ** 2).mean()) / error - _BELIEVED, 0, 1)
-    near = np.clip(np.log(_REACH), x[0], x[-1])
-    smooth = np.exp(bend(near) + np.maximum(bend.deriv()(near), _FLATTEST) * (np.log(_REACH) - near))
-    out = smooth + doubt * (own - smooth)
-    return CurveMap.through(_REACH, _REACH + share * (np.maximum.accumulate(out) - _REACH))
+    doubt = np.clip(np.sqrt(((np.exp(y) * off) ** 2).mean()) / error - settings.believed, 0, 1)
+    near = np.clip(np.log(reach), x[0], x[-1])
+    slope = np.maximum(bend.deriv()(near), settings.flattest)
+    smooth = np.exp(bend(near) + slope * (np.log(reach) - near))
+    out = smooth + doubt * (raw - smooth)
+    return CurveMap.through(reach, reach + share * (np.maximum.accumulate(out) - reach))
 
 
 def rms(values: NDArray[np.floating]) -> float:

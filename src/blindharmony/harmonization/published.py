@@ -168,7 +168,7 @@ def harmonize_latent(
     image: NDArray[np.float32],
     mask: NDArray[np.bool_],
     target: Target,
-    settings: PublishedSettings = PublishedSettings(),  # noqa: B008 (frozen)
+    settings: PublishedSettings = PublishedSettings(),
     *,
     device: str = "cpu",
     seed: int = 0,

@@ -24,14 +24,10 @@ from blindharmony.harmonization.fidelity import ncc, non_edge_l1, non_edge_mask
 from blindharmony.harmonization.intensity import Estimate
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.grid import mask_box
+from blindharmony.settings import RefinementSettings
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-
-_LEAST_NCC, _MOST_EDGES = 0.9, 1.75
-_TRIES = (1.0, 0.8, 0.6, 0.4, 0.2)
-# The restorer saw voxels of about 1 mm; on other grids its change is carried over from the template's.
-_OWN_GRID_MM = (0.75, 1.25)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +53,7 @@ def refine(
     strength: float | None = None,
     own_grid: bool = False,
     device: str = "cpu",
+    settings: RefinementSettings = RefinementSettings(),
 ) -> Refinement:
     """Take out of a curve's result what the target's own scans never show.
 
@@ -67,6 +64,7 @@ def refine(
         own_grid: Whether the image lies on the scan's own grid, not the template's.
         strength: Use this one instead of finding it.
         device: Where to compute.
+        settings: How much of the change is allowed.
     """
     if target.restorer is None or strength == 0 or not mask.any():
         return Refinement(image, 0.0, 0.0)
@@ -78,39 +76,47 @@ def refine(
         # Summed by numpy, in one thread: the bytes shall not depend on the number of cores.
         rms = float(np.sqrt(np.square(change.cpu().numpy(), dtype=np.float64).sum() / mask.sum()))
         if strength is None:
-            own = max(target.info.held_out.restorer_change, default=0.0)
-            strength = max(0.0, 1 - (own / max(rms, 1e-9)) ** 2)
-            strength *= _allowed(x, strength * change, inside) if strength else 0.0
+            usual = max(target.info.held_out.restorer_change, default=0.0)
+            strength = max(0.0, 1 - (usual / max(rms, 1e-9)) ** 2)
+            strength *= _allowed_share(x, strength * change, inside, settings) if strength else 0.0
     out = image.copy()
     moved = (strength * change)[0, 0][tuple(slice(s.stop - s.start) for s in box)].cpu().numpy()
     out[box] = np.where(mask[box], np.maximum(image[box] + moved, np.minimum(image[box], 0)), image[box])
     return Refinement(out, strength, strength * rms)
 
 
-def refined(estimate: Estimate, mask: Mask, target: Target, *, device: str = "cpu") -> Estimate:
+def refined(
+    estimate: Estimate,
+    mask: Mask,
+    target: Target,
+    *,
+    device: str = "cpu",
+    settings: RefinementSettings = RefinementSettings(),
+) -> Estimate:
     """An estimate after refinement, with what it changed among its figures."""
-    found = refine(estimate.image, mask, target, device=device)
-    figures = {"refinement strength": round(found.strength, 3), "refinement change (rms)": round(found.change, 4)}
-    return replace(estimate, image=found.image, refinement=found.strength, figures={**estimate.figures, **figures})
+    result = refine(estimate.image, mask, target, device=device, settings=settings)
+    figures = {"refinement strength": round(result.strength, 3), "refinement change (rms)": round(result.change, 4)}
+    return replace(estimate, image=result.image, refinement=result.strength, figures={**estimate.figures, **figures})
 
 
-def on_own_grid(spacing: tuple[float, float, float]) -> bool:
-    """Whether the restorer can work on a grid with these voxels (mm).
+def on_own_grid(spacing: tuple[float, float, float], settings: RefinementSettings = RefinementSettings()) -> bool:
+    """Whether the restorer can work on a grid with these voxels (mm); elsewhere its change is carried to the grid.
 
     Example:
         >>> on_own_grid((0.87, 0.87, 1.0)), on_own_grid((1.0, 1.0, 3.0))
         (True, False)
     """
-    return _OWN_GRID_MM[0] <= min(spacing) and max(spacing) <= _OWN_GRID_MM[1]
+    smallest, largest = settings.own_grid_mm
+    return smallest <= min(spacing) and max(spacing) <= largest
 
 
-def _allowed(x: Tensor, change: Tensor, inside: Tensor) -> float:
+def _allowed_share(x: Tensor, change: Tensor, inside: Tensor, settings: RefinementSettings) -> float:
     """The largest share of the change that the published distance lets pass."""
-    flat = non_edge_mask(x, foreground=inside)
+    flat = non_edge_mask(x, settings.flat_quantile, foreground=inside)
     before = non_edge_l1(x, flat)
-    for share in _TRIES:
+    for share in settings.shares:
         y = x + share * change
-        if ncc(y, x, inside) >= _LEAST_NCC and non_edge_l1(y, flat) <= _MOST_EDGES * before:
+        if ncc(y, x, inside) >= settings.least_correlation and non_edge_l1(y, flat) <= settings.most_edges * before:
             return share
     return 0.0
 

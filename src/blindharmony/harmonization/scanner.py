@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,15 @@ from blindharmony.files import parse_json, read_text, write_text
 from blindharmony.harmonization.intensity import CurveMap, lifting_share, rms, smooth_curve
 from blindharmony.harmonization.summary import ScanSummary, whole_quantiles
 from blindharmony.models.target import Target
+from blindharmony.settings import CurveSettings, HarmonizeSettings
 
-Array = NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float64]
 
-_ROUNDS = 8
+Number = TypeVar("Number", int, float, str)
+
 _FORMAT = 2
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text"}
+# What a file may hold: more is damage, or would only overflow later.
 _MAX_ROUNDS = 8
 _MAX_KNOTS, _MAX_VALUE, _MAX_SLOPE = 100_000, 1e3, 1e6
 
@@ -140,17 +144,25 @@ class ScannerModel:
         """The model of its :attr:`content`.
 
         Raises:
-            ValueError: If it is none; so do ``KeyError`` and ``TypeError``.
+            ValueError: If it is none; the message says what is wrong with it.
         """
-        scans, made_for, lift = int(content["scans"]), str(content["target"]), float(content["lift"])
-        if scans < 1 or not 0 <= lift <= 1 or content["blindharmony-scanner"] != _FORMAT:
-            raise ValueError
+        version = _entry(content, "blindharmony-scanner", int)
+        if version != _FORMAT:
+            raise ValueError(f"its format is {version}, this program reads {_FORMAT}")
+        scans, made_for = _entry(content, "scans", int), _entry(content, "target", str)
+        lift = _entry(content, "lift", float)
+        if scans < 1:
+            raise ValueError(f"'scans' is {scans}, not 1 or more")
+        if not 0 <= lift <= 1:
+            raise ValueError(f"'lift' is {lift:g}, not between 0 and 1")
         parts = [content]
         while (then := parts[-1].get("then")) is not None:
-            if not isinstance(then, Mapping) or len(parts) == _MAX_ROUNDS:
-                raise ValueError
+            if not isinstance(then, Mapping):
+                raise ValueError("'then' is not a curve")
+            if len(parts) == _MAX_ROUNDS:
+                raise ValueError(f"it has more than {_MAX_ROUNDS} rounds")
             parts.append(then)
-        found = [cls(_curve(p), scans, made_for, float(p["disagreement"])) for p in parts]
+        found = [cls(_curve(p), scans, made_for, _entry(p, "disagreement", float)) for p in parts]
         return reduce(lambda whole, last: whole.deeper(last), found[1:], replace(found[0], lift=lift))
 
     @classmethod
@@ -162,38 +174,58 @@ class ScannerModel:
         """
         try:
             content = parse_json(read_text(path, ScannerError))
-            if content["blindharmony-scanner"] != _FORMAT:
-                raise ScannerError("this scanner model is of another format", remedy="fit it again", path=path)
-            found = cls.parse(content)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ScannerError(
-                "this is not a scanner model", remedy="make one with --save-scanner", path=path
-            ) from None
-        return found.checked_for(target, path)
+            if not isinstance(content, Mapping):
+                raise ValueError("it is no JSON object")
+            model = cls.parse(content)
+        except ValueError as error:
+            what = f"this is not a scanner model ({str(error)[:120]})"
+            raise ScannerError(what, remedy="make one with --save-scanner", path=path) from None
+        return model.checked_for(target, path)
 
 
 def _knots(curve: CurveMap) -> dict[str, list[float]]:
     return {"source": curve.x.tolist(), "harmonized": curve.y.tolist()}
 
 
+def _entry(content: Mapping[str, Any], name: str, kind: type[Number]) -> Number:
+    """An entry of a scanner file, of one kind."""
+    value = content.get(name)
+    if kind is float and type(value) is int:
+        value = float(value)
+    # To Python True is 1; to the writer of a file it was something else.
+    if type(value) is not kind:
+        raise ValueError(f"'{name}' is missing" if value is None else f"'{name}' is not {_KINDS[kind]}")
+    entry: Number = value
+    return entry
+
+
 def _curve(content: Mapping[str, Any]) -> CurveMap:
-    x, y = (np.array(content[k], np.float64) for k in ("source", "harmonized"))
-    if x.ndim != 1 or x.shape != y.shape or not 2 <= x.size <= _MAX_KNOTS or not (np.diff(x) > 0).all():
-        raise ValueError
+    lists = [content.get(name) for name in ("source", "harmonized")]
+    try:
+        x, y = (np.array(values, np.float64) for values in lists)
+    except (TypeError, ValueError):
+        raise ValueError("'source' and 'harmonized' are not lists of numbers") from None
+    if x.ndim != 1 or x.shape != y.shape or not 2 <= x.size <= _MAX_KNOTS:
+        raise ValueError(f"'source' and 'harmonized' are not equally long lists of 2 to {_MAX_KNOTS} numbers")
+    if not (np.isfinite(x).all() and np.isfinite(y).all() and x[0] == y[0] == 0):
+        raise ValueError("its curve does not go from zero to zero through finite numbers")
+    if not ((np.diff(x) > 0).all() and (np.diff(y) >= 0).all()):
+        raise ValueError("its curve is not increasing")
     # Prepared intensities and flow units are around one: what is far from it would only overflow later.
-    if not (x[0] == y[0] == 0 and (np.diff(y) >= 0).all() and max(x[-1], y[-1]) < _MAX_VALUE):
-        raise ValueError
-    if y[-1] == 0 or y[1] > _MAX_SLOPE * x[1]:
-        raise ValueError
+    if max(x[-1], y[-1]) >= _MAX_VALUE or y[-1] == 0 or y[1] > _MAX_SLOPE * x[1]:
+        raise ValueError("its curve is constant, too steep, or far from the intensities of a prepared scan")
     return CurveMap(x, y)
 
 
-def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
+def fit_scanner(
+    scans: Sequence[ScanSummary], target: Target, settings: HarmonizeSettings = HarmonizeSettings()
+) -> ScannerModel:
     """The scanner model of scans that share a scanner; with one scan, that scan's own curve.
 
     Args:
         scans: Summaries of prepared scans, at least one.
         target: The target they are harmonized to.
+        settings: Numbers of the curve, and of the trust in it for bias correction.
 
     Raises:
         UsageError: If there is none.
@@ -205,17 +237,19 @@ def fit_scanner(scans: Sequence[ScanSummary], target: Target) -> ScannerModel:
     weights = target.person.certainty(surprises) if target.person else np.full(len(scans), 1 / len(scans))
     usual = _usual_error(target, surprises, weights)
     gains = np.ones(len(scans))
-    for _ in range(_ROUNDS if len(scans) > 1 else 1):
-        curve = _shared_curve([g * s.quantiles for g, s in zip(gains, scans, strict=True)], persons, weights, usual)
+    for _ in range(settings.curve.rounds if len(scans) > 1 else 1):
+        sources = [g * s.quantiles for g, s in zip(gains, scans, strict=True)]
+        curve = _shared_curve(sources, persons, weights, usual, settings.curve)
         if len(scans) > 1:
             gains = np.array([_gain(curve, s.whole) for s in scans])
             gains /= np.exp(np.log(gains).mean())
     sources = [g * s.quantiles for g, s in zip(gains, scans, strict=True)]
-    found = [curve(s.astype(np.float32)).astype(np.float64) for s in sources]
+    harmonized = [curve(s.astype(np.float32)).astype(np.float64) for s in sources]
     error = rms(target.person.error) if target.person else rms(target.quantiles.std(0))
     # The curve takes scans with their gain: from there to the target it is as far as it changes the contrast.
-    share = lifting_share(rms(np.subtract(found, sources)), error * np.sqrt((weights**2).sum()))
-    off = rms(np.subtract(found, persons))
+    change = rms(np.subtract(harmonized, sources))
+    share = lifting_share(change, error * np.sqrt((weights**2).sum()), settings.bias_again)
+    off = rms(np.subtract(harmonized, persons))
     return ScannerModel(curve, len(scans), target.digest, off, share)
 
 
@@ -226,22 +260,28 @@ def _usual_error(target: Target, surprises: Array, weights: Array) -> float | No
     """
     if target.person is None:
         return None
-    known, unknown = (float((e**2).mean()) for e in (target.person.error, target.person.spread))
-    one = (1 - surprises) * known + surprises * unknown
-    return float(np.sqrt((weights**2 * one).sum() + (weights * one).sum() / len(target.quantiles)))
+    familiar, strange = (float((e**2).mean()) for e in (target.person.error, target.person.spread))
+    variances = (1 - surprises) * familiar + surprises * strange
+    return float(np.sqrt((weights**2 * variances).sum() + (weights * variances).sum() / len(target.quantiles)))
 
 
-def _shared_curve(sources: Sequence[Array], persons: Sequence[Array], weights: Array, usual: float | None) -> CurveMap:
+def _shared_curve(
+    sources: Sequence[Array],
+    persons: Sequence[Array],
+    weights: Array,
+    usual: float | None,
+    settings: CurveSettings,
+) -> CurveMap:
     """The curve that gives the mean scan, rank by rank, the mean person's intensities; smooth if errors are known."""
     wanted, source = (np.average(q, 0, weights) for q in (persons, sources))
     curve = CurveMap.through(source, wanted)
-    for _ in range(_ROUNDS if len(sources) > 1 else 0):
+    for _ in range(settings.rounds if len(sources) > 1 else 0):
         # The mean of curved values is not the curve of the mean: what is still off is taken out on the target's side.
-        found = np.average([curve(s.astype(np.float32)) for s in sources], 0, weights)
-        curve = CurveMap(curve.x, CurveMap.through(found, wanted)(curve.y.astype(np.float32)).astype(np.float64))
+        reached = np.average([curve(s.astype(np.float32)) for s in sources], 0, weights)
+        curve = CurveMap(curve.x, CurveMap.through(reached, wanted)(curve.y.astype(np.float32)).astype(np.float64))
     if usual is None:
         return curve
-    return smooth_curve(source, curve(source.astype(np.float32)).astype(np.float64), usual)
+    return smooth_curve(source, curve(source.astype(np.float32)).astype(np.float64), usual, settings)
 
 
 def _gain(curve: CurveMap, values: Array) -> float:

@@ -1,9 +1,9 @@
 r"""What a scan tells about its person and its scanner: ranks, texture, quantiles; and histogram matching.
 
-What a scan tells about its person that no monotone change of intensity can alter.
+Only the *order* of the intensities says who is in the scan, so a scan and the same scan through any increasing curve
+give the same numbers.
 
-Only the *order* of the intensities is used, so a scan and the same scan through any increasing curve give the same
-numbers. Voxels are sorted into ``BINS`` equally full bins of rank; for each bin
+**Rank features.** Voxels are sorted into ``BINS`` equally full bins of rank; for each bin
 
 .. math:: a_k = \operatorname{mean}\{A(v) : v \in \text{bin}_k\}, \qquad
           t_k = \log \operatorname{q}_{75}\{|x_0(v) - \bar x_0(v)| : v \in \text{bin}_k\}
@@ -13,7 +13,7 @@ numbers. Voxels are sorted into ``BINS`` equally full bins of rank; for each bin
 :math:`t` how much the image *varies* there, which is the slope of the true curve in disguise: a steep curve makes
 texture coarse. Only the shape of :math:`t` counts, not its level, so that a noisier scanner is no other person.
 
-How noisy, how blurred and how thickly sliced a scan is, in three numbers that no intensity curve changes.
+**Texture.** How noisy, how blurred and how thickly sliced a scan is, in three numbers that no intensity curve changes:
 
 .. math:: \tau = \Bigl(\overline{\log \operatorname{med}|x - \bar x_3|},\;
           \overline{\log \operatorname{med}|\bar x_3 - \bar x_7|},\; \max_a \rho_a - \min_a \rho_a\Bigr), \qquad
@@ -23,14 +23,13 @@ How noisy, how blurred and how thickly sliced a scan is, in three numbers that n
 are taken in eight bins of brightness, and :math:`a` is one of the three axes. Noise raises the first number, blur
 lowers the first two, thick slices raise the third.
 
-Masked histogram matching to the pooled target: the start of every fit, and the rival to beat.
-
-All that a scanner's curve is fitted from, for one scan: a few hundred numbers instead of a volume.
+**Summary.** All that a scanner's curve is fitted from, for one scan: a few hundred numbers instead of a volume.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +38,15 @@ from scipy import ndimage
 from blindharmony.errors import PreprocessingError
 from blindharmony.harmonization.intensity import CurveMap, Estimate
 from blindharmony.models.target import Target
+from blindharmony.settings import CurveSettings
 
+Array: TypeAlias = NDArray[np.float64]
+
+# A person model was learnt from features with these numbers and understands no others: they are no settings.
 BINS = 24
-_RIM = 2
-_LEAST = 1e-4
+_RANK_RIM, _TEXTURE_RIM = 2, 3  # voxels inside the border
+_TEXTURE_BINS = 8
+_LEAST_ROUGHNESS = 1e-4  # flow units, so that a flat image has a logarithm
 
 
 def rank_features(
@@ -63,10 +67,10 @@ def rank_features(
         ((48,), True)
     """
     expected = _by_rank(matched[region], atlas[region], "mean")
-    inner = ndimage.binary_erosion(region, iterations=_RIM)
+    inner = ndimage.binary_erosion(region, iterations=_RANK_RIM)
     smooth = ndimage.uniform_filter(matched, 3)
     rough = np.abs(matched - smooth)[inner]
-    varied = np.log(_by_rank(smooth[inner], rough, "upper quartile") + _LEAST)
+    varied = np.log(_by_rank(smooth[inner], rough, "upper quartile") + _LEAST_ROUGHNESS)
     return np.concatenate([expected, varied - varied.mean()])
 
 
@@ -76,11 +80,6 @@ def _by_rank(order: NDArray[np.float32], values: NDArray[np.float32], what: str)
     if what == "mean":
         return np.array([b.mean(dtype=np.float64) for b in bins])
     return np.array([np.quantile(b, 0.75) for b in bins])
-
-
-_BINS, _TEXTURE_RIM, _TEXTURE_LEAST = 8, 3, 1e-4
-
-Array = NDArray[np.float64]
 
 
 def texture(matched: NDArray[np.float32], region: NDArray[np.bool_]) -> Array:
@@ -105,11 +104,11 @@ def texture(matched: NDArray[np.float32], region: NDArray[np.bool_]) -> Array:
         return np.zeros(3)
     narrow = ndimage.uniform_filter(matched, 3)
     wide = ndimage.uniform_filter(narrow, 5)
-    order = np.array_split(np.argsort(narrow[inner], kind="stable"), _BINS)
+    order = np.array_split(np.argsort(narrow[inner], kind="stable"), _TEXTURE_BINS)
     fine, coarse = np.abs(matched - narrow)[inner], np.abs(narrow - wide)[inner]
-    along = [np.log(np.median(_bend(matched, axis)[inner]) + _TEXTURE_LEAST) for axis in range(3)]
+    along = [np.log(np.median(_bend(matched, axis)[inner]) + _LEAST_ROUGHNESS) for axis in range(3)]
     levels = [
-        np.mean([np.log(np.median(values[b]) + _TEXTURE_LEAST) for b in order if b.size]) for values in (fine, coarse)
+        np.mean([np.log(np.median(values[b]) + _LEAST_ROUGHNESS) for b in order if b.size]) for values in (fine, coarse)
     ]
     return np.array([*levels, max(along) - min(along)], np.float64)
 
@@ -119,11 +118,8 @@ def _bend(x: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     return np.asarray(np.abs(ndimage.convolve1d(x, np.array([1, -2, 1], np.float32), axis, mode="nearest")))
 
 
-_MIN_VOXELS = 10_000
-
-
 def source_quantiles(
-    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target
+    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target, settings: CurveSettings = CurveSettings()
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Quantiles of a scan at the target's ranks, and the region they were taken in.
 
@@ -133,7 +129,7 @@ def source_quantiles(
         PreprocessingError: If hardly anything is left of the brain there.
     """
     region = mask & target.fit_region
-    if region.sum() < _MIN_VOXELS:
+    if region.sum() < settings.least_voxels:
         raise PreprocessingError(
             f"only {region.sum()} brain voxels lie where the template has brain",
             remedy="check the mask and the header",
@@ -141,15 +137,18 @@ def source_quantiles(
     return np.quantile(image[region], target.levels), region
 
 
-def harmonize_match(image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target) -> Estimate:
+def harmonize_match(
+    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target, settings: CurveSettings = CurveSettings()
+) -> Estimate:
     r"""Give every voxel the target's mean intensity of its rank: :math:`x_h = \bar Q(F_y(y))`.
 
     Args:
         image: Template grid, flow units.
         mask: Brain.
         target: Its mean quantile curve is used; no flow.
+        settings: Numbers.
     """
-    quantiles, _ = source_quantiles(image, mask, target)
+    quantiles, _ = source_quantiles(image, mask, target, settings)
     curve = CurveMap.through(quantiles, target.mean_curve)
     out = np.where(mask, curve(image), 0).astype(np.float32)
     return Estimate(out, intensity_map=curve)
@@ -172,7 +171,9 @@ class ScanSummary:
     surprise: float
 
 
-def summarize(image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target) -> ScanSummary:
+def summarize(
+    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target, settings: CurveSettings = CurveSettings()
+) -> ScanSummary:
     """Quantiles of a prepared scan, and the person seen in them.
 
     Without a person model in the target, every person is the mean one.
@@ -180,16 +181,16 @@ def summarize(image: NDArray[np.float32], mask: NDArray[np.bool_], target: Targe
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    quantiles, region = source_quantiles(image, mask, target)
+    quantiles, region = source_quantiles(image, mask, target, settings)
     whole = whole_quantiles(image, mask)
     if target.person is None:
         return ScanSummary(quantiles, whole, target.mean_curve, 1.0)
     matched = np.where(region, CurveMap.through(quantiles, target.mean_curve)(image), 0).astype(np.float32)
     features = rank_features(matched, region, target.atlas)
-    own = texture(matched, region)
+    roughness = texture(matched, region)
     # A sum of kernels may fold over where few scans taught it; an intensity curve must not.
-    person = np.maximum.accumulate(np.maximum(target.person.curve(features, own), 0))
-    return ScanSummary(quantiles, whole, person, target.person.surprise(features, own))
+    person = np.maximum.accumulate(np.maximum(target.person.curve(features, roughness), 0))
+    return ScanSummary(quantiles, whole, person, target.person.surprise(features, roughness))
 
 
 def whole_quantiles(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> Array:

@@ -1,6 +1,6 @@
 r"""Which of the target's people a scan shows: the quantile curve of this head, from features that no scanner changes.
 
-Gaussian-process regression from rank features :math:`f` (``harmonization.ranks``) to quantile
+Gaussian-process regression from rank features :math:`f` (``harmonization.summary``) to quantile
 curves :math:`Q`, taught by the target's own scans as they are and as seen through other scanners' noise and blur:
 
 .. math:: \hat Q(f) = \bar Q + k(f)^\top (K + N)^{-1} (Q_{1..R} - \bar Q), \qquad
@@ -12,7 +12,7 @@ histogram matching.
 
 Noise and blur move the features, and another way in every head, so a version of a head mostly speaks for scans of its
 kind: :math:`P` is 1 for the same version (as it is, noisy, blurred, ...) and less for another. Which versions a scan is
-like, :math:`w`, follows from its texture :math:`\tau` (``harmonization.texture``) by Bayes' rule, a Gaussian for each
+like, :math:`w`, follows from its texture :math:`\tau` (``harmonization.summary``) by Bayes' rule, a Gaussian for each
 version; a row of training is its own version.
 
 Source: Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, eq. 2.25, 2.26 and 5.12.
@@ -29,14 +29,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
+from blindharmony.settings import PersonSettings
+
 Array = NDArray[np.float64]
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_LENGTH, _STRENGTH, _SHARED = 2.0, 20.0, 0.5
-# Of a row about scans of another version; how much likelier (in nats) a scan as it is than any other version; the
-# share of a texture's covariance that is taken off its diagonal.
-_OTHER, _AS_IT_IS, _SHRINK = 0.7, 4.0, 0.1
 
 
 # Matrix products differ in their last digits with the number of threads, and a scanner's hash would with them.
@@ -56,6 +53,7 @@ class PersonModel:
         textures: Noise, blur and slices of each row, shape ``(R, T)``; None in models made before it was kept: then
             all versions count the same.
         people: Whose head a row belongs to, shape ``(R,)``, if some are scans of one person; None: all are different.
+        settings: Numbers of the regression.
 
     Example:
         >>> f = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
@@ -71,6 +69,12 @@ class PersonModel:
     heads: NDArray[np.int64]
     textures: Array | None = None
     people: NDArray[np.int64] | None = None
+    settings: PersonSettings = PersonSettings()
+
+    @property
+    def _prior(self) -> float:
+        """Variance of a head of which nothing is known, in variances of the noise."""
+        return self.settings.strength * self.settings.length**2
 
     @property
     def _people(self) -> NDArray[np.int64]:
@@ -89,9 +93,9 @@ class PersonModel:
     @cached_property
     def _scale(self) -> tuple[Array, Array]:
         """Centre and spread of the features of the heads as they are; each block counts the same."""
-        own = self.features[self.themselves]
-        centre = own.mean(0)
-        blocks = np.split((own - centre) ** 2, 2, axis=1)
+        heads = self.features[self.themselves]
+        centre = heads.mean(0)
+        blocks = np.split((heads - centre) ** 2, 2, axis=1)
         spread = [np.full(b.shape[1], np.sqrt(2 * b.sum(1).mean()) + 1e-12) for b in blocks]
         return centre, np.concatenate(spread)
 
@@ -99,7 +103,7 @@ class PersonModel:
         centre, spread = self._scale
         a, b = (a - centre) / spread, (b - centre) / spread
         distance = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-        return np.asarray(_STRENGTH * _LENGTH**2 * np.exp(-distance / (2 * _LENGTH**2)))
+        return np.asarray(self._prior * np.exp(-distance / (2 * self.settings.length**2)))
 
     @cached_property
     def versions(self) -> NDArray[np.int64]:
@@ -111,13 +115,12 @@ class PersonModel:
     def _kinds(self) -> tuple[Array, Array]:
         """Mean texture of each version, ``(V, T)``, and what makes their common covariance the identity, ``(T, T)``."""
         assert self.textures is not None
-        own = [self.textures[self.versions == v] for v in range(self.versions.max() + 1)]
-        covariance = np.mean([np.atleast_2d(np.cov(t.T)) if len(t) > 1 else np.eye(t.shape[1]) for t in own], 0)
-        covariance = (
-            (1 - _SHRINK) * covariance + _SHRINK * np.diag(np.diag(covariance)) + 1e-6 * np.eye(len(covariance))
-        )
+        kinds = [self.textures[self.versions == v] for v in range(self.versions.max() + 1)]
+        covariance = np.mean([np.atleast_2d(np.cov(t.T)) if len(t) > 1 else np.eye(t.shape[1]) for t in kinds], 0)
+        off = self.settings.shrinkage
+        covariance = (1 - off) * covariance + off * np.diag(np.diag(covariance)) + 1e-6 * np.eye(len(covariance))
         whitening = np.asarray(np.linalg.cholesky(np.linalg.inv(covariance)), np.float64)
-        return np.array([t.mean(0) for t in own]), whitening
+        return np.array([t.mean(0) for t in kinds]), whitening
 
     def likeness(self, texture: Array | None) -> Array:
         """How much each row speaks for a scan of this texture, shape ``(R,)``: 1 if it is surely the row's version."""
@@ -125,10 +128,11 @@ class PersonModel:
             return np.ones(len(self.heads))
         means, whitening = self._kinds
         evidence = -0.5 * (((texture - means) @ whitening) ** 2).sum(1)
-        evidence[0] += _AS_IT_IS
+        evidence[0] += self.settings.as_it_is
         share = np.exp(evidence - evidence.max())
         share /= share.sum()
-        return np.asarray(_OTHER + (1 - _OTHER) * share[self.versions])
+        other = self.settings.other_version
+        return np.asarray(other + (1 - other) * share[self.versions])
 
     @cached_property
     def _among(self) -> Array:
@@ -136,7 +140,7 @@ class PersonModel:
         kernel = self._kernel(self.features, self.features)
         if self.textures is None:
             return kernel
-        return np.asarray(kernel * np.where(self.versions[:, None] == self.versions, 1.0, _OTHER))
+        return np.asarray(kernel * np.where(self.versions[:, None] == self.versions, 1.0, self.settings.other_version))
 
     def _with(self, features: Array, texture: Array | None) -> Array:
         """The kernel between a scan and the rows, shape ``(R,)``."""
@@ -145,7 +149,8 @@ class PersonModel:
     @cached_property
     def _precision(self) -> Array:
         same = (self._people[:, None] == self._people).astype(np.float64)
-        noise = _SHARED * same + (1 - _SHARED) * np.eye(len(self.heads))
+        shared = self.settings.shared
+        noise = shared * same + (1 - shared) * np.eye(len(self.heads))
         return np.asarray(np.linalg.inv(self._among + noise))
 
     @cached_property
@@ -161,7 +166,7 @@ class PersonModel:
     def surprise(self, features: Array, texture: Array | None = None) -> float:
         """How little the features say: 0 among the target's own heads, 1 for nothing like them."""
         k = self._with(features, texture)
-        return float(1 - k @ self._precision @ k / (_STRENGTH * _LENGTH**2))
+        return float(1 - k @ self._precision @ k / self._prior)
 
     def certainty(self, surprises: ArrayLike) -> Array:
         r"""How much each scan of a group shall count, adding up to 1: inversely to the variance of what is said of it.
@@ -178,8 +183,8 @@ class PersonModel:
             [0.5, 0.5]
         """
         # Told apart by version, a head can look better known than the model allows: no better than surely.
-        found = 1 / (1 + _STRENGTH * _LENGTH**2 * np.maximum(surprises, 0))
-        return np.asarray(found / found.sum())
+        certainty = 1 / (1 + self._prior * np.maximum(surprises, 0))
+        return np.asarray(certainty / certainty.sum())
 
     @cached_property
     @_one_thread
@@ -190,15 +195,15 @@ class PersonModel:
     @cached_property
     def spread(self) -> Array:
         """Root mean square difference of a head from the mean of other people's, by rank, shape ``(Q,)``."""
-        own, people = self.curves[self.themselves], len(np.unique(self._people))
-        return np.asarray(own.std(0) * people / max(people - 1, 1))
+        people = len(np.unique(self._people))
+        return np.asarray(self.curves[self.themselves].std(0) * people / max(people - 1, 1))
 
     def left_out(self) -> Array:
         """What each head's curve would have been without any row of its person in training, shape ``(heads, Q)``."""
         residual = self.curves - self.mean
-        found = np.empty_like(residual)
+        predicted = np.empty_like(residual)
         for person in np.unique(self._people):
             rows = np.flatnonzero(self._people == person)
             missed = np.linalg.solve(self._precision[np.ix_(rows, rows)], self._weights[rows])
-            found[rows] = residual[rows] - missed + self.mean
-        return np.asarray(found[self.themselves])
+            predicted[rows] = residual[rows] - missed + self.mean
+        return np.asarray(predicted[self.themselves])
