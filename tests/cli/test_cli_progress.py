@@ -10,6 +10,8 @@ from blindharmony.cli.console import Screen, Stage
 from blindharmony.cli.main import main
 from blindharmony.cli.train import TrainingScreen
 from blindharmony.study.run import Tally
+from blindharmony.study.work import Fingerprint, ScanRecord
+from blindharmony.study.work import Stage as Step
 
 
 class Clock:
@@ -38,15 +40,22 @@ def cohort(screen, clock, *, as_json=False):
     see("", tally)
     for look in range(4):
         clock.now += 10
-        tally.stage, tally.pieces = "look", (look + 1, 4)
+        tally.stage, tally.pieces = Step.LOOK, (look + 1, 4)
         see("", tally)
     tally.failed["sub-03_T1w"] = "no brain"
-    see("sub-03_T1w: failed: no brain", tally)
+    see("sub-03_T1w: failed: no brain", tally, problem=True)
     for done in range(3):
         clock.now += 10
-        tally.done, tally.stage, tally.pieces = done + 1, "harmonize", (5 + done, 7)
+        tally.done, tally.stage, tally.pieces = done + 1, Step.HARMONIZE, (5 + done, 7)
         place = f"sub-0{done}/anat/sub-0{done}_T1w.nii.gz"
-        tally.last = {"scan": place, "verdict": "good", "outputs": {"b": 1, "a": 2}, "profile_after": [1.0]}
+        tally.last = ScanRecord(
+            scan=place,
+            group="g",
+            fingerprint=Fingerprint(input="i", mask=None, settings={}, scanner=None),
+            verdict="good",
+            outputs={"b": 1, "a": 2},
+            profile_after=[1.0],
+        )
         see(f"sub-0{done}: Harmonized (10 s)", tally)
     see.end(tally)
     return stage.shown

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+from fake_work import FAKE
+
 from blindharmony.io.bids import bids_scans
 from blindharmony.jobs.engine import SerialEngine
 from blindharmony.study.groups import by_metadata
 from blindharmony.study.ledger import Ledger
-from blindharmony.study.run import Settings, held, make_plan, run_study
+from blindharmony.study.run import held, make_plan, run_study
+from blindharmony.study.work import Settings
 
 
 def make_study(root: Path, scans: dict[str, str], metadata: dict[str, dict] | None = None) -> Path:
@@ -38,9 +41,9 @@ def fake_run(root: Path, out: Path, engine=None, *, seed: int = 0, say=None, scr
                 settings,
                 ledger,
                 engine,
-                module="fake_work",
+                pieces=FAKE,
                 scratch=scratch,
-                say=lambda line, tally: lines.append(line) if line else None,
+                say=lambda line, tally, problem=False: lines.append(line) if line else None,
             )
         finally:
             engine.close()

@@ -10,40 +10,68 @@ import signal
 import time
 from pathlib import Path
 
-from blindharmony.errors import InputError, OutputError
+from blindharmony.errors import DiskFullError, InputError
 from blindharmony.files import write_bytes, write_sidecar
-from blindharmony.study.ledger import note_path, publish
+from blindharmony.jobs.engine import Answer, Work
+from blindharmony.study.ledger import note_path
+from blindharmony.study.run import Pieces
+from blindharmony.study.work import FitScanner, HarmonizeScan, LookAtScan, ScannerFit, ScanRecord
 
 
-def look(asked):
-    _begin("look", asked)
-    if asked["first"] and "fails at the second look" in Path(asked["scan"]).read_text():
-        raise InputError("the scan is a fake", remedy="take another", path=asked["scan"])
-    write_bytes(Path(asked["file"]), _content(asked["scan"], asked["first"]), overwrite=True)
-    return {}
+class FakeLook(LookAtScan):
+    def do(self, tell):
+        _begin(self)
+        if self.first and "fails at the second look" in self.item.scan.path.read_text():
+            raise InputError("the scan is a fake", remedy="take another", path=self.item.scan.path)
+        write_bytes(self.file, _content(self, self.first), overwrite=True)
+        return Answer()
 
 
-def fit(asked):
-    summaries = b"".join(Path(p).read_bytes() for p in asked["summaries"])
-    file = write_bytes(Path(asked["file"]), hashlib.sha256(summaries).hexdigest().encode(), overwrite=True)
-    note = {"again": not asked["first"], "scans": len(asked["summaries"])}
-    write_sidecar(note_path(file), note, overwrite=True)
-    return note
+class FakeFit(FitScanner):
+    def do(self, tell):
+        summaries = b"".join(file.read_bytes() for file in self.files)
+        content = hashlib.sha256(summaries).hexdigest().encode()
+        file = write_bytes(self.ledger.scanner(self.key), content, overwrite=True)
+        fit = ScannerFit(again=not self.first, scans=len(self.summaries))
+        write_sidecar(note_path(file), fit.model_dump(), overwrite=True)
+        return fit
 
 
-def harmonize(asked):
-    _begin("harmonize", asked)
-    staged, name = Path(asked["staging"]), asked["place"].rpartition("/")[2].split("_T1w")[0]
-    content = _content(asked["scan"], asked["scanner"])
-    staged.mkdir(parents=True, exist_ok=True)
-    for ending in ("desc-harmonized_T1w.nii.gz", "desc-harmonized_T1w.json"):
-        with (staged / f"{name}_{ending}").open("wb") as file:
-            for part in (content, b"x" * 5000, hashlib.sha256(content).hexdigest().encode()):
-                file.write(part)
-                file.flush()
-                time.sleep(0.001)
-    record = {**asked["record"], "status": "done", "seconds": 1.0, "seed": asked["seed"]}
-    return publish(staged, Path(asked["out"]), asked["folder"], Path(asked["home"]), record)
+class FakeHarmonize(HarmonizeScan):
+    def do(self, tell):
+        _begin(self)
+        scan, staged = self.item.scan, self.emptied()
+        name = scan.place.rpartition("/")[2].split("_T1w")[0]
+        content = _content(self, self.scanner)
+        staged.mkdir(parents=True, exist_ok=True)
+        for ending in ("desc-harmonized_T1w.nii.gz", "desc-harmonized_T1w.json"):
+            with (staged / f"{name}_{ending}").open("wb") as file:
+                for part in (content, b"x" * 5000, hashlib.sha256(content).hexdigest().encode()):
+                    file.write(part)
+                    file.flush()
+                    time.sleep(0.001)
+        fingerprint = self.item.fingerprint(self.settings, self.scanner)
+        record = ScanRecord(
+            scan=scan.place, group=self.group, fingerprint=fingerprint, status="done", headline="done", seconds=1.0
+        )
+        return self.published(staged, record)
+
+
+class Number(Answer):
+    number: int
+
+
+class Count(Work):
+    """Work that needs no files."""
+
+    answers = Number
+    names: tuple[str, ...]
+
+    def do(self, tell):
+        return Number(number=len(self.names))
+
+
+FAKE = Pieces(FakeLook, FakeFit, FakeHarmonize)
 
 
 def whole(path):
@@ -52,22 +80,23 @@ def whole(path):
     return rest == hashlib.sha256(content).hexdigest().encode()
 
 
-def _content(scan, model):
-    text = Path(scan).read_bytes()
-    return text + (Path(model).read_bytes() if model else b"alone")
+def _content(work, scanner):
+    text = work.item.scan.path.read_bytes()
+    return text + (work.ledger.scanner(scanner).read_bytes() if scanner else b"alone")
 
 
-def _begin(stage, asked):
+def _begin(work):
+    scan = work.item.scan.path
     if diary := os.environ.get("FAKE_DIARY"):
         with Path(diary).open("a") as file:
-            file.write(f"{stage} {Path(asked['scan']).name} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
+            file.write(f"{work.stage} {scan.name} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
     time.sleep(0.002)
-    behaviour = Path(asked["scan"]).read_text().split(":")[0]
+    behaviour = scan.read_text().split(":")[0]
     if behaviour == "fail":
-        raise InputError("the scan is a fake", remedy="take another", path=asked["scan"])
+        raise InputError("the scan is a fake", remedy="take another", path=scan)
     if behaviour == "full":
-        raise OutputError("the disk is full", remedy="free some space", path=asked["scan"])
-    mark = Path(asked["scan"]).with_suffix(".died")
+        raise DiskFullError("no room is left", remedy="free some space", path=scan)
+    mark = scan.with_suffix(".died")
     if behaviour == "die" or (behaviour == "die once" and not mark.exists()):
         mark.touch()
         time.sleep(0.4)  # a Dask nanny that has not yet heard of its worker's start does not start another

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_study import fake_run, make_study
+from fake_work import Count
 
 from blindharmony.errors import UsageError
 from blindharmony.jobs.cluster import connect, start_jobs
@@ -95,12 +96,13 @@ def test_jobs_of_a_queue_that_end_are_asked_for_again(monkeypatch, tmp_path):
     """The queue's own code path, with a 'queue' that starts jobs here; one is killed, as at the end of its time."""
     pytest.importorskip("dask_jobqueue")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "500ms"}):
         engine = start_jobs("local", 1, memory_gb=1.0)
-        engine.submit(Task("first", "operator:length_hint", {"a": 1}))
-        assert [outcome.value for outcome in engine.finished()] == [1]
+        engine.submit(Task("first", Count(names=("a",))))
+        assert [outcome.answer.number for outcome in engine.finished()] == [1]
         (job,) = engine._cluster.workers.values()
         os.kill(int(job.job_id), signal.SIGKILL)
-        engine.submit(Task("sum", "operator:length_hint", {"a": 1, "b": 2}))
-        assert [outcome.value for outcome in engine.finished()] == [2]
+        engine.submit(Task("second", Count(names=("a", "b"))))
+        assert [outcome.answer.number for outcome in engine.finished()] == [2]
         engine.close()

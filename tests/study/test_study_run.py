@@ -16,8 +16,8 @@ from blindharmony.io.bids import bids_scans
 from blindharmony.jobs.processes import ProcessEngine
 from blindharmony.study.cohort import cohort_rows, write_table
 from blindharmony.study.groups import alone
-from blindharmony.study.ledger import Ledger, publish, remove
-from blindharmony.study.run import held, make_plan, planned
+from blindharmony.study.ledger import Ledger, planned, publish, remove
+from blindharmony.study.run import held, make_plan
 
 
 def results(out):

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli import workers as bids_engine
 from blindharmony.cli.console import Screen, Stage
@@ -25,9 +25,13 @@ from blindharmony.cli.workers import both
 from blindharmony.errors import UsageError
 from blindharmony.files import split_name
 
-_STAGES = {"look": "looking at scans", "fit": "fitting scanners", "harmonize": "harmonizing"}
+if TYPE_CHECKING:
+    from blindharmony.study.groups import Group
+    from blindharmony.study.run import Tally
+
+_STAGES = {None: "starting", "look": "looking at scans", "fit": "fitting scanners", "harmonize": "harmonizing"}
 # Of a record, what a reader of JSON lines wants; profiles and fingerprints stay in the ledger.
-_TOLD = (
+_TOLD = {
     "verdict",
     "headline",
     "warnings",
@@ -36,7 +40,7 @@ _TOLD = (
     "excess_before",
     "excess_after",
     "seconds",
-)
+}
 
 
 class StudyScreen:
@@ -57,36 +61,34 @@ class StudyScreen:
         self.done = 0
         self.failed: set[str] = set()
 
-    def __call__(self, line: str, tally: Any) -> None:
+    def __call__(self, line: str, tally: Tally, *, problem: bool = False) -> None:
         """Show where the run stands, and a line if there is one."""
         now = f"{tally.finished} of {tally.total} scans{self._failures(tally)}{self._left(tally)}"
-        self.stage(f"{_STAGES.get(tally.stage, 'starting')}, {now}", tally.finished / max(1, tally.total))
+        self.stage(f"{_STAGES[tally.stage]}, {now}", tally.finished / max(1, tally.total))
         if self.as_json:
             self._objects(tally)
-        if "failed:" in line:
+        if problem:
             self.screen.problem(f"blindharmony: {line}")
         elif line:
             more = "" if self.screen.err.is_terminal else f"{self._failures(tally)}{self._left(tally)}"
             self.screen.note(f"[{tally.finished}/{tally.total}] {line}{more}")
 
-    def _failures(self, tally: Any) -> str:
+    def _failures(self, tally: Tally) -> str:
         return f", {len(tally.failed)} failed" if tally.failed else ""
 
-    def _left(self, tally: Any) -> str:
+    def _left(self, tally: Tally) -> str:
         finished = tally.pieces[0]
         if finished < 2 or tally.left <= 0:
             return ""
         return f", about {duration((self.clock() - self.start) / finished * tally.left)} left"
 
-    def _objects(self, tally: Any) -> None:
-        if tally.done > self.done:
+    def _objects(self, tally: Tally) -> None:
+        if tally.last and tally.done > self.done:
             self.done = tally.done
             record = tally.last
-            told = {key: record[key] for key in _TOLD if key in record}
-            place = str(record.get("scan", ""))
-            self._line(
-                scan=split_name(place)[0], place=place, status="done", outputs=sorted(record.get("outputs", {})), **told
-            )
+            told = record.model_dump(mode="json", include=_TOLD, exclude_unset=True)
+            place = record.scan
+            self._line(scan=split_name(place)[0], place=place, status="done", outputs=sorted(record.outputs), **told)
         for scan in sorted(set(tally.failed) - self.failed):
             self.failed.add(scan)
             self._line(scan=scan, status="failed", reason=tally.failed[scan])
@@ -94,7 +96,7 @@ class StudyScreen:
     def _line(self, **content: Any) -> None:
         self.screen.result(json.dumps(content))
 
-    def end(self, tally: Any) -> None:
+    def end(self, tally: Tally) -> None:
         """The last JSON object: how many scans ended how."""
         if self.as_json:
             counts = {"done": tally.done, "done_before": tally.kept, "failed": len(tally.failed), "scans": tally.total}
@@ -227,7 +229,8 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.models.file import load_target
     from blindharmony.study.cohort import keep_target
     from blindharmony.study.ledger import Ledger, describe, kept_gb, largest
-    from blindharmony.study.run import Settings, held, make_plan, run_study
+    from blindharmony.study.run import held, make_plan, run_study
+    from blindharmony.study.work import Settings
 
     device = resolved_device(arguments.device)
     target = load_target(arguments.target)
@@ -282,7 +285,7 @@ def _for_workers(target: str) -> str:
     return target if target in included_targets() else str(Path(target).resolve())
 
 
-def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Any]:
+def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Group]:
     from blindharmony.io.bids import bids_scans, read_filter, summarized
     from blindharmony.io.tables import column_of
     from blindharmony.study.groups import alone, by_label, by_metadata, together
@@ -318,7 +321,7 @@ def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[
     return groups
 
 
-def _end(arguments: argparse.Namespace, screen: Screen, tally: Any, out: Path) -> None:
+def _end(arguments: argparse.Namespace, screen: Screen, tally: Tally, out: Path) -> None:
     parts = [f"{tally.done} scans harmonized", *([f"{tally.kept} were done before"] if tally.kept else [])]
     if not arguments.json:
         screen.result(f"{out}: {', '.join(parts)}")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from importlib import import_module
 from itertools import count
 from typing import Any
 
-from blindharmony.errors import UsageError
-from blindharmony.jobs.engine import Outcome, Task, call, outcome
+from blindharmony.errors import ErrorCode, UsageError
+from blindharmony.jobs.engine import Answer, Failure, Outcome, Progress, Task, done_line, packed, unpacked_reply
 
 _QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "local": "LocalCluster"}
-_LOOK, _ASK = 0.1, 5.0
+_LOOK = 0.1  # seconds between looks at what has completed
+_ASK = 5.0  # seconds between questions whether there are workers
 
 
 class DaskEngine:
@@ -29,17 +31,17 @@ class DaskEngine:
         self._client, self._cluster, self._patience = client, cluster, patience
         self._tasks: dict[Any, Task] = {}
         self._count = count()
+        distributed = _needed("distributed", "dask")
+        self._died = (_needed("distributed.scheduler", "dask").KilledWorker, CancelledError)
         # With results: one that is lost with its worker is computed again before its task counts as completed.
-        self._completed = _needed("distributed", "dask").as_completed(
-            loop=client.loop, with_results=True, raise_errors=False
-        )
+        self._completed = distributed.as_completed(loop=client.loop, with_results=True, raise_errors=False)
 
     def submit(self, task: Task) -> None:
         """Accept a task."""
         # Equal names in two runs on one scheduler are not the same work.
         key = f"blindharmony-{id(self)}-{next(self._count)}"
         future = self._client.submit(
-            call, task.function, task.arguments, key=key, priority=-task.priority, pure=False, retries=0
+            done_line, packed(task.work), key=key, priority=-task.priority, pure=False, retries=0
         )
         self._tasks[future.key] = task
         self._completed.add(future)
@@ -52,20 +54,25 @@ class DaskEngine:
         """
         while self._tasks:
             self._wait()
-            future, answer = next(self._completed)
+            future, end = next(self._completed)
             task = self._tasks.pop(future.key)
-            if isinstance(answer, dict):
-                yield outcome(task, answer)
-            else:
-                error = answer if isinstance(answer, BaseException) else answer[1]
-                died = type(error).__name__ in ("KilledWorker", "CancelledError", "FutureCancelledError")
-                why = " ".join(str(error).split())
-                yield Outcome(task, error=f"the worker died ({why})", kind=type(error).__name__, lost=died)
+            yield Outcome.of(task, self._end(task, end))
             future.release()
+
+    def _end(self, task: Task, end: Any) -> Answer | Failure:
+        """The reply in a line, or of an error of Dask's own: it, or type, error and traceback."""
+        if isinstance(end, bytes):
+            reply = unpacked_reply(task.work, end)
+            assert not isinstance(reply, Progress)
+            return reply
+        error = end if isinstance(end, BaseException) else end[1]
+        code = ErrorCode.KILLED if isinstance(error, self._died) else ErrorCode.INTERNAL
+        what = f"the worker died ({' '.join(str(error).split())})"
+        return Failure(code=code, what=what, line=what)
 
     def _wait(self) -> None:
         """Until something has completed."""
-        seen = asked = time.monotonic()
+        last_worker = asked = time.monotonic()
         while not self._completed.has_ready():
             time.sleep(_LOOK)
             if (now := time.monotonic()) < asked + min(_ASK, self._patience):
@@ -73,8 +80,8 @@ class DaskEngine:
             asked = now
             with suppress(OSError):  # a scheduler that does not answer has no workers for us
                 if self._client.nthreads():
-                    seen = now
-            if now > seen + self._patience:
+                    last_worker = now
+            if now > last_worker + self._patience:
                 raise UsageError(
                     f"the Dask scheduler has had no worker for {self._patience:.0f} s",
                     remedy="start workers and run the same command again; what is finished is kept",

@@ -1,41 +1,212 @@
-"""A task and its outcome; one after another in this process.
+"""A piece of work, what becomes of it, and the engine that does one after the other in this process.
 
-A piece of work and what became of it: plain words and numbers, so that it can travel anywhere.
+Work is a frozen model with everything it needs in its fields and a method :meth:`Work.do`; what it gives back is a
+frozen model too, an :class:`Answer`. Both travel between processes and machines as lines of JSON (:func:`packed`,
+:func:`unpacked`), so nothing is pickled. A line of work names its type, and that module is imported where the work is
+done: whoever hands it out need not load what it computes with.
 
-One task after the other in this process.
+While it works it may say how far it is (:class:`Progress`); it ends with its answer or with a :class:`Failure`, which
+has a code for programs beside the words for people.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
+import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import count
+from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Annotated, ClassVar, Protocol
 
-from blindharmony.errors import out_of_memory, reportable
+from pydantic import BaseModel, ConfigDict, JsonValue, PlainSerializer
+
+from blindharmony.errors import ErrorCode, reportable
+
+#: A path as a field of work: names that are no text survive the way through JSON.
+FilePath = Annotated[Path, PlainSerializer(lambda path: os.fspath(path))]
+#: Called with what is being done and the share of it that is done, from 0 to 1.
+Tell = Callable[[str, float], None]
+
+
+class Message(BaseModel):
+    """Something that travels between processes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answer(Message):
+    """What a piece of work gives back; empty if its result is a file."""
+
+
+class Progress(Message):
+    """How far a piece of work is.
+
+    Attributes:
+        stage: What is being done, in words.
+        share: Of the whole, from 0 to 1.
+    """
+
+    stage: str
+    share: float
+
+
+class Failure(Message):
+    """Why a piece of work has no answer.
+
+    Attributes:
+        code: What kind of thing went wrong.
+        what: What is wrong, in a few plain words.
+        remedy: What can be done about it.
+        line: The whole message, one line, with the file it is about.
+    """
+
+    code: ErrorCode
+    what: str
+    remedy: str = ""
+    line: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Of anything that was raised."""
+        reported = reportable(error)
+        return cls(code=reported.code, what=reported.what, remedy=reported.remedy, line=str(reported))
+
+
+class Work(Message, ABC):
+    """A piece of work: all that it needs, and how it is done. It may be done twice without harm.
+
+    Attributes:
+        answers: The type of its answer.
+
+    Example:
+        >>> from blindharmony.study.work import FitScanner
+        >>> FitScanner.kind()
+        'blindharmony.study.work:FitScanner'
+    """
+
+    answers: ClassVar[type[Answer]] = Answer
+
+    @classmethod
+    def kind(cls) -> str:
+        """Where the type is found: ``module:name``."""
+        return f"{cls.__module__}:{cls.__qualname__}"
+
+    @abstractmethod
+    def do(self, tell: Tell) -> Answer:
+        """Do it.
+
+        Args:
+            tell: Says how far it is.
+
+        Raises:
+            BlindHarmonyError: With what the user can do about it.
+        """
+
+
+def packed(work: Work) -> bytes:
+    """Work as a line of JSON."""
+    return json.dumps({"kind": work.kind(), "work": work.model_dump(mode="json")}).encode() + b"\n"
+
+
+def unpacked(line: bytes) -> Work:
+    """Work from a line of JSON; its module is imported.
+
+    Raises:
+        ValueError: If this is no work.
+    """
+    content = json.loads(line)
+    module, _, name = str(content["kind"]).partition(":")
+    kind = getattr(import_module(module), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Work)):
+        raise ValueError(f"{content['kind']} is no kind of work")
+    return kind.model_validate(content["work"])
+
+
+Reply = Progress | Answer | Failure
+
+
+class _Line(Message):
+    progress: Progress | None = None
+    failure: Failure | None = None
+    answer: JsonValue = None
+
+
+def packed_reply(reply: Reply) -> bytes:
+    """A reply as a line of JSON."""
+    name = {Progress: "progress", Failure: "failure"}.get(type(reply), "answer")
+    return json.dumps({name: reply.model_dump(mode="json", exclude_unset=True)}).encode() + b"\n"
+
+
+def unpacked_reply(work: Work, line: bytes) -> Reply:
+    """A reply to a piece of work from a line of JSON.
+
+    Raises:
+        ValueError: If the line is none.
+    """
+    try:
+        content = _Line.model_validate(json.loads(line))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if content.progress or content.failure:
+        return content.progress or content.failure  # type: ignore[return-value]
+    return work.answers.model_validate(content.answer)
+
 
 # Inside one process one task at a time: thread counts and ITK settings belong to the whole process.
 _ONE = Lock()
 
 
+def done(work: Work, tell: Tell = lambda stage, share: None) -> Answer | Failure:
+    """Do a piece of work; what it raises becomes a failure, and the traceback goes to standard error.
+
+    Example:
+        >>> class Half(Work):
+        ...     number: int
+        ...     def do(self, tell):
+        ...         raise ValueError(f"{self.number} is odd")
+        >>> done(Half(number=3)).code
+        <ErrorCode.INTERNAL: 'internal error'>
+    """
+    try:
+        with _ONE:
+            answer = work.do(tell)
+        if not isinstance(answer, work.answers):
+            raise TypeError(f"{work.kind()} gave {type(answer).__name__}, not {work.answers.__name__}")
+    except Exception as error:
+        failure = Failure.of(error)
+        if failure.code is ErrorCode.INTERNAL:
+            traceback.print_exc()
+        return failure
+    return answer
+
+
+def done_line(line: bytes, tell: Tell = lambda stage, share: None) -> bytes:
+    """The same from line to line, for workers in other processes and on other machines."""
+    try:
+        return packed_reply(done(unpacked(line), tell))
+    except Exception as error:  # no work, a module that is not there, an answer that is no JSON
+        traceback.print_exc()
+        return packed_reply(Failure.of(error))
+
+
 @dataclass(frozen=True)
 class Task:
-    """A function, named, and what it is called with.
+    """A piece of work in the queue of an engine.
 
     Attributes:
         name: Unique among the tasks of a run.
-        function: ``module:function``; it takes one mapping and returns JSON.
-        arguments: JSON.
+        work: What is to be done.
         priority: Smaller comes first.
     """
 
     name: str
-    function: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    work: Work
     priority: int = 0
 
 
@@ -45,17 +216,23 @@ class Outcome:
 
     Attributes:
         task: The task.
-        value: What the function returned, None if it failed.
-        error: One line, None if it did not fail.
-        kind: Type of the error.
-        lost: The worker died; the same task may succeed elsewhere.
+        answer: What it gave back, None if it failed.
+        failure: Why it failed, None if it did not.
     """
 
     task: Task
-    value: Any = None
-    error: str | None = None
-    kind: str = ""
-    lost: bool = False
+    answer: Answer | None = None
+    failure: Failure | None = None
+
+    @classmethod
+    def of(cls, task: Task, end: Answer | Failure) -> Outcome:
+        """Of a task and how it ended."""
+        return cls(task, failure=end) if isinstance(end, Failure) else cls(task, answer=end)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the worker died: the same task may succeed elsewhere."""
+        return self.failure is not None and self.failure.code is ErrorCode.KILLED
 
 
 class Engine(Protocol):
@@ -71,41 +248,8 @@ class Engine(Protocol):
         """Stop at once, whatever is going on."""
 
 
-def call(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Call a named function; what it raises becomes part of the answer.
-
-    Example:
-        >>> call("builtins:sorted", [3, 1])
-        {'value': [1, 3]}
-        >>> call("builtins:len", 3)["kind"]
-        'TypeError'
-    """
-    try:
-        module, name = function.split(":")
-        work: Callable[[Any], Any] = getattr(import_module(module), name)
-        with _ONE:
-            return {"value": work(arguments)}
-    except Exception as error:
-        if out_of_memory(error):
-            return {"error": "not enough memory; use fewer processes or a larger machine", "kind": "MemoryError"}
-        return {"error": str(reportable(error)), "kind": type(error).__name__, "detail": traceback.format_exc()}
-
-
-def outcome(task: Task, answer: Mapping[str, Any]) -> Outcome:
-    """A task and the answer of :func:`call`."""
-    return Outcome(task, answer.get("value"), answer.get("error"), answer.get("kind", ""))
-
-
 class Waiting:
-    """Tasks in the order in which they are due: by priority, then as they came.
-
-    Example:
-        >>> waiting = Waiting()
-        >>> for name, priority in (("a", 2), ("b", 1), ("c", 1)):
-        ...     waiting.put(Task(name, "", {}, priority))
-        >>> [waiting.take().name for _ in range(len(waiting))]
-        ['b', 'c', 'a']
-    """
+    """Tasks in the order in which they are due: by priority, then as they came."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Task]] = []
@@ -128,7 +272,7 @@ class Waiting:
 
 
 class SerialEngine:
-    """The engine without workers."""
+    """The engine without workers: one task after the other, in this process."""
 
     def __init__(self) -> None:
         self._waiting = Waiting()
@@ -141,7 +285,7 @@ class SerialEngine:
         """Do and yield them."""
         while len(self._waiting):
             task = self._waiting.take()
-            yield outcome(task, call(task.function, task.arguments))
+            yield Outcome.of(task, done(task.work))
 
     def close(self) -> None:
         """Forget what has not begun."""

@@ -1,14 +1,14 @@
-"""Tasks in processes of their own.
+"""Worker processes on this machine: one that dies takes only its own task with it.
 
-How many cores there are to work with.
-
-Worker processes on this machine: one that dies takes only its own task with it.
+A worker is a fresh Python (no fork: torch and ITK have threads, which do not survive one) in a process group of its
+own, so that it can be ended at once together with what it has started. It reads work as lines of JSON, answers in
+lines of JSON, and ends with the one who started it. The page's server gives each job a worker of its own; a study
+shares its tasks among several.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import signal
@@ -18,10 +18,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blindharmony.jobs.engine import Outcome, Task, Waiting, outcome
+from blindharmony.errors import ErrorCode
+from blindharmony.jobs.engine import (
+    Answer,
+    Failure,
+    Outcome,
+    Progress,
+    Reply,
+    Task,
+    Tell,
+    Waiting,
+    Work,
+    packed,
+    unpacked_reply,
+)
 
 #: Variables that say how many threads a process may have.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+
+_COMMAND = (sys.executable, "-m", "blindharmony.jobs.worker")
+_PIECE = 1 << 20
 
 
 def cores() -> int:
@@ -34,21 +50,134 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_WORKER = "blindharmony.jobs.worker"
+class WorkerProcess:
+    """One worker, seen from outside. As a context manager it is ended with the block.
+
+    Args:
+        environment: What its environment has beyond this process's own.
+        log: File that gets what it prints, at its end; nowhere if None.
+        command: The program.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        log: Path | None = None,
+        command: Sequence[str] = _COMMAND,
+    ) -> None:
+        paths = os.pathsep.join(p for p in sys.path if p)
+        with contextlib.ExitStack() as stack:
+            errors: int = subprocess.DEVNULL
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                errors = stack.enter_context(log.open("ab")).fileno()
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
+                start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers
+            )
+        self._work: Work | None = None
+        self._heard = b""
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended: its exit code, or minus the signal that killed it; None while it is there."""
+        return self._process.returncode
+
+    def fileno(self) -> int:
+        """What becomes readable as soon as the worker says something or is gone."""
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def give(self, work: Work) -> None:
+        """Hand it a piece of work; only after the one before has ended."""
+        assert self._process.stdin is not None
+        self._work = work
+        # One that has died is noticed by its silence.
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(packed(work))
+            self._process.stdin.flush()
+
+    def hear(self) -> list[Reply]:
+        """Wait until it says something; its death is a failure like others, with the code ``KILLED``."""
+        text = os.read(self.fileno(), _PIECE)
+        if not text:
+            return [self._death()]
+        *lines, self._heard = (self._heard + text).split(b"\n")
+        return [self._understood(line) for line in lines if self._work is not None]
+
+    def do(self, work: Work, tell: Tell) -> Answer | Failure:
+        """Have a piece of work done, and wait for it."""
+        self.give(work)
+        while True:
+            for reply in self.hear():
+                if isinstance(reply, Progress):
+                    tell(reply.stage, reply.share)
+                else:
+                    return reply
+
+    def kill(self) -> None:
+        """End it and whatever it has started, at once: a brain extractor may run for half an hour."""
+        # After wait() its number may be another process's.
+        if self._process.returncode is None:
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait for its end."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        return self._process.wait()
+
+    def __enter__(self) -> WorkerProcess:
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End it."""
+        self.kill()
+        self.wait()
+
+    def _understood(self, line: bytes) -> Reply:
+        assert self._work is not None
+        try:
+            return unpacked_reply(self._work, line)
+        except ValueError as error:
+            self.kill()  # what else it says belongs to nothing
+            what = f"the worker's answer cannot be read ({str(error)[:200]})"
+            return Failure(code=ErrorCode.INTERNAL, what=what, line=" ".join(what.split()))
+
+    def _death(self) -> Failure:
+        code = self.wait()
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        # What Linux does to the largest process when memory is at its end.
+        how += ", perhaps for lack of memory; use fewer --n-procs" if code == -signal.SIGKILL else ""
+        what = f"the worker died ({how})"
+        return Failure(code=ErrorCode.KILLED, what=what, line=what)
 
 
 @dataclass(eq=False)
-class _Worker:
-    """A process, what it is doing and what it has said of its answer so far."""
+class _Slot:
+    """A worker of an engine and the task that it has."""
 
-    slot: int
-    process: subprocess.Popen[bytes]
+    number: int
+    worker: WorkerProcess
     task: Task | None = None
-    said: bytes = b""
 
 
 class ProcessEngine:
-    """An engine of fresh Python processes (not forks: torch and ITK have threads, which do not survive one).
+    """An engine of worker processes, each for many tasks.
 
     Args:
         environments: For each worker, what its environment has beyond this process's own.
@@ -58,8 +187,8 @@ class ProcessEngine:
     def __init__(self, environments: Sequence[Mapping[str, str]], *, logs: Path | None = None) -> None:
         self._environments, self._logs = environments, logs
         self._waiting = Waiting()
-        self._workers: dict[int, _Worker] = {}
-        self._answers = selectors.DefaultSelector()
+        self._slots: dict[int, _Slot] = {}
+        self._selector = selectors.DefaultSelector()
 
     def submit(self, task: Task) -> None:
         """Accept a task."""
@@ -67,89 +196,52 @@ class ProcessEngine:
 
     def finished(self) -> Iterator[Outcome]:
         """Hand tasks to idle workers and yield them as they come back."""
-        while len(self._waiting) or any(w.task for w in self._workers.values()):
+        while len(self._waiting) or any(slot.task for slot in self._slots.values()):
             self._hand_out()
-            for key, _ in self._answers.select():
-                worker: _Worker = key.data
-                if found := self._heard(worker):
-                    yield found
+            for key, _ in self._selector.select():
+                if outcome := self._heard(key.data):
+                    yield outcome
 
     def close(self) -> None:
-        """Kill all workers and what they started: a brain extractor may run for half an hour."""
+        """Kill all workers and what they started."""
         self._waiting.clear()
-        for worker in list(self._workers.values()):
-            with contextlib.suppress(OSError):
-                os.killpg(worker.process.pid, signal.SIGKILL)
-            self._bury(worker)
-        self._answers.close()
+        for slot in list(self._slots.values()):
+            slot.worker.kill()
+            self._remove(slot)
+            slot.worker.wait()
+        self._selector.close()
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers."""
-        return [w.process.pid for w in self._workers.values()]
+        return [slot.worker.pid for slot in self._slots.values()]
 
     def _hand_out(self) -> None:
-        for slot in range(len(self._environments)):
+        for number, environment in enumerate(self._environments):
             if not len(self._waiting):
                 return
-            worker = self._workers.get(slot) or self._start(slot)
-            if worker.task is not None:
-                continue
-            worker.task = self._waiting.take()
-            line = json.dumps({"function": worker.task.function, "arguments": worker.task.arguments})
-            pipe = worker.process.stdin
-            # A worker that died while idle is noticed by its silence; its task then counts as lost.
-            with contextlib.suppress(BrokenPipeError):
-                if pipe is not None:
-                    pipe.write(line.encode() + b"\n")
-                    pipe.flush()
+            slot = self._slots.get(number) or self._start(number, environment)
+            if slot.task is None:
+                slot.task = self._waiting.take()
+                slot.worker.give(slot.task.work)
 
-    def _start(self, slot: int) -> _Worker:
-        paths = os.pathsep.join(p for p in sys.path if p)
-        environment = {**os.environ, "PYTHONPATH": paths, **self._environments[slot]}
-        with contextlib.ExitStack() as stack:
-            log: int = subprocess.DEVNULL
-            if self._logs is not None:
-                self._logs.mkdir(parents=True, exist_ok=True)
-                log = stack.enter_context((self._logs / f"worker-{slot}.log").open("ab")).fileno()
-            process = subprocess.Popen(
-                [sys.executable, "-m", _WORKER],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers
-            )
-        worker = self._workers[slot] = _Worker(slot, process)
-        assert process.stdout is not None
-        self._answers.register(process.stdout, selectors.EVENT_READ, worker)
-        return worker
+    def _start(self, number: int, environment: Mapping[str, str]) -> _Slot:
+        log = self._logs and self._logs / f"worker-{number}.log"
+        slot = self._slots[number] = _Slot(number, WorkerProcess(environment, log=log))
+        self._selector.register(slot.worker, selectors.EVENT_READ, slot)
+        return slot
 
-    def _heard(self, worker: _Worker) -> Outcome | None:
-        pipe = worker.process.stdout
-        assert pipe is not None
-        text = os.read(pipe.fileno(), 1 << 20)
-        if not text:
-            code = self._bury(worker)
-            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            # What Linux does to the largest process when memory is at its end.
-            how += ", perhaps for lack of memory; use fewer --n-procs" if code == -signal.SIGKILL else ""
-            if worker.task is None:
-                return None
-            return Outcome(worker.task, error=f"the worker died ({how})", kind="WorkerDied", lost=True)
-        worker.said += text
-        if not worker.said.endswith(b"\n") or worker.task is None:
+    def _heard(self, slot: _Slot) -> Outcome | None:
+        descriptor = slot.worker.fileno()
+        end = next((reply for reply in slot.worker.hear() if not isinstance(reply, Progress)), None)
+        if slot.worker.returncode is not None:
+            self._selector.unregister(descriptor)
+            del self._slots[slot.number]
+        if end is None or slot.task is None:
             return None
-        task, answer = worker.task, json.loads(worker.said)
-        worker.task, worker.said = None, b""
-        return outcome(task, answer)
+        task, slot.task = slot.task, None
+        return Outcome.of(task, end)
 
-    def _bury(self, worker: _Worker) -> int:
-        for pipe in (worker.process.stdout, worker.process.stdin):
-            if pipe is not None:
-                if pipe is worker.process.stdout:
-                    self._answers.unregister(pipe)
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        del self._workers[worker.slot]
-        return worker.process.wait()
+    def _remove(self, slot: _Slot) -> None:
+        self._selector.unregister(slot.worker)
+        del self._slots[slot.number]

@@ -1,15 +1,13 @@
-"""A worker process: a line of JSON in, a line of JSON out, until the one who asks is gone."""
+"""A worker process: a line of work in, lines of JSON out, until the one who asks is gone."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
-import traceback
 from queue import SimpleQueue
 
-from blindharmony.jobs.engine import call
+from blindharmony.jobs.engine import Progress, done_line, packed_reply
 
 
 def main() -> None:
@@ -18,18 +16,13 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print must not look like an answer
     lines: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
-    while True:
-        asked = json.loads(lines.get())
-        answer = call(asked["function"], asked["arguments"])
-        if detail := answer.pop("detail", ""):
-            print(detail, file=sys.stderr, flush=True)
-        try:
-            text = json.dumps(answer)
-        except (TypeError, ValueError):
-            traceback.print_exc()
-            text = json.dumps({"error": f"{asked['function']} returned no JSON", "kind": "TypeError"})
-        answers.write(text.encode() + b"\n")
+
+    def say(line: bytes) -> None:
+        answers.write(line)
         answers.flush()
+
+    while True:
+        say(done_line(lines.get(), lambda stage, share: say(packed_reply(Progress(stage=stage, share=share)))))
 
 
 def _listen(lines: SimpleQueue[bytes]) -> None:

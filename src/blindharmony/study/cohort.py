@@ -31,8 +31,7 @@ from blindharmony.files import entities, write_sidecar, write_text
 from blindharmony.report.charts import Band, Dots, Line, Mark, chart
 from blindharmony.report.histogram import density, distances, quantiles
 from blindharmony.report.html import asset_text, page_environment, script_hash
-from blindharmony.study.ledger import Ledger, read_json
-from blindharmony.study.run import planned, write_tsv
+from blindharmony.study.ledger import Ledger, planned, read_json, write_tsv
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:

@@ -1,26 +1,23 @@
-"""What is done: one small file a scan.
+"""The output folder of a study: what is planned and done, and how results get there.
 
-What is in the input files, without reading again what has not been touched.
+Whatever a run has to know later lies below ``OUT/.blindharmony`` (:class:`Ledger`): the plan, hashes of input files,
+summaries and fitted scanners, and one small record for each scan, which is written after its results and makes them
+count (:func:`publish`). So a run that was killed at any moment goes on where it was.
 
-How large the scans of a cohort are, and what that costs in memory and disk.
-
-What is done: one small file for each scan, written after its results.
-
-``dataset_description.json`` and ``.bidsignore`` of the results.
-
-The official BIDS validator, where it is installed.
-
-Finished files get their names: all staged first, then moved, then recorded.
+Beside that, what makes the folder a BIDS derivative: checks of data set and output folder, the official validator where
+it is installed, ``dataset_description.json`` and ``.bidsignore``. And what the size of scans costs in memory and disk.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata
@@ -173,6 +170,10 @@ class Ledger:
         """Where a run writes a scan's results before they get their names."""
         return self.home / "staging" / run / scan_id
 
+    def prepared(self, scan_id: str) -> Path:
+        """Where a scan's preparation is kept while its group is fitted."""
+        return self.scan(scan_id) / "prepared"
+
     def record(self, scan_id: str) -> dict[str, Any] | None:
         """A scan's record, None if there is none or it is damaged."""
         return read_json(record_path(self.scan(scan_id)))
@@ -221,6 +222,29 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def planned(ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """Scan's id → place, group and why, of all runs in this folder."""
+    return dict((read_json(ledger.home / "plan.json") or {}).get("scans", {}))
+
+
+def write_tsv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    """Write a tab-separated table; what is None or empty is ``n/a``, as BIDS wants it.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
+    table.writerow(head)
+    for row in rows:
+        table.writerow([_cell(value) for value in row])
+    return write_text(path, text.getvalue(), overwrite=True)
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()) or "n/a" if value is not None else "n/a"
 
 
 def _size(path: Path) -> int | None:

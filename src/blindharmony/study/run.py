@@ -1,124 +1,45 @@
-"""A study from plan to page.
+"""A cohort from first to last scan: every scan ends as done, failed with a reason, or not started.
 
-What a cohort is harmonized with.
+:func:`make_plan` reads every scan once and notes what is to be done. :func:`run_study` hands the work to an engine:
 
-What a run has to do: scans with what is in them, in groups.
+1. a group of scans (one scanner, one sequence) is looked at, scan by scan
+   (:class:`~blindharmony.study.work.LookAtScan`);
+2. its scanner is fitted to all of them (:class:`~blindharmony.study.work.FitScanner`), and if that is not enough the
+   scans are looked at and fitted once more, corrected by what is known so far;
+3. each is harmonized (:class:`~blindharmony.study.work.HarmonizeScan`). A scan that goes alone begins here.
 
-``failures.tsv``: the scans that have no result of this run, and why.
-
-One group's way through its stages: look at every scan, fit, perhaps look and fit again, harmonize every scan.
-
-A cohort from first to last scan: every scan ends as done, failed with a reason, or not started.
+What the ledger says is done with the same scan, mask, settings and scanner is not done again. In the end
+:func:`write_failures` lists what has no result, and why.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from blindharmony.errors import OutputError
-from blindharmony.files import locked, write_sidecar, write_text
+from blindharmony.errors import DiskFullError, ErrorCode, OutputError
+from blindharmony.files import locked, write_sidecar
 from blindharmony.io.bids import Scan, find_mask
-from blindharmony.jobs.engine import Engine, Outcome, Task
+from blindharmony.jobs.engine import Engine, Failure, Outcome, Task
 from blindharmony.study.groups import Group
-from blindharmony.study.ledger import Ledger, hashed, key_of, read_json, remove
-from blindharmony.version import VERSION
-
-#: Of the default method: raised when it gives other results.
-METHOD = 2
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything besides the scans that decides the results.
-
-    Attributes:
-        target: Model file or included name.
-        digest: The model's hash.
-        mask_command: External brain extractor.
-        refine: As for :func:`~blindharmony.api.harmonize`, like the rest.
-        keep_bias: Leave the bias field in.
-        uncertainty: Also write error bars.
-        report: Also write reports.
-        device: Where it is computed.
-        seed: Equal seeds give equal bytes.
-        version: Of this package.
-        method: Raised when the same scans get other results: a run goes on with what it has only if that is equal.
-    """
-
-    target: str
-    digest: str
-    mask_command: str | None = None
-    refine: bool = True
-    keep_bias: bool = False
-    uncertainty: bool = False
-    report: bool = True
-    device: str = "cpu"
-    seed: int = 0
-    version: str = VERSION
-    method: int = METHOD
-
-    def all(self) -> dict[str, Any]:
-        """What a result depends on; not where the model lies."""
-        return {k: v for k, v in asdict(self).items() if k != "target"}
-
-    def look(self) -> dict[str, Any]:
-        """What a summary depends on."""
-        return {k: self.all()[k] for k in ("digest", "mask_command", "device", "version", "method")}
-
-
-@dataclass(frozen=True)
-class Item:
-    """A scan that is to be harmonized, and what it is harmonized from.
-
-    Attributes:
-        scan: The scan.
-        sha: Hash of the file.
-        mask: Given brain mask.
-        mask_sha: Hash of that.
-    """
-
-    scan: Scan
-    sha: str
-    mask: Path | None = None
-    mask_sha: str | None = None
-
-    def look_key(self, settings: Settings, first: str | None) -> str:
-        """Name of its summary, made with the scanner model ``first`` if any."""
-        return key_of("summary", self.sha, self.mask_sha, settings.look(), first)
-
-    def fingerprint(self, settings: Settings, scanner: str | None) -> dict[str, Any]:
-        """All that its result depends on."""
-        return {"input": self.sha, "mask": self.mask_sha, "settings": settings.all(), "scanner": scanner}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What has changed between two fingerprints, in words.
-
-    Example:
-        >>> differences({"input": "a", "settings": {"seed": 0}}, {"input": "b", "settings": {"seed": 1}})
-        ['the scan is another file', 'seed is 1, was 0']
-    """
-    found = []
-    for name, words in (("input", "the scan is another file"), ("mask", "the mask is another")):
-        if old.get(name) != new.get(name):
-            found.append(words)
-    before, now = old.get("settings", {}), new.get("settings", {})
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            called = {"digest": "target"}.get(name, name)
-            found.append(f"{called} is {now.get(name)}, was {before.get(name)}")
-    if old.get("scanner") != new.get("scanner"):
-        found.append("its scanner is fitted to other scans")
-    return found
+from blindharmony.study.ledger import Ledger, hashed, planned, remove, write_tsv
+from blindharmony.study.work import (
+    FitScanner,
+    HarmonizeScan,
+    Item,
+    LookAtScan,
+    ScannerFit,
+    ScanRecord,
+    Settings,
+    Stage,
+    StudyWork,
+)
 
 
 @dataclass(frozen=True)
@@ -153,381 +74,41 @@ def make_plan(groups: Sequence[Group], ledger: Ledger, *, masks: Path | None = N
         OutputError: If the ledger cannot be written.
     """
     scans = [scan for group in groups for scan in group.scans]
-    given = {scan.id: find_mask(masks, scan.path) if masks else None for scan in scans}
-    files = [scan.path for scan in scans] + [mask for mask in given.values() if mask]
-    found = hashed(files, ledger.home / "hashes.json")
+    mask_of = {scan.id: find_mask(masks, scan.path) if masks else None for scan in scans}
+    sha_of = hashed([s.path for s in scans] + [m for m in mask_of.values() if m], ledger.home / "hashes.json")
     items, unreadable = {}, []
     for scan in scans:
-        mask, sha = given[scan.id], found[scan.path]
+        mask, sha = mask_of[scan.id], sha_of[scan.path]
         if sha is None:
-            unreadable.append((scan, _why(scan.path)))
-        elif mask and found[mask] is None:
-            unreadable.append((scan, f"its mask cannot be read: {_why(mask)}"))
+            unreadable.append((scan, _why_unreadable(scan.path)))
+        elif mask and sha_of[mask] is None:
+            unreadable.append((scan, f"its mask cannot be read: {_why_unreadable(mask)}"))
         else:
-            items[scan.id] = Item(scan, sha, mask, found[mask] if mask else None)
-    # Of scans that this run leaves out, the earlier plan is still true; of those that left the data set only results.
+            items[scan.id] = Item(scan=scan, sha=sha, mask=mask, mask_sha=sha_of[mask] if mask else None)
     rows = {
         s.id: {"scan": s.place, "group": g.name, "why": g.why, "size": len(g.scans)} for g in groups for s in g.scans
     }
-    # Jobs of an array add to one plan.
+    # Jobs of an array add to one plan. Of scans that this run leaves out, the earlier plan is still true; of those that
+    # left the data set only results.
     with locked(ledger.home / "plan.lock", wait=True):
         roots = {s.root for s in scans}
-        earlier = {n: r for n, r in planned(ledger).items() if _is_there(r, roots) or _is_done(n, ledger)}
+        earlier = {
+            scan_id: row
+            for scan_id, row in planned(ledger).items()
+            if _still_there(row, roots) or (ledger.record(scan_id) or {}).get("status") == "done"
+        }
         write_sidecar(ledger.home / "plan.json", {"scans": {**earlier, **rows}}, overwrite=True)
     return Plan(groups, items, unreadable)
 
 
-def planned(ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """Scan's id → place, group and why, of all runs in this folder."""
-    return dict((read_json(ledger.home / "plan.json") or {}).get("scans", {}))
-
-
-def _is_there(row: Mapping[str, Any], roots: Collection[Path]) -> bool:
+def _still_there(row: Mapping[str, Any], roots: Collection[Path]) -> bool:
     return not roots or any(os.path.lexists(root / row["scan"]) for root in roots)
 
 
-def _is_done(name: str, ledger: Ledger) -> bool:
-    return (ledger.record(name) or {}).get("status") == "done"
-
-
-def _why(path: Path) -> str:
+def _why_unreadable(path: Path) -> str:
     if path.is_symlink() and not path.exists():
         return f"{path}: a link to nothing; fetch the file (datalad get, git annex get)"
     return f"{path}: cannot be read; check its permissions"
-
-
-def write_failures(ledger: Ledger, plan: Plan) -> Path:
-    """Write the table of this folder's scans that failed or were not started; only its head if there are none.
-
-    ``kept``: the scan cannot be read today, and its earlier result was left as it is.
-
-    Args:
-        ledger: What is done.
-        plan: What was to be done.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    names = {s.id: s.place for g in plan.groups for s in g.scans} | {n: r["scan"] for n, r in planned(ledger).items()}
-    unread = {scan.id: why for scan, why in plan.unreadable}
-    rows = []
-    for name, place in sorted(names.items()):
-        record = ledger.record(name) or {"status": "not started", "reason": "the run ended before it"}
-        if record.get("status") != "done":
-            rows.append((place, str(record.get("status")), str(record.get("reason", ""))))
-        elif name in unread:
-            rows.append((place, "kept", unread[name]))
-    return write_tsv(ledger.out / "failures.tsv", ("scan", "status", "reason"), rows)
-
-
-def write_tsv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """Write a tab-separated table; what is None or empty is ``n/a``, as BIDS wants it.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
-    table.writerow(head)
-    for row in rows:
-        table.writerow([_cell(value) for value in row])
-    return write_text(path, text.getvalue(), overwrite=True)
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()) or "n/a" if value is not None else "n/a"
-
-
-WORK = "blindharmony.study.work"
-
-
-@dataclass(frozen=True)
-class Run:
-    """What all groups of a run have in common.
-
-    Attributes:
-        id: Names the run's staging folder.
-        ledger: What is done.
-        settings: What the cohort is harmonized with.
-        module: Where ``look``, ``fit`` and ``harmonize`` are.
-        scratch: How many prepared scans may wait on disk.
-        kept: Called with a scan that needs nothing.
-        failed: Called with a scan and a reason.
-        note: Called with a line for the reader.
-    """
-
-    id: str
-    ledger: Ledger
-    settings: Settings
-    module: str
-    scratch: int
-    kept: Callable[[Item], None]
-    failed: Callable[[Item, str], None]
-    note: Callable[[str], None]
-
-
-class GroupRun:
-    """One group; every call returns the tasks that can be done now.
-
-    A scan that fails on the way is left out of the fit, so that the others have theirs.
-    """
-
-    def __init__(self, group: Group, items: Sequence[Item], run: Run) -> None:
-        self.group, self.run = group, run
-        self.alive = {item.scan.id: item for item in items}
-        self.round = 0
-        self.first: str | None = None
-        self.keys: dict[str, str] = {}
-        self.waiting: set[str] = set()
-        self.cache = 1 < len(items) <= run.scratch
-
-    def start(self) -> list[Task]:
-        """The first tasks."""
-        return self._look() if len(self.alive) > 1 else self._harmonize(None)
-
-    def after(self, outcome: Outcome) -> list[Task]:
-        """What can be done when a task is finished."""
-        stage, _, name = outcome.task.name.partition(" ")
-        if stage == "fit":
-            if outcome.error is None:
-                return self._fitted(outcome.value)
-            for item in self.alive.values():
-                self.run.failed(item, f"its scanner could not be fitted: {outcome.error}")
-            return []
-        if outcome.error is not None:
-            self.run.failed(self.alive.pop(name), outcome.error)
-        if stage == "harmonize":
-            return []
-        self.waiting.discard(name)
-        return [] if self.waiting else self._fit()
-
-    def _look(self) -> list[Task]:
-        self.keys = {n: i.look_key(self.run.settings, self.first) for n, i in self.alive.items()}
-        todo = [n for n, key in self.keys.items() if not self.run.ledger.summary(n, self.round, key).exists()]
-        self.waiting = set(todo)
-        tasks = [
-            self._task(
-                "look",
-                name,
-                # Groups that have begun come first: their prepared scans wait on disk.
-                priority=4 - self.round,
-                first=self.first and str(self.run.ledger.scanner(self.first)),
-                file=str(self.run.ledger.summary(name, self.round, self.keys[name])),
-                **self._source(self.alive[name]),
-            )
-            for name in todo
-        ]
-        return tasks or self._fit()
-
-    def _fit(self) -> list[Task]:
-        # What an earlier look has taught is better than the curve of one scan.
-        if len(self.alive) < 2:
-            return self._harmonize(self.first)
-        used = [(n, self.keys[n]) for n in sorted(self.alive)]
-        key = key_of("fit", self.first, used)
-        self.fit_key = key
-        if note := self.run.ledger.note(key):
-            return self._fitted(note)
-        ledger = self.run.ledger
-        return [
-            self._task(
-                "fit",
-                f"{self.group.name} {self.round}",
-                priority=1,
-                first=self.first and str(ledger.scanner(self.first)),
-                summaries=[str(ledger.summary(n, self.round, k)) for n, k in used],
-                file=str(ledger.scanner(key)),
-            )
-        ]
-
-    def _fitted(self, note: Mapping[str, Any]) -> list[Task]:
-        if note["again"]:
-            self.round, self.first = self.round + 1, self.fit_key
-            return self._look()
-        tasks = self._harmonize(self.fit_key)
-        if tasks:
-            self.run.note(f"scanner {self.group.name} is fitted to {len(self.alive)} scans")
-        return tasks
-
-    def _harmonize(self, scanner: str | None) -> list[Task]:
-        ledger, settings = self.run.ledger, self.run.settings
-        tasks = []
-        for name, item in self.alive.items():
-            wanted = item.fingerprint(settings, scanner)
-            old = ledger.record(name)
-            if old and old.get("status") == "done":
-                if old.get("fingerprint") == wanted and ledger.whole(old):
-                    self.run.kept(item)
-                    continue
-                why = differences(old.get("fingerprint", {}), wanted) or ["results are missing or have another size"]
-                self.run.note(f"{name}: computed again: {', '.join(why)}")
-            tasks.append(
-                self._task(
-                    "harmonize",
-                    name,
-                    priority=0,
-                    scanner=scanner and str(ledger.scanner(scanner)),
-                    sha=item.sha,
-                    place=item.scan.place,
-                    folder=item.scan.folder,
-                    out=str(ledger.out),
-                    staging=str(ledger.staging(self.run.id, name)),
-                    record={"scan": item.scan.place, "group": self.group.name, "fingerprint": wanted},
-                    **self._source(item),
-                )
-            )
-        return tasks
-
-    def _source(self, item: Item) -> dict[str, Any]:
-        return {
-            "scan": str(item.scan.path),
-            "mask": item.mask and str(item.mask),
-            "home": str(self.run.ledger.scan(item.scan.id)),
-            "cache": self.cache,
-        }
-
-    def _task(self, stage: str, name: str, *, priority: int, **arguments: Any) -> Task:
-        settings = {**self.run.settings.all(), "target": self.run.settings.target}
-        return Task(f"{stage} {name}", f"{self.run.module}:{stage}", {**settings, **arguments}, priority)
-
-
-_TRIES = 2
-_FULL = ("the disk is full", "No space left on device")
-
-
-@dataclass
-class Tally:
-    """How the scans of a run ended.
-
-    Attributes:
-        total: How many there are.
-        done: Harmonized now.
-        kept: Were done before.
-        failed: Scan → reason.
-        seconds: Of each scan done now.
-        stage: What was finished last: ``look``, ``fit`` or ``harmonize``.
-        pieces: Pieces of work finished, and handed out so far.
-        last: Record of the scan harmonized last.
-    """
-
-    total: int
-    done: int = 0
-    kept: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
-    stage: str = ""
-    pieces: tuple[int, int] = (0, 0)
-    last: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def left(self) -> int:
-        """Pieces of work still to be done, as far as is known: scans that are being looked at are harmonized later."""
-        finished, handed_out = self.pieces
-        waiting = handed_out - finished
-        return waiting if self.stage == "harmonize" else max(waiting, 0) + self.total - self.finished
-
-    @property
-    def finished(self) -> int:
-        """Scans that need nothing more."""
-        return self.done + self.kept + len(self.failed)
-
-
-Say = Callable[[str, Tally], None]
-
-
-def run_study(
-    plan: Plan,
-    settings: Settings,
-    ledger: Ledger,
-    engine: Engine,
-    *,
-    module: str = WORK,
-    scratch: int = 500,
-    say: Say = lambda line, tally: None,
-) -> Tally:
-    """Do what is left to do of a plan. The caller holds the lock (:func:`held`).
-
-    Args:
-        plan: Scans in groups.
-        settings: What they are harmonized with.
-        ledger: What is done; kept up to date scan by scan.
-        engine: Who does the work; not closed.
-        module: Where the pieces of work are.
-        scratch: The largest group whose prepared scans are kept on disk between the stages.
-        say: Called with a line (or an empty one) whenever something has happened.
-
-    Raises:
-        OutputError: If the disk is full or records cannot be written. What is finished is kept.
-    """
-    tally = Tally(sum(len(group.scans) for group in plan.groups))
-
-    def kept(item: Item) -> None:
-        tally.kept += 1
-        shutil.rmtree(ledger.scan(item.scan.id) / "prepared", ignore_errors=True)
-        say("", tally)
-
-    def refuse(scan: Scan, why: str) -> None:
-        _fail(ledger, scan, why)
-        tally.failed[scan.id] = why
-        say(f"{scan.id}: failed: {why}", tally)
-
-    run = Run(
-        id=secrets.token_hex(6),
-        ledger=ledger,
-        settings=settings,
-        module=module,
-        scratch=scratch,
-        kept=kept,
-        failed=lambda item, why: refuse(item.scan, why),
-        note=lambda line: say(line, tally),
-    )
-    owner: dict[str, GroupRun] = {}
-    tries: dict[str, int] = {}
-
-    def submit(tasks: Sequence[Task], group: GroupRun) -> None:
-        for task in tasks:
-            owner[task.name], tries[task.name] = group, 1
-            tally.pieces = (tally.pieces[0], tally.pieces[1] + 1)
-            engine.submit(task)
-
-    try:
-        for scan, why in plan.unreadable:
-            if ledger.finished(scan.id):
-                # Nobody knows that the scan has changed: it may only not be fetched, or its disk not be there today.
-                why = f"{why}; its earlier result is kept"
-                tally.failed[scan.id] = why
-                say(f"{scan.id}: failed: {why}", tally)
-            else:
-                refuse(scan, why)
-        for group in plan.groups:
-            if items := [plan.items[s.id] for s in group.scans if s.id in plan.items]:
-                begun = GroupRun(group, items, run)
-                submit(begun.start(), begun)
-        for outcome in engine.finished():
-            if outcome.lost and tries[outcome.task.name] < _TRIES:
-                tries[outcome.task.name] += 1
-                say(f"{outcome.task.name}: {outcome.error}; trying once more", tally)
-                engine.submit(outcome.task)
-                continue
-            _stop_if_full(outcome)
-            tally.pieces = (tally.pieces[0] + 1, tally.pieces[1])
-            tally.stage = outcome.task.name.partition(" ")[0]
-            if outcome.task.name.startswith("harmonize ") and outcome.error is None:
-                tally.done += 1
-                tally.seconds.append(float(outcome.value.get("seconds") or 0))
-                tally.last = outcome.value
-                say(_finished(outcome.value), tally)
-            else:
-                say("", tally)
-            mine = owner.pop(outcome.task.name)
-            submit(mine.after(outcome), mine)
-    except BaseException:
-        # The first trouble is the one to report, a full disk for example.
-        with suppress(OutputError):
-            write_failures(ledger, plan)
-        raise
-    write_failures(ledger, plan)
-    return tally
 
 
 @contextmanager
@@ -551,22 +132,341 @@ def held(ledger: Ledger, participants: Sequence[str] = ()) -> Iterator[Ledger]:
         yield ledger
 
 
-def _fail(ledger: Ledger, scan: Scan, why: str) -> None:
-    # What is there was made from other input or with other settings: it must not pass for this run's result.
-    old = ledger.record(scan.id) or {}
-    remove(ledger.out, list(old.get("outputs", {})))
-    shutil.rmtree(ledger.scan(scan.id) / "prepared", ignore_errors=True)
-    ledger.write(scan.id, {"scan": scan.place, "status": "failed", "reason": why})
+@dataclass
+class Tally:
+    """How the scans of a run ended.
+
+    Attributes:
+        total: How many there are.
+        done: Harmonized now.
+        kept: Were done before.
+        failed: Scan → reason.
+        seconds: Of each scan done now.
+        stage: What was finished last, None before that.
+        pieces: Pieces of work finished, and handed out so far.
+        last: Record of the scan harmonized last.
+    """
+
+    total: int
+    done: int = 0
+    kept: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    stage: Stage | None = None
+    pieces: tuple[int, int] = (0, 0)
+    last: ScanRecord | None = None
+
+    @property
+    def left(self) -> int:
+        """Pieces of work still to be done, as far as is known: scans that are being looked at are harmonized later."""
+        finished, handed_out = self.pieces
+        waiting = handed_out - finished
+        return waiting if self.stage is Stage.HARMONIZE else max(waiting, 0) + self.total - self.finished
+
+    @property
+    def finished(self) -> int:
+        """Scans that need nothing more."""
+        return self.done + self.kept + len(self.failed)
 
 
-def _finished(record: dict[str, Any]) -> str:
-    name = str(record.get("scan", "")).rpartition("/")[2]
-    return f"{name}: {record.get('headline', 'done')} ({record.get('seconds', 0):.0f} s)"
+class Say(Protocol):
+    """Hears whenever something has happened."""
+
+    def __call__(self, line: str, tally: Tally, *, problem: bool = False) -> None:
+        """A line for the reader (perhaps empty), where the run stands, and whether the line tells of a failure."""
 
 
-def _stop_if_full(outcome: Outcome) -> None:
-    """A full disk fails every scan alike: better to stop than to try them all."""
-    if outcome.error and any(words in outcome.error for words in _FULL):
-        raise OutputError(
-            "the disk is full", remedy="free some space and run the same command again; what is finished is kept"
+@dataclass(frozen=True)
+class Pieces:
+    """The types of work of a run; a test takes others.
+
+    Attributes:
+        look: Summarizes a scan.
+        fit: Fits a scanner.
+        harmonize: Harmonizes a scan.
+    """
+
+    look: type[LookAtScan] = LookAtScan
+    fit: type[FitScanner] = FitScanner
+    harmonize: type[HarmonizeScan] = HarmonizeScan
+
+
+_TRIES = 2
+
+
+def run_study(
+    plan: Plan,
+    settings: Settings,
+    ledger: Ledger,
+    engine: Engine,
+    *,
+    pieces: Pieces = Pieces(),
+    scratch: int = 500,
+    say: Say = lambda line, tally, problem=False: None,
+) -> Tally:
+    """Do what is left to do of a plan. The caller holds the lock (:func:`held`).
+
+    Args:
+        plan: Scans in groups.
+        settings: What they are harmonized with.
+        ledger: What is done; kept up to date scan by scan.
+        engine: Who does the work; not closed.
+        pieces: The types of work.
+        scratch: The largest group whose prepared scans are kept on disk between the stages.
+        say: Called whenever something has happened.
+
+    Raises:
+        OutputError: If the disk is full or records cannot be written. What is finished is kept.
+    """
+    run = _Run(plan, settings, ledger, engine, pieces, scratch, say)
+    try:
+        run.all()
+    except BaseException:
+        # The first trouble is the one to report, a full disk for example.
+        with suppress(OutputError):
+            write_failures(ledger, plan)
+        raise
+    write_failures(ledger, plan)
+    return run.tally
+
+
+class _Run:
+    """A run while it goes on: which group each task belongs to, and how often it was tried."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: Settings,
+        ledger: Ledger,
+        engine: Engine,
+        pieces: Pieces,
+        scratch: int,
+        say: Say,
+    ) -> None:
+        self.id = secrets.token_hex(6)
+        self.plan, self.settings, self.ledger, self.engine = plan, settings, ledger, engine
+        self.pieces, self.scratch, self.say = pieces, scratch, say
+        self.tally = Tally(sum(len(group.scans) for group in plan.groups))
+        self._owner: dict[str, _GroupRun] = {}
+        self._tries: dict[str, int] = {}
+
+    def all(self) -> None:
+        """Every group from its first to its last task."""
+        for scan, why in self.plan.unreadable:
+            if self.ledger.finished(scan.id):
+                # Nobody knows that the scan has changed: it may only not be fetched, or its disk not be there today.
+                self._failed(scan, f"{why}; its earlier result is kept")
+            else:
+                self.refuse(scan, why)
+        for group in self.plan.groups:
+            if items := [self.plan.items[s.id] for s in group.scans if s.id in self.plan.items]:
+                begun = _GroupRun(group, items, self)
+                self._submit(begun.start(), begun)
+        for outcome in self.engine.finished():
+            self._after(outcome)
+
+    def _submit(self, tasks: Sequence[Task], owner: _GroupRun) -> None:
+        for task in tasks:
+            self._owner[task.name], self._tries[task.name] = owner, 1
+            self.tally.pieces = (self.tally.pieces[0], self.tally.pieces[1] + 1)
+            self.engine.submit(task)
+
+    def _after(self, outcome: Outcome) -> None:
+        name, failure, tally = outcome.task.name, outcome.failure, self.tally
+        if failure and outcome.lost and self._tries[name] < _TRIES:
+            self._tries[name] += 1
+            self.say(f"{name}: {failure.line}; trying once more", tally)
+            self.engine.submit(outcome.task)
+            return
+        if failure and failure.code is ErrorCode.DISK_FULL:
+            # It fails every scan alike: better to stop than to try them all.
+            raise DiskFullError(
+                "the disk is full", remedy="free some space and run the same command again; what is finished is kept"
+            )
+        assert isinstance(outcome.task.work, StudyWork)
+        tally.pieces = (tally.pieces[0] + 1, tally.pieces[1])
+        tally.stage = outcome.task.work.stage
+        line = ""
+        if isinstance(record := outcome.answer, ScanRecord):
+            tally.done += 1
+            tally.seconds.append(record.seconds)
+            tally.last = record
+            line = f"{record.scan.rpartition('/')[2]}: {record.headline} ({record.seconds:.0f} s)"
+        self.say(line, tally)
+        owner = self._owner.pop(name)
+        self._submit(owner.after(outcome), owner)
+
+    def keep(self, item: Item) -> None:
+        """A scan whose result of an earlier run is what this one would make."""
+        self.tally.kept += 1
+        shutil.rmtree(self.ledger.prepared(item.scan.id), ignore_errors=True)
+        self.say("", self.tally)
+
+    def refuse(self, scan: Scan, why: str) -> None:
+        """A scan that gets no result."""
+        # What is there was made from other input or with other settings: it must not pass for this run's result.
+        old = self.ledger.record(scan.id) or {}
+        remove(self.ledger.out, list(old.get("outputs", {})))
+        shutil.rmtree(self.ledger.prepared(scan.id), ignore_errors=True)
+        self.ledger.write(scan.id, {"scan": scan.place, "status": "failed", "reason": why})
+        self._failed(scan, why)
+
+    def _failed(self, scan: Scan, why: str) -> None:
+        self.tally.failed[scan.id] = why
+        self.say(f"{scan.id}: failed: {why}", self.tally, problem=True)
+
+
+class _GroupRun:
+    """One group's way through its stages; every call returns the tasks that can be done now.
+
+    A scan that fails on the way is left out of the fit, so that the others have theirs.
+    """
+
+    def __init__(self, group: Group, items: Sequence[Item], run: _Run) -> None:
+        self.group, self.run = group, run
+        self.alive = {item.scan.id: item for item in items}
+        self.round = 0
+        self.first: str | None = None
+        self.waiting: set[str] = set()
+        self.cache = 1 < len(items) <= run.scratch
+
+    def start(self) -> list[Task]:
+        """The first tasks."""
+        return self._look() if len(self.alive) > 1 else self._harmonize(None)
+
+    def after(self, outcome: Outcome) -> list[Task]:
+        """What can be done when a task is finished."""
+        match outcome.task.work, outcome.failure:
+            case FitScanner(), Failure() as failure:
+                for item in self.alive.values():
+                    self.run.refuse(item.scan, f"its scanner could not be fitted: {failure.line}")
+            case FitScanner() as fit, None:
+                assert isinstance(outcome.answer, ScannerFit)
+                return self._fitted(fit, outcome.answer)
+            case LookAtScan(item=item), failure:
+                self.waiting.discard(item.scan.id)
+                if failure:
+                    self._leave_out(item, failure)
+                return [] if self.waiting else self._fit()
+            case HarmonizeScan(item=item), Failure() as failure:
+                self._leave_out(item, failure)
+        return []
+
+    def _leave_out(self, item: Item, failure: Failure) -> None:
+        del self.alive[item.scan.id]
+        self.run.refuse(item.scan, failure.line)
+
+    def _look(self) -> list[Task]:
+        pieces = [self._look_at(item) for item in self.alive.values()]
+        todo = [piece for piece in pieces if not piece.file.exists()]
+        self.waiting = {piece.item.scan.id for piece in todo}
+        # Groups that have begun come first: their prepared scans wait on disk.
+        tasks = [Task(f"{piece.stage} {piece.item.scan.id}", piece, priority=4 - self.round) for piece in todo]
+        return tasks or self._fit()
+
+    def _look_at(self, item: Item) -> LookAtScan:
+        run = self.run
+        return run.pieces.look(
+            ledger=run.ledger,
+            settings=run.settings,
+            item=item,
+            round=self.round,
+            first=self.first,
+            cache=self.cache,
         )
+
+    def _fit(self) -> list[Task]:
+        # What an earlier look has taught is better than the curve of one scan.
+        if len(self.alive) < 2:
+            return self._harmonize(self.first)
+        run = self.run
+        keys = {name: item.look_key(run.settings, self.first) for name, item in self.alive.items()}
+        fit = run.pieces.fit(
+            ledger=run.ledger,
+            settings=run.settings,
+            group=self.group.name,
+            round=self.round,
+            first=self.first,
+            summaries=tuple(sorted(keys.items())),
+        )
+        if kept := fit.kept():
+            return self._fitted(fit, kept)
+        return [Task(f"{fit.stage} {self.group.name} {self.round}", fit, priority=1)]
+
+    def _fitted(self, fit: FitScanner, answer: ScannerFit) -> list[Task]:
+        if answer.again:
+            self.round, self.first = self.round + 1, fit.key
+            return self._look()
+        tasks = self._harmonize(fit.key)
+        if tasks:
+            line = f"scanner {self.group.name} is fitted to {len(self.alive)} scans"
+            self.run.say(line, self.run.tally)
+        return tasks
+
+    def _harmonize(self, scanner: str | None) -> list[Task]:
+        run, tasks = self.run, []
+        for scan_id, item in self.alive.items():
+            wanted = item.fingerprint(run.settings, scanner).model_dump(mode="json")
+            old = run.ledger.record(scan_id)
+            if old and old.get("status") == "done":
+                if old.get("fingerprint") == wanted and run.ledger.whole(old):
+                    run.keep(item)
+                    continue
+                why = differences(old.get("fingerprint", {}), wanted) or ["results are missing or have another size"]
+                run.say(f"{scan_id}: computed again: {', '.join(why)}", run.tally)
+            piece = run.pieces.harmonize(
+                ledger=run.ledger,
+                settings=run.settings,
+                item=item,
+                group=self.group.name,
+                scanner=scanner,
+                run=run.id,
+                cache=self.cache,
+            )
+            tasks.append(Task(f"{piece.stage} {scan_id}", piece))
+        return tasks
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What has changed between two fingerprints as records keep them, in words.
+
+    Example:
+        >>> differences({"input": "a", "settings": {"seed": 0}}, {"input": "b", "settings": {"seed": 1}})
+        ['the scan is another file', 'seed is 1, was 0']
+    """
+    changes = []
+    for name, words in (("input", "the scan is another file"), ("mask", "the mask is another")):
+        if old.get(name) != new.get(name):
+            changes.append(words)
+    before, now = old.get("settings", {}), new.get("settings", {})
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            called = {"digest": "target"}.get(name, name)
+            changes.append(f"{called} is {now.get(name)}, was {before.get(name)}")
+    if old.get("scanner") != new.get("scanner"):
+        changes.append("its scanner is fitted to other scans")
+    return changes
+
+
+def write_failures(ledger: Ledger, plan: Plan) -> Path:
+    """Write the table of this folder's scans that failed or were not started; only its head if there are none.
+
+    ``kept``: the scan cannot be read today, and its earlier result was left as it is.
+
+    Args:
+        ledger: What is done.
+        plan: What was to be done.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    places = {s.id: s.place for g in plan.groups for s in g.scans} | {n: r["scan"] for n, r in planned(ledger).items()}
+    unread = {scan.id: why for scan, why in plan.unreadable}
+    rows = []
+    for scan_id, place in sorted(places.items()):
+        record = ledger.record(scan_id) or {"status": "not started", "reason": "the run ended before it"}
+        if record.get("status") != "done":
+            rows.append((place, str(record.get("status")), str(record.get("reason", ""))))
+        elif scan_id in unread:
+            rows.append((place, "kept", unread[scan_id]))
+    return write_tsv(ledger.out / "failures.tsv", ("scan", "status", "reason"), rows)

@@ -1,33 +1,408 @@
-"""The work of one scan.
+"""The three pieces of work of a study: look at a scan, fit a scanner, harmonize a scan.
 
-Scan summaries as files.
-
-The three pieces of work of a cohort run, as workers do them: look at a scan, fit a scanner, harmonize a scan.
-
-Each takes JSON and returns JSON, writes whole files or none, and may be done twice without harm.
+A study (:mod:`blindharmony.study.run`) plans with these types and hands them to an engine; a worker calls their ``do``.
+Everything that a piece needs is in its fields, and where files lie is the :class:`~blindharmony.study.ledger.Ledger`'s
+to know. Each piece writes whole files or none and may be done twice without harm. What computes is imported inside
+``do``, so that planning stays light.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from pydantic import Field, JsonValue, ValidationError
 
 from blindharmony.errors import InputError, UsageError
 from blindharmony.files import mask_name, sidecar_name, write_bytes, write_sidecar
-from blindharmony.harmonization.summary import ScanSummary
-from blindharmony.study.cohort import scan_profiles
-from blindharmony.study.ledger import note_path, publish
+from blindharmony.io.bids import Scan
+from blindharmony.jobs.engine import Answer, FilePath, Message, Tell, Work
+from blindharmony.study.ledger import Ledger, key_of, note_path, publish
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
+    from blindharmony.harmonization.summary import ScanSummary
     from blindharmony.models.target import Target
     from blindharmony.result import HarmonizeResult
+
+#: Of the default method: raised when it gives other results.
+METHOD = 2
+
+
+class Settings(Message):
+    """Everything besides the scans that decides the results.
+
+    Attributes:
+        target: Model file or included name.
+        digest: The model's hash.
+        mask_command: External brain extractor.
+        refine: As for :func:`~blindharmony.api.harmonize`, like the rest.
+        keep_bias: Leave the bias field in.
+        uncertainty: Also write error bars.
+        report: Also write reports.
+        device: Where it is computed.
+        seed: Equal seeds give equal bytes.
+        version: Of this package.
+        method: Raised when the same scans get other results: a run goes on with what it has only if that is equal.
+    """
+
+    target: str
+    digest: str
+    mask_command: str | None = None
+    refine: bool = True
+    keep_bias: bool = False
+    uncertainty: bool = False
+    report: bool = True
+    device: str = "cpu"
+    seed: int = 0
+    version: str = VERSION
+    method: int = METHOD
+
+    def all(self) -> dict[str, JsonValue]:
+        """What a result depends on; not where the model lies."""
+        return self.model_dump(mode="json", exclude={"target"})
+
+    def look(self) -> dict[str, JsonValue]:
+        """What a summary depends on."""
+        return self.model_dump(mode="json", include={"digest", "mask_command", "device", "version", "method"})
+
+
+class Fingerprint(Message):
+    """All that the result of a scan depends on, as its record keeps it.
+
+    Attributes:
+        input: Hash of the scan.
+        mask: Hash of the given mask.
+        settings: What it is harmonized with.
+        scanner: Key of the fitted scanner, None if the scan goes alone.
+    """
+
+    input: str
+    mask: str | None
+    settings: dict[str, JsonValue]
+    scanner: str | None
+
+
+class Item(Message):
+    """A scan that is to be harmonized, and what it is harmonized from.
+
+    Attributes:
+        scan: The scan.
+        sha: Hash of the file.
+        mask: Given brain mask.
+        mask_sha: Hash of that.
+    """
+
+    scan: Scan
+    sha: str
+    mask: FilePath | None = None
+    mask_sha: str | None = None
+
+    def look_key(self, settings: Settings, first: str | None) -> str:
+        """Name of its summary, made with the scanner model ``first`` if any."""
+        return key_of("summary", self.sha, self.mask_sha, settings.look(), first)
+
+    def fingerprint(self, settings: Settings, scanner: str | None) -> Fingerprint:
+        """All that its result depends on."""
+        return Fingerprint(input=self.sha, mask=self.mask_sha, settings=settings.all(), scanner=scanner)
+
+
+class Stage(StrEnum):
+    """What a piece of work does."""
+
+    LOOK = "look"
+    FIT = "fit"
+    HARMONIZE = "harmonize"
+
+
+class StudyWork(Work):
+    """What all three pieces have.
+
+    Attributes:
+        ledger: Where everything lies.
+        settings: What the cohort is harmonized with.
+    """
+
+    stage: ClassVar[Stage]
+
+    ledger: Ledger
+    settings: Settings
+
+    def target(self) -> Target:
+        """The target model, loaded once in a worker.
+
+        Raises:
+            UsageError: If this machine has another version of the package, or finds another model.
+        """
+        if self.settings.version != VERSION:
+            what = f"the worker has blindharmony {VERSION}, the run {self.settings.version}"
+            raise UsageError(what, remedy="install the same version everywhere")
+        target = _loaded(self.settings.target)
+        if target.digest != self.settings.digest:
+            raise UsageError(f"the worker finds another target model in {self.settings.target}", remedy="run again")
+        return target
+
+
+class LookAtScan(StudyWork):
+    """Summarize a scan for the fit of its scanner.
+
+    Attributes:
+        item: The scan.
+        round: Of the fit, from 0.
+        first: Key of the scanner that the round before has fitted.
+        cache: Whether the prepared scan is kept for the next stages.
+    """
+
+    stage = Stage.LOOK
+
+    item: Item
+    round: int = 0
+    first: str | None = None
+    cache: bool = False
+
+    @property
+    def file(self) -> Path:
+        """Where the summary is kept."""
+        key = self.item.look_key(self.settings, self.first)
+        return self.ledger.summary(self.item.scan.id, self.round, key)
+
+    def do(self, tell: Tell) -> Answer:
+        """Prepare the scan, summarize it and keep the summary in place of older ones of its round."""
+        from blindharmony.api import summarize_scan
+        from blindharmony.harmonization.scanner import ScannerModel
+
+        target = self.target()
+        summary = summarize_scan(
+            self.item.scan.path,
+            target,
+            scanner=ScannerModel.load(self.ledger.scanner(self.first), target) if self.first else None,
+            mask=self.item.mask,
+            mask_command=self.settings.mask_command,
+            device=self.settings.device,
+            cache=self.ledger.prepared(self.item.scan.id) if self.cache else None,
+        )
+        keep_summary(self.file, summary)
+        for old in self.file.parent.glob(f"{self.file.name.split('.')[0]}.*.safetensors"):
+            if old != self.file:
+                old.unlink(missing_ok=True)
+        return Answer()
+
+
+class ScannerFit(Answer):
+    """What a fit says; kept beside the scanner that it has fitted.
+
+    Attributes:
+        again: Whether the scans are to be looked at once more, with this scanner.
+        digest: Hash of the scanner model.
+        scans: How many it is fitted to.
+        disagreement: Of the scans, flow units.
+    """
+
+    again: bool
+    digest: str = ""
+    scans: int = 0
+    disagreement: float | None = None
+
+
+class FitScanner(StudyWork):
+    """Fit a scanner to the summaries of its scans.
+
+    Attributes:
+        group: Name of the scanner.
+        round: Of the fit, from 0.
+        first: Key of the scanner that the round before has fitted; it becomes a part of this one.
+        summaries: Scan's id and key of its summary, sorted.
+    """
+
+    stage = Stage.FIT
+    answers = ScannerFit
+
+    group: str
+    round: int = 0
+    first: str | None = None
+    summaries: tuple[tuple[str, str], ...]
+
+    @property
+    def key(self) -> str:
+        """Name of the scanner: what it is fitted to."""
+        return key_of("fit", self.first, self.summaries)
+
+    @property
+    def files(self) -> list[Path]:
+        """Where the summaries are kept."""
+        return [self.ledger.summary(scan_id, self.round, key) for scan_id, key in self.summaries]
+
+    def kept(self) -> ScannerFit | None:
+        """What an earlier run's fit to the same summaries has said."""
+        try:
+            return ScannerFit.model_validate(self.ledger.note(self.key))
+        except ValidationError:
+            return None
+
+    def do(self, tell: Tell) -> ScannerFit:
+        """Fit, and keep the scanner with a note beside it."""
+        from blindharmony.api import needs_round, with_round
+        from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
+
+        target = self.target()
+        summaries = [kept_summary(file) for file in self.files]
+        if self.first:
+            model = with_round(ScannerModel.load(self.ledger.scanner(self.first), target), summaries, target)
+        else:
+            model = fit_scanner(summaries, target)
+        file = model.save(self.ledger.scanner(self.key), overwrite=True)
+        fit = ScannerFit(
+            again=needs_round(model, target),
+            digest=model.digest,
+            scans=model.scans,
+            disagreement=model.disagreement,
+        )
+        write_sidecar(note_path(file), fit.model_dump(mode="json"), overwrite=True)
+        return fit
+
+
+class ScanRecord(Answer):
+    """The record of a harmonized scan, which makes its results count.
+
+    Attributes:
+        scan: Place in the data set.
+        group: Name of its scanner.
+        fingerprint: All that the result depends on.
+        status: ``done``.
+        verdict: Level of the verdict.
+        headline: The verdict in a sentence.
+        warnings: What to know before using it.
+        seconds: How long it took.
+        excess_before: Of the scan under the target's flow, None without one.
+        excess_after: Of the result.
+        bits_before: Bits a voxel of the scan.
+        bits_after: Of the result.
+        figures: Numbers of the method.
+        profile_before: Intensities of the scan at fixed ranks, target units.
+        profile_after: Of the result.
+        distance_before: Of the scan's profile from the target's median profile.
+        distance_after: Of the result's.
+        outputs: Place below the output folder → bytes.
+    """
+
+    scan: str
+    group: str
+    fingerprint: Fingerprint
+    status: str = "done"
+    verdict: str = ""
+    headline: str = "done"
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    excess_before: float | None = None
+    excess_after: float | None = None
+    bits_before: float | None = None
+    bits_after: float | None = None
+    figures: dict[str, JsonValue] = Field(default_factory=dict)
+    profile_before: list[float] | None = None
+    profile_after: list[float] | None = None
+    distance_before: float | None = None
+    distance_after: float | None = None
+    outputs: dict[str, int] = Field(default_factory=dict)
+
+
+_MASK = {"Description": "Brain that was harmonized", "Type": "Brain", "SpatialReference": "orig"}
+
+
+class HarmonizeScan(StudyWork):
+    """Harmonize a scan and publish the files.
+
+    Attributes:
+        item: The scan.
+        group: Name of its scanner.
+        scanner: Key of the fitted scanner, None if the scan goes alone.
+        run: Names the run's staging folder.
+        cache: Whether the prepared scan may have been kept.
+    """
+
+    stage = Stage.HARMONIZE
+    answers = ScanRecord
+
+    item: Item
+    group: str
+    scanner: str | None = None
+    run: str
+    cache: bool = False
+
+    def do(self, tell: Tell) -> ScanRecord:
+        """Harmonize; files first, then the record.
+
+        Raises:
+            InputError: If the scan is not the one that was planned.
+        """
+        from blindharmony.api import harmonize
+
+        settings, scan = self.settings, self.item.scan
+        prepared = self.ledger.prepared(scan.id)
+        result = harmonize(
+            scan.path,
+            self.target(),
+            mask=self.item.mask,
+            mask_command=settings.mask_command,
+            scanner=self.ledger.scanner(self.scanner) if self.scanner else None,
+            refine=settings.refine,
+            keep_bias=settings.keep_bias,
+            device=settings.device,
+            seed=settings.seed,
+            cache=prepared if self.cache else None,
+        )
+        source = f"bids:raw:{scan.place}"
+        result.sidecar["Sources"] = [source]
+        if result.sidecar["SourceSHA256"] != self.item.sha:
+            what = "the scan was changed while the run was going on"
+            raise InputError(what, remedy="run again", path=scan.path)
+        staged = self.emptied()
+        result.save(staged, report=settings.report, uncertainty=settings.uncertainty, overwrite=True)
+        write_sidecar(staged / sidecar_name(mask_name(result.name)), {**_MASK, "Sources": [source]}, overwrite=True)
+        record = self.published(staged, self._record(result))
+        if self.cache:
+            shutil.rmtree(prepared, ignore_errors=True)
+        return record
+
+    def emptied(self) -> Path:
+        """The folder for finished files before they get their names, without what a lost worker has left."""
+        staged = self.ledger.staging(self.run, self.item.scan.id)
+        shutil.rmtree(staged, ignore_errors=True)
+        return staged
+
+    def published(self, staged: Path, record: ScanRecord) -> ScanRecord:
+        """The record, with the results that got their names.
+
+        Raises:
+            OutputError: As :func:`~blindharmony.study.ledger.publish`.
+        """
+        scan, content = self.item.scan, record.model_dump(mode="json", exclude_unset=True)
+        whole = publish(staged, self.ledger.out, scan.folder, self.ledger.scan(scan.id), content)
+        return record.model_copy(update={"outputs": whole["outputs"]})
+
+    def _record(self, result: HarmonizeResult) -> ScanRecord:
+        from blindharmony.study.cohort import scan_profiles
+
+        before, after = result.before, result.after
+        return ScanRecord(
+            scan=self.item.scan.place,
+            group=self.group,
+            fingerprint=self.item.fingerprint(self.settings, self.scanner),
+            status="done",
+            verdict=result.trust.level,
+            headline=result.trust.headline,
+            warnings=tuple(result.warnings),
+            seconds=round(sum(result.seconds.values()), 2),
+            excess_before=round(before.excess, 3) if before else None,
+            excess_after=round(after.excess, 3) if after else None,
+            bits_before=round(before.bits, 4) if before else None,
+            bits_after=round(after.bits, 4) if after else None,
+            figures=dict(result.figures),
+            **scan_profiles(result),
+        )
 
 
 def keep_summary(path: Path, summary: ScanSummary) -> Path:
@@ -36,6 +411,8 @@ def keep_summary(path: Path, summary: ScanSummary) -> Path:
     Raises:
         OutputError: If it cannot be written.
     """
+    from safetensors.numpy import save
+
     arrays = {"quantiles": summary.quantiles, "whole": summary.whole, "person": summary.person}
     return write_bytes(path, save(arrays, {"surprise": float(summary.surprise).hex()}), overwrite=True)
 
@@ -48,137 +425,24 @@ def kept_summary(path: Path) -> ScanSummary:
 
     Example:
         >>> import tempfile, numpy as np
+        >>> from blindharmony.harmonization.summary import ScanSummary
         >>> one = ScanSummary(np.arange(2.0), np.arange(3.0), np.ones(2), 0.1)
         >>> kept_summary(keep_summary(Path(tempfile.mkdtemp(), "a.safetensors"), one)).surprise
         0.1
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    from blindharmony.harmonization.summary import ScanSummary
+
     try:
         content = path.read_bytes()
         arrays = load(content)
-        length = int.from_bytes(content[:8], "little")
-        surprise = _surprise(content[8 : 8 + length])
+        head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        surprise = float.fromhex(head["__metadata__"]["surprise"])
         return ScanSummary(arrays["quantiles"], arrays["whole"], arrays["person"], surprise)
     except (OSError, SafetensorError, KeyError, ValueError):
         raise InputError("this scan summary is damaged", remedy="delete it and run again", path=path) from None
-
-
-def _surprise(header: bytes) -> float:
-    import json
-
-    return float.fromhex(json.loads(header)["__metadata__"]["surprise"])
-
-
-_MASK = {"Description": "Brain that was harmonized", "Type": "Brain", "SpatialReference": "orig"}
-
-
-def look(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Summarize a scan into ``asked["file"]``."""
-    from blindharmony.api import summarize_scan
-    from blindharmony.harmonization.scanner import ScannerModel
-
-    target = _target(asked)
-    first = ScannerModel.load(Path(asked["first"]), target) if asked["first"] else None
-    found = summarize_scan(
-        asked["scan"],
-        target,
-        scanner=first,
-        mask=asked["mask"],
-        mask_command=asked["mask_command"],
-        device=asked["device"],
-        cache=_cache(asked),
-    )
-    file = Path(asked["file"])
-    keep_summary(file, found)
-    stage = file.name.split(".")[0]
-    for old in file.parent.glob(f"{stage}.*.safetensors"):
-        if old != file:
-            old.unlink(missing_ok=True)
-    return {}
-
-
-def fit(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Fit a scanner to summaries and keep it in ``asked["file"]``; in later rounds with those before inside."""
-    from blindharmony.api import needs_round, with_round
-    from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
-
-    target = _target(asked)
-    summaries = [kept_summary(Path(p)) for p in asked["summaries"]]
-    if asked["first"]:
-        model = with_round(ScannerModel.load(Path(asked["first"]), target), summaries, target)
-    else:
-        model = fit_scanner(summaries, target)
-    file = model.save(Path(asked["file"]), overwrite=True)
-    note = {
-        "again": needs_round(model, target),
-        "digest": model.digest,
-        "scans": model.scans,
-        "disagreement": model.disagreement,
-    }
-    write_sidecar(note_path(file), note, overwrite=True)
-    return note
-
-
-def harmonize(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Harmonize a scan, publish the files and return its record."""
-    from blindharmony.api import harmonize as one
-
-    staged = Path(asked["staging"])
-    shutil.rmtree(staged, ignore_errors=True)
-    result = one(
-        asked["scan"],
-        _target(asked),
-        mask=asked["mask"],
-        mask_command=asked["mask_command"],
-        scanner=asked["scanner"],
-        refine=asked["refine"],
-        keep_bias=asked["keep_bias"],
-        device=asked["device"],
-        seed=asked["seed"],
-        cache=_cache(asked),
-    )
-    source = f"bids:raw:{asked['place']}"
-    result.sidecar["Sources"] = [source]
-    if result.sidecar["SourceSHA256"] != asked["sha"]:
-        raise InputError("the scan was changed while the run was going on", remedy="run again", path=asked["scan"])
-    result.save(staged, report=asked["report"], uncertainty=asked["uncertainty"], overwrite=True)
-    mask = staged / sidecar_name(mask_name(result.name))
-    write_sidecar(mask, {**_MASK, "Sources": [source]}, overwrite=True)
-    home = Path(asked["home"])
-    record = publish(staged, Path(asked["out"]), asked["folder"], home, {**asked["record"], **_figures(result)})
-    if cache := _cache(asked):
-        shutil.rmtree(cache, ignore_errors=True)
-    return record
-
-
-def _figures(result: HarmonizeResult) -> dict[str, Any]:
-    before, after = result.before, result.after
-    return {
-        "status": "done",
-        "verdict": result.trust.level,
-        "headline": result.trust.headline,
-        "warnings": list(result.warnings),
-        "seconds": round(sum(result.seconds.values()), 2),
-        "excess_before": before and round(before.excess, 3),
-        "excess_after": after and round(after.excess, 3),
-        "bits_before": before and round(before.bits, 4),
-        "bits_after": after and round(after.bits, 4),
-        "figures": dict(result.figures),
-        **scan_profiles(result),
-    }
-
-
-def _cache(asked: Mapping[str, Any]) -> Path | None:
-    return Path(asked["home"], "prepared") if asked["cache"] else None
-
-
-def _target(asked: Mapping[str, Any]) -> Target:
-    if asked["version"] != VERSION:
-        what = f"the worker has blindharmony {VERSION}, the run {asked['version']}"
-        raise UsageError(what, remedy="install the same version everywhere")
-    target = _loaded(asked["target"])
-    if target.digest != asked["digest"]:
-        raise UsageError(f"the worker finds another target model in {asked['target']}", remedy="run again")
-    return target
 
 
 @lru_cache(maxsize=1)
