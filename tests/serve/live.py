@@ -20,8 +20,13 @@ class Live:
     def __init__(self, command, folder, *words):
         source = os.pathsep.join([str(Path(__file__).parents[2] / "src"), *filter(None, sys.path)])
         environment = {**os.environ, "PYTHONPATH": source}
+        self.folder = folder
         self.process = subprocess.Popen(
-            [*command, str(folder), *map(str, words)], stdout=subprocess.PIPE, text=True, env=environment
+            [*command, str(folder), *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         self.link = self.process.stdout.readline().strip()
         parts = urlsplit(self.link)
@@ -68,6 +73,7 @@ class Live:
         said = self.process.stdout.read()
         self.process.wait(60)
         self.process.stdout.close()
+        self.process.stderr.close()
         return said
 
     def peak_mb(self):

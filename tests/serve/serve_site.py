@@ -1,9 +1,8 @@
 """A page's server in the test's process, with the fake worker, and a browser that was given the link."""
 
-import sys
 import time
-from pathlib import Path
 
+from fake_worker import FakeJob
 from fastapi.testclient import TestClient
 
 from blindharmony.serve.app import Desk, Page, choices, make_app
@@ -11,7 +10,6 @@ from blindharmony.serve.queue import Queue
 from blindharmony.serve.security import Door
 from blindharmony.serve.store import Store, Uploads
 
-FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_worker.py")))
 SITE = "http://127.0.0.1:8642"
 MOST = 2**20
 
@@ -22,7 +20,7 @@ class Site:
     def __init__(self, folder, *, processes=1, room=0, most=20, clock=time.monotonic):
         uploads = Uploads(folder / "incoming", most_bytes=MOST, most=most, room=room, clock=clock)
         self.store = Store(folder, uploads)
-        self.queue = Queue(self.store, processes=processes, command=FAKE)
+        self.queue = Queue(self.store, processes=processes, work=FakeJob)
         self.door = Door("127.0.0.1", 8642, "0" * 32)
         self.app = make_app(Desk(self.store, self.queue, Page(choices(), str(folder), MOST, 10), self.door))
         self.client = TestClient(self.app, base_url=SITE, headers={"origin": SITE}, follow_redirects=False)

@@ -70,7 +70,12 @@ def test_scans_of_one_scanner_are_one_job(site, scan_bytes, diary):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("model", "no such target model"), ("die", "want of memory"), ("mad", "ended unexpectedly")],
+    [
+        ("model", "no such target model"),
+        ("die", "want of memory"),
+        ("exit", "ended unexpectedly"),
+        ("mad", "internal error"),
+    ],
 )
 def test_a_failed_job_says_why(site, scan_bytes, name, words):
     job = site.until(site.add(scan_bytes, f"{name}.nii.gz"), "failed")

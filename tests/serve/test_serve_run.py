@@ -5,8 +5,11 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -72,6 +75,70 @@ def test_ctrl_c_ends_it_cleanly_and_the_running_job_waits(start, scan_bytes, dia
     assert _gone(int(diary()[0].split()[1]))
     again = start()
     again.until(slow, "running", share=0.5)
+
+
+@pytest.fixture
+def connect():
+    made = []
+
+    def _connect(live, text):
+        made.append(socket.create_connection(("127.0.0.1", int(live.site.rpartition(":")[2])), timeout=30))
+        made[-1].sendall(text)
+        return made[-1]
+
+    yield _connect
+    for one in made:
+        one.close()
+
+
+def _cut_off(connection):
+    """How long until the server gives up a connection."""
+    begin = time.monotonic()
+    with suppress(ConnectionResetError):
+        assert connection.recv(1) == b""
+    return time.monotonic() - begin
+
+
+def test_half_sent_heads_lock_nobody_out_and_are_not_waited_for(start, connect):
+    live = start()
+    half = [connect(live, b"GET / HTTP/1.1\r\nHost: 127.0.0.1") for _ in range(110)]
+    assert live.ask("/")[0] == 200, "the oldest make room at once"
+    half[-1].sendall(b"x")  # a byte now and then gives no more time
+    assert _cut_off(half[-1]) < 20
+    assert live.ask("/")[0] == 200
+
+
+def test_a_body_that_stops_is_not_waited_for_but_a_slow_one_is(start, connect, scan_bytes):
+    live = start()
+    host = live.site.removeprefix("http://")
+    head = (
+        f"PUT /api/uploads?name=a.nii.gz HTTP/1.1\r\nHost: {host}\r\nOrigin: {live.site}\r\nCookie: {live.cookie}\r\n"
+        f"Content-Length: {len(scan_bytes)}\r\n\r\n"
+    ).encode()
+    assert _cut_off(connect(live, head + scan_bytes[:100])) < 20
+    slow = connect(live, head)
+    for part in range(10):  # three seconds in all, where one of silence is too long
+        slow.sendall(scan_bytes[part * len(scan_bytes) // 10 : (part + 1) * len(scan_bytes) // 10])
+        time.sleep(0.3)
+    assert slow.recv(20).startswith(b"HTTP/1.1 201")
+    incoming = Path(live.folder) / "incoming"
+    assert [p.suffix for p in incoming.rglob("*") if p.is_file()] == [".gz"], "nothing is left of the other one"
+
+
+def test_a_request_to_end_is_answered_as_ctrl_c(start):
+    live = start(command=REAL_SERVER)
+    assert live.ask("/")[0] == 200
+    with live.process:
+        live.process.send_signal(signal.SIGTERM)
+        said = live.process.stderr.read()
+    assert live.process.returncode == 0
+    assert said.splitlines()[-1] == "stopped"
+
+
+def test_the_server_loads_nothing_that_computes():
+    code = "import sys, blindharmony.serve.app, blindharmony.serve.run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"torch", "SimpleITK", "blindharmony.api", "blindharmony.models"}
 
 
 def test_two_servers_do_not_share_a_folder(start, tmp_path, capsys):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -84,6 +87,26 @@ def _not_installed(arguments: argparse.Namespace, screen: Screen) -> int:
     raise UsageError(f"'{arguments.verb}' is not installed here", remedy="pip install blindharmony-benchmark")
 
 
+@contextmanager
+def _asked_to_end() -> Iterator[None]:
+    """Within it SIGTERM, which batch systems and container engines send, ends the work as Ctrl-C does."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: what follows is putting away
+        raise KeyboardInterrupt
+
+    # Only the main thread hears signals; what somebody else has arranged stays.
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -96,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     screen = Screen(quiet=getattr(arguments, "quiet", False))
     try:
-        return int(arguments.run(arguments, screen))
+        with _asked_to_end():
+            return int(arguments.run(arguments, screen))
     except BlindHarmonyError as error:
         screen.problem(f"blindharmony: {error}")
         return error.exit_code

@@ -1,14 +1,9 @@
-"""The application: routes and what they answer.
+"""The page's server as an application: what can be asked of it, and what it answers.
 
-Target models to choose from, told from the head of their files: loading one would load torch.
-
-The page itself: one template, one style, one script, all from inside the package.
-
-A zip file that is made while it is sent: no copy on disk, no whole file in memory.
-
-Jobs as the page sees them: words, links and sizes, no folders.
-
-What can be asked of the page's server.
+In reading order: the target models that can be chosen (told from the head of their files, since loading one would load
+torch); the page itself, one template, one style and one script from inside the package; jobs as the page sees them, in
+words, links and sizes without folders; results as a zip that is made while it is sent; the routes; and how long a
+browser may take to ask.
 """
 
 from __future__ import annotations
@@ -24,12 +19,14 @@ from typing import Annotated, Any
 from urllib.parse import quote
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
+import h11
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, UsageError, one_line
 from blindharmony.files import parse_json, split_name
@@ -469,6 +466,61 @@ def _add_results(app: FastAPI, desk: Desk) -> None:
         plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name)[:100]
         headers = {"content-disposition": f'attachment; filename="{plain}.zip"'}
         return StreamingResponse(zipped(files), media_type="application/zip", headers=headers)
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP that waits for a browser, but not for ever: half-sent requests must not lock out everybody else.
+
+    A head has to be whole within ``head_s`` seconds; a body may take as long as it needs, if something comes at least
+    every ``body_s`` seconds. When more than ``most_waiting`` connections have sent no whole head, the oldest goes.
+    """
+
+    head_s = 10.0
+    body_s = 30.0
+    most_waiting = 50
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the head."""
+        waiting = [c for c in self.connections if isinstance(c, PatientProtocol) and c.waits_for_head]
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(self.head_s, self._look)
+        if len(waiting) >= self.most_waiting:
+            min(waiting, key=lambda c: c._since).transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        before = self.conn.their_state
+        super().data_received(data)
+        # Single bytes of a head give no more time.
+        if self.conn.their_state is not before or not self.waits_for_head:
+            self._since = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next head."""
+        self._since = self.loop.time()
+        super().on_response_complete()
+
+    @property
+    def waits_for_head(self) -> bool:
+        """Whether no request has come yet, or none since the last answer."""
+        return self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+
+    def _look(self) -> None:
+        waits_for_body = self.conn.their_state is h11.SEND_BODY and not self.flow.read_paused
+        again = self.head_s
+        if self.waits_for_head or waits_for_body:
+            limit = self.head_s if self.waits_for_head else self.body_s
+            again = self._since + limit - self.loop.time()
+            if again <= 0:
+                self.transport.abort()
+                return
+        self._timer = self.loop.call_later(again, self._look)
 
 
 def _problem(request: Request, error: Exception) -> Response:

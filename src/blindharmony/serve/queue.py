@@ -1,103 +1,20 @@
-"""Jobs in order, each in a process of its own.
-
-One worker process, seen from outside: what it says, and how to end it at once.
-
-The queue: jobs are done one after the other, each in a process of its own.
-"""
+"""The queue: jobs are done one after the other, each in a process of its own."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from pydantic import ValidationError
+from blindharmony.errors import ErrorCode
+from blindharmony.jobs.engine import Answer, Failure
+from blindharmony.jobs.processes import THREADS, WorkerProcess, cores
+from blindharmony.serve.store import Job, State, Store
+from blindharmony.serve.worker import JobAnswer, PageJob, on_the_page
 
-from blindharmony.files import parse_json
-from blindharmony.jobs.processes import THREADS, cores
-from blindharmony.serve.store import Job, Outcome, State, Store
-
-WORKER = (sys.executable, "-m", "blindharmony.serve.worker")
-_LONGEST_LINE = 2**20
-
-
-class WorkerProcess:
-    """A fresh Python that does one job (no fork: torch and ITK have threads, which do not survive one).
-
-    Args:
-        asked: The job.
-        log: File for what it prints.
-        command: The program.
-        threads: How many it may use; as it likes if None.
-    """
-
-    def __init__(
-        self, asked: Mapping[str, Any], log: Path, *, command: Sequence[str] = WORKER, threads: int | None = None
-    ) -> None:
-        paths = os.pathsep.join(p for p in sys.path if p)
-        limits = {} if threads is None else dict.fromkeys(THREADS, str(threads))
-        with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, "PYTHONPATH": paths, **limits},
-                start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers
-            )
-        assert self._process.stdin is not None
-        # One that died at once is noticed by its silence.
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-            self._process.stdin.flush()
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
-
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What it says, until it is gone."""
-        assert self._process.stdout is not None
-        while line := self._process.stdout.readline(_LONGEST_LINE):
-            with contextlib.suppress(ValueError):
-                message = parse_json(line)
-                if isinstance(message, dict):
-                    yield message
-        self._close()
-
-    def kill(self) -> None:
-        """End it and whatever it started, at once; nothing happens if it has ended."""
-        # After wait() its number may be another process's.
-        if self._process.returncode is not None:
-            return
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        self._process.wait()
-
-    @property
-    def code(self) -> int | None:
-        """How it ended: its exit code, or minus the signal that killed it."""
-        return self._process.returncode
-
-
-_WORDS = 300
+_WORDS = 300  # letters of a message that are shown
 
 
 class Queue:
@@ -107,18 +24,17 @@ class Queue:
         store: The jobs.
         processes: How many at a time.
         device: Where workers compute.
-        command: The worker's program.
+        work: What a worker does; a test takes another type.
 
     Attributes:
         progress: Job's id → stage and share, of those that run.
     """
 
-    def __init__(
-        self, store: Store, *, processes: int = 1, device: str = "cpu", command: Sequence[str] = WORKER
-    ) -> None:
-        self._store, self._device, self._command = store, device, command
-        self._threads = max(1, cores() // processes) if processes > 1 else None
-        self._lanes = [threading.Thread(target=self._work, name=f"lane-{i}", daemon=True) for i in range(processes)]
+    def __init__(self, store: Store, *, processes: int = 1, device: str = "cpu", work: type[PageJob] = PageJob) -> None:
+        self._store, self._device, self._work = store, device, work
+        threads = max(1, cores() // processes) if processes > 1 else None
+        self._environment = {} if threads is None else dict.fromkeys(THREADS, str(threads))
+        self._lanes = [threading.Thread(target=self._go, name=f"lane-{i}", daemon=True) for i in range(processes)]
         self._running: dict[str, WorkerProcess] = {}
         self._cancelled: set[str] = set()
         self._stopping = False
@@ -173,7 +89,8 @@ class Queue:
             self._store.change(job_id, lambda j: j.again().model_copy(update=fresh))
         return True
 
-    def _work(self) -> None:
+    def _go(self) -> None:
+        """One lane: a job at a time."""
         while job := self._next():
             try:
                 self._do(job)
@@ -192,65 +109,55 @@ class Queue:
 
     def _do(self, job: Job) -> None:
         self._clear(job.id)
-        place = self._store.place(job.id)
-        asked = {
-            "scans": [str(self._store.scan(job, scan.leaf).resolve()) for scan in job.scans],
-            "labels": [scan.label for scan in job.scans],
-            "results": str(self._store.results(job.id).resolve()),
-            "cache": str((place / "prepared").resolve()),
-            "target": job.target,
-            "together": job.together,
-            "device": self._device,
-        }
-        worker = WorkerProcess(asked, place / "log.txt", command=self._command, threads=self._threads)
-        with self._store.changed:
-            self._running[job.id] = worker
-            unwanted = self._stopping or job.id in self._cancelled
-        if unwanted:
-            worker.kill()
-        outcomes: dict[int, Outcome] = {}
-        end: Mapping[str, Any] | None = None
-        try:
-            for message in worker.messages():
-                end = message if "end" in message else end
-                self._hear(job.id, message, outcomes)
-        finally:
-            worker.kill()
+        place = self._store.place(job.id).resolve()
+        work = self._work(
+            scans=tuple(self._store.scan(job, scan.leaf).resolve() for scan in job.scans),
+            labels=tuple(scan.label for scan in job.scans),
+            results=self._store.results(job.id).resolve(),
+            cache=place / "prepared",
+            target=job.target,
+            together=job.together,
+            device=self._device,
+        )
+        log = place / "log.txt"
+        log.unlink(missing_ok=True)
+        with WorkerProcess(self._environment, log=log) as worker:
             with self._store.changed:
-                del self._running[job.id]
-                self.progress.pop(job.id, None)
+                self._running[job.id] = worker
+                unwanted = self._stopping or job.id in self._cancelled
+            if unwanted:
+                worker.kill()
+            try:
+                end = worker.do(work, partial(self._hear, job.id))
+            finally:
+                with self._store.changed:
+                    del self._running[job.id]
+                    self.progress.pop(job.id, None)
         with self._store.changed:
-            self._settle(job, outcomes, end, worker.code)
+            self._settle(job, end, worker.returncode)
             self._cancelled.discard(job.id)
 
-    def _hear(self, job_id: str, message: Mapping[str, Any], outcomes: dict[int, Outcome]) -> None:
-        if "stage" in message:
-            with suppress(TypeError, ValueError):
-                self.progress[job_id] = (str(message["stage"])[:_WORDS], float(message.get("share", 0.0)))
-        if "outcome" in message:
-            with suppress(ValidationError, ValueError, KeyError, TypeError):
-                outcomes[int(message["scan"])] = Outcome.model_validate(message["outcome"])
+    def _hear(self, job_id: str, stage: str, share: float) -> None:
+        self.progress[job_id] = (stage[:_WORDS], share)
         self._store.touch()
 
-    def _settle(
-        self, job: Job, outcomes: Mapping[int, Outcome], end: Mapping[str, Any] | None, code: int | None
-    ) -> None:
-        whole = end is not None and len(outcomes) == len(job.scans)
-        if not whole and job.id in self._cancelled:
+    def _settle(self, job: Job, end: Answer | Failure, exit_code: int | None) -> None:
+        if isinstance(end, JobAnswer):
+            outcomes = zip(job.scans, end.outcomes, strict=True)
+            scans = tuple(scan.model_copy(update={"outcome": outcome}) for scan, outcome in outcomes)
+            state = State.DONE if any(outcome.files for outcome in end.outcomes) else State.FAILED
+            self._store.change(job.id, lambda j: _over(j, state).model_copy(update={"scans": scans}))
+        elif job.id in self._cancelled:
             self._clear(job.id)
             self._store.change(job.id, lambda j: _over(j, State.CANCELLED))
-        elif not whole and self._stopping:
+        elif self._stopping:
             self._store.change(job.id, lambda j: j.again())
-        elif whole:
-            scans = tuple(s.model_copy(update={"outcome": outcomes[i]}) for i, s in enumerate(job.scans))
-            state = State.DONE if any(o.files for o in outcomes.values()) else State.FAILED
-            self._store.change(job.id, lambda j: _over(j, state).model_copy(update={"scans": scans}))
-        elif end is not None and end.get("reason"):
-            self._fail(job.id, str(end["reason"])[:_WORDS], str(end.get("remedy", ""))[:_WORDS])
-        elif code == -9:
-            self._fail(
-                job.id, "the system stopped the work, probably for want of memory", "close other programs and try again"
-            )
+        elif isinstance(end, Failure) and end.code is not ErrorCode.KILLED:
+            words = on_the_page(end)
+            self._fail(job.id, words.reason[:_WORDS], words.remedy[:_WORDS])
+        elif exit_code == -signal.SIGKILL:
+            what = "the system stopped the work, probably for want of memory"
+            self._fail(job.id, what, "close other programs and try again")
         else:
             self._fail(job.id, "the work ended unexpectedly", "try again; if it happens again, report it")
 

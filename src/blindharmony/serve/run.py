@@ -13,8 +13,8 @@ from pathlib import Path
 
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.files import read_text, write_text
-from blindharmony.serve.queue import WORKER
 from blindharmony.serve.security import is_loopback, listening
+from blindharmony.serve.worker import PageJob
 
 _NEEDED = ("fastapi", "uvicorn")
 _TOKEN = "server/token"
@@ -33,7 +33,7 @@ class Options:
         device: Where workers compute.
         most_bytes: Of one scan.
         most_scans: Of one job, and half of what may wait outside jobs.
-        worker: The program that does a job.
+        work: What a worker does; a test takes another type.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class Options:
     device: str = "cpu"
     most_bytes: int = 500 * 2**20
     most_scans: int = 100
-    worker: Sequence[str] = WORKER
+    work: type[PageJob] = PageJob
 
 
 def check_installed() -> None:
@@ -106,7 +106,7 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
     import uvicorn
 
     from blindharmony.files import locked
-    from blindharmony.serve.app import Desk, Page, choices, make_app
+    from blindharmony.serve.app import Desk, Page, PatientProtocol, choices, make_app
     from blindharmony.serve.queue import Queue
     from blindharmony.serve.security import Door
     from blindharmony.serve.store import Store, Uploads
@@ -120,7 +120,7 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
         store = Store(folder, uploads)
         for place in store.odd:
             warn(f"{place}: holds no job that can be read; it is left alone")
-        queue = Queue(store, processes=options.processes, device=options.device, command=options.worker)
+        queue = Queue(store, processes=options.processes, device=options.device, work=options.work)
         shared = not is_loopback(options.host)
         with listening(options.host, options.port) as socket:
             port = int(socket.getsockname()[1])
@@ -138,13 +138,13 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
                 server_header=False,
                 proxy_headers=False,
                 ws="none",
-                http="h11",
+                http=PatientProtocol,
                 timeout_graceful_shutdown=3,
                 limit_concurrency=100,
             )
-            started(f"http://{_name(options.host)}:{port}/?token={door.token}")
-            # Ctrl-C comes again when all is put away; by then it has been answered.
+            # Ctrl-C or a request to end comes again when all is put away; by then it has been answered.
             with suppress(KeyboardInterrupt):
+                started(f"http://{_name(options.host)}:{port}/?token={door.token}")
                 uvicorn.Server(config).run(sockets=[socket])
             return int(getattr(app.state, "stopped", 0))
 
