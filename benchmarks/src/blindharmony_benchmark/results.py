@@ -1,8 +1,6 @@
-"""Rows and their statistics.
+"""From finished steps to the rows of the table, and how sure a figure is with few subjects.
 
-How sure a figure is with few subjects: bootstrap intervals and sign-flip tests, both over subjects.
-
-From finished steps to figures of each scan, and from those to the rows of the table.
+Intervals (bootstrap) and tests (flipped signs) are over subjects, not over scans or voxels.
 """
 
 from __future__ import annotations
@@ -12,19 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import bootstrap, permutation_test, spearmanr
 
 from blindharmony_benchmark.measures import TISSUES, average, balanced_accuracy, distance
 from blindharmony_benchmark.registry import BASELINE, ENTRIES
 from blindharmony_benchmark.scanners import HARD, PAPER
 
-_DRAWS, _EXACT = 10_000, 14
+# Resamplings; up to 14 subjects every flip of signs is tried.
+_RESAMPLINGS = 2**14
 
 
 def interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of the mean: subjects are drawn with replacement, percentiles of the means.
+    """Bootstrap interval of the mean over subjects, bias-corrected and accelerated (BCa).
 
-    With a handful of subjects it is too narrow: four subjects cover it in 79 % of cases, eight in 88 %.
+    With a handful of subjects it is too narrow: four subjects cover the truth in about 80 % of cases, not 95 %.
+
+    Source:
+        Efron, "Better bootstrap confidence intervals", JASA 82 (1987); :func:`scipy.stats.bootstrap`.
 
     Example:
         >>> low, high = interval([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -35,16 +37,20 @@ def interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> 
     x = x[np.isfinite(x)]
     if x.size == 0:
         return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = x[rng.integers(0, x.size, (_DRAWS, x.size))].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    if np.ptp(x) == 0:  # resampling has nothing to draw from
+        return float(x[0]), float(x[0])
+    drawn = bootstrap((x,), np.mean, confidence_level=level, n_resamples=_RESAMPLINGS, method="BCa", rng=seed)
+    low, high = drawn.confidence_interval
     return float(low), float(high)
 
 
 def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float:
-    r"""Two-sided p-value that paired differences have mean zero: signs are flipped in every way.
+    r"""Two-sided p-value that paired differences have mean zero: signs are flipped.
 
-    Exact up to 14 subjects, :math:`p \ge 2^{1-n}`: four subjects cannot give less than 0.125. Beyond, 10 000 draws.
+    Exact up to 14 subjects, :math:`p \ge 2^{1-n}`: four subjects cannot give less than 0.125.
+
+    Source:
+        Fisher's paired permutation test; :func:`scipy.stats.permutation_test`.
 
     Example:
         >>> sign_flip([1.0, 2.0, 1.5, 1.2])
@@ -54,13 +60,8 @@ def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float:
     d = d[np.isfinite(d)]
     if d.size == 0:
         return float("nan")
-    if d.size <= _EXACT:
-        signs = 1 - 2 * ((np.arange(2**d.size)[:, None] >> np.arange(d.size)) & 1)
-    else:
-        drawn = np.random.default_rng(seed).integers(0, 2, (_DRAWS, d.size))
-        signs = np.concatenate([np.ones((1, d.size), int), 1 - 2 * drawn])
-    means = np.abs((signs * d).mean(1))
-    return float(np.mean(means >= abs(d.mean()) - 1e-12))
+    test = permutation_test((d,), np.mean, permutation_type="samples", n_resamples=_RESAMPLINGS, rng=seed)
+    return float(test.pvalue)
 
 
 #: Leg → the measure that systems are ranked by, and whether more is better.

@@ -55,7 +55,7 @@ def test_sign_flips_are_exact():
     assert sign_flip([1, -1]) == 1
     rng = np.random.default_rng(0)
     many = rng.normal(0, 1, 40)
-    assert sign_flip(many - many.mean()) == 1
+    assert sign_flip(many - many.mean()) == pytest.approx(1, abs=0.02)  # drawn, not exact, from 15 subjects on
     assert sign_flip(many + 3) < 0.001
 
 
