@@ -11,7 +11,7 @@ import pytest
 from blindharmony.api import harmonize, learn_scanner
 from blindharmony.cli.harmonize import prepared_scans
 from blindharmony.cli.main import main
-from blindharmony.errors import InputError, OutputError, TooFewScansError, UsageError
+from blindharmony.errors import DiskFullError, InputError, OutputError, TooFewScansError, UsageError
 from blindharmony.harmonization.curve import ScannerRounds
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
@@ -201,15 +201,16 @@ def test_only_what_one_scan_did_wrong_is_passed_over(scans, tiny_target, tmp_pat
         learn_scanner([scans[0], bad], target, fewest=2, on_error=lambda index, error: None)
     with pytest.raises(UsageError, match="no scan was given"):
         learn_scanner([], target)
-    for error in (
-        OutputError("the disk is full"),
-        OSError(errno.ENOSPC, "No space left on device"),
-        UsageError("wrong"),
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for error, raised in (
+        (OutputError("read-only"), OutputError),
+        (full, DiskFullError),
+        (UsageError("wrong"), UsageError),
     ):
 
         def fails(*args, error=error, **options):
             raise error
 
         monkeypatch.setattr("blindharmony.api.summarize_scan", fails)
-        with pytest.raises(type(error)):
+        with pytest.raises(raised):
             learn_scanner(scans, target, on_error=lambda index, error: None)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from blindharmony.errors import PreprocessingError
 from blindharmony.preprocessing.grid import mask_box, sample, sample_inside, shifted, threads, voxel_map
-from blindharmony.preprocessing.registration import load_template, register_affine
+from blindharmony.preprocessing.registration import Register, Registration, load_template, register_affine
 from heads import affines, head_grid, synthetic_brain, template_distance
 
 
@@ -55,7 +55,7 @@ def scan():
 
 @pytest.fixture(scope="module")
 def params(scan):
-    return {"matrix": scan.to_scan, "overlap": 1.0}
+    return Registration(scan.to_scan, 1.0)
 
 
 @pytest.fixture(scope="module")
