@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from blindharmony.files import file_sha256, result_names, write_sidecar, written_together
 from blindharmony.harmonization.intensity import Estimate
+from blindharmony.harmonization.methods import method_named
 from blindharmony.harmonization.native import own_bias
 from blindharmony.io.volume import Volume
 from blindharmony.io.write import write_like
@@ -32,7 +33,6 @@ from blindharmony.quality.verdict import Trust, brain_ml
 from blindharmony.report.evidence import Confidence, Curve, ScanEvidence, Verdict, methods_text
 from blindharmony.report.scan import write_report
 from blindharmony.report.viewer import pack, write_viewer
-from blindharmony.settings import ABOUT
 from blindharmony.version import versions
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _details(result: HarmonizeResult) -> list[str]:
 
 def _method(result: HarmonizeResult) -> str:
     """What was done, in sentences for a paper."""
-    said = ABOUT[result.method]
+    said = method_named(result.method).about
     scanner = result.options.get("Scanner")
     if scanner:
         said = (
