@@ -148,9 +148,8 @@ class TestAddedSteps:
 class TestMethod:
     def test_it_lists_what_runs(self, target):
         names = [name for name, _ in Method.default(target).steps]
-        assert names == "read orientation|brain mask|gain|registration|curve|refinement|checks|native space".replace(
-            " orientation", "|orientation"
-        ).split("|")
+        preparation = ["orientation", "brain mask", "gain", "registration"]
+        assert names == ["read", *preparation, "curve", "refinement", "checks", "native space"]
         method = Method.default("ds002748")
         names = [name for name, _ in method.steps]
         assert names[6:] == ["bias field again", "curve", "refinement", "checks", "native space"]
