@@ -84,8 +84,7 @@ class Method:
         keep_bias: Whether the scan's own bias field is put back at the end.
 
     Example:
-        >>> match = Method(PrepRecipe().preparation, method_named("match"))
-        >>> print(match)
+        >>> print(Method.default("ds002748", "match"))
          1  read          every format that nibabel knows; no voxel is resampled
          2  orientation   axes to right, anterior, superior; no interpolation
          3  brain mask    the scan's own if it is stripped, else the included network (deepbet)
@@ -95,7 +94,8 @@ class Method:
          7  match         Intensities were matched, rank by rank inside the brain, to the target's mean quantile
                           curve; no flow was used.
          8  checks        mask, order of tissues, and how typical the scan is for the target, before and after
-         9  native space  the change goes to the scan's own voxels, and every step is undone but bias field, gain
+         9  native space  the change goes to the scan's own voxels, and every step is undone but bias field,
+                          gain
     """
 
     preparation: Preparation
