@@ -94,8 +94,7 @@ class Method:
          7  match         Intensities were matched, rank by rank inside the brain, to the target's mean quantile
                           curve; no flow was used.
          8  checks        mask, order of tissues, and how typical the scan is for the target, before and after
-         9  native space  the change goes to the scan's own voxels, and every step is undone but bias field,
-                          gain
+         9  native space  the change goes to the scan's own voxels; every step is undone but bias field, gain
     """
 
     preparation: Preparation
@@ -141,7 +140,7 @@ class Method:
         steps.append(("checks", "mask, order of tissues, and how typical the scan is for the target, before and after"))
         stays = [step.name for step in self.preparation.steps if step.harmonizes]
         stays = [name for name in stays if not (self.keep_bias and name == CorrectBias.name)]
-        back = "the change goes to the scan's own voxels, and every step is undone but " + ", ".join(stays)
+        back = "the change goes to the scan's own voxels; every step is undone but " + ", ".join(stays)
         return (*steps, ("native space", back))
 
     def __str__(self) -> str:
