@@ -132,7 +132,7 @@ def main():
         for path in arguments.scans:
             volume = read_volume(path)
             prepared = prepare(volume, target.info.recipe)
-            brain = prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5
+            brain = prepared.to_file_grid(prepared.native.inside().astype(np.float32)) > 0.5
             for name, case in spoiled(volume.data, brain, volume.affine).items():
                 rows.append({"scan": path.name, "case": name, **copied(Path(folder), arguments.target, *case)})
                 short = {k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}

@@ -151,7 +151,7 @@ def _read_scanner(path: Path, content: bytes) -> str:
             return "the curve gives no numbers, or always one"
         if not (0 <= found.lift <= 1 and np.isfinite(found.disagreement) and found.scans > 0):
             return f"lift {found.lift}, disagreement {found.disagreement}, scans {found.scans}"
-        found = found.then
+        found = found.next_round
     return ""
 
 

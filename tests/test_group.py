@@ -1,5 +1,6 @@
 """Scans of one scanner harmonized together, and later ones with what was learnt, from Python and from the command."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from blindharmony.api import harmonize, learn_scanner, needs_round
+from blindharmony.api import harmonize, learn_scanner
 from blindharmony.cli.harmonize import prepared_scans
 from blindharmony.cli.main import main
-from blindharmony.errors import UsageError
+from blindharmony.errors import DiskFullError, InputError, OutputError, TooFewScansError, UsageError
+from blindharmony.harmonization.curve import ScannerRounds
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.models.file import load_target
@@ -178,5 +180,37 @@ def test_whether_a_second_round_is_needed_is_an_answer_for_json(tiny_target):
     target = replace(tiny_target, info=tiny_target.info.model_copy(update={"recipe": recipe}))
     curve = CurveMap.through(np.linspace(0, 1, 9), np.linspace(0, 1, 9))
     for lift in (0.0, np.float64(0.4)):
-        found = needs_round(ScannerModel(curve, 2, target.digest, 0.1, lift), target)
+        found = ScannerRounds(target, ScannerModel(curve, 2, target.digest, 0.1, lift)).wanted
         assert json.dumps(found) == ("true" if lift else "false")
+
+
+def test_only_what_one_scan_did_wrong_is_passed_over(scans, tiny_target, tmp_path, monkeypatch):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(scans[0].read_bytes()[:3000])
+    target, left_out, looks = replace(tiny_target, digest="0" * 12), [], []
+    model = learn_scanner(
+        [scans[0], bad, scans[1]],
+        target,
+        on_error=lambda index, error: left_out.append((index, type(error))),
+        progress=lambda look, index: looks.append((look, index)),
+    )
+    assert (model.scans, left_out, looks) == (2, [(1, InputError)], [(1, 0), (1, 1), (1, 2)])
+    with pytest.raises(InputError):
+        learn_scanner([scans[0], bad], target)
+    with pytest.raises(TooFewScansError, match="1 of 2 scans can be used"):
+        learn_scanner([scans[0], bad], target, fewest=2, on_error=lambda index, error: None)
+    with pytest.raises(UsageError, match="no scan was given"):
+        learn_scanner([], target)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for error, raised in (
+        (OutputError("read-only"), OutputError),
+        (full, DiskFullError),
+        (UsageError("wrong"), UsageError),
+    ):
+
+        def fails(*args, error=error, **options):
+            raise error
+
+        monkeypatch.setattr("blindharmony.api.summarize_scan", fails)
+        with pytest.raises(raised):
+            learn_scanner(scans, target, on_error=lambda index, error: None)

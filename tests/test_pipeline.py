@@ -17,9 +17,9 @@ from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import rank_features
 from blindharmony.io.volume import read_volume
 from blindharmony.models.person import PersonModel
-from blindharmony.preprocessing.recipe import Done
+from blindharmony.preprocessing.recipe import Applied
 from blindharmony.preprocessing.registration import load_template
-from blindharmony.preprocessing.steps import BiasN4
+from blindharmony.preprocessing.steps import BiasField, CorrectBias
 from blindharmony.quality.typicality import rare_excess, standing
 from blindharmony.result import scan_evidence
 
@@ -95,8 +95,8 @@ def test_saving_writes_four_files_and_never_overwrites(result, tmp_path):
 def test_a_mask_may_be_an_array_on_the_scans_grid(stripped_head, scan_file, tiny_target):
     mask = ndimage.binary_erosion(stripped_head.brain, iterations=2)
     prepared = prepared_for(tiny_target, read_volume(scan_file), mask=mask)
-    assert prepared.found("brain-mask")["source"] == "given"
-    np.testing.assert_array_equal(prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5, mask)
+    assert prepared.brain_mask.source == "given"
+    np.testing.assert_array_equal(prepared.to_file_grid(prepared.native.inside().astype(np.float32)) > 0.5, mask)
 
 
 def test_zero_outside_a_stripped_brain_stays_zero(result, stripped_head):
@@ -220,7 +220,7 @@ def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result, tmp_path)
     plain = replace(result, estimate=replace(result.estimate, error=bar))
     last = result.prepared.history[-1]
     field = np.full(result.prepared.native.data.shape, np.log(2), np.float32)
-    history = (*result.prepared.history[:-1], Done(BiasN4(), {"log_bias": field}, last.before), last)
+    history = (*result.prepared.history[:-1], Applied(CorrectBias(), BiasField(field, 0.0), last.before), last)
     lit = replace(
         plain,
         data=2 * result.data,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blindharmony.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from blindharmony.api import assess, harmonize
+    from blindharmony.api import Method, assess, harmonize, learn_scanner
     from blindharmony.errors import BlindHarmonyError
     from blindharmony.io.bids import find_scans
     from blindharmony.io.volume import read_volume
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 _WHERE = {
     "BlindHarmonyError": "errors",
     "HarmonizeResult": "result",
+    "Method": "api",
     "PrepRecipe": "preprocessing.recipe",
     "Target": "models",
     "assess": "api",
     "find_scans": "io.bids",
     "harmonize": "api",
     "included_targets": "models",
+    "learn_scanner": "api",
     "load_target": "models",
     "read_volume": "io.volume",
     "train": "training.target",
@@ -42,6 +44,7 @@ _WHERE = {
 __all__ = [
     "BlindHarmonyError",
     "HarmonizeResult",
+    "Method",
     "PrepRecipe",
     "Target",
     "__version__",
@@ -49,6 +52,7 @@ __all__ = [
     "find_scans",
     "harmonize",
     "included_targets",
+    "learn_scanner",
     "load_target",
     "read_volume",
     "train",

@@ -1,24 +1,17 @@
-"""The method from end to end: harmonize, assess, learn a scanner.
+"""The method from end to end: harmonize a scan, assess it, learn the scanner that made it.
 
-What a run is doing now, and how long each stage took.
-
-A scan and its mask as a user gives them, brought to the target's flow space.
-
-Scans of one scanner: what each adds, and the model they share, in up to three rounds.
-
-The first curve is fitted to the scans as prepared in their own contrast. With it their bias fields are found again in
-the target's contrast, what is left of the curve is fitted to that, and so on.
-
-How far a scan is from the target scanner, and whether harmonization can bring it there.
-
-The method from end to end: a scan in, the same scan as the target scanner would have made it out.
+:class:`Method` is the order of the method; :func:`harmonize` runs it on one scan. :func:`assess` tells how far a scan
+is from the target scanner and writes nothing. :func:`learn_scanner` looks at all scans of one scanner, so that they can
+share a curve.
 """
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -27,18 +20,19 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from blindharmony.device import exact_convolutions, resolved_device
-from blindharmony.errors import BlindHarmonyError, UsageError
+from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, TooFewScansError, UsageError, reportable
 from blindharmony.files import file_sha256
-from blindharmony.harmonization.curve import AGAIN, corrected, lifted
-from blindharmony.harmonization.methods import estimate
+from blindharmony.harmonization.curve import BIAS_ROUNDS, ScannerRounds, bias_estimated_again, in_target_contrast
+from blindharmony.harmonization.methods import HarmonizationMethod, estimate, method_named
 from blindharmony.harmonization.native import to_scan
-from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
+from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import ScanSummary, source_quantiles, summarize
 from blindharmony.io.volume import Source, Volume, read_volume
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.brain import read_mask
-from blindharmony.preprocessing.recipe import Prepared, prepare
+from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare
+from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
 from blindharmony.quality.checks import MaskFit, mask_fit, moved_away, order_problem, tissue_order
 from blindharmony.quality.typicality import Standing, flow_standings, intensity_standing, typicality
 from blindharmony.quality.verdict import brain_ml, judge
@@ -76,20 +70,277 @@ class Stages:
         self.seconds[stage] = round(time.perf_counter() - began, 2)
 
 
+@dataclass(frozen=True)
+class Method:
+    """The steps from the file that is read to the file that is written, in the order in which they run.
+
+    :func:`harmonize` runs it. It never changes: :meth:`with_step` and :func:`dataclasses.replace` give another one.
+
+    Attributes:
+        preparation: Orientation, brain mask, bias field, gain, registration, and what was added to them.
+        harmonization: How the prepared scan is harmonized.
+        bias_rounds: How often the bias field is estimated again in the target's contrast, if the method does that.
+        refine: Whether noise and blur are taken out after the curve, if target and method can.
+        keep_bias: Whether the scan's own bias field is put back at the end.
+
+    Example:
+        >>> print(Method.default("ds002748", "match"))
+         1  read          every format that nibabel knows; no voxel is resampled
+         2  orientation   axes to right, anterior, superior; no interpolation
+         3  brain mask    the scan's own if it is stripped, else the included network (deepbet)
+         4  bias field    N4 inside the brain, fitted at 4 mm
+         5  gain          root mean square of the brain becomes 1
+         6  registration  affine by mutual information, onto ICBM152 at 1 mm
+         7  match         Intensities were matched, rank by rank inside the brain, to the target's mean quantile
+                          curve; no flow was used.
+         8  checks        mask, order of tissues, and how typical the scan is for the target, before and after
+         9  native space  the change goes to the scan's own voxels; every step is undone but bias field, gain
+    """
+
+    preparation: Preparation
+    harmonization: HarmonizationMethod
+    bias_rounds: int = BIAS_ROUNDS
+    refine: bool = True
+    keep_bias: bool = False
+
+    @classmethod
+    def default(cls, target: str | PathLike[str] | Target = "ds002748", name: str = "curve", **options: Any) -> Method:
+        """The method of this name for a target, with its recipe of preparation.
+
+        Args:
+            target: A model, its file, or the name of an included one.
+            name: ``curve``, ``match``, ``latent``, ``latent-published`` or one that was registered.
+            **options: Other attributes.
+
+        Raises:
+            UsageError: If there is no such method.
+        """
+        return cls(load_target(target).info.recipe.preparation, method_named(name), **options)
+
+    def with_step(self, step: Step[Any], **where: str) -> Method:
+        """The method with another preparation step: ``before``, ``after`` or ``instead_of`` the step of a name.
+
+        Raises:
+            UsageError: See :meth:`~blindharmony.preprocessing.recipe.Preparation.with_step`.
+        """
+        return replace(self, preparation=self.preparation.with_step(step, **where))
+
+    @property
+    def steps(self) -> tuple[tuple[str, str], ...]:
+        """Name and description of every step, in order."""
+        steps = [("read", "every format that nibabel knows; no voxel is resampled")]
+        steps += [(step.name, str(step)) for step in self.preparation.steps]
+        bias = any(step.result is BiasField for step in self.preparation.steps)
+        if self.harmonization.target_contrast and bias and self.bias_rounds:
+            again = f"contrast, bias field and gain again through the curve so far; {self.bias_rounds} rounds at most"
+            steps.append(("bias field again", again))
+        steps.append((self.harmonization.name, self.harmonization.about))
+        if self.harmonization.refines and self.refine:
+            steps.append(("refinement", "noise and blur taken out by the target's restorer, as far as the scan allows"))
+        steps.append(("checks", "mask, order of tissues, and how typical the scan is for the target, before and after"))
+        stays = [step.name for step in self.preparation.steps if step.harmonizes]
+        stays = [name for name in stays if not (self.keep_bias and name == CorrectBias.name)]
+        back = "the change goes to the scan's own voxels; every step is undone but " + ", ".join(stays)
+        return (*steps, ("native space", back))
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.steps)
+        lines = []
+        for number, (name, words) in enumerate(self.steps, 1):
+            first, *more = textwrap.wrap(words, 86)
+            lines += [f"{number:2}  {name:{width}}  {first}", *(f"{'':{width + 6}}{line}" for line in more)]
+        return "\n".join(lines)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether a method's name and the options of :func:`harmonize` say it all."""
+        return self.preparation.as_trained and self.bias_rounds == BIAS_ROUNDS
+
+    def in_target_contrast(
+        self, prepared: Prepared, target: Target, scanner: ScannerModel | None, *, cache: Path | None = None
+    ) -> tuple[Prepared, ScannerModel | None]:
+        """The scan with its bias field estimated again, if the method does that, and the scanner's curve still to use.
+
+        See :func:`~blindharmony.harmonization.curve.in_target_contrast`.
+        """
+        if not self.harmonization.target_contrast:
+            return prepared, scanner
+        return in_target_contrast(
+            prepared, target, scanner, rounds=self.bias_rounds, recipe=self.preparation, cache=cache
+        )
+
+    def checked_for(self, target: Target) -> Method:
+        """This method, if it prepares scans as this target was trained to see them, but for steps that were added.
+
+        Raises:
+            UsageError: If it was made for a target with another recipe.
+        """
+        if self.preparation.recipe != target.info.recipe:
+            raise UsageError(
+                f"this method prepares scans otherwise than the target '{target.info.name}' wants",
+                remedy="make it with Method.default(target)",
+            )
+        return self
+
+
+@exact_convolutions()
+def harmonize(
+    scan: Source,
+    target: str | PathLike[str] | Target = "ds002748",
+    *,
+    mask: Source | None = None,
+    mask_command: str | None = None,
+    method: str | Method = "curve",
+    scanner: ScannerModel | str | PathLike[str] | None = None,
+    refine: bool = True,
+    keep_bias: bool = False,
+    device: str = "cpu",
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> HarmonizeResult:
+    """Harmonize one scan of any scanner to the target scanner.
+
+    The steps, in the order in which they run (``print(Method.default())`` lists them with their settings):
+
+    1. Read the scan: :func:`~blindharmony.io.volume.read_volume`.
+    2. Orientation: axes to right, anterior, superior.
+    3. Brain mask: the one that is given, or the scan's own, or deepbet (Fisch et al. 2024).
+    4. Bias field: N4 inside the brain (Tustison et al. 2010).
+    5. Gain: the root mean square of the brain becomes 1.
+    6. Registration: one affine to ICBM152 by mutual information (Mattes et al. 2003).
+    7. Bias field again, in the target's contrast: :mod:`~blindharmony.harmonization.curve`.
+    8. Intensity curve: the person's quantile curve on the target scanner, from the order of the intensities
+       (:mod:`~blindharmony.models.person`), or the curve that all scans of the scanner share
+       (:mod:`~blindharmony.harmonization.scanner`).
+    9. Refinement: noise and blur, within the distance of Jeong et al. (2023)
+       (:mod:`~blindharmony.harmonization.refine`).
+    10. Checks: mask, order of tissues, probability under the target's flow (:mod:`~blindharmony.quality.verdict`).
+    11. Return to native space: :mod:`~blindharmony.harmonization.native`.
+
+    Args:
+        scan: A file, a nibabel image or an array.
+        target: A model, its file, or the name of an included one.
+        mask: Brain mask on the scan's grid (an array is taken to lie there); found automatically if not given.
+        mask_command: External brain extractor with ``{input}`` and ``{output}``.
+        method: ``curve`` (default), ``match``, ``latent``, ``latent-published``, one that was registered
+            (:func:`~blindharmony.harmonization.methods.register_method`), or a :class:`Method` with steps of your own.
+        scanner: Model of the scanner that made the scan, or its file: scans of one scanner share a curve.
+        refine: Whether noise and blur are taken out after the curve.
+        keep_bias: Put the scan's own bias field back at the end.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: Equal seeds give equal bytes on the same machine.
+        cache: Folder in which preparation is kept for the next time.
+        progress: Called with a stage and the share of it that is done.
+
+    Raises:
+        BlindHarmonyError: With one line that names the file, what is wrong and what to do.
+
+    Example:
+        >>> harmonize("scan.nii.gz").save("out")                                  # doctest: +SKIP
+        (PosixPath('out/scan_desc-harmonized.nii.gz'), ...)
+    """
+    model = load_target(target)
+    steps = method.checked_for(model) if isinstance(method, Method) else Method.default(model, method)
+    steps = replace(steps, refine=steps.refine and refine, keep_bias=steps.keep_bias or keep_bias)
+    shared = _scanner_for(steps, model, scanner)
+    device, stage, source = resolved_device(device), Stages(progress), read_volume(scan)
+    with naming(source):
+        with stage("preparing") as say:
+            first = prepared_for(
+                model,
+                source,
+                preparation=steps.preparation,
+                mask=mask,
+                mask_command=mask_command,
+                device=device,
+                cache=cache,
+                progress=say,
+            )
+        with stage("correcting"):
+            prepared, curve = steps.in_target_contrast(first, model, shared, cache=cache)
+            inside = prepared.scan.inside()
+        with stage("harmonizing") as say:
+            estimated = estimate(
+                steps.harmonization,
+                prepared.scan.data,
+                inside,
+                model,
+                device=device,
+                seed=seed,
+                scanner=curve,
+                refine=steps.refine,
+                progress=lambda done, of: say(done / of),
+            )
+        with stage("judging"):
+            before = typicality(first.scan.data, inside, model, device=device)
+            after = typicality(estimated.image, inside, model, device=device)
+            away = moved_away(first.scan.data, estimated.image, inside, model)
+            doubts = (*estimated.doubts, *([away] if away else []))
+            warnings = (*source.warnings, *estimated.warnings)
+            trust = judge(prepared, before, after, model, warnings, doubts, shared=shared is not None)
+        with stage("returning"):
+            data, brain = to_scan(prepared, estimated, model, keep_bias=steps.keep_bias, device=device)
+    return HarmonizeResult(
+        source=source,
+        data=data,
+        mask=brain,
+        target=model,
+        method=steps.harmonization.name,
+        seed=seed,
+        device=device,
+        prepared=prepared,
+        source_image=first.scan.data,
+        estimate=estimated,
+        before=before,
+        after=after,
+        trust=trust,
+        seconds=stage.seconds,
+        options={
+            "KeepBias": steps.keep_bias,
+            "Mask": named_mask(mask),
+            "MaskCommand": mask_command,
+            "Refine": steps.refine and steps.harmonization.refines,
+            "Scanner": shared.named if shared else None,
+            **({} if steps.is_default else {"Steps": [f"{name}: {words}" for name, words in steps.steps]}),
+        },
+        inputs=tuple(Path(file) for file in (source.path, mask) if isinstance(file, str | PathLike)),
+    )
+
+
+def _scanner_for(
+    steps: Method, target: Target, scanner: ScannerModel | str | PathLike[str] | None
+) -> ScannerModel | None:
+    """The scanner model that was given, if method and target can use it."""
+    if scanner is None:
+        return None
+    model = ScannerModel.load(Path(scanner), target) if isinstance(scanner, str | PathLike) else scanner
+    if not steps.harmonization.scanner:
+        raise UsageError(f"the method '{steps.harmonization.name}' has no scanner model", remedy="use --method curve")
+    return model.checked_for(target)
+
+
 def prepared_for(
     target: Target,
     source: Volume,
     *,
+    preparation: Preparation | None = None,
     mask: Source | None = None,
     mask_command: str | None = None,
     device: str = "cpu",
     cache: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Prepared:
-    """A scan in the target's flow space."""
-    given = None if mask is None else read_mask(mask, source.affine)
-    recipe = target.info.recipe
-    return prepare(source, recipe, mask=given, mask_command=mask_command, device=device, cache=cache, progress=progress)
+    """A scan in the target's flow space, by the steps of its recipe or by others."""
+    return prepare(
+        source,
+        preparation or target.info.recipe,
+        mask=None if mask is None else read_mask(mask, source.affine),
+        mask_command=mask_command,
+        device=device,
+        cache=cache,
+        progress=progress,
+    )
 
 
 @contextmanager
@@ -110,114 +361,6 @@ def named_mask(mask: Source | None) -> dict[str, str | None] | None:
     if isinstance(mask, str | PathLike):
         return {"Name": Path(mask).name, "SHA256": file_sha256(mask)}
     return {"Name": None, "SHA256": None}
-
-
-@exact_convolutions()
-def summarize_scan(
-    scan: Source,
-    target: str | PathLike[str] | Target = "ds002748",
-    *,
-    scanner: ScannerModel | None = None,
-    mask: Source | None = None,
-    mask_command: str | None = None,
-    device: str = "cpu",
-    cache: Path | None = None,
-) -> ScanSummary:
-    """What a scan adds to the model of its scanner: prepare it and take its quantiles and the person in them.
-
-    Args:
-        scan: A file, a nibabel image or an array.
-        target: A model, its file, or the name of an included one.
-        scanner: The model so far: the summary is then of the scan corrected in the contrast that it gives.
-        mask: As for :func:`~blindharmony.api.harmonize`, like the rest.
-        mask_command: External brain extractor.
-        device: Where the included brain extractor runs.
-        cache: Folder in which preparation is kept for the next time.
-    """
-    model, source = load_target(target), read_volume(scan)
-    with naming(source):
-        prepared = prepared_for(
-            model, source, mask=mask, mask_command=mask_command, device=resolved_device(device), cache=cache
-        )
-        if scanner is not None:
-            prepared = lifted(prepared, model, scanner.checked_for(model).rounds, cache=cache)
-        return summarize(prepared.scan.data, prepared.scan.inside(), model)
-
-
-def with_round(model: ScannerModel, again: Sequence[ScanSummary], target: Target) -> ScannerModel:
-    """The model with one more round, fitted to what the scans are like after all before it."""
-    return model.deeper(fit_scanner(again, target))
-
-
-def needs_round(model: ScannerModel, target: Target) -> bool:
-    """Whether bias fields are to be found again: N4 is used, and the first curve is surely no accident."""
-    return target.info.recipe.n4 and bool(model.lift > 0) and len(model.rounds) <= AGAIN
-
-
-def fitted_in_rounds(
-    look: Callable[[ScannerModel | None], Sequence[ScanSummary]], target: Target, *, least: int = 1
-) -> ScannerModel | None:
-    """The model of a scanner, fitted in as many rounds as it needs.
-
-    Args:
-        look: Summaries of the scans, corrected by the model so far if there is one. Scans can be lost on the way (a
-            full disk): what is known so far is then better than a curve of one scan.
-        target: The target model.
-        least: None is the answer if the first look finds fewer scans.
-    """
-    first = look(None)
-    if len(first) < least:
-        return None
-    model = fit_scanner(first, target)
-    while needs_round(model, target):
-        again = look(model)
-        if len(again) < min(2, len(first)):
-            break
-        model = with_round(model, again, target)
-    return model
-
-
-def learn_scanner(
-    scans: Sequence[Source],
-    target: str | PathLike[str] | Target = "ds002748",
-    *,
-    masks: Sequence[Source | None] | None = None,
-    mask_command: str | None = None,
-    device: str = "cpu",
-    cache: Path | None = None,
-) -> ScannerModel:
-    """The model of the scanner that made all these scans, to be given to :func:`~blindharmony.api.harmonize`.
-
-    Args:
-        scans: Files, nibabel images or arrays; one that cannot be prepared is an error.
-        target: A model, its file, or the name of an included one.
-        masks: A brain mask, or None, for each scan.
-        mask_command: As for ``harmonize``, like the rest.
-        device: Where the included brain extractor runs.
-        cache: Folder in which preparation is kept for the next time.
-
-    Raises:
-        UsageError: If there is no scan, or another number of masks.
-        BlindHarmonyError: If a scan cannot be prepared.
-
-    Example:
-        >>> scanner = learn_scanner(["a.nii.gz", "b.nii.gz"])                     # doctest: +SKIP
-        >>> harmonize("a.nii.gz", scanner=scanner).save("out")                    # doctest: +SKIP
-    """
-    model = load_target(target)
-
-    given = [None] * len(scans) if masks is None else masks
-    if len(given) != len(scans):
-        raise UsageError(f"{len(given)} masks for {len(scans)} scans", remedy="give one for each, or None in its place")
-
-    def look(so_far: ScannerModel | None) -> list[ScanSummary]:
-        how: dict[str, Any] = {"scanner": so_far, "mask_command": mask_command, "device": device, "cache": cache}
-        return [summarize_scan(scan, model, mask=mask, **how) for scan, mask in zip(scans, given, strict=True)]
-
-    found = fitted_in_rounds(look, model)
-    if found is None:
-        raise UsageError("no scan was given", remedy="give the scans of one scanner")
-    return found
 
 
 Verdict = Literal["target-like", "foreign", "not explainable"]
@@ -289,7 +432,7 @@ def assess(
 ) -> Assessment:
     """Tell how far a scan is from the target scanner, and whether harmonization can bring it there.
 
-    The scan is prepared as for :func:`~blindharmony.api.harmonize`; nothing is written.
+    The scan is prepared as for :func:`harmonize`; nothing is written.
 
     Args:
         scan: A file, a nibabel image or an array.
@@ -319,10 +462,10 @@ def assess(
         image, inside = prepared.scan.data, prepared.scan.inside()
         say("judging", 0.6)
         before = _standings(image, inside, model, device)
-        again, _ = corrected(prepared, model, None) if method == "curve" else (prepared, None)
-        found = estimate(method, again.scan.data, inside, model, device=device, seed=seed)
+        corrected, _ = Method.default(model, method).in_target_contrast(prepared, model, None)
+        estimated = estimate(method, corrected.scan.data, inside, model, device=device, seed=seed)
         say("judging", 0.9)
-        after = _standings(found.image, inside, model, device)
+        after = _standings(estimated.image, inside, model, device)
     fit, order = mask_fit(inside, model), tissue_order(image, inside, model)
     verdict, reasons = judge_assessment(before, after, fit, order, contrast=model.info.suffix)
     return Assessment(
@@ -332,13 +475,13 @@ def assess(
         verdict=verdict,
         headline=_HEADLINES[verdict],
         reasons=tuple(reasons),
-        warnings=tuple(_warnings(prepared, fit, model, (*source.warnings, *found.warnings))),
+        warnings=tuple(_warnings(prepared, fit, model, (*source.warnings, *estimated.warnings))),
         before=tuple(before),
         after=tuple(after),
         mask=fit,
         brain_ml=brain_ml(prepared.native.inside(), prepared.native.spacing),
         order=order,
-        overlap=float(prepared.found("place").get("overlap", 1.0)),
+        overlap=prepared.registration.overlap,
         method=method,
         seconds=round(time.perf_counter() - began, 2),
     )
@@ -405,99 +548,112 @@ def _warnings(prepared: Prepared, fit: MaskFit, target: Target, seen: tuple[str,
 
 
 @exact_convolutions()
-def harmonize(
+def summarize_scan(
     scan: Source,
     target: str | PathLike[str] | Target = "ds002748",
     *,
+    scanner: ScannerModel | None = None,
     mask: Source | None = None,
     mask_command: str | None = None,
-    method: str = "curve",
-    scanner: ScannerModel | str | PathLike[str] | None = None,
-    refine: bool = True,
-    keep_bias: bool = False,
     device: str = "cpu",
-    seed: int = 0,
     cache: Path | None = None,
-    progress: Progress | None = None,
-) -> HarmonizeResult:
-    """Harmonize one scan of any scanner to the target scanner.
+) -> ScanSummary:
+    """One look at one scan: prepare it, and take what it adds to the model of its scanner.
 
     Args:
         scan: A file, a nibabel image or an array.
         target: A model, its file, or the name of an included one.
-        mask: Brain mask on the scan's grid (an array is taken to lie there); found automatically if not given.
-        mask_command: External brain extractor with ``{input}`` and ``{output}``.
-        method: ``curve`` (default), ``match``, ``latent`` or ``latent-published``.
-        scanner: Model of the scanner that made the scan, or its file: scans of one scanner share a curve.
-        refine: Whether noise and blur are taken out after the curve.
-        keep_bias: Put the scan's own bias field back at the end.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: Equal seeds give equal bytes on the same machine.
+        scanner: The model so far: the summary is then of the scan with its bias field estimated again in the contrast
+            that it gives.
+        mask: As for :func:`harmonize`, like the rest.
+        mask_command: External brain extractor.
+        device: Where the included brain extractor runs.
         cache: Folder in which preparation is kept for the next time.
-        progress: Called with a stage and the share of it that is done.
+    """
+    model, source = load_target(target), read_volume(scan)
+    with naming(source):
+        prepared = prepared_for(
+            model, source, mask=mask, mask_command=mask_command, device=resolved_device(device), cache=cache
+        )
+        if scanner is not None:
+            prepared = bias_estimated_again(prepared, model, scanner.checked_for(model).rounds, cache=cache)
+        return summarize(prepared.scan.data, prepared.scan.inside(), model)
+
+
+def learn_scanner(
+    scans: Sequence[Source],
+    target: str | PathLike[str] | Target = "ds002748",
+    *,
+    masks: Sequence[Source | None] | None = None,
+    mask_command: str | None = None,
+    device: str = "cpu",
+    cache: Path | None = None,
+    fewest: int = 1,
+    on_error: Callable[[int, BlindHarmonyError], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScannerModel:
+    """The model of the scanner that made all these scans, to be given to :func:`harmonize`.
+
+    All scans are looked at in rounds (:class:`~blindharmony.harmonization.curve.ScannerRounds`): first as they are,
+    then with their bias fields estimated again in the contrast of the model so far.
+
+    Args:
+        scans: Files, nibabel images or arrays.
+        target: A model, its file, or the name of an included one.
+        masks: A brain mask, or None, for each scan.
+        mask_command: As for ``harmonize``, like the rest.
+        device: Where the included brain extractor runs.
+        cache: Folder in which preparation is kept from look to look, and for ``harmonize``.
+        fewest: Scans that must be left after the first look.
+        on_error: Called with the index of a scan and what went wrong with it; the scan is then left out of this look.
+            Without it any error ends the work. Errors that are not about the one scan always do: wrong use, a target
+            that cannot be read, a full disk.
+        progress: Called with the number of the look (from 1) and the index of the scan that is next.
 
     Raises:
-        BlindHarmonyError: With one line that names the file, what is wrong and what to do.
+        UsageError: If there is no scan, or another number of masks.
+        TooFewScansError: If fewer than ``fewest`` scans can be used.
+        BlindHarmonyError: If a scan cannot be prepared and there is no ``on_error``.
 
     Example:
-        >>> harmonize("scan.nii.gz").save("out")                                  # doctest: +SKIP
-        (PosixPath('out/scan_desc-harmonized.nii.gz'), ...)
+        >>> scanner = learn_scanner(["a.nii.gz", "b.nii.gz"])                     # doctest: +SKIP
+        >>> harmonize("a.nii.gz", scanner=scanner).save("out")                    # doctest: +SKIP
     """
-    model = load_target(target)
-    shared = ScannerModel.load(Path(scanner), model) if isinstance(scanner, str | PathLike) else scanner
-    if shared is not None:
-        shared.checked_for(model)
-    if shared is not None and method != "curve":
-        raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
-    device, stage, source = resolved_device(device), Stages(progress), read_volume(scan)
-    with naming(source):
-        with stage("preparing") as say:
-            prepared = prepared_for(
-                model, source, mask=mask, mask_command=mask_command, device=device, cache=cache, progress=say
+    if not scans:
+        raise UsageError("no scan was given", remedy="give the scans of one scanner")
+    mask_of = [None] * len(scans) if masks is None else masks
+    if len(mask_of) != len(scans):
+        raise UsageError(f"{len(mask_of)} masks for {len(scans)} scans", remedy="give one for each, or None instead")
+    rounds = ScannerRounds(load_target(target))
+    while rounds.wanted:
+        summaries = []
+        for index, (scan, mask) in enumerate(zip(scans, mask_of, strict=True)):
+            if progress:
+                progress(rounds.number, index)
+            try:
+                summary = summarize_scan(
+                    scan,
+                    rounds.target,
+                    scanner=rounds.model,
+                    mask=mask,
+                    mask_command=mask_command,
+                    device=device,
+                    cache=cache,
+                )
+            except Exception as error:
+                problem = reportable(error)
+                if isinstance(problem, UsageError | OutputError | TargetError):
+                    raise problem from error  # the next scan would fare no better
+                if on_error is None:
+                    raise
+                on_error(index, problem)
+            else:
+                summaries.append(summary)
+        if rounds.number == 1 and len(summaries) < max(1, fewest):
+            raise TooFewScansError(
+                f"{len(summaries)} of {len(scans)} scans can be used to learn their scanner, not {max(1, fewest)}",
+                remedy="harmonize them one by one: each error then says what to do",
             )
-            image, inside = prepared.scan.data, prepared.scan.inside()
-        with stage("correcting"):
-            left = shared
-            if method == "curve":
-                prepared, left = corrected(prepared, model, shared, cache=cache)
-        with stage("harmonizing") as say:
-            found = estimate(
-                *(method, prepared.scan.data, inside, model),
-                device=device,
-                seed=seed,
-                scanner=left,
-                refine=refine,
-                progress=lambda i, n: say(i / n),
-            )
-        with stage("judging"):
-            before, after = (typicality(x, inside, model, device=device) for x in (image, found.image))
-            away = moved_away(image, found.image, inside, model)
-            doubts = (*found.doubts, *([away] if away else []))
-            said = (*source.warnings, *found.warnings)
-            trust = judge(prepared, before, after, model, said, doubts, shared=shared is not None)
-        with stage("returning"):
-            data, brain = to_scan(prepared, found, model, keep_bias=keep_bias, device=device)
-    return HarmonizeResult(
-        source=source,
-        data=data,
-        mask=brain,
-        target=model,
-        method=method,
-        seed=seed,
-        device=device,
-        prepared=prepared,
-        source_image=image,
-        estimate=found,
-        before=before,
-        after=after,
-        trust=trust,
-        seconds=stage.seconds,
-        options={
-            "KeepBias": keep_bias,
-            "Mask": named_mask(mask),
-            "MaskCommand": mask_command,
-            "Refine": refine and method == "curve",
-            "Scanner": shared.named if shared else None,
-        },
-        inputs=tuple(Path(given) for given in (source.path, mask) if isinstance(given, str | PathLike)),
-    )
+        rounds = rounds.after(summaries)
+    assert rounds.model is not None
+    return rounds.model

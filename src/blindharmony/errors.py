@@ -91,6 +91,10 @@ class ScannerError(InputError):
     code = ErrorCode.SCANNER
 
 
+class TooFewScansError(ScannerError):
+    """Fewer scans than are needed can be used to learn their scanner."""
+
+
 class OutputError(BlindHarmonyError):
     """A result that cannot be written: exists already, folder read-only, disk full."""
 

@@ -77,6 +77,7 @@ class Parameters(_Part):
     mask_command: str | None = Field(alias="MaskCommand")
     refine: bool = Field(alias="Refine")
     scanner: NamedScanner | None = Field(alias="Scanner")
+    steps: tuple[str, ...] = Field(default=(), alias="Steps")
 
 
 class Record(_Part):
@@ -251,6 +252,12 @@ def rerun(
             remedy="a file is not trusted to start a program: give the same with --mask-command"
             if options.mask_command
             else "leave --mask-command out",
+            path=sidecar,
+        )
+    if options.steps:
+        raise UsageError(
+            "this result was made with preparation steps of somebody's own, which a sidecar only names",
+            remedy="repeat it from Python, with the same Method",
             path=sidecar,
         )
     places = places_for(sidecar, inputs)

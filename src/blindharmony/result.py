@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from blindharmony.files import file_sha256, result_names, write_sidecar, written_together
 from blindharmony.harmonization.intensity import Estimate
+from blindharmony.harmonization.methods import method_named
 from blindharmony.harmonization.native import own_bias
 from blindharmony.io.volume import Volume
 from blindharmony.io.write import write_like
@@ -32,7 +33,6 @@ from blindharmony.quality.verdict import Trust, brain_ml
 from blindharmony.report.evidence import Confidence, Curve, ScanEvidence, Verdict, methods_text
 from blindharmony.report.scan import write_report
 from blindharmony.report.viewer import pack, write_viewer
-from blindharmony.settings import ABOUT
 from blindharmony.version import versions
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
             method=_method(result),
             version=provenance["blindharmony"],
             n4=target.info.recipe.n4,
-            mask=str(prepared.found("brain-mask").get("source", "given")),
+            mask=prepared.brain_mask.source,
             flow=target.pyramid is not None,
             splines=bool(target.info.pyramid and target.info.pyramid.rounds),
         ),
@@ -91,7 +91,7 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
         trace=estimate.trace,
         figures=result.figures,
         warnings=result.warnings,
-        overlap=prepared.found("place").get("overlap"),
+        overlap=prepared.registration.overlap,
         preparation=_preparation(result),
         provenance=provenance,
     )
@@ -139,23 +139,21 @@ def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
 
 def _preparation(result: HarmonizeResult) -> dict[str, Any]:
     """What each step found, in words."""
-    found, native = result.prepared.found, result.prepared.native
-    overlap, bias = found("place").get("overlap"), found("n4").get("log_bias_sd")
-    steps: dict[str, dict[str, Any]] = {
-        "orientation": {"axes of the file": found("orient").get("axes")},
+    prepared = result.prepared
+    native, bias, registration = prepared.native, prepared.bias_field, prepared.registration
+    return {
+        "orientation": {"axes of the file": prepared.orientation.axes},
         "brain mask": {
-            "from": found("brain-mask").get("source"),
+            "from": prepared.brain_mask.source,
             "brain (ml)": round(brain_ml(native.inside(), native.spacing)),
         },
-        "bias field": {"N4, spread of its logarithm": bias},
-        "gain": {"factor": found("gain").get("gain")},
+        **({"bias field": {"N4, spread of its logarithm": bias.log_bias_sd}} if bias else {}),
+        "gain": {"factor": prepared.gain},
         "registration": {
-            "overlap with the template (Dice)": overlap,
-            "affine matrix (mm, rows)": found("place").get("matrix"),
+            "overlap with the template (Dice)": registration.overlap,
+            "affine matrix (mm, rows)": registration.matrix,
         },
     }
-    known = {step: {k: v for k, v in rows.items() if v is not None} for step, rows in steps.items()}
-    return {step: rows for step, rows in known.items() if rows}
 
 
 def _details(result: HarmonizeResult) -> list[str]:
@@ -177,7 +175,7 @@ def _details(result: HarmonizeResult) -> list[str]:
 
 def _method(result: HarmonizeResult) -> str:
     """What was done, in sentences for a paper."""
-    said = ABOUT[result.method]
+    said = method_named(result.method).about
     scanner = result.options.get("Scanner")
     if scanner:
         said = (
@@ -216,12 +214,12 @@ def _curve(result: HarmonizeResult, unit: float) -> Curve | None:
 
 def _bias(result: HarmonizeResult) -> np.ndarray | None:
     """The bias field taken out by preparation, brought to the template grid."""
-    found = result.prepared.found("n4")
-    if "log_bias" not in found:
+    bias = result.prepared.bias_field
+    if bias is None:
         return None
     last = result.prepared.history[-1]
-    field = replace(last.before, data=found["log_bias"])
-    return last.step.apply(field, last.params).data
+    field: np.ndarray = last.step.apply(replace(last.before, data=bias.log_bias), last.result).data
+    return field
 
 
 __all__ = ["scan_evidence"]
@@ -332,7 +330,7 @@ class HarmonizeResult:
         if self.options.get("KeepBias"):
             # The deviation is known at intensities without the field, and is larger where the scan is brighter.
             scale *= own_bias(self.prepared)
-        scale = self.prepared.undo_axes(scale)
+        scale = self.prepared.to_file_grid(scale, fill=self.target.info.unit)
         return np.where(self.mask, scale * self.estimate.error(self.data / scale), 0).astype(np.float32)
 
     @cached_property
@@ -346,7 +344,7 @@ class HarmonizeResult:
             "Description": f"{self.target.info.suffix} scan harmonized to the target scanner '{self.target.info.name}'",
             "Sources": [self.name],
             "SourceSHA256": file_sha256(path) if path else None,
-            "SkullStripped": self.prepared.found("brain-mask").get("source") == "stripped",
+            "SkullStripped": self.prepared.brain_mask.source == "stripped",
             "SpatialReference": "orig",
             "Units": f"intensity units of the target scanner '{self.target.info.name}'",
             "Target": {

@@ -9,27 +9,31 @@ from blindharmony.harmonization import native as carry
 from blindharmony.harmonization.intensity import CurveMap, Estimate
 from blindharmony.harmonization.native import carry_to_native, fitted_curve, own_bias, to_scan
 from blindharmony.harmonization.refine import Refinement
-from blindharmony.preprocessing.recipe import Done, Prepared
-from blindharmony.preprocessing.steps import Orient, Scan
+from blindharmony.preprocessing.recipe import Applied, Prepared
+from blindharmony.preprocessing.steps import BiasField, CorrectBias, Reorient, Scan, Step
 
 SHAPE = (9, 10, 11)
 
 
 @dataclass(frozen=True)
-class Shift:
+class Nothing:
+    """All that a shift has to know."""
+
+
+class Shift(Step[Nothing]):
     """A resampling that loses nothing: one voxel along the first axis."""
 
-    name: str = "place"
+    name, result = "shift", Nothing
 
-    def params(self, scan):
-        return {}
+    def estimate(self, scan):
+        return Nothing()
 
-    def apply(self, scan, params):
+    def apply(self, scan, result):
         return replace(
             scan, data=np.roll(scan.data, 1, 0), mask=None if scan.mask is None else np.roll(scan.mask, 1, 0)
         )
 
-    def undo(self, changed, params, before):
+    def undo(self, changed, result, before):
         return replace(before, data=np.roll(changed.data, -1, 0))
 
 
@@ -39,7 +43,7 @@ def prepared():
     mask = np.zeros(SHAPE, bool)
     mask[2:7, 2:8, 2:9] = True
     native = Scan(rng.uniform(0.2, 1.5, SHAPE).astype(np.float32), np.diag([2.0, 2, 2, 1]), mask)
-    return Prepared(Shift().apply(native, {}), (Done(Shift(), {}, native),))
+    return Prepared(Shift().apply(native, Nothing()), (Applied(Shift(), Nothing(), native),))
 
 
 CURVE = CurveMap(np.array([0.0, 1.0, 2.0]), np.array([0.1, 0.8, 2.2]))
@@ -104,8 +108,9 @@ def test_a_fitted_curve_never_falls():
 def test_a_scan_keeps_its_own_field_if_asked(prepared, tiny_target):
     native = prepared.native
     field = np.linspace(-0.3, 0.3, np.prod(SHAPE)).reshape(SHAPE)
-    steps = ((Orient(), Orient().params(native)), (replace(Shift(), name="n4"), {"log_bias": field}), (Shift(), {}))
-    whole = Prepared(prepared.scan, tuple(Done(step, params, native) for step, params in steps))
+    bias = BiasField(field, 0.1)
+    steps = ((Reorient(), Reorient().estimate(native)), (CorrectBias(), bias), (Shift(), Nothing()))
+    whole = Prepared(prepared.scan, tuple(Applied(step, result, native) for step, result in steps))
     found = Estimate(CURVE(prepared.scan.data) * prepared.scan.mask, intensity_map=CURVE)
     (plain, brain), (kept, _) = (to_scan(whole, found, tiny_target, keep_bias=keep) for keep in (False, True))
     np.testing.assert_allclose(plain, CURVE(native.data) * tiny_target.info.unit, rtol=1e-5)
@@ -115,6 +120,6 @@ def test_a_scan_keeps_its_own_field_if_asked(prepared, tiny_target):
 
 def test_the_scan_s_own_field_is_what_n4_took_out(prepared):
     field = np.linspace(-0.3, 0.3, np.prod(SHAPE)).reshape(SHAPE)
-    corrected = Prepared(prepared.scan, (Done(replace(Shift(), name="n4"), {"log_bias": field}, prepared.native),))
+    corrected = Prepared(prepared.scan, (Applied(CorrectBias(), BiasField(field, 0.1), prepared.native),))
     np.testing.assert_allclose(own_bias(corrected), np.exp(field), rtol=1e-6)
     assert own_bias(prepared) == 1.0

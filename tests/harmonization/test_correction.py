@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blindharmony.api import needs_round, with_round
-from blindharmony.harmonization.curve import AGAIN, corrected, lifted
+from blindharmony.errors import UsageError
+from blindharmony.harmonization.curve import BIAS_ROUNDS, ScannerRounds, bias_estimated_again, in_target_contrast
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import summarize
 from blindharmony.io.volume import read_volume
 from blindharmony.preprocessing.recipe import PrepRecipe, prepare
+from blindharmony.preprocessing.steps import BiasField
 
 QUICK = PrepRecipe(n4_shrink_mm=12)
 AT = np.linspace(0.02, 3, 400)
@@ -31,8 +32,8 @@ def pair(stripped_head):
     return [prepare(v, QUICK) for v in volumes]
 
 
-def model(power, target, lift=1.0, then=None):
-    return ScannerModel(CurveMap.through(AT, AT**power), 2, target.digest, 0.0, lift, then)
+def model(power, target, lift=1.0, next_round=None):
+    return ScannerModel(CurveMap.through(AT, AT**power), 2, target.digest, 0.0, lift, next_round)
 
 
 def off(found, wanted):
@@ -45,37 +46,56 @@ def off(found, wanted):
 def test_a_second_lift_repairs_what_a_wrong_first_one_left(pair, target):
     wanted, seen = pair
     wrong = model(0.75, target)
-    once, twice = lifted(seen, target, [wrong]), lifted(seen, target, [wrong, model(0.5 / 0.75, target)])
-    right = lifted(seen, target, [model(0.5, target)])
+    once = bias_estimated_again(seen, target, [wrong])
+    twice = bias_estimated_again(seen, target, [wrong, model(0.5 / 0.75, target)])
+    right = bias_estimated_again(seen, target, [model(0.5, target)])
     assert off(twice, wanted) < 0.5 * off(once, wanted) < 0.5 * off(seen, wanted)
     assert off(twice, wanted) < 2 * off(right, wanted) + 1e-3
 
 
 def test_the_last_model_of_a_scanner_is_what_is_left(pair, target):
     first, last = model(0.5, target), model(1.0, target)
-    found, left = corrected(pair[1], target, first.deeper(last))
+    found, left = in_target_contrast(pair[1], target, first.with_round(last))
     assert left.content == last.content
-    np.testing.assert_array_equal(found.scan.data, lifted(pair[1], target, [first]).scan.data)
+    np.testing.assert_array_equal(found.scan.data, bias_estimated_again(pair[1], target, [first]).scan.data)
 
 
 def test_a_curve_that_is_sure_of_nothing_lifts_nothing(pair, target):
-    assert lifted(pair[1], target, [model(0.5, target, lift=0.0)] * 2) is pair[1]
-    plain = replace(target, info=target.info.model_copy(update={"recipe": PrepRecipe(n4=False)}))
-    assert lifted(pair[1], plain, [model(0.5, target)]) is pair[1]
+    assert bias_estimated_again(pair[1], target, [model(0.5, target, lift=0.0)] * 2) is pair[1]
+    history = tuple(applied for applied in pair[1].history if not isinstance(applied.result, BiasField))
+    plain = replace(pair[1], history=history)
+    assert bias_estimated_again(plain, target, [model(0.5, target)]) is plain
 
 
 def test_rounds_end(pair, target):
     summary = summarize(pair[1].scan.data, pair[1].scan.inside(), target)
-    found, count = model(0.5, target), 0
-    while needs_round(found, target):
-        found, count = with_round(found, [summary, summary], target), count + 1
-    assert count == AGAIN
-    assert [m.scans for m in found.rounds] == [2] * (AGAIN + 1)
-    assert not needs_round(replace(found, lift=0.0, then=None), target)
+    rounds, count = ScannerRounds(target, model(0.5, target)), 0
+    while rounds.wanted:
+        assert rounds.number == 2 + count
+        rounds, count = rounds.after([summary, summary]), count + 1
+    assert count == BIAS_ROUNDS
+    assert [m.scans for m in rounds.model.rounds] == [2] * (BIAS_ROUNDS + 1)
+    unsure = replace(rounds.model, lift=0.0, next_round=None)
+    assert not ScannerRounds(target, unsure).wanted
+
+
+def test_what_several_scans_taught_is_not_refined_with_one(pair, target):
+    summary = summarize(pair[1].scan.data, pair[1].scan.inside(), target)
+    first = ScannerRounds(target, model(0.5, target))
+    lost = first.after([summary])
+    assert (lost.model, lost.wanted) == (first.model, False)
+    one = ScannerRounds(target, replace(model(0.5, target), scans=1)).after([summary])
+    assert len(one.model.rounds) == 2, "a scanner with one scan has its rounds"
+
+
+def test_the_first_look_needs_a_scan(target):
+    assert (ScannerRounds(target).wanted, ScannerRounds(target).number) == (True, 1)
+    with pytest.raises(UsageError, match="no scan to fit"):
+        ScannerRounds(target).after([])
 
 
 def test_all_rounds_come_back_from_a_file(target, tmp_path):
-    whole = model(0.5, target, then=model(0.9, target, lift=0.0, then=model(1.1, target, lift=0.0)))
+    whole = model(0.5, target, next_round=model(0.9, target, lift=0.0, next_round=model(1.1, target, lift=0.0)))
     again = ScannerModel.load(whole.save(tmp_path / "scanner.json"), target)
     assert again.content == whole.content
     assert [len(m.curve.x) for m in again.rounds] == [len(m.curve.x) for m in whole.rounds]

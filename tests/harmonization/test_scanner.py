@@ -114,7 +114,7 @@ class TestFile:
     @pytest.fixture
     def model(self, target):
         curves, whole = people(target, 3)
-        return replace(fit_scanner(through(CURVES["gamma"], curves, whole, curves), target), then=None)
+        return replace(fit_scanner(through(CURVES["gamma"], curves, whole, curves), target), next_round=None)
 
     def test_it_comes_back_equal(self, model, target, tmp_path):
         again = ScannerModel.load(model.save(tmp_path / "scanner.json"), target)
@@ -123,15 +123,15 @@ class TestFile:
         assert (again.scans, again.target, again.disagreement) == (3, target.digest, model.disagreement)
 
     def test_a_second_round_comes_back_too(self, model, target, tmp_path):
-        both = replace(model, then=replace(model, disagreement=0.5, lift=0.0))
+        both = replace(model, next_round=replace(model, disagreement=0.5, lift=0.0))
         again = ScannerModel.load(both.save(tmp_path / "scanner.json"), target)
         assert again.lift == model.lift > 0.5
-        assert again.then.disagreement == 0.5
-        np.testing.assert_array_equal(again.then.curve.y, model.curve.y)
+        assert again.next_round.disagreement == 0.5
+        np.testing.assert_array_equal(again.next_round.curve.y, model.curve.y)
         assert again.digest == both.digest != model.digest
         assert model.rounds == (model,)
-        assert both.rounds == (both, both.then)
-        third = both.deeper(model).rounds
+        assert both.rounds == (both, both.next_round)
+        third = both.with_round(model).rounds
         assert [r.disagreement for r in third] == [model.disagreement, 0.5, model.disagreement]
 
     def test_an_existing_file_is_kept(self, model, tmp_path):

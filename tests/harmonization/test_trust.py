@@ -17,7 +17,7 @@ def scan(*, overlap=0.95, spacing=(1.0, 1.0, 1.0), millilitres=1300, image=BRAIN
     """What a prepared scan tells about itself."""
     native = np.ones((round(millilitres / np.prod(spacing)), 10, 100), bool)
     return SimpleNamespace(
-        found=lambda step: {"overlap": overlap},
+        registration=SimpleNamespace(overlap=overlap),
         native=SimpleNamespace(inside=lambda: native, spacing=spacing),
         scan=SimpleNamespace(data=np.where(mask, image, 0), inside=lambda: mask),
     )

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from blindharmony.io.volume import read_volume
-from blindharmony.preprocessing.recipe import PrepRecipe, keep, kept, kept_name, prepare
+from blindharmony.preprocessing.recipe import PrepRecipe, cache_key, cache_results, cached_results, prepare
+from blindharmony.preprocessing.steps import BiasField, CorrectBias, Gain, NormalizeGain
 
 
 def test_a_kept_preparation_is_taken_instead_of_made_again(stripped_volume, tmp_path, monkeypatch):
@@ -24,31 +25,34 @@ def test_other_inputs_have_other_names(stripped_volume):
     other = data.copy()
     other[10, 10, 10] += 1
     names = {
-        kept_name(data, affine, "recipe", None, None),
-        kept_name(other, affine, "recipe", None, None),
-        kept_name(data, affine + 1, "recipe", None, None),
-        kept_name(data, affine, "another", None, None),
-        kept_name(data, affine, "recipe", data > 0, None),
-        kept_name(data, affine, "recipe", None, "hd-bet"),
+        cache_key(data, affine, "recipe", None, None),
+        cache_key(other, affine, "recipe", None, None),
+        cache_key(data, affine + 1, "recipe", None, None),
+        cache_key(data, affine, "another", None, None),
+        cache_key(data, affine, "recipe", data > 0, None),
+        cache_key(data, affine, "recipe", None, "hd-bet"),
     }
     assert len(names) == 6
-    assert kept_name(data.copy(), affine, "recipe", None, None) in names
+    assert cache_key(data.copy(), affine, "recipe", None, None) in names
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\x00" * 100])
 def test_damage_means_not_kept(tmp_path, damage):
     path = tmp_path / "x.safetensors"
-    assert kept(path) is None
-    keep(path, [{"a": np.arange(3.0), "n": 1.5}, {"name": "x"}])
-    found = kept(path)
-    assert found[0]["n"] == 1.5
-    assert found[0]["a"].tolist() == [0, 1, 2]
-    assert found[1] == {"name": "x"}
+    steps = (CorrectBias(), NormalizeGain())
+    assert cached_results(path, steps) is None
+    cache_results(path, [BiasField(np.arange(3.0), 1.5), Gain(7.0)])
+    bias, gain = cached_results(path, steps)
+    assert bias.log_bias_sd == 1.5
+    assert bias.log_bias.tolist() == [0, 1, 2]
+    assert gain == Gain(7.0)
+    assert cached_results(path, steps[::-1]) is None, "of other steps"
+    assert cached_results(path, steps[:1]) is None
     whole = path.read_bytes()
     path.write_bytes(damage)
-    assert kept(path) is None
+    assert cached_results(path, steps) is None
     path.write_bytes(damage + whole[len(damage) : -8])
-    assert kept(path) is None
+    assert cached_results(path, steps) is None
 
 
 def test_a_damaged_folder_is_mended(stripped_volume, tmp_path):

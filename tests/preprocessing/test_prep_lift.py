@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from blindharmony.io.volume import read_volume
-from blindharmony.preprocessing.recipe import Lift, PrepRecipe, prepare, prepare_again
+from blindharmony.preprocessing.recipe import ChangeContrast, PrepRecipe, prepare, prepare_in_contrast
 from blindharmony.preprocessing.steps import Scan
 
 
@@ -25,17 +25,17 @@ def bent(stripped_head):
 
 def test_lifting_is_undone(stripped_head):
     scan = Scan(np.maximum(stripped_head.data, 0), stripped_head.affine)
-    step = Lift(root, gain=700.0)
-    params = step.params(scan)
-    lifted = step.apply(scan, params)
+    step = ChangeContrast(root, gain=700.0)
+    gain = step.estimate(scan)
+    lifted = step.apply(scan, gain)
     np.testing.assert_allclose(lifted.data, np.sqrt(scan.data / 700), rtol=1e-5)
-    np.testing.assert_array_equal(step.undo(lifted, params, scan).data, scan.data)
+    np.testing.assert_array_equal(step.undo(lifted, gain, scan).data, scan.data)
 
 
 def test_with_the_right_curve_the_scan_is_prepared_as_the_target_would_be(bent):
     recipe = PrepRecipe(n4_shrink_mm=12)
     wanted, seen = (prepare(v, recipe) for v in bent)
-    again = prepare_again(seen, recipe, root)
+    again = prepare_in_contrast(seen, recipe, root)
     inside = wanted.native.inside() & again.native.inside()
 
     def off(values):
@@ -44,15 +44,15 @@ def test_with_the_right_curve_the_scan_is_prepared_as_the_target_would_be(bent):
 
     assert off(again.native.data) < 0.01
     assert off(again.native.data) < 0.5 * off(root(seen.native.data))
-    assert [d.step.name for d in again.history] == ["orient", "brain-mask", "lift", "n4", "gain", "place"]
-    np.testing.assert_array_equal(again.undo_axes(again.native.data).shape, bent[0].data.shape)
+    assert [d.step.key for d in again.history] == ["orient", "brain-mask", "lift", "n4", "gain", "place"]
+    np.testing.assert_array_equal(again.to_file_grid(again.native.data).shape, bent[0].data.shape)
 
 
 def test_it_is_kept(bent, tmp_path, monkeypatch):
     recipe = PrepRecipe(n4_shrink_mm=12)
     seen = prepare(bent[1], recipe)
-    first = prepare_again(seen, recipe, root, cache=tmp_path)
+    first = prepare_in_contrast(seen, recipe, root, cache=tmp_path)
     monkeypatch.setattr("blindharmony.preprocessing.steps.log_bias_n4", None)
-    np.testing.assert_array_equal(prepare_again(seen, recipe, root, cache=tmp_path).scan.data, first.scan.data)
+    np.testing.assert_array_equal(prepare_in_contrast(seen, recipe, root, cache=tmp_path).scan.data, first.scan.data)
     with pytest.raises(TypeError):
-        prepare_again(seen, recipe, np.abs, cache=tmp_path)
+        prepare_in_contrast(seen, recipe, np.abs, cache=tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import given
 from blindharmony.errors import InputError, PreprocessingError
 from blindharmony.io.volume import read_volume
 from blindharmony.io.write import write_like
-from blindharmony.preprocessing.brain import BrainMask, check_grid, extract_brain, read_mask, stripped_foreground
+from blindharmony.preprocessing.brain import ExtractBrain, check_grid, extract_brain, read_mask, stripped_foreground
 from blindharmony.preprocessing.steps import Scan
 from heads import scans
 
@@ -37,23 +37,23 @@ def save(mask: str) -> str:
 class TestGiven:
     @given(scans())
     def test_is_used_as_it_is(self, scan):
-        params = BrainMask(given=scan.mask).params(replace(scan, mask=None))
-        assert params["source"] == "given"
-        np.testing.assert_array_equal(params["mask"], scan.mask)
+        brain = ExtractBrain(given=scan.mask).estimate(replace(scan, mask=None))
+        assert brain.source == "given"
+        np.testing.assert_array_equal(brain.mask, scan.mask)
 
     def test_wins_over_everything_else(self, stripped_head, command):
-        step = BrainMask(given=stripped_head.brain, command=command("sys.exit(3)"))
-        assert step.params(stripped_head.scan)["source"] == "given"
+        step = ExtractBrain(given=stripped_head.brain, command=command("sys.exit(3)"))
+        assert step.estimate(stripped_head.scan).source == "given"
 
     def test_of_another_size_is_refused(self, whole_head):
         with pytest.raises(InputError, match="the scan's own grid"):
-            BrainMask(given=whole_head.brain[1:]).params(whole_head.scan)
+            ExtractBrain(given=whole_head.brain[1:]).estimate(whole_head.scan)
 
     def test_on_the_background_is_refused(self, stripped_head):
         corner = np.zeros(stripped_head.data.shape, bool)
         corner[:2, :2, :2] = True
         with pytest.raises(InputError, match="do not overlap"):
-            BrainMask(given=corner).params(stripped_head.scan)
+            ExtractBrain(given=corner).estimate(stripped_head.scan)
 
     @given(scans())
     def test_lies_on_the_scans_grid(self, scan):
@@ -72,12 +72,12 @@ class TestGiven:
 
 class TestStripped:
     def test_is_the_foreground(self, stripped_head):
-        params = BrainMask().params(stripped_head.scan)
-        assert params["source"] == "stripped"
-        np.testing.assert_array_equal(params["mask"], stripped_head.brain)
+        brain = ExtractBrain().estimate(stripped_head.scan)
+        assert brain.source == "stripped"
+        np.testing.assert_array_equal(brain.mask, stripped_head.brain)
 
     def test_wins_over_a_command(self, stripped_head, command):
-        assert BrainMask(command=command("sys.exit(3)")).params(stripped_head.scan)["source"] == "stripped"
+        assert ExtractBrain(command=command("sys.exit(3)")).estimate(stripped_head.scan).source == "stripped"
 
     def test_background_may_have_any_value(self, stripped_head):
         data = np.where(stripped_head.brain, stripped_head.data, -3).astype(np.float32)
@@ -96,14 +96,14 @@ class TestStripped:
 
 class TestCommand:
     def test_finds_the_brain(self, whole_head, command):
-        step = BrainMask(command=command(save("data > 300")))
-        params = step.params(whole_head.scan)
-        assert params["source"] == "command"
-        np.testing.assert_array_equal(params["mask"], whole_head.data > 300)
+        step = ExtractBrain(command=command(save("data > 300")))
+        brain = step.estimate(whole_head.scan)
+        assert brain.source == "command"
+        np.testing.assert_array_equal(brain.mask, whole_head.data > 300)
 
     def test_may_contain_braces(self, whole_head, command):
         line = command(save("data > 300"), arguments="{input} {output} {threads:02d} {}")
-        assert BrainMask(command=line).params(whole_head.scan)["source"] == "command"
+        assert ExtractBrain(command=line).estimate(whole_head.scan).source == "command"
 
     @pytest.mark.parametrize(
         ("lines", "message"),
@@ -120,13 +120,13 @@ class TestCommand:
     )
     def test_that_goes_wrong(self, whole_head, command, lines, message):
         with pytest.raises(PreprocessingError, match=message) as error:
-            BrainMask(command=command(*lines)).params(whole_head.scan)
+            ExtractBrain(command=command(*lines)).estimate(whole_head.scan)
         assert str(error.value).endswith("; check --mask-command")
 
     @pytest.mark.parametrize("line", ["no-such-program-here {input}", "", "'unbalanced {input}"])
     def test_that_cannot_run(self, whole_head, line):
         with pytest.raises(PreprocessingError, match="the mask command did not run"):
-            BrainMask(command=line).params(whole_head.scan)
+            ExtractBrain(command=line).estimate(whole_head.scan)
 
 
 class TestNetwork:
@@ -147,6 +147,6 @@ class TestNetwork:
             return whole_head.brain
 
         monkeypatch.setattr("blindharmony.preprocessing.brain.extract_brain", network)
-        params = BrainMask(device="cpu").params(whole_head.scan)
-        assert params["source"] == "network"
+        brain = ExtractBrain(device="cpu").estimate(whole_head.scan)
+        assert brain.source == "network"
         assert asked == [(whole_head.data.shape, Scan(whole_head.data, whole_head.affine).spacing, "cpu")]

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from blindharmony.errors import PreprocessingError
 from blindharmony.preprocessing.grid import mask_box, sample, sample_inside, shifted, threads, voxel_map
-from blindharmony.preprocessing.registration import Place, load_template, register_affine
+from blindharmony.preprocessing.registration import Register, Registration, load_template, register_affine
 from heads import affines, head_grid, synthetic_brain, template_distance
 
 
@@ -55,12 +55,12 @@ def scan():
 
 @pytest.fixture(scope="module")
 def params(scan):
-    return {"matrix": scan.to_scan, "overlap": 1.0}
+    return Registration(scan.to_scan, 1.0)
 
 
 @pytest.fixture(scope="module")
 def placed(scan, params):
-    return Place().apply(scan.masked, params)
+    return Register().apply(scan.masked, params)
 
 
 class TestPlace:
@@ -77,14 +77,14 @@ class TestPlace:
         assert np.corrcoef(placed.data[placed.mask], blurred[placed.mask])[0, 1] > 0.7
 
     def test_no_change_is_exactly_no_change(self, scan, params, placed):
-        back = Place().undo(placed, params, scan.masked)
+        back = Register().undo(placed, params, scan.masked)
         assert back.data.tobytes() == scan.data.tobytes()
         np.testing.assert_array_equal(back.affine, scan.affine)
         np.testing.assert_array_equal(back.mask, scan.brain)
 
     def test_a_constant_change_arrives_as_that_constant(self, scan, params, placed):
         changed = replace(placed, data=np.where(placed.mask, placed.data + 25, 0).astype(np.float32))
-        change = Place().undo(changed, params, scan.masked).data - scan.data
+        change = Register().undo(changed, params, scan.masked).data - scan.data
         deep = ndimage.binary_erosion(scan.brain, iterations=2)
         np.testing.assert_allclose(change[deep], 25, atol=1e-3)
         assert not change[~scan.brain].any()
@@ -97,7 +97,7 @@ class TestPlace:
         index = np.indices(template.data.shape, dtype=np.float32)
         ramp = np.where(placed.mask, index[0], 0)
         changed = replace(placed, data=placed.data + ramp)
-        change = Place().undo(changed, params, scan.masked).data - scan.data
+        change = Register().undo(changed, params, scan.masked).data - scan.data
         to_template = voxel_map(scan.affine, np.linalg.inv(scan.to_scan), template.affine)
         deep = ndimage.binary_erosion(scan.brain, iterations=2)
         expected = np.argwhere(deep) @ to_template[0, :3] + to_template[0, 3]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from blindharmony.errors import InputError
 from blindharmony.io.volume import read_volume
-from blindharmony.preprocessing.recipe import PrepRecipe, prepare
+from blindharmony.preprocessing.recipe import FirstGain, PrepRecipe, prepare
 from blindharmony.preprocessing.steps import Scan
 from heads import template_distance
 
@@ -25,14 +25,14 @@ def prepared(stripped_volume):
 
 class TestPrepare:
     def test_steps_come_in_order(self, prepared):
-        assert [d.step.name for d in prepared.history] == ["orient", "brain-mask", "n4", "gain", "place"]
+        assert [d.step.key for d in prepared.history] == ["orient", "brain-mask", "n4", "gain", "place"]
 
     def test_ends_on_the_template_where_the_head_is(self, prepared, stripped_head):
         assert prepared.scan.data.shape == (160, 192, 160)
         assert prepared.scan.data.dtype == np.float32
         assert np.isfinite(prepared.scan.data).all()
-        assert template_distance(prepared.found("place")["matrix"], stripped_head.to_scan).mean() < 1.5
-        assert prepared.found("place")["overlap"] > 0.97
+        assert template_distance(prepared.registration.matrix, stripped_head.to_scan).mean() < 1.5
+        assert prepared.registration.overlap > 0.97
 
     def test_root_mean_square_is_one(self, prepared):
         values = prepared.native.data[prepared.native.mask]
@@ -42,12 +42,12 @@ class TestPrepare:
         native = prepared.native
         assert aff2axcodes(native.affine) == ("R", "A", "S")
         assert sorted(native.data.shape) == sorted(stripped_head.data.shape)
-        np.testing.assert_array_equal(prepared.undo_axes(native.mask.astype(np.float32)) > 0, stripped_head.brain)
+        np.testing.assert_array_equal(prepared.to_file_grid(native.mask.astype(np.float32)) > 0, stripped_head.brain)
 
     def test_all_steps_undone_give_the_scan(self, prepared, stripped_head):
         scan = prepared.scan
         for done in reversed(prepared.history):
-            scan = done.step.undo(scan, done.params, done.before)
+            scan = done.step.undo(scan, done.result, done.before)
         np.testing.assert_allclose(scan.data, stripped_head.data, rtol=1e-5)
         np.testing.assert_array_equal(scan.affine, stripped_head.affine)
         assert scan.mask is None
@@ -59,12 +59,19 @@ class TestPrepare:
         assert summary["n4"]["log_bias_sd"] > 0.05
         assert np.shape(summary["place"]["matrix"]) == (4, 4)
 
-    def test_what_was_not_run_found_nothing(self, prepared):
-        assert prepared.found("denoise") == {}
+    def test_a_step_that_was_not_run_has_no_result(self, prepared):
+        with pytest.raises(LookupError, match="no preparation step gave a FirstGain"):
+            prepared.result(FirstGain)
+        without = replace(prepared, history=prepared.history[:2])
+        assert without.bias_field is None
+        with pytest.raises(LookupError, match="Registration"):
+            _ = without.registration
+        with pytest.raises(LookupError, match="Gain"):
+            _ = without.gain
 
     def test_scaling_the_scan_changes_only_the_gain(self, stripped_head, prepared):
         scaled = prepare(read_volume(4 * stripped_head.data, affine=stripped_head.affine), QUICK)
-        assert scaled.found("gain")["gain"] == pytest.approx(4 * prepared.found("gain")["gain"], rel=1e-3)
+        assert scaled.gain == pytest.approx(4 * prepared.gain, rel=1e-3)
         np.testing.assert_allclose(scaled.scan.data, prepared.scan.data, atol=0.02)
 
     def test_repeats_itself(self, stripped_volume, prepared):
@@ -77,9 +84,11 @@ class TestGivenMask:
     def test_turns_with_the_scan(self, whole_head):
         volume = read_volume(whole_head.data, affine=whole_head.affine)
         prepared = prepare(volume, NO_N4, mask=whole_head.masked)
-        assert prepared.found("brain-mask")["source"] == "given"
-        np.testing.assert_array_equal(prepared.undo_axes(prepared.native.mask.astype(np.float32)) > 0, whole_head.brain)
-        assert template_distance(prepared.found("place")["matrix"], whole_head.to_scan).mean() < 1.5
+        assert prepared.brain_mask.source == "given"
+        np.testing.assert_array_equal(
+            prepared.to_file_grid(prepared.native.mask.astype(np.float32)) > 0, whole_head.brain
+        )
+        assert template_distance(prepared.registration.matrix, whole_head.to_scan).mean() < 1.5
 
     def test_elsewhere_is_refused(self, whole_head):
         volume = read_volume(whole_head.data, affine=whole_head.affine)

@@ -16,10 +16,11 @@ from blindharmony.errors import BlindHarmonyError, InputError
 from blindharmony.files import file_sha256, write_bytes
 from blindharmony.io.bids import find_scans
 from blindharmony.io.volume import read_volume
+from blindharmony.preprocessing.brain import BrainMask, ExtractBrain
 from blindharmony.preprocessing.grid import sample, voxel_map
-from blindharmony.preprocessing.recipe import Done, Prepared, PrepRecipe, prepare
-from blindharmony.preprocessing.registration import load_template
-from blindharmony.preprocessing.steps import Gain, Orient, Scan
+from blindharmony.preprocessing.recipe import Prepared, PrepRecipe, prepare, run_steps
+from blindharmony.preprocessing.registration import Register, Registration, load_template
+from blindharmony.preprocessing.steps import NormalizeGain, Reorient, Scan
 from blindharmony.study.ledger import key_of
 from blindharmony.version import VERSION
 from blindharmony_benchmark.system import Say
@@ -127,14 +128,14 @@ def _read(file: Path, subject: str) -> Head:
 def _prepared(files: Files, recipe: PrepRecipe) -> dict[str, Any]:
     done = prepare(read_volume(files.scan), recipe)
     inside = done.scan.inside()
-    raw = next(d.before for d in done.history if d.step.name not in ("orient", "brain-mask"))
-    matrix = done.found("place")["matrix"]
-    content = {"image": inside_of(done.scan), "mask": inside, "gain": done.found("gain")["gain"]}
+    raw = next(d.before for d in done.history if not isinstance(d.step, Reorient | ExtractBrain))
+    matrix = done.registration.matrix
+    content = {"image": inside_of(done.scan), "mask": inside, "gain": done.gain}
     content |= {"raw": raw.data, "raw_mask": raw.inside(), "affine": raw.affine, "matrix": matrix}
     if files.labels is not None:
         given = read_volume(files.labels)
         scan = Scan(given.data, given.affine)
-        upright = Orient().apply(scan, Orient().params(scan))
+        upright = Reorient().apply(scan, Reorient().estimate(scan))
         to_scan = voxel_map(load_template().affine, matrix, upright.affine)
         shares = [sample((upright.data == k).astype(np.float32), to_scan, inside.shape) for k in (1, 2, 3)]
         labels = np.where(np.max(shares, 0) > _LABELLED, np.argmax(shares, 0) + 1, 0)
@@ -145,13 +146,9 @@ def _prepared(files: Files, recipe: PrepRecipe) -> dict[str, Any]:
 
 def prepared_with(scan: Scan, recipe: PrepRecipe, matrix: NDArray[np.float64]) -> Prepared:
     """A changed scan prepared with the mask and the place of the scan it was made from."""
-    found, *rest = recipe.steps(mask=scan.mask)
-    history = [Done(found, {"mask": scan.mask, "source": "given"}, scan)]
-    for step in rest:
-        params = {"matrix": matrix, "overlap": 1.0} if step.name == "place" else step.params(scan)
-        history.append(Done(step, params, scan))
-        scan = step.apply(scan, params)
-    return Prepared(scan, tuple(history))
+    _, *steps = recipe.preparation.steps  # its axes are in order already
+    known = {ExtractBrain.key: BrainMask(scan.inside(), "given"), Register.key: Registration(matrix, 1.0)}
+    return run_steps(scan, steps, known=known)
 
 
 def inside_of(scan: Scan) -> NDArray[np.float32]:
@@ -162,4 +159,4 @@ def inside_of(scan: Scan) -> NDArray[np.float32]:
 def rescaled(image: NDArray[np.floating[Any]], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """An image of the template grid with the gain that preparation gives."""
     scan = Scan(np.where(mask, image, 0).astype(np.float32), load_template().affine, mask)
-    return inside_of(Gain().apply(scan, Gain().params(scan)))
+    return inside_of(NormalizeGain().apply(scan, NormalizeGain().estimate(scan)))

@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ from blindharmony.errors import (
     NothingFoundError,
     OutputError,
     ScannerError,
+    TooFewScansError,
     UsageError,
     reportable,
 )
@@ -45,7 +45,6 @@ from blindharmony.study.ledger import kept_gb, largest
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
-    from blindharmony.harmonization.summary import ScanSummary
     from blindharmony.models.target import Target
     from blindharmony.result import HarmonizeResult
 
@@ -286,7 +285,7 @@ def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
         shutil.rmtree(cache, ignore_errors=True)
 
 
-def fitted_scanners(
+def learnt_scanners(
     arguments: argparse.Namespace,
     groups: dict[str, list[Path]],
     masks: dict[Path, Path],
@@ -294,64 +293,47 @@ def fitted_scanners(
     cache: Path | None,
     screen: Screen,
 ) -> dict[Path, ScannerModel]:
-    """Look at every scan of every group, then fit one scanner model to each group.
+    """Scan → the model of its scanner, learnt from all scans of its group.
 
     A scan that cannot be prepared is left out here and reported when its turn comes to be harmonized.
     """
-    from blindharmony.api import fitted_in_rounds
+    from blindharmony.api import learn_scanner
 
-    found: dict[Path, ScannerModel] = {}
+    scanner_of: dict[Path, ScannerModel] = {}
     for name, members in groups.items():
         called = f"scanner {name}" if name else "one scanner"
-        scanner = fitted_in_rounds(partial(_looked_at, arguments, members, masks, target, cache, screen), target)
-        if scanner is None:
-            continue
-        screen.note(f"fitted {called} to {scanner.rounds[0].scans} scans")
-        if scanner.rounds[0].scans == 1:
+
+        def leave_out(index: int, error: BlindHarmonyError) -> None:
+            if arguments.debug:
+                raise error
+
+        with screen.progress("looking at the group", lines=True) as stage:
+
+            def looking(look: int, index: int, members: Sequence[Path] = members) -> None:
+                stage(f"look {look} at {members[index].name}", index / len(members))
+
+            try:
+                scanner = learn_scanner(
+                    members,
+                    target,
+                    masks=[masks.get(path) for path in members],
+                    mask_command=arguments.mask_command,
+                    device=arguments.device,
+                    cache=cache,
+                    on_error=leave_out,
+                    progress=looking,
+                )
+            except TooFewScansError:
+                continue
+        screen.note(f"fitted {called} to {scanner.scans} scans")
+        if scanner.scans == 1:
             screen.problem(f"blindharmony: warning: {called} has one scan, which is no better than the scan alone")
         if arguments.save_scanner:
             file = _scanner_file(arguments, name)
             scanner.save(file, overwrite=arguments.overwrite)
             (screen.note if arguments.json else screen.result)(str(file))
-        found |= dict.fromkeys(members, scanner)
-    return found
-
-
-def _looked_at(
-    arguments: argparse.Namespace,
-    paths: list[Path],
-    masks: dict[Path, Path],
-    target: Target,
-    cache: Path | None,
-    screen: Screen,
-    scanner: ScannerModel | None,
-) -> list[ScanSummary]:
-    from blindharmony.api import summarize_scan
-
-    found = []
-    with screen.progress("looking at the group", lines=True) as stage:
-        for index, path in enumerate(paths):
-            look = ("first", "second", "third")[len(scanner.rounds) if scanner else 0]
-            stage(f"{look} look at {path.name}", index / len(paths))
-            try:
-                found.append(
-                    summarize_scan(
-                        path,
-                        target,
-                        scanner=scanner,
-                        mask=masks.get(path),
-                        mask_command=arguments.mask_command,
-                        device=arguments.device,
-                        cache=cache,
-                    )
-                )
-            except (UsageError, OutputError):
-                raise
-            except Exception:
-                if arguments.debug:
-                    raise
-                continue  # it will be reported when its turn comes
-    return found
+        scanner_of |= dict.fromkeys(members, scanner)
+    return scanner_of
 
 
 _EPILOG = """\
@@ -444,7 +426,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     elif arguments.scanner:
         ScannerModel.load(arguments.scanner, target)
     with prepared_scans(arguments.out, paths) if groups else nullcontext() as cache:
-        scanners = fitted_scanners(arguments, groups, masks, target, cache, screen)
+        scanners = learnt_scanners(arguments, groups, masks, target, cache, screen)
         for index, path in enumerate(paths):
             name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
             screen.note(f"{name}: harmonizing to {target.info.name}")

@@ -7,16 +7,16 @@ the person in it would have on the target scanner (:mod:`~blindharmony.models.pe
 model (:mod:`~blindharmony.harmonization.scanner`) :math:`T` is that scanner's, and :math:`g` gives the result the scale
 of a target scan. Ranks never change: no anatomy can appear.
 
-The bias field, found again in the target's contrast.
-
-A first curve :math:`T_1` says what the scan as it came would look like on the target. There the field is found again,
-and with it another curve :math:`T_2` for what is left. A field that was found in the wrong contrast had misled the
-first, so the scan as it came is put through both, :math:`T_2 \circ T_1`, and the field is found once more.
+Before the curve is used, the bias field is estimated again in the target's contrast. A first curve :math:`T_1` says
+what the scan as it came would look like on the target. There the field is found again, and with it another curve
+:math:`T_2` for what is left. A field that was found in the wrong contrast had misled the first, so the scan as it came
+is put through both, :math:`T_2 \circ T_1`, and the field is found once more: :data:`BIAS_ROUNDS` times in all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from blindharmony.harmonization.intensity import Curve, CurveMap, Estimate, error_bar, lifting_curve, lifting_share, rms
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
-from blindharmony.harmonization.summary import summarize
+from blindharmony.harmonization.summary import ScanSummary, summarize
 from blindharmony.models.target import Target
-from blindharmony.preprocessing.recipe import Prepared, prepare_again
+from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare_in_contrast
 
 # A scan whose own curve is this many usual errors away from its scanner's curve was hardly made by that scanner.
 _OTHER_SCANNER = 4.0
@@ -51,31 +51,31 @@ def harmonize_curve(
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    found = summarize(image, mask, target)
+    summary = summarize(image, mask, target)
     person, warnings, doubts = target.person, [], []
-    moved = float(np.sqrt(np.mean((found.person - target.mean_curve) ** 2)))
+    moved = float(np.sqrt(np.mean((summary.person - target.mean_curve) ** 2)))
     figures: dict[str, float | str] = {
         "person's difference from the mean (rms)": round(moved, 4),
-        "surprise": round(found.surprise, 3),
+        "surprise": round(summary.surprise, 3),
     }
-    gain, used = (1.0, fit_scanner([found], target)) if scanner is None else (scanner.gain(image, mask), scanner)
+    gain, used = (1.0, fit_scanner([summary], target)) if scanner is None else (scanner.gain(image, mask), scanner)
     curve = CurveMap(used.curve.x / gain, used.curve.y)
-    wanted = curve(found.quantiles.astype(np.float32)).astype(np.float64)
+    wanted = curve(summary.quantiles.astype(np.float32)).astype(np.float64)
     if scanner is not None:
-        off = float(np.sqrt(np.mean((wanted - found.person) ** 2)))
+        off = float(np.sqrt(np.mean((wanted - summary.person) ** 2)))
         figures |= {"scans of the scanner": scanner.scans, "gain": round(gain, 4), "off its own curve": round(off, 4)}
         if person is not None and off > _OTHER_SCANNER * float(np.sqrt((person.error**2).mean())):
             doubts.append(
                 "This scan does not fit the model of its scanner: alone it would have got another curve. "
                 "Was it made by another scanner, or with another sequence?"
             )
-    elif person is not None and found.surprise > _STRANGE:
+    elif person is not None and summary.surprise > _STRANGE:
         warnings.append(
             "The order of intensities is unlike that of any head of the target; the scan was matched to the mean head."
         )
     bar = None
     if person is not None:
-        bar = error_bar(person, wanted, surprise=found.surprise, scans=scanner.scans if scanner else 1)
+        bar = error_bar(person, wanted, surprise=summary.surprise, scans=scanner.scans if scanner else 1)
         figures["error bar (% of the brightest tissue)"] = round(
             100 * float(bar.deviation.mean()) / float(np.quantile(wanted, 0.95)), 2
         )
@@ -83,56 +83,134 @@ def harmonize_curve(
     return Estimate(out, intensity_map=curve, error=bar, figures=figures, warnings=warnings, doubts=doubts)
 
 
-#: How often the field is found again.
-AGAIN = 2
+#: How often the bias field is estimated again in the target's contrast.
+BIAS_ROUNDS = 2
 
 
-def corrected(
-    prepared: Prepared, target: Target, scanner: ScannerModel | None, *, cache: Path | None = None
+def in_target_contrast(
+    prepared: Prepared,
+    target: Target,
+    scanner: ScannerModel | None = None,
+    *,
+    rounds: int = BIAS_ROUNDS,
+    recipe: Preparation | None = None,
+    cache: Path | None = None,
 ) -> tuple[Prepared, ScannerModel | None]:
-    """The scan with its bias field taken out in the target's contrast, and what is left of its scanner's curve."""
-    if scanner is None:
-        return lifted(prepared, target, [None] * AGAIN, cache=cache), None
-    *lifting, last = scanner.rounds
-    return lifted(prepared, target, lifting, cache=cache), last
+    """The scan with its bias field estimated again, and the curve of its scanner that is still to be applied.
+
+    Args:
+        prepared: The scan as prepared in its own contrast.
+        target: The target.
+        scanner: Of the scanner that made the scan, if it is known: its curves are used, in as many rounds as it has.
+        rounds: Of a scan whose scanner is not known.
+        recipe: Steps of preparation; those of the target if not given.
+        cache: Folder in which bias fields are kept.
+    """
+    *used, remaining = scanner.rounds if scanner else (*[None] * rounds, None)
+    return bias_estimated_again(prepared, target, used, recipe=recipe, cache=cache), remaining
 
 
-def lifted(
-    prepared: Prepared, target: Target, models: Sequence[ScannerModel | None], *, cache: Path | None = None
+def bias_estimated_again(
+    prepared: Prepared,
+    target: Target,
+    models: Sequence[ScannerModel | None],
+    *,
+    recipe: Preparation | None = None,
+    cache: Path | None = None,
 ) -> Prepared:
-    """The scan prepared again in the contrast of each round's model; None for the scan's own."""
-    found, total, share = prepared, None, 0.0
-    if not target.info.recipe.n4:
+    """The scan prepared again in the contrast of each round's model; None for the scan's own curve.
+
+    Without a bias field there is nothing to estimate, and if the first curve may be all error there is no better
+    contrast to do it in: then the scan stays as it is.
+    """
+    if prepared.bias_field is None:
         return prepared
+    latest, total, share = prepared, None, 0.0
     for model in models:
-        image, inside = found.scan.data, found.scan.inside()
-        first = harmonize_curve(image, inside, target, scanner=model)
-        if not isinstance(first.intensity_map, CurveMap):
+        image, inside = latest.scan.data, latest.scan.inside()
+        estimate = harmonize_curve(image, inside, target, scanner=model)
+        if not isinstance(estimate.intensity_map, CurveMap):
             break
         if total is None:
-            share = model.lift if model else lifting_share(rms((first.image - image)[inside]), _error(first, target))
-            # The first curve is not sure of anything: then there is no better contrast to find the field in.
+            change = rms((estimate.image - image)[inside])
+            share = model.lift if model else lifting_share(change, _usual_error(estimate, target))
             if share == 0:
                 break
         # A scan that is unlike the target's is no reason to believe in a parabola: its surprise is no part of this.
         usual = rms(target.person.error) / np.sqrt(model.scans if model else 1) if target.person else np.inf
-        total = lifting_curve(_after(total, found, first.intensity_map), share, prepared.scan.data[inside], usual)
-        found = prepare_again(prepared, target.info.recipe, total, cache=cache)
-    return found
+        curve = _composed(total, latest, estimate.intensity_map)
+        total = lifting_curve(curve, share, prepared.scan.data[inside], usual)
+        latest = prepare_in_contrast(prepared, recipe or target.info.recipe, total, cache=cache)
+    return latest
 
 
-def _after(total: CurveMap | None, found: Prepared, curve: CurveMap) -> Curve:
+@dataclass(frozen=True)
+class ScannerRounds:
+    """The model of a scanner while it is being fitted: which look at its scans is next, and what it taught.
+
+    In the first look the scans are as prepared in their own contrast, and a first curve is fitted to them. In each
+    later look their bias fields are estimated again in the contrast of the model so far, and what is left of the curve
+    is fitted to that. One look follows another as long as one is :attr:`wanted`.
+
+    Attributes:
+        target: The target model.
+        model: So far; None before the first look.
+        scans_lost: Whether scans were lost between two looks, so that no other is taken.
+
+    Example:
+        >>> def fitted(look, target):
+        ...     rounds = ScannerRounds(target)
+        ...     while rounds.wanted:
+        ...         rounds = rounds.after(look(rounds.number, rounds.model))
+        ...     return rounds.model
+    """
+
+    target: Target
+    model: ScannerModel | None = None
+    scans_lost: bool = False
+
+    @property
+    def number(self) -> int:
+        """The look that is next, from 1."""
+        return 1 + (len(self.model.rounds) if self.model else 0)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another look is: bias fields are corrected at all, and the first curve is surely no accident."""
+        if self.model is None:
+            return True
+        again = self.target.info.recipe.n4 and bool(self.model.lift > 0) and len(self.model.rounds) <= BIAS_ROUNDS
+        return again and not self.scans_lost
+
+    def after(self, summaries: Sequence[ScanSummary]) -> ScannerRounds:
+        """The rounds after one more look.
+
+        Args:
+            summaries: Of the scans; some can be lost on the way. A model that several scans made is not refined with a
+                single one: it stays as it is then.
+
+        Raises:
+            UsageError: If the first look gave none.
+        """
+        if self.model is None:
+            return replace(self, model=fit_scanner(summaries, self.target))
+        if len(summaries) < min(2, self.model.scans):
+            return replace(self, scans_lost=True)
+        return replace(self, model=self.model.with_round(fit_scanner(summaries, self.target)))
+
+
+def _composed(total: CurveMap | None, latest: Prepared, curve: CurveMap) -> Curve:
     """Prepared intensities → flow units: through the curve so far, the gain found after it, and the next curve."""
     if total is None:
         return curve
-    gain = np.float32(found.found("gain")["gain"])
+    so_far, gain = total, np.float32(latest.gain)
 
-    def both(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return curve(total(values) / gain)
+    def composed(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return curve(so_far(values) / gain)
 
-    return both
+    return composed
 
 
-def _error(found: Estimate, target: Target) -> float:
+def _usual_error(estimate: Estimate, target: Target) -> float:
     """The error bar of a curve, one number."""
-    return rms(found.error.deviation) if found.error else rms(target.quantiles.std(0))
+    return rms(estimate.error.deviation) if estimate.error else rms(target.quantiles.std(0))

@@ -1,8 +1,15 @@
-"""One call for every method."""
+"""The harmonization methods by name, and how another one is added.
+
+A method takes a prepared scan on the template's grid and returns an :class:`~.intensity.Estimate` of what the target
+scanner would have made of it. What comes before (preparation) and after (checks, return to native space) is the same
+for all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +22,132 @@ from blindharmony.harmonization.refine import refined
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import harmonize_match
 from blindharmony.models.target import Target
-from blindharmony.settings import METHODS, PublishedSettings
+from blindharmony.settings import ABOUT, PublishedSettings
+
+Image: TypeAlias = NDArray[np.float32]
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What a method may use beside scan and target.
+
+    Attributes:
+        device: Where to compute.
+        seed: For methods that draw.
+        scanner: What is left of the curve of the scanner that made the scan, if it is known.
+        progress: Called with the steps done and the steps in all.
+    """
+
+    device: str = "cpu"
+    seed: int = 0
+    scanner: ScannerModel | None = None
+    progress: Callable[[int, int], None] | None = None
+
+
+Harmonizer: TypeAlias = Callable[[Image, Mask, Target, MethodOptions], Estimate]
+
+
+@dataclass(frozen=True)
+class HarmonizationMethod:
+    """A way to harmonize a prepared scan.
+
+    Attributes:
+        name: What users call it.
+        about: What it does, one full sentence for the methods paragraph of reports.
+        harmonize: Prepared image (template grid, flow units, zero outside the mask), mask, target, options → estimate.
+        target_contrast: Whether the bias field is estimated again in the target's contrast first.
+        refines: Whether the target's restorer may take out noise and blur after it.
+        scanner: Whether it can use the model of a scanner.
+    """
+
+    name: str
+    about: str
+    harmonize: Harmonizer
+    target_contrast: bool = False
+    refines: bool = False
+    scanner: bool = False
+
+
+_METHODS: dict[str, HarmonizationMethod] = {}
+
+
+def register_method(name: str, about: str, **options: Any) -> Callable[[Harmonizer], Harmonizer]:
+    """Make a function a method that ``harmonize(method=name)`` knows, until this Python ends.
+
+    Args:
+        name: What users call it.
+        about: What it does, one full sentence for the methods paragraph of reports.
+        **options: As for :class:`HarmonizationMethod`.
+
+    Raises:
+        UsageError: If the name is taken.
+
+    Example:
+        >>> @register_method("nothing", about="Intensities were left as they are.")
+        ... def nothing(image, mask, target, options):
+        ...     return Estimate(image)
+        >>> method_named("nothing").about
+        'Intensities were left as they are.'
+        >>> unregister_method("nothing")
+    """
+    if name in _METHODS:
+        raise UsageError(f"there is a method '{name}' already", remedy="choose another name")
+
+    def register(harmonize: Harmonizer) -> Harmonizer:
+        _METHODS[name] = HarmonizationMethod(name, about, harmonize, **options)
+        return harmonize
+
+    return register
+
+
+def unregister_method(name: str) -> None:
+    """Forget a method."""
+    del _METHODS[name]
+
+
+def method_named(name: str) -> HarmonizationMethod:
+    """The method of this name.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if name not in _METHODS:
+        raise UsageError(f"there is no method '{name}'", remedy=f"choose one of {', '.join(_METHODS)}")
+    return _METHODS[name]
+
+
+@register_method("curve", about=ABOUT["curve"], target_contrast=True, refines=True, scanner=True)
+def _curve(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
+    return harmonize_curve(image, mask, target, scanner=options.scanner)
+
+
+@register_method("match", about=ABOUT["match"])
+def _match(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
+    return harmonize_match(image, mask, target)
+
 
 #: The published iteration's settings by method.
 LATENT = {"latent": PublishedSettings(), "latent-published": PublishedSettings.published()}
 
 
+def _published(settings: PublishedSettings) -> Harmonizer:
+    def harmonize(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
+        return harmonize_latent(
+            image, mask, target, settings, device=options.device, seed=options.seed, progress=options.progress
+        )
+
+    return harmonize
+
+
+for _name, _settings in LATENT.items():
+    register_method(_name, about=ABOUT[_name])(_published(_settings))
+
+
 def estimate(
-    method: str,
-    image: NDArray[np.float32],
-    mask: NDArray[np.bool_],
+    method: str | HarmonizationMethod,
+    image: Image,
+    mask: Mask,
     target: Target,
     *,
     device: str = "cpu",
@@ -33,16 +156,14 @@ def estimate(
     refine: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
-    """Harmonize an image on the template grid with a method by name.
+    """Harmonize an image on the template grid, and take out noise and blur if the method lets the restorer do that.
 
     Raises:
         UsageError: If there is no such method, or the target lacks what it needs.
     """
-    if method == "curve":
-        found = harmonize_curve(image, mask, target, scanner=scanner)
-        return refined(found, mask, target, device=device) if refine and target.restorer else found
-    if method == "match":
-        return harmonize_match(image, mask, target)
-    if method in LATENT:
-        return harmonize_latent(image, mask, target, LATENT[method], device=device, seed=seed, progress=progress)
-    raise UsageError(f"there is no method '{method}'", remedy=f"choose one of {', '.join(METHODS)}")
+    chosen = method_named(method) if isinstance(method, str) else method
+    options = MethodOptions(device=device, seed=seed, scanner=scanner, progress=progress)
+    harmonized = chosen.harmonize(image, mask, target, options)
+    if chosen.refines and refine and target.restorer:
+        return refined(harmonized, mask, target, device=device)
+    return harmonized

@@ -1,4 +1,11 @@
-"""From the template grid back to the scan: the change of intensity travels, the scan itself is not resampled."""
+r"""Return to native space: the change of intensity travels, the scan itself is never resampled.
+
+.. math:: x = \operatorname{undo}\bigl(m(y) + R^{-1}(x_h - m(x_0))\bigr)
+
+:math:`y` is the prepared scan on its own grid, :math:`x_0` the same on the template's grid, :math:`x_h` the harmonized
+image there, :math:`m` the part of the change that is a curve of intensity, :math:`R^{-1}` resampling. At last every
+preparation step is undone but those that harmonize: gain and bias field, unless the scan's own field is to be kept.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +14,37 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.harmonization.intensity import CurveMap, Estimate
+from blindharmony.harmonization.intensity import CurveMap, Estimate, IntensityMap
 from blindharmony.harmonization.refine import on_own_grid, refine
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
 
 _BINS = 200
+_NEGLIGIBLE = 1e-6  # of a change, flow units: rounding
 
 
 def to_scan(
-    prepared: Prepared, found: Estimate, target: Target, *, keep_bias: bool = False, device: str = "cpu"
+    prepared: Prepared, estimate: Estimate, target: Target, *, keep_bias: bool = False, device: str = "cpu"
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The harmonized scan and its brain in the axes of the file, intensities in the target scanner's units.
 
     Args:
         prepared: The scan and the way to the template grid.
-        found: The harmonized image there.
+        estimate: The harmonized image there.
         target: Its unit is that of the result.
         keep_bias: Put the scan's own bias field back.
         device: Where the restorer computes.
     """
-    native = carry_to_native(prepared, found, target, device=device)
+    native = carry_to_native(prepared, estimate, target, device=device)
     if keep_bias:
         native = native * own_bias(prepared)
-    brain = prepared.undo_axes(prepared.native.inside().astype(np.float32)) > 0.5
-    return prepared.undo_axes((native * target.info.unit).astype(np.float32)), brain
 
+    def harmonized(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return intensity_curve(prepared, estimate)(values) * np.float32(target.info.unit)
 
-def own_bias(prepared: Prepared) -> NDArray[np.float32] | float:
-    """The scan's own bias field, on its own grid in RAS+ axes; 1 if none was taken out."""
-    found = prepared.found("n4")
-    return np.asarray(np.exp(found["log_bias"]), np.float32) if "log_bias" in found else 1.0
+    data = prepared.to_file((native * target.info.unit).astype(np.float32), harmonized)
+    brain = prepared.to_file_grid(prepared.native.inside().astype(np.float32)) > 0.5
+    return data, brain
 
 
 def carry_to_native(
@@ -57,7 +64,7 @@ def carry_to_native(
         device: Where the restorer computes.
     """
     last = prepared.history[-1]
-    curve = estimate.intensity_map or fitted_curve(prepared.scan.data, estimate.image, prepared.scan.inside())
+    curve = intensity_curve(prepared, estimate)
     native = replace(last.before, data=curve(last.before.data))
     if estimate.refinement and on_own_grid(native.spacing):
         inside = native.inside()
@@ -65,11 +72,19 @@ def carry_to_native(
             np.where(inside, native.data, 0), inside, target, strength=estimate.refinement, own_grid=True, device=device
         )
         return np.where(inside, change.image, native.data)
-    rest = np.where(prepared.scan.inside(), estimate.image - curve(prepared.scan.data), 0).astype(np.float32)
-    if not np.abs(rest).max() > 1e-6:
+    inside = prepared.scan.inside()
+    unexplained = np.where(inside, estimate.image - curve(prepared.scan.data), 0).astype(np.float32)
+    if not np.abs(unexplained).max() > _NEGLIGIBLE:
         return native.data
-    on_grid = last.step.apply(native, last.params)
-    return last.step.undo(replace(on_grid, data=on_grid.data + rest), last.params, native).data
+    on_template = last.step.apply(native, last.result)
+    changed = replace(on_template, data=on_template.data + unexplained)
+    returned: NDArray[np.float32] = last.step.undo(changed, last.result, native).data
+    return returned
+
+
+def intensity_curve(prepared: Prepared, estimate: Estimate) -> IntensityMap:
+    """The change that is a curve of intensity: the method's own, or the one that explains most of what it did."""
+    return estimate.intensity_map or fitted_curve(prepared.scan.data, estimate.image, prepared.scan.inside())
 
 
 def fitted_curve(before: NDArray[np.float32], after: NDArray[np.float32], mask: NDArray[np.bool_]) -> CurveMap:
@@ -86,3 +101,9 @@ def fitted_curve(before: NDArray[np.float32], after: NDArray[np.float32], mask: 
     bins = np.array_split(order, min(_BINS, max(2, x.size // 10)))
     # Pool adjacent violators would be exact; a running maximum is enough for bins of many thousand voxels.
     return CurveMap.through(np.array([x[b].mean() for b in bins]), np.maximum.accumulate([y[b].mean() for b in bins]))
+
+
+def own_bias(prepared: Prepared) -> NDArray[np.float32] | float:
+    """The scan's own bias field, on its own grid in RAS+ axes; 1 if none was taken out."""
+    bias = prepared.bias_field
+    return np.asarray(np.exp(bias.log_bias), np.float32) if bias else 1.0

@@ -58,7 +58,7 @@ class ScannerModel:
         disagreement: Root mean square difference between the shared curve and each scan's own (flow units).
         lift: How far the curve is trusted to give the contrast for bias correction
             (:mod:`~blindharmony.harmonization.intensity`).
-        then: What is left to do after bias correction in the target's contrast.
+        next_round: The curve for what is left after bias correction in the contrast of this one.
 
     Example:
         >>> line = np.array([0.0, 1.0, 2.0])
@@ -72,16 +72,17 @@ class ScannerModel:
     target: str
     disagreement: float
     lift: float = 0.0
-    then: ScannerModel | None = None
+    next_round: ScannerModel | None = None
 
     @property
     def rounds(self) -> tuple[ScannerModel, ...]:
         """This model, the one for what is left after the first bias correction, and so on."""
-        return (self, *(self.then.rounds if self.then else ()))
+        return (self, *(self.next_round.rounds if self.next_round else ()))
 
-    def deeper(self, last: ScannerModel) -> ScannerModel:
-        """With one more round at the end."""
-        return replace(self, then=self.then.deeper(last) if self.then else replace(last, scans=self.scans))
+    def with_round(self, last: ScannerModel) -> ScannerModel:
+        """With one more round of bias correction, and the curve for what is left after it, at the end."""
+        following = self.next_round.with_round(last) if self.next_round else replace(last, scans=self.scans)
+        return replace(self, next_round=following)
 
     def gain(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
         r"""The factor that gives a scan of this scanner the target's scale: :math:`\operatorname{rms}(T(gy)) = 1`."""
@@ -105,7 +106,8 @@ class ScannerModel:
         }
 
     def _fit(self) -> dict[str, Any]:
-        then = {"then": {"disagreement": self.then.disagreement, **self.then._fit()}} if self.then else {}
+        following = self.next_round
+        then = {"then": {"disagreement": following.disagreement, **following._fit()}} if following else {}
         return _knots(self.curve) | then
 
     @property
@@ -162,8 +164,8 @@ class ScannerModel:
             if len(parts) == _MAX_ROUNDS:
                 raise ValueError(f"it has more than {_MAX_ROUNDS} rounds")
             parts.append(then)
-        found = [cls(_curve(p), scans, made_for, _entry(p, "disagreement", float)) for p in parts]
-        return reduce(lambda whole, last: whole.deeper(last), found[1:], replace(found[0], lift=lift))
+        first, *later = (cls(_curve(p), scans, made_for, _entry(p, "disagreement", float)) for p in parts)
+        return reduce(lambda whole, last: whole.with_round(last), later, replace(first, lift=lift))
 
     @classmethod
     def load(cls, path: Path, target: Target) -> ScannerModel:

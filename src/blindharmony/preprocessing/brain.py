@@ -1,14 +1,10 @@
-"""The brain mask: given, found by a command, or by the included network.
+"""The brain mask: one that is given, a scan that is stripped already, another program, or the included network.
 
-The network that finds the brain: a 3-D LinkNet with the published deepbet weights.
+The network is deepbet's 3-D LinkNet, run twice: where the brain is (a box, at 128³), then its outline (at 256³ inside
+that box). Its weights are stored as safetensors in half precision: no pickle, nothing to download.
 
-Architecture: Chaurasia & Culurciello, "LinkNet" (2017), in 3-D with instance norm; weights and use: Fisch et
-al., "deepbet: Fast brain extraction of T1-weighted MRI", Comput. Biol. Med. 179 (2024), MIT licence (see
-NOTICE). They are stored here as safetensors, half precision: no pickle, nothing to download.
-
-Find the brain in a whole head, offline: where it is (coarse), then its outline (fine).
-
-Which voxels are brain: a mask that is given, a scan already stripped, a network, or another program.
+Source: Chaurasia & Culurciello, "LinkNet" (2017), in 3-D with instance norm; weights and use: Fisch et al., "deepbet:
+Fast brain extraction of T1-weighted MRI", Comput. Biol. Med. 179 (2024), MIT licence (see NOTICE).
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ from torch import Tensor, nn
 from blindharmony.commands import run_command
 from blindharmony.errors import InputError, PreprocessingError
 from blindharmony.io.volume import Source, read_volume
-from blindharmony.preprocessing.steps import Params, Scan
+from blindharmony.preprocessing.steps import Scan, Step
 
 
 class _Unit(nn.Sequential):
@@ -227,6 +223,19 @@ _COMMAND_TIMEOUT_S = 1800
 
 @dataclass(frozen=True, eq=False)
 class BrainMask:
+    """The brain of a scan.
+
+    Attributes:
+        mask: On the scan's grid.
+        source: Where it came from: ``given``, ``stripped``, ``command`` or ``network``.
+    """
+
+    mask: NDArray[np.bool_]
+    source: str
+
+
+@dataclass(frozen=True)
+class ExtractBrain(Step[BrainMask]):
     """Attach the brain mask; intensities are left alone.
 
     Attributes:
@@ -239,29 +248,37 @@ class BrainMask:
     given: NDArray[np.bool_] | None = None
     command: str | None = None
     device: str = "cpu"
-    name: str = "brain-mask"
 
-    def params(self, scan: Scan) -> Params:
-        """The mask and where it came from: ``given``, ``stripped``, ``command`` or ``network``.
+    name = "brain mask"
+    key = "brain-mask"
+    result = BrainMask
+
+    def __str__(self) -> str:
+        if self.given is not None:
+            return "the one that was given"
+        return "the scan's own if it is stripped, else " + (self.command or "the included network (deepbet)")
+
+    def estimate(self, scan: Scan) -> BrainMask:
+        """The mask and where it came from.
 
         Raises:
             InputError: If the given mask does not fit the scan.
             PreprocessingError: If no plausible brain is found.
         """
         if self.given is not None:
-            return {"mask": _fitting(self.given, scan), "source": "given"}
+            return BrainMask(_fitting(self.given, scan), "given")
         foreground = stripped_foreground(scan)
         if foreground is not None:
-            return {"mask": foreground, "source": "stripped"}
+            return BrainMask(foreground, "stripped")
         if self.command is not None:
-            return {"mask": _from_command(self.command, scan), "source": "command"}
-        return {"mask": extract_brain(scan.data, scan.spacing, device=self.device), "source": "network"}
+            return BrainMask(_from_command(self.command, scan), "command")
+        return BrainMask(extract_brain(scan.data, scan.spacing, device=self.device), "network")
 
-    def apply(self, scan: Scan, params: Params) -> Scan:
+    def apply(self, scan: Scan, result: BrainMask) -> Scan:
         """The same scan, with its mask."""
-        return replace(scan, mask=params["mask"])
+        return replace(scan, mask=result.mask)
 
-    def undo(self, changed: Scan, params: Params, before: Scan) -> Scan:
+    def undo(self, changed: Scan, result: BrainMask, before: Scan) -> Scan:
         """The same scan, with the mask it had before."""
         return replace(changed, mask=before.mask)
 
@@ -291,7 +308,7 @@ def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
 
 
 def read_mask(mask: Source, affine: NDArray[np.float64] | None = None) -> Scan:
-    """A mask (file, image or array) as a scan, everything above zero inside; see :class:`BrainMask` for the checks.
+    """A mask (file, image or array) as a scan, everything above zero inside; see :class:`ExtractBrain` for the checks.
 
     Args:
         mask: The mask.

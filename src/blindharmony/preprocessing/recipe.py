@@ -1,14 +1,16 @@
-r"""The order of the preparation steps, what is kept of them, and preparation in another contrast.
+r"""Preparation: the steps in order, what each found, and the same once more in the target's contrast.
 
-What preparation found about a scan, kept in a folder: a scan that is needed twice is prepared once.
+A target model stores a :class:`PrepRecipe`, and every scan that is harmonized to it is prepared by that. Its steps are
+a :class:`Preparation`, in which steps can be added and replaced::
 
-The preparation a target model was trained with, stored in it and applied by it.
+    orientation → brain mask → bias field → gain → registration
 
-Bias correction in the target's contrast: what a field is depends on what tissue looks like.
+:func:`prepare` runs them and returns a :class:`Prepared` scan: the image on the template's grid, the result of every
+step, and the way back. The results can be kept in a folder: a scan that is needed twice is prepared once.
 
-N4 sharpens the histogram of the log image. The same head in another contrast, say through a gamma, gets another
-field, and the target's own scans were corrected in *their* contrast. So once a curve to the target is known, the scan
-as it came is put through it, and bias field and gain are found again:
+:func:`prepare_in_contrast` finds bias field and gain again in the target's contrast. N4 sharpens the histogram of the
+log image: the same head in another contrast, say through a gamma, gets another field, and the target's own scans were
+corrected in *their* contrast. So once a curve :math:`T` to the target is known, the scan as it came is put through it:
 
 .. math:: y \to T(y / g) \to \text{N4} \to \text{gain}
 """
@@ -17,8 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -28,69 +30,33 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from blindharmony.errors import UsageError
 from blindharmony.files import write_bytes
 from blindharmony.io.volume import Volume
-from blindharmony.preprocessing.brain import BrainMask, check_grid
-from blindharmony.preprocessing.registration import Place
-from blindharmony.preprocessing.steps import BiasN4, Gain, Orient, Params, Scan, Step
+from blindharmony.preprocessing.brain import BrainMask, ExtractBrain, check_grid
+from blindharmony.preprocessing.registration import Register, Registration
+from blindharmony.preprocessing.steps import (
+    BiasField,
+    CorrectBias,
+    Gain,
+    NormalizeGain,
+    Orientation,
+    Reorient,
+    Result,
+    Scan,
+    Step,
+)
 from blindharmony.version import VERSION
 
 
-def kept_name(*parts: NDArray[Any] | str | float | None) -> str:
-    """A file name that changes with any of the inputs of preparation, and with the version of this package.
-
-    Example:
-        >>> kept_name(np.zeros(3), "recipe") == kept_name(np.zeros(3), "another")
-        False
-    """
-    digest = hashlib.sha256(VERSION.encode())
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).tobytes())
-        else:
-            digest.update(repr(part).encode())
-    return f"{digest.hexdigest()[:24]}.safetensors"
-
-
-def keep(path: Path, steps: Sequence[Params]) -> None:
-    """Write the numbers of every step, in order."""
-    arrays, plain = {}, []
-    for index, params in enumerate(steps):
-        rest = {}
-        for name, value in params.items():
-            if isinstance(value, np.ndarray):
-                arrays[f"{index}.{name}"] = np.ascontiguousarray(value)
-            else:
-                rest[name] = value
-        plain.append(rest)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, save(arrays, {"steps": json.dumps(plain)}), overwrite=True)
-
-
-def kept(path: Path) -> list[Params] | None:
-    """The numbers of every step, or None if they are not there or damaged."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, "np") as file:
-            plain: list[dict[str, Any]] = json.loads(file.metadata()["steps"])
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                index, name = key.split(".", 1)
-                plain[int(index)][name] = file.get_tensor(key)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, IndexError):
-        return None
-    return list(plain)
-
-
 class PrepRecipe(BaseModel):
-    """Settings of every preparation step, in order: orient, brain mask, N4, gain, place.
+    """Settings of preparation, as a target model stores them.
 
     Attributes:
         n4: Whether the bias field is estimated and removed.
         n4_shrink_mm: Voxel size for fitting it.
         gain: What becomes 1 inside the mask: the root mean square, robustly
-            (see :class:`~blindharmony.preprocessing.steps.Gain`).
+            (see :class:`~blindharmony.preprocessing.steps.NormalizeGain`).
         template: Name of the template and grid.
 
     Example:
@@ -109,31 +75,117 @@ class PrepRecipe(BaseModel):
         """A short hash: equal recipes prepare equally."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
-    def steps(
-        self, *, mask: NDArray[np.bool_] | None = None, mask_command: str | None = None, device: str = "cpu"
-    ) -> list[Step]:
-        """The steps after orientation, for one scan."""
-        n4: list[Step] = [BiasN4(shrink_mm=self.n4_shrink_mm)] if self.n4 else []
-        return [
-            BrainMask(given=mask, command=mask_command, device=device),
-            *n4,
-            Gain(),
-            Place(),
-        ]
+    @property
+    def preparation(self) -> Preparation:
+        """The steps, in order."""
+        bias = (CorrectBias(shrink_mm=self.n4_shrink_mm),) if self.n4 else ()
+        return Preparation((Reorient(), ExtractBrain(), *bias, NormalizeGain(), Register()), self)
+
+    def with_step(self, step: Step[Any], **where: str) -> Preparation:
+        """The steps with another one among them: see :meth:`Preparation.with_step`."""
+        return self.preparation.with_step(step, **where)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Preparation steps in the order in which they run.
+
+    Attributes:
+        steps: From orientation to registration.
+        recipe: What the target was trained with; the steps are its own until one is added or replaced.
+
+    Example:
+        >>> print(PrepRecipe().preparation)
+        orientation   axes to right, anterior, superior; no interpolation
+        brain mask    the scan's own if it is stripped, else the included network (deepbet)
+        bias field    N4 inside the brain, fitted at 4 mm
+        gain          root mean square of the brain becomes 1
+        registration  affine by mutual information, onto ICBM152 at 1 mm
+        >>> coarse = PrepRecipe().with_step(CorrectBias(shrink_mm=8), instead_of="bias field")
+        >>> coarse.digest() == PrepRecipe(n4_shrink_mm=8).digest()
+        False
+    """
+
+    steps: tuple[Step[Any], ...]
+    recipe: PrepRecipe
+
+    def __str__(self) -> str:
+        width = max(len(step.name) for step in self.steps)
+        return "\n".join(f"{step.name:{width}}  {step}" for step in self.steps)
+
+    @property
+    def as_trained(self) -> bool:
+        """Whether these are the steps of the recipe, no other."""
+        return self.steps == self.recipe.preparation.steps
+
+    def digest(self) -> str:
+        """A short hash: that of the recipe, or of recipe and steps where they are others."""
+        if self.as_trained:
+            return self.recipe.digest()
+        words = [self.recipe.digest(), *(f"{step.key} {step!r}" for step in self.steps)]
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+
+    def with_step(
+        self,
+        step: Step[Any],
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        instead_of: str | None = None,
+    ) -> Preparation:
+        """The steps with another one among them.
+
+        Args:
+            step: What is added.
+            before: Name of the step that it precedes.
+            after: Name of the step that it follows.
+            instead_of: Name of the step that it replaces.
+
+        Raises:
+            UsageError: If not exactly one place is given, there is no such step, the name is taken, or it would come
+                after the registration: all that follows works on the template's grid.
+        """
+        places = [place for place in (before, after, instead_of) if place is not None]
+        names = [known.name for known in self.steps]
+        if len(places) != 1 or places[0] not in names:
+            raise UsageError(
+                f"there is no place for the step '{step.name}'",
+                remedy=f"give one of before, after, instead_of, with one of {', '.join(names)}",
+            )
+        at = names.index(places[0])
+        kept = [known for known in self.steps if instead_of is None or known is not self.steps[at]]
+        if step.key in {known.key for known in kept}:
+            raise UsageError(f"there is a step '{step.key}' already", remedy="give the new one another name and key")
+        kept.insert(at + (after is not None), step)
+        if kept[-1].result is not Registration:
+            raise UsageError(
+                f"the step '{step.name}' would come last", remedy="registration to the template is the last step"
+            )
+        return replace(self, steps=tuple(kept))
+
+    def for_scan(self, mask: NDArray[np.bool_] | None, mask_command: str | None, device: str) -> tuple[Step[Any], ...]:
+        """The steps with what is given for one scan: its mask, a brain extractor, a device."""
+        brain = ExtractBrain(given=mask, command=mask_command, device=device)
+        given = mask is not None or mask_command is not None
+        # A mask that is given counts more than any way to find one.
+        return tuple(
+            brain if isinstance(step, ExtractBrain) or (given and step.result is BrainMask) else step
+            for step in self.steps
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Done:
+class Applied:
     """One step that was applied: the step, what it found, and the scan before it."""
 
-    step: Step
-    params: Params
+    step: Step[Any]
+    result: Any
     before: Scan
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A scan in the flow's space, with the way back.
+    """A scan in the flow's space, with the result of every step and the way back.
 
     Attributes:
         scan: On the flow's grid, root mean square 1 inside the mask.
@@ -141,37 +193,106 @@ class Prepared:
     """
 
     scan: Scan
-    history: tuple[Done, ...]
+    history: tuple[Applied, ...]
+
+    def optional(self, kind: type[Result]) -> Result | None:
+        """The result of this kind, None if no step has one."""
+        return next((applied.result for applied in self.history if isinstance(applied.result, kind)), None)
+
+    def result(self, kind: type[Result]) -> Result:
+        """The result of this kind.
+
+        Raises:
+            LookupError: If no step has one.
+        """
+        result = self.optional(kind)
+        if result is None:
+            raise LookupError(f"no preparation step gave a {kind.__name__}")
+        return result
+
+    @property
+    def orientation(self) -> Orientation:
+        """How the axes of the file lie."""
+        return self.result(Orientation)
+
+    @property
+    def brain_mask(self) -> BrainMask:
+        """The brain, and where its mask came from."""
+        return self.result(BrainMask)
+
+    @property
+    def bias_field(self) -> BiasField | None:
+        """The bias field, None if the recipe has none taken out."""
+        return self.optional(BiasField)
+
+    @property
+    def gain(self) -> float:
+        """What became 1."""
+        return self.result(Gain).gain
+
+    @property
+    def registration(self) -> Registration:
+        """The affine to the template, and how well it fits."""
+        return self.result(Registration)
 
     @property
     def native(self) -> Scan:
         """The scan on its own grid in the flow's units: all steps applied but the last, resampling."""
         return self.history[-1].before
 
-    def found(self, name: str) -> Params:
-        """What the step ``name`` found, empty if it was not run."""
-        return next((d.params for d in self.history if d.step.name == name), {})
+    def to_file_grid(self, native: NDArray[np.float32], *, fill: float = 0.0) -> NDArray[np.float32]:
+        """An array on the native RAS+ grid on the grid and in the axes of the file.
 
-    def undo_axes(self, native: NDArray[np.float32]) -> NDArray[np.float32]:
-        """An array on the native RAS+ grid in the axis order of the file."""
-        first = self.history[0]
-        return first.step.undo(replace(self.native, data=native, mask=None), first.params, first.before).data
+        Args:
+            native: Anything but a scan: a mask, a field, an error.
+            fill: Its value where the native grid does not reach.
+        """
+        scan = replace(self.native, data=native, mask=None)
+        for applied in reversed(self.history[:-1]):
+            before = replace(applied.before, data=np.full(applied.before.data.shape, fill, np.float32))
+            if before.data.shape != scan.data.shape or not np.array_equal(before.affine, scan.affine):
+                scan = applied.step.undo(scan, applied.result, before)
+        return scan.data
+
+    def to_file(
+        self, native: NDArray[np.float32], curve: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """A harmonized scan on the native RAS+ grid as its file has it: every step undone but those that harmonize.
+
+        Args:
+            native: Harmonized intensities.
+            curve: Prepared → harmonized intensities. What a step takes from the scan before it goes through them too.
+        """
+        scan = replace(self.native, data=native)
+        for index in reversed(range(len(self.history) - 1)):
+            applied = self.history[index]
+            if applied.step.harmonizes:
+                continue
+            if isinstance(applied.step, Reorient | ExtractBrain):
+                before = applied.before  # its intensities do not matter, so none are computed
+            else:
+                values = applied.before.data
+                for later in self.history[index + 1 : -1]:
+                    values = later.step.intensities(values, later.result)
+                before = replace(applied.before, data=curve(values))
+            scan = applied.step.undo(scan, applied.result, before)
+        return scan.data
 
     def summary(self) -> dict[str, Any]:
         """The numbers of every step that fit in a sidecar (no images)."""
         return {
-            d.step.name: {
-                k: np.asarray(v).tolist() if isinstance(v, np.ndarray) else v
-                for k, v in d.params.items()
-                if not (isinstance(v, np.ndarray) and v.ndim == 3)
+            applied.step.key: {
+                name: value.tolist() if isinstance(value, np.ndarray) else value
+                for name, value in _values(applied.result).items()
+                if not (isinstance(value, np.ndarray) and value.ndim == 3)
             }
-            for d in self.history
+            for applied in self.history
         }
 
 
 def prepare(
     volume: Volume,
-    recipe: PrepRecipe,
+    recipe: PrepRecipe | Preparation,
     *,
     mask: Scan | None = None,
     mask_command: str | None = None,
@@ -183,7 +304,7 @@ def prepare(
 
     Args:
         volume: The scan as read.
-        recipe: From the target model.
+        recipe: From the target model, or its steps with others among them.
         mask: Brain mask on the scan's grid (see :func:`~blindharmony.preprocessing.brain.read_mask`).
         mask_command: External brain extractor, used if no mask is given and the scan is not stripped.
         device: Where the included brain extractor runs.
@@ -194,24 +315,50 @@ def prepare(
         InputError: If the mask does not fit.
         PreprocessingError: If a step fails; the message says which and what to do.
     """
+    preparation = recipe.preparation if isinstance(recipe, PrepRecipe) else recipe
     scan = Scan(volume.data, volume.affine)
-    orient = Orient()
-    given: NDArray[np.bool_] | None = None
+    mask_given: NDArray[np.bool_] | None = None
     if mask is not None:
         check_grid(mask, scan)
-        given = orient.apply(mask, orient.params(mask)).mask
-    steps: list[Step] = [orient, *recipe.steps(mask=given, mask_command=mask_command, device=device)]
-    file = cache / kept_name(volume.data, volume.affine, recipe.digest(), given, mask_command) if cache else None
-    known = kept(file) if file else None
-    history: list[Done] = []
+        reorient = Reorient()
+        mask_given = reorient.apply(mask, reorient.estimate(mask)).mask
+    steps = preparation.for_scan(mask_given, mask_command, device)
+    key = cache_key(volume.data, volume.affine, preparation.digest(), mask_given, mask_command)
+    file = cache / key if cache else None
+    return run_steps(scan, steps, file=file, progress=progress)
+
+
+def run_steps(
+    scan: Scan,
+    steps: Sequence[Step[Any]],
+    *,
+    known: Mapping[str, Any] | None = None,
+    earlier: tuple[Applied, ...] = (),
+    file: Path | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Prepared:
+    """Run steps one after another, and keep what they found.
+
+    Args:
+        scan: The scan before the first of them.
+        steps: In order.
+        known: Results that need no look at the scan, by the key of their step.
+        earlier: The steps before these.
+        file: Where results are kept, and taken from if they are there.
+        progress: Called with the share of the steps that is done, before each.
+    """
+    cached = cached_results(file, steps) if file else None
+    history: list[Applied] = []
     for index, step in enumerate(steps):
         progress(index / len(steps))
-        params = known[index] if known else step.params(scan)
-        history.append(Done(step, params, scan))
-        scan = step.apply(scan, params)
-    if file and not known:
-        keep(file, [done.params for done in history])
-    return Prepared(scan, tuple(history))
+        result = (known or {}).get(step.key)
+        if result is None:
+            result = cached[index] if cached else step.estimate(scan)
+        history.append(Applied(step, result, scan))
+        scan = step.apply(scan, result)
+    if file and not cached:
+        cache_results(file, [applied.result for applied in history])
+    return Prepared(scan, (*earlier, *history))
 
 
 class Curve(Protocol):
@@ -221,50 +368,122 @@ class Curve(Protocol):
         """The changed intensities."""
 
 
+@dataclass(frozen=True)
+class FirstGain:
+    """The gain with which a scan was put through a curve, in its own units."""
+
+    gain: float
+
+
 @dataclass(frozen=True, eq=False)
-class Lift:
+class ChangeContrast(Step[FirstGain]):
     """Put the scan through a curve, ``T(data / gain)``."""
 
     curve: Curve
     gain: float
-    name: str = "lift"
 
-    def params(self, scan: Scan) -> Params:
+    name = "contrast"
+    key = "lift"
+    result = FirstGain
+    harmonizes = True
+
+    def __str__(self) -> str:
+        return "the target's, by the curve so far"
+
+    def estimate(self, scan: Scan) -> FirstGain:
         """The gain."""
-        return {"gain": self.gain}
+        return FirstGain(self.gain)
 
-    def apply(self, scan: Scan, params: Params) -> Scan:
+    def apply(self, scan: Scan, result: FirstGain) -> Scan:
         """The scan in the other contrast."""
-        return replace(scan, data=self.curve((scan.data / np.float32(params["gain"])).astype(np.float32)))
+        return replace(scan, data=self.intensities(scan.data, result))
 
-    def undo(self, changed: Scan, params: Params, before: Scan) -> Scan:
+    def undo(self, changed: Scan, result: FirstGain, before: Scan) -> Scan:
         """What changed since, carried to the scan: ``before + gain · (changed − T(before / gain))``."""
-        change = changed.data - self.apply(before, params).data
-        return replace(before, data=(before.data + np.float32(params["gain"]) * change).astype(np.float32))
+        change = changed.data - self.apply(before, result).data
+        return replace(before, data=(before.data + np.float32(result.gain) * change).astype(np.float32))
+
+    def intensities(self, values: NDArray[np.float32], result: FirstGain) -> NDArray[np.float32]:
+        """Through the curve."""
+        return self.curve((values / np.float32(result.gain)).astype(np.float32))
 
 
-def prepare_again(prepared: Prepared, recipe: PrepRecipe, curve: Curve, *, cache: Path | None = None) -> Prepared:
-    """Prepare a scan once more in the contrast that a curve gives it; mask and place stay.
+def prepare_in_contrast(
+    prepared: Prepared, recipe: PrepRecipe | Preparation, curve: Curve, *, cache: Path | None = None
+) -> Prepared:
+    """Prepare a scan once more in the contrast that a curve gives it; mask and registration stay.
 
     Args:
         prepared: The scan as prepared in its own contrast.
         recipe: From the target model.
         curve: Prepared intensities → intensities like the target's.
         cache: Folder in which bias field and gain are kept.
+
+    Raises:
+        LookupError: If no bias field was taken out.
     """
-    known = {done.step.name: done for done in prepared.history}
-    start, gain = known["n4"].before, float(known["gain"].params["gain"])
-    steps: list[Step] = [Lift(curve, gain), *(known[name].step for name in ("n4", "gain", "place"))]
-    at = np.linspace(0, 3, 64, dtype=np.float32)
-    file = cache / kept_name(start.data, start.inside(), recipe.digest(), gain, curve(at)) if cache else None
-    found = (kept(file) if file else None) or []
-    history = [done for done in prepared.history if done.step.name in ("orient", "brain-mask")]
-    scan = start
-    for index, step in enumerate(steps):
-        place = known["place"].params if step.name == "place" else None
-        params = place or (found[index] if found else step.params(scan))
-        history.append(Done(step, params, scan))
-        scan = step.apply(scan, params)
-    if file and not found:
-        keep(file, [done.params for done in history[-len(steps) :]])
-    return Prepared(scan, tuple(history))
+    at = next((i for i, applied in enumerate(prepared.history) if isinstance(applied.result, BiasField)), None)
+    if at is None:
+        raise LookupError("no bias field was taken out, so there is none to find again")
+    start, gain = prepared.history[at].before, prepared.gain
+    steps = [ChangeContrast(curve, gain), *(applied.step for applied in prepared.history[at:])]
+    sampled = curve(np.linspace(0, 3, 64, dtype=np.float32))
+    file = cache / cache_key(start.data, start.inside(), recipe.digest(), gain, sampled) if cache else None
+    return run_steps(
+        start,
+        steps,
+        known={Register.key: prepared.registration},
+        earlier=prepared.history[:at],
+        file=file,
+    )
+
+
+def cache_key(*parts: NDArray[Any] | str | float | None) -> str:
+    """A file name that changes with any of the inputs of preparation, and with the version of this package.
+
+    Example:
+        >>> cache_key(np.zeros(3), "recipe") == cache_key(np.zeros(3), "another")
+        False
+    """
+    digest = hashlib.sha256(VERSION.encode())
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            digest.update(repr(part).encode())
+    return f"{digest.hexdigest()[:24]}.safetensors"
+
+
+def cache_results(path: Path, results: Sequence[Any]) -> None:
+    """Write the result of every step, in order: arrays as tensors, the rest as JSON."""
+    arrays, plain = {}, []
+    for index, result in enumerate(results):
+        numbers = {}
+        for name, value in _values(result).items():
+            if isinstance(value, np.ndarray):
+                arrays[f"{index}.{name}"] = np.ascontiguousarray(value)
+            else:
+                numbers[name] = value
+        plain.append(numbers)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, save(arrays, {"steps": json.dumps(plain)}), overwrite=True)
+
+
+def cached_results(path: Path, steps: Sequence[Step[Any]]) -> list[Any] | None:
+    """The result of every step, or None if they are not there or damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "np") as file:
+            plain: list[dict[str, Any]] = json.loads(file.metadata()["steps"])
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                index, name = key.split(".", 1)
+                plain[int(index)][name] = file.get_tensor(key)
+        return [step.result(**values) for step, values in zip(steps, plain, strict=True)]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, IndexError):
+        return None
+
+
+def _values(result: Any) -> dict[str, Any]:
+    return {field.name: getattr(result, field.name) for field in fields(result)}

@@ -1,10 +1,8 @@
-"""Where this head lies in template space.
+"""Registration: where this head lies in template space, and the way there and back.
 
-The template every scan is brought to: ICBM152 2009a symmetric, brain only, 1 mm, inside the package.
-
-Where this head lies in template space: one affine, found by mutual information.
-
-From the scan's grid to the template's, and changes back: the scan itself is never resampled twice.
+The template is ICBM152 2009a symmetric, brain only, 1 mm, inside the package. One affine with twelve parameters is
+found by mutual information between the two brains. The scan is resampled along it once, and only what was *changed* on
+the template's grid is resampled back.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from blindharmony.preprocessing.grid import (
     to_itk,
     voxel_map,
 )
-from blindharmony.preprocessing.steps import Params, Scan
+from blindharmony.preprocessing.steps import Scan, Step
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ _MIN_OVERLAP = 0.80
 _REMEDY = "check that the whole brain was scanned, the brain mask, and the orientation in the header"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registration:
     """An affine and how well it fits.
 
@@ -183,26 +181,31 @@ def _moments(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple[NDAr
 
 
 @dataclass(frozen=True)
-class Place:
+class Register(Step[Registration]):
     """Resample the brain onto the template's 1 mm grid (affine, linear, mask-normalised)."""
 
-    name: str = "place"
+    name = "registration"
+    key = "place"
+    result = Registration
 
-    def params(self, scan: Scan) -> Params:
-        """``matrix``: template world → scan world (mm); ``overlap``: Dice of the brain masks."""
-        found = register_affine(scan.data, scan.affine, scan.inside(), load_template())
-        return {"matrix": found.matrix, "overlap": found.overlap}
+    def __str__(self) -> str:
+        return "affine by mutual information, onto ICBM152 at 1 mm"
 
-    def apply(self, scan: Scan, params: Params) -> Scan:
+    def estimate(self, scan: Scan) -> Registration:
+        """The affine, and how well it fits."""
+        return register_affine(scan.data, scan.affine, scan.inside(), load_template())
+
+    def apply(self, scan: Scan, result: Registration) -> Scan:
         """The brain on the template's grid, zero outside the mask."""
         template = load_template()
-        to_scan = voxel_map(template.affine, params["matrix"], scan.affine)
+        to_scan = voxel_map(template.affine, result.matrix, scan.affine)
         data, inside = sample_inside(scan.data, scan.inside(), to_scan, template.data.shape)
         return Scan(data, template.affine, inside)
 
-    def undo(self, changed: Scan, params: Params, before: Scan) -> Scan:
+    def undo(self, changed: Scan, result: Registration, before: Scan) -> Scan:
         """Add what changed on the template's grid, resampled, to the scan: ``before + sample(change)``."""
-        change = changed.data - self.apply(before, params).data
-        to_template = voxel_map(before.affine, np.linalg.inv(params["matrix"]), changed.affine)
+        change = changed.data - self.apply(before, result).data
+        back: NDArray[np.float64] = np.linalg.inv(result.matrix).astype(np.float64)
+        to_template = voxel_map(before.affine, back, changed.affine)
         carried = sample(change, to_template, before.data.shape)
         return replace(before, data=before.data + np.where(before.inside(), carried, 0).astype(np.float32))

@@ -1,19 +1,22 @@
-"""What a preparation step promises, and the steps that need no more than a scan.
+"""What a preparation step promises, and the steps that need no more than the scan: orientation, bias field, gain.
 
-What every preparation step promises: its numbers are recorded, and it can be undone.
+A step looks at a scan (:meth:`Step.estimate`) and writes what it learnt into a frozen result; :meth:`Step.apply` and
+:meth:`Step.undo` only follow that result. So a scan that was prepared once can be prepared again from the results
+alone, every number can be kept in a sidecar, and every step can be undone.
 
-Axes in the order right, anterior, superior: a permutation and flips, no interpolation.
+- **Orientation**: axes in the order right, anterior, superior; a permutation and flips, no interpolation.
+- **Bias field**: the smooth brightness drift of the receive coil, estimated by N4 inside the brain, and divided out.
+- **Gain**: one number, so that the root mean square inside the brain is 1.
 
-The smooth brightness drift of the receive coil, estimated by N4 inside the brain.
-
-The two steps that change intensities on the scan's own grid: bias field and gain.
+The brain mask is in :mod:`~blindharmony.preprocessing.brain`, the registration to the template in
+:mod:`~blindharmony.preprocessing.registration`; :mod:`~blindharmony.preprocessing.recipe` puts all in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from nibabel import orientations
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 from blindharmony.errors import PreprocessingError
 from blindharmony.preprocessing.grid import from_itk, mask_box, sitk, threads, to_itk
 
-Params = Mapping[str, Any]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,58 +53,112 @@ class Scan:
         return np.ones(self.data.shape, bool) if self.mask is None else self.mask
 
 
-class Step(Protocol):
-    """One step: ``params`` looks at the scan, ``apply`` and ``undo`` only follow what it found.
+class Step(ABC, Generic[Result]):
+    """One step of preparation: ``estimate`` looks at the scan, ``apply`` and ``undo`` follow what it found.
 
-    The law every step keeps, for all scans ``s``: ``undo(apply(s, p), p, s)`` equals ``s``. A step that loses
-    detail (resampling) undoes only what was *changed* after it, and takes the rest from ``s``.
+    The law every step keeps, for all scans ``s`` and results ``r``: ``undo(apply(s, r), r, s)`` equals ``s``. A step
+    that loses detail (resampling, denoising) undoes only what was *changed* after it, and takes the rest from ``s``.
+
+    Attributes:
+        name: The field's term, which messages and :func:`print` use.
+        key: What sidecars and the cache call it; the name if nothing else is said.
+        result: Class of the results: a frozen dataclass of numbers, words, lists and arrays.
+        harmonizes: Whether what it does to intensities is part of the harmonization, and so stays in the result.
+            Every other step is undone on the way back to the file.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Low:
+        ...     value: float
+        >>> class Shift(Step[Low]):
+        ...     name, result = "shift", Low
+        ...     def estimate(self, scan): return Low(float(scan.data.min()))
+        ...     def apply(self, scan, result): return replace(scan, data=scan.data - np.float32(result.value))
+        ...     def undo(self, changed, result, before):
+        ...         return replace(changed, data=changed.data + np.float32(result.value))
+        >>> Shift.key, Shift().estimate(Scan(np.full((2, 2, 2), 3, np.float32), np.eye(4)))
+        ('shift', Low(value=3.0))
     """
 
-    @property
-    def name(self) -> str:
-        """What results and messages call it."""
+    name: ClassVar[str]
+    key: ClassVar[str]
+    result: ClassVar[type[Any]]
+    harmonizes: ClassVar[bool] = False
 
-    def params(self, scan: Scan) -> Params:
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A step without a key of its own is called by its name in files too."""
+        super().__init_subclass__(**options)
+        if "name" in vars(cls) and "key" not in vars(cls):
+            cls.key = cls.name
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+    @abstractmethod
+    def estimate(self, scan: Scan) -> Result:
         """Everything the step needs to know about this scan."""
 
-    def apply(self, scan: Scan, params: Params) -> Scan:
+    @abstractmethod
+    def apply(self, scan: Scan, result: Result) -> Scan:
         """The scan after this step."""
 
-    def undo(self, changed: Scan, params: Params, before: Scan) -> Scan:
+    @abstractmethod
+    def undo(self, changed: Scan, result: Result, before: Scan) -> Scan:
         """The scan ``before`` with what happened to ``changed`` since."""
+
+    def intensities(self, values: NDArray[np.float32], result: Result) -> NDArray[np.float32]:
+        """What the step does to an intensity wherever it is; nothing, if what it does depends on the place."""
+        return values
 
 
 axes: Any = orientations  # without types
 
 
+@dataclass(frozen=True, eq=False)
+class Orientation:
+    """How the axes of a file lie.
+
+    Attributes:
+        axes: Codes of the axes, e.g. ``"LAS"``.
+        turn: How they map to RAS+, shape ``(3, 2)``, as nibabel has it.
+    """
+
+    axes: str
+    turn: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
-class Orient:
+class Reorient(Step[Orientation]):
     """Bring the axes closest to RAS+ (oblique scans stay oblique).
 
     Example:
         >>> scan = Scan(np.arange(24.0, dtype=np.float32).reshape(2, 3, 4), np.diag([-1.0, 1, 1, 1]))
-        >>> step = Orient()
-        >>> params = step.params(scan)
-        >>> step.apply(scan, params).data[0, 0, 0]
+        >>> step = Reorient()
+        >>> step.apply(scan, step.estimate(scan)).data[0, 0, 0]
         np.float32(12.0)
     """
 
-    name: str = "orient"
+    name = "orientation"
+    key = "orient"
+    result = Orientation
 
-    def params(self, scan: Scan) -> Params:
-        """The axis codes of the scan, e.g. ``"LAS"``, and how its axes map to RAS+."""
+    def __str__(self) -> str:
+        return "axes to right, anterior, superior; no interpolation"
+
+    def estimate(self, scan: Scan) -> Orientation:
+        """The axes of the scan."""
         turn = axes.io_orientation(scan.affine)
-        return {"axes": "".join(axes.ornt2axcodes(turn)), "turn": turn}
+        return Orientation("".join(axes.ornt2axcodes(turn)), turn)
 
-    def apply(self, scan: Scan, params: Params) -> Scan:
+    def apply(self, scan: Scan, result: Orientation) -> Scan:
         """Permute and flip."""
-        affine = scan.affine @ axes.inv_ornt_aff(params["turn"], scan.data.shape)
-        mask = None if scan.mask is None else axes.apply_orientation(scan.mask, params["turn"])
-        return Scan(np.ascontiguousarray(axes.apply_orientation(scan.data, params["turn"])), affine, mask)
+        affine = scan.affine @ axes.inv_ornt_aff(result.turn, scan.data.shape)
+        mask = None if scan.mask is None else axes.apply_orientation(scan.mask, result.turn)
+        return Scan(np.ascontiguousarray(axes.apply_orientation(scan.data, result.turn)), affine, mask)
 
-    def undo(self, changed: Scan, params: Params, before: Scan) -> Scan:
+    def undo(self, changed: Scan, result: Orientation, before: Scan) -> Scan:
         """Permute and flip back."""
-        back = axes.ornt_transform(axes.axcodes2ornt("RAS"), axes.axcodes2ornt(params["axes"]))
+        back = axes.ornt_transform(axes.axcodes2ornt("RAS"), axes.axcodes2ornt(result.axes))
         mask = before.mask if changed.mask is None else axes.apply_orientation(changed.mask, back)
         return Scan(np.ascontiguousarray(axes.apply_orientation(changed.data, back)), before.affine, mask)
 
@@ -160,29 +217,60 @@ def log_bias_n4(
     return np.asarray(field - field[positive].mean(), dtype=np.float32)
 
 
+@dataclass(frozen=True, eq=False)
+class BiasField:
+    """The bias field of a scan.
+
+    Attributes:
+        log_bias: Its natural logarithm, on the scan's grid, mean zero inside the brain.
+        log_bias_sd: Standard deviation of that inside the brain.
+    """
+
+    log_bias: NDArray[np.float32]
+    log_bias_sd: float
+
+
 @dataclass(frozen=True)
-class BiasN4:
+class CorrectBias(Step[BiasField]):
     """Divide by the coil's bias field, ``data / exp(b)``; see :func:`~blindharmony.preprocessing.steps.log_bias_n4`."""
 
     shrink_mm: float = 4.0
-    name: str = "n4"
 
-    def params(self, scan: Scan) -> Params:
+    name = "bias field"
+    key = "n4"
+    result = BiasField
+    harmonizes = True
+
+    def __str__(self) -> str:
+        return f"N4 inside the brain, fitted at {self.shrink_mm:g} mm"
+
+    def estimate(self, scan: Scan) -> BiasField:
         """The log bias field and its standard deviation inside the mask."""
         field = log_bias_n4(scan.data, scan.affine, scan.inside(), shrink_mm=self.shrink_mm)
-        return {"log_bias": field, "log_bias_sd": float(field[scan.inside()].std())}
+        return BiasField(field, float(field[scan.inside()].std()))
 
-    def apply(self, scan: Scan, params: Params) -> Scan:
+    def apply(self, scan: Scan, result: BiasField) -> Scan:
         """Take the field out."""
-        return replace(scan, data=(scan.data * np.exp(-params["log_bias"])).astype(np.float32))
+        return replace(scan, data=(scan.data * np.exp(-result.log_bias)).astype(np.float32))
 
-    def undo(self, changed: Scan, params: Params, before: Scan) -> Scan:
+    def undo(self, changed: Scan, result: BiasField, before: Scan) -> Scan:
         """Put the field back."""
-        return replace(changed, data=(changed.data * np.exp(params["log_bias"])).astype(np.float32))
+        return replace(changed, data=(changed.data * np.exp(result.log_bias)).astype(np.float32))
 
 
 @dataclass(frozen=True)
 class Gain:
+    """The gain of a scan.
+
+    Attributes:
+        gain: What becomes 1, in the scan's units.
+    """
+
+    gain: float
+
+
+@dataclass(frozen=True)
+class NormalizeGain(Step[Gain]):
     """Divide by one number, so that the root mean square inside the mask becomes 1.
 
     Before the mean, values are clipped at their 99.9th percentile: a few bright vessels or a remnant of fat
@@ -190,24 +278,34 @@ class Gain:
 
     Example:
         >>> scan = Scan(np.full((3, 3, 3), 5, dtype=np.float32), np.eye(4))
-        >>> Gain().params(scan)["gain"]
-        5.0
+        >>> NormalizeGain().estimate(scan)
+        Gain(gain=5.0)
     """
 
-    name: str = "gain"
+    name = "gain"
+    key = "gain"
+    result = Gain
+    harmonizes = True
 
-    def params(self, scan: Scan) -> Params:
+    def __str__(self) -> str:
+        return "root mean square of the brain becomes 1"
+
+    def estimate(self, scan: Scan) -> Gain:
         """The gain, in the scan's units."""
         values = scan.data[scan.inside()].astype(np.float64)
         gain = float(np.sqrt(np.square(values.clip(0, max(0.0, np.quantile(values, 0.999)))).mean()))
         if not gain > 0:
             raise PreprocessingError("no voxel of the brain is positive", remedy="check the mask")
-        return {"gain": gain}
+        return Gain(gain)
 
-    def apply(self, scan: Scan, params: Params) -> Scan:
+    def apply(self, scan: Scan, result: Gain) -> Scan:
         """Divide."""
-        return replace(scan, data=(scan.data / np.float32(params["gain"])).astype(np.float32))
+        return replace(scan, data=self.intensities(scan.data, result))
 
-    def undo(self, changed: Scan, params: Params, before: Scan) -> Scan:
+    def undo(self, changed: Scan, result: Gain, before: Scan) -> Scan:
         """Multiply."""
-        return replace(changed, data=(changed.data * np.float32(params["gain"])).astype(np.float32))
+        return replace(changed, data=(changed.data * np.float32(result.gain)).astype(np.float32))
+
+    def intensities(self, values: NDArray[np.float32], result: Gain) -> NDArray[np.float32]:
+        """Divided by the gain."""
+        return (values / np.float32(result.gain)).astype(np.float32)

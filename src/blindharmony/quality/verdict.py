@@ -65,7 +65,7 @@ def judge(
     if doubts:
         alone = "Compare with the scan harmonized alone: without --scanner or --group."
         advice.append(alone if shared else "Compare before and after, and with other scans of its scanner.")
-    overlap = float(prepared.found("place").get("overlap", 1.0))
+    overlap = prepared.registration.overlap
     if overlap < _POOR_OVERLAP:
         found.append(
             f"The brain overlaps the template by only {overlap:.2f} (Dice); the registration or the mask is off."

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blindharmony.errors import ErrorCode, OutputError, UsageError
+from blindharmony.errors import ErrorCode, TooFewScansError
 from blindharmony.jobs.engine import Answer, Failure, FilePath, Tell, Work
 from blindharmony.serve.store import Outcome
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
-    from blindharmony.harmonization.summary import ScanSummary
     from blindharmony.models.target import Target
 
 # Stage → words, and when it begins on a typical scan (two cores, 1 mm).
@@ -32,7 +31,7 @@ _STAGES = {
     "writing": ("Writing results and report", 0.94),
 }
 _NAMES = tuple(_STAGES)
-# A scanner is fitted in up to three looks at each of its scans.
+# Looks at each scan of a scanner that the share of a job reckons with; with one more it only waits.
 _LOOKS = 3
 _ALONE = "This scan was harmonized alone: fewer than two scans of its scanner could be prepared."
 
@@ -86,7 +85,7 @@ class PageJob(Work):
         for left in (self.results, self.cache):
             shutil.rmtree(left, ignore_errors=True)
         try:
-            scanner = self._fitted(target, device, course) if together else None
+            scanner = self._learnt(target, device, course) if together else None
             outcomes = []
             for scan, label in zip(self.scans, self.labels, strict=True):
                 course.next(label if len(self.scans) > 1 else "")
@@ -98,26 +97,31 @@ class PageJob(Work):
             shutil.rmtree(self.cache, ignore_errors=True)
         return JobAnswer(outcomes=tuple(outcomes))
 
-    def _fitted(self, target: Target, device: str, course: Course) -> ScannerModel | None:
-        """One scanner model for all scans; those that cannot be prepared are told when their turn comes."""
-        from blindharmony.api import fitted_in_rounds, summarize_scan
+    def _learnt(self, target: Target, device: str, course: Course) -> ScannerModel | None:
+        """One scanner model for all scans, None if fewer than two can be used.
 
-        def look(so_far: ScannerModel | None) -> list[ScanSummary]:
-            summaries = []
-            for scan, label in zip(self.scans, self.labels, strict=True):
-                course.next(label)
-                course.say(f"Look {len(so_far.rounds) + 1 if so_far else 1} of the scanner", 0.0)
-                try:
-                    summaries.append(summarize_scan(scan, target, scanner=so_far, device=device, cache=self.cache))
-                except (UsageError, OutputError):
-                    raise  # of a full disk the others will not know more
-                except Exception:
-                    continue
-            return summaries
+        Those that cannot be prepared are told when their turn comes. A full disk ends the job.
+        """
+        from blindharmony.api import learn_scanner
 
-        model = fitted_in_rounds(look, target, least=2)
-        course.piece = _LOOKS * len(self.scans) - 1
-        return model
+        def looking(look: int, index: int) -> None:
+            course.next(self.labels[index])
+            course.say(f"Look {look} of the scanner", 0.0)
+
+        try:
+            return learn_scanner(
+                self.scans,
+                target,
+                device=device,
+                cache=self.cache,
+                fewest=2,
+                on_error=lambda index, error: None,
+                progress=looking,
+            )
+        except TooFewScansError:
+            return None
+        finally:
+            course.piece = _LOOKS * len(self.scans) - 1
 
     def _harmonized(
         self,

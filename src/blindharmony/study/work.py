@@ -245,18 +245,18 @@ class FitScanner(StudyWork):
 
     def do(self, tell: Tell) -> ScannerFit:
         """Fit, and keep the scanner with a note beside it."""
-        from blindharmony.api import needs_round, with_round
-        from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
+        from blindharmony.harmonization.curve import ScannerRounds
+        from blindharmony.harmonization.scanner import ScannerModel
 
         target = self.target()
         summaries = [kept_summary(file) for file in self.files]
-        if self.first:
-            model = with_round(ScannerModel.load(self.ledger.scanner(self.first), target), summaries, target)
-        else:
-            model = fit_scanner(summaries, target)
+        so_far = ScannerModel.load(self.ledger.scanner(self.first), target) if self.first else None
+        rounds = ScannerRounds(target, so_far).after(summaries)
+        model = rounds.model
+        assert model is not None
         file = model.save(self.ledger.scanner(self.key), overwrite=True)
         fit = ScannerFit(
-            again=needs_round(model, target),
+            again=rounds.wanted,
             digest=model.digest,
             scans=model.scans,
             disagreement=model.disagreement,

@@ -193,14 +193,14 @@ def prepare_head(
     prepared = prepare(read_volume(path), recipe, mask=given, mask_command=mask_command)
     native = prepared.native
     box, _ = mask_box(native.inside(), margin=2)
-    matrix = prepared.found("place")["matrix"]
+    matrix = prepared.registration.matrix
     to_scan = voxel_map(load_template().affine, matrix, shifted(native.affine, box))
     head = Head(
         path.name,
         torch.from_numpy(np.where(native.inside(), native.data, 0)[box]).half(),
         torch.from_numpy(native.inside()[box].copy()),
         to_scan,
-        prepared.found("gain")["gain"],
+        prepared.gain,
     )
     content = {
         "data": head.data.contiguous(),

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from blindharmony.errors import InputError, PreprocessingError, UsageError
 from blindharmony.io.volume import Volume, read_volume
-from blindharmony.preprocessing.brain import BrainMask, check_grid, read_mask
-from blindharmony.preprocessing.steps import Orient, Scan
+from blindharmony.preprocessing.brain import ExtractBrain, check_grid, read_mask
+from blindharmony.preprocessing.steps import Reorient, Scan
 from blindharmony_benchmark.simulation.domains import DOMAINS, Domain, View
 
 _SCANNER, _SCAN = 0, 1
@@ -190,13 +190,13 @@ def brain_of(scan: Volume) -> NDArray[np.bool_]:
     Raises:
         PreprocessingError: If none is found.
     """
-    native, orient, find = Scan(scan.data, scan.affine), Orient(), BrainMask()
-    turn = orient.params(native)
-    upright = orient.apply(native, turn)
-    found = find.apply(upright, find.params(upright))
-    back = orient.undo(found, turn, native).mask
-    assert back is not None
-    return np.asarray(back)
+    native, reorient, extract = Scan(scan.data, scan.affine), Reorient(), ExtractBrain()
+    orientation = reorient.estimate(native)
+    upright = reorient.apply(native, orientation)
+    masked = extract.apply(upright, extract.estimate(upright))
+    brain = reorient.undo(masked, orientation, native).mask
+    assert brain is not None
+    return np.asarray(brain)
 
 
 def slice_axis(scan: Volume) -> int:

@@ -10,12 +10,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.api import fitted_in_rounds
-from blindharmony.harmonization.curve import corrected, lifted
+from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, in_target_contrast
 from blindharmony.harmonization.methods import LATENT, estimate
 from blindharmony.harmonization.published import harmonize_latent
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.harmonization.summary import ScanSummary, summarize
+from blindharmony.harmonization.summary import summarize
 from blindharmony.models.target import Target
 from blindharmony_benchmark.heads import inside_of
 from blindharmony_benchmark.system import Material, Picture, Sees, System
@@ -59,16 +58,13 @@ class Group(Curve):
         with TemporaryDirectory() as folder:
             cache = Path(folder)
 
-            def look(so_far: ScannerModel | None) -> list[ScanSummary]:
-                if so_far is None:
-                    return [summarize(s.image, s.mask, target) for s in scans]
-                if len(prepared) < len(scans):
-                    return []
-                again = [lifted(p, target, so_far.rounds, cache=cache).scan for p in prepared]
-                return [summarize(inside_of(x), x.inside(), target) for x in again]
-
-            model = fitted_in_rounds(look, target)
-            return [self._one(s, target, model, cache) for s in scans]
+            rounds = ScannerRounds(target).after([summarize(s.image, s.mask, target) for s in scans])
+            # Only where every scan is there as it came can bias fields be estimated again.
+            while rounds.wanted and rounds.model and len(prepared) == len(scans):
+                models = rounds.model.rounds
+                again = [bias_estimated_again(p, target, models, cache=cache).scan for p in prepared]
+                rounds = rounds.after([summarize(inside_of(x), x.inside(), target) for x in again])
+            return [self._one(s, target, rounds.model, cache) for s in scans]
 
 
 class GroupUnrefined(Group):
@@ -104,5 +100,5 @@ def _corrected(
     """The scan with its bias field found again, where there is a scan as it came, and what is left of the curve."""
     if scan.prepared is None:
         return scan.image, scanner
-    prepared, left = corrected(scan.prepared, target, scanner, cache=cache)
-    return inside_of(prepared.scan), left
+    prepared, remaining = in_target_contrast(scan.prepared, target, scanner, cache=cache)
+    return inside_of(prepared.scan), remaining
