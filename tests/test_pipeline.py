@@ -225,7 +225,7 @@ def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result, tmp_path)
         plain,
         data=2 * result.data,
         prepared=replace(result.prepared, history=history),
-        options={**result.options, "KeepBias": True},
+        settings=result.settings.updated(keep_bias=True),
     )
     assert plain.uncertainty.max() > 0
     np.testing.assert_allclose(lit.uncertainty, 2 * plain.uncertainty, rtol=1e-4)

@@ -1,11 +1,15 @@
 """One settings model: every field decides something, is described, and is refused in one line if it makes no sense."""
 
+import argparse
 import json
 
 import pytest
 
-from blindharmony.errors import UsageError
-from blindharmony.settings import GROUPS, METHODS, CurveSettings, HarmonizeSettings, PublishedSettings
+from blindharmony.cli.options import add_settings, settings_of
+from blindharmony.errors import BlindHarmonyError, UsageError
+from blindharmony.result import Parameters
+from blindharmony.settings import CHOICES, GROUPS, METHODS, CurveSettings, HarmonizeSettings, PublishedSettings
+from blindharmony.study.work import Settings
 
 DEFAULTS = HarmonizeSettings()
 
@@ -99,3 +103,90 @@ def test_the_released_program_has_its_own_numbers(method):
     settings = DEFAULTS.updated(method=method)
     assert (settings.iteration == PublishedSettings.published()) == (method == "latent-published")
     assert settings.updated(method="curve") == DEFAULTS
+
+
+def parsed(*words):
+    """The settings that a command line asks for."""
+    grammar = argparse.ArgumentParser()
+    add_settings(grammar, CHOICES)
+    return settings_of(grammar.parse_args(words))
+
+
+def option(name, value):
+    """The words that set one choice on the command line."""
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{name}"]
+    return [flag, str(value)]
+
+
+@pytest.mark.parametrize(("group", "name"), FIELDS)
+def test_command_line_call_sidecar_and_study_say_the_same(group, name, tmp_path):
+    settings, new = changed(group, name)
+    value = list(new) if isinstance(new, tuple) else new
+    dotted = f"{group}.{name}" if group else name
+    assert parsed("--set", f"{dotted}={json.dumps(value)}") == settings
+    if not group:
+        assert parsed(*option(name, new)) == settings
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({group: {name: value}} if group else {name: value}))
+    assert parsed("--config", str(file)) == settings
+    sidecar = Parameters.of(settings, mask=None, scanner=None).model_dump(mode="json", by_alias=True)
+    assert Parameters.model_validate(json.loads(json.dumps(sidecar))).settings_of(settings.method) == settings
+    assert sidecar["SettingsDigest"] == settings.digest
+    usual, other = (Settings(target="t", digest="d", harmonize=s).all() for s in (DEFAULTS, settings))
+    assert usual != other
+    assert other.get(group or name) == ({name: value} if group else value)
+
+
+def test_options_come_after_single_numbers_and_those_after_the_file(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text('seed = 1\ndevice = "cuda"\n[curve]\ndegree = 1\nbelieved = 1\n')
+    settings = parsed("--config", str(file), "--set", "curve.degree=3", "--set", "seed=2", "--seed", "5")
+    expected = {"seed": 5, "device": "cuda", "curve": {"degree": 3, "believed": 1.0}}
+    assert settings.differences() == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "curve.degre=1"], "curve.degre is unknown; did you mean degree?"),
+        (["--set", "crve.degree=1"], "crve is unknown; did you mean curve?"),
+        (["--set", "curve.degree"], "is no NAME=VALUE"),
+        (["--set", "curve.degree=many"], "settings: curve.degree: "),
+        (["--config", "missing.json"], "missing.json: "),
+    ],
+)
+def test_wrong_words_are_one_line(words, message):
+    with pytest.raises(BlindHarmonyError) as caught:
+        parsed(*words)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "3", '{"curve": 3}', '{"crve": {}}'])
+def test_a_file_of_settings_that_is_none_is_named(tmp_path, text):
+    file = tmp_path / "settings.json"
+    file.write_text(text)
+    with pytest.raises(BlindHarmonyError, match=r"settings\.json: "):
+        parsed("--config", str(file))
+
+
+def test_a_sidecar_has_only_the_numbers_that_were_changed():
+    plain = Parameters.of(DEFAULTS, mask=None, scanner=None).model_dump(by_alias=True)
+    keys = ["Seed", "Device", "KeepBias", "Mask", "MaskCommand", "Refine", "Scanner", "SettingsDigest"]
+    assert list(plain) == keys
+    bent = DEFAULTS.updated(bias_again={"rounds": 1})
+    assert Parameters.of(bent, mask=None, scanner=None).model_dump(by_alias=True)["Settings"] == {
+        "BiasAgain": {"Rounds": 1}
+    }
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_help_and_default_of_an_option_are_those_of_the_field(name):
+    grammar = argparse.ArgumentParser()
+    add_settings(grammar, CHOICES)
+    (action,) = [a for a in grammar._actions if a.dest == name]
+    field = HarmonizeSettings.model_fields[name]
+    assert field.description.removesuffix(".")[1:] in action.help
+    if isinstance(field.default, str | int) and not isinstance(field.default, bool) and name != "method":
+        assert f"(default: {field.default})" in action.help

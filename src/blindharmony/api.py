@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from blindharmony.device import exact_convolutions, resolved_device
 from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, TooFewScansError, UsageError, reportable
 from blindharmony.files import file_sha256
-from blindharmony.harmonization.curve import BIAS_ROUNDS, ScannerRounds, bias_estimated_again, in_target_contrast
+from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, in_target_contrast
 from blindharmony.harmonization.methods import HarmonizationMethod, estimate, method_named
 from blindharmony.harmonization.native import to_scan
 from blindharmony.harmonization.scanner import ScannerModel
@@ -36,7 +36,8 @@ from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
 from blindharmony.quality.checks import MaskFit, mask_fit, moved_away, order_problem, tissue_order
 from blindharmony.quality.typicality import Standing, flow_standings, intensity_standing, typicality
 from blindharmony.quality.verdict import brain_ml, judge
-from blindharmony.result import HarmonizeResult
+from blindharmony.result import HarmonizeResult, NamedFile
+from blindharmony.settings import BiasAgainSettings, HarmonizeSettings
 
 Progress = Callable[[str, float], None]
 
@@ -99,7 +100,7 @@ class Method:
 
     preparation: Preparation
     harmonization: HarmonizationMethod
-    bias_rounds: int = BIAS_ROUNDS
+    bias_rounds: int = BiasAgainSettings().rounds
     refine: bool = True
     keep_bias: bool = False
 
@@ -153,11 +154,17 @@ class Method:
 
     @property
     def is_default(self) -> bool:
-        """Whether a method's name and the options of :func:`harmonize` say it all."""
-        return self.preparation.as_trained and self.bias_rounds == BIAS_ROUNDS
+        """Whether a method's name and the settings of :func:`harmonize` say it all."""
+        return self.preparation.as_trained
 
     def in_target_contrast(
-        self, prepared: Prepared, target: Target, scanner: ScannerModel | None, *, cache: Path | None = None
+        self,
+        prepared: Prepared,
+        target: Target,
+        scanner: ScannerModel | None,
+        settings: HarmonizeSettings = HarmonizeSettings(),
+        *,
+        cache: Path | None = None,
     ) -> tuple[Prepared, ScannerModel | None]:
         """The scan with its bias field estimated again, if the method does that, and the scanner's curve still to use.
 
@@ -165,9 +172,7 @@ class Method:
         """
         if not self.harmonization.target_contrast:
             return prepared, scanner
-        return in_target_contrast(
-            prepared, target, scanner, rounds=self.bias_rounds, recipe=self.preparation, cache=cache
-        )
+        return in_target_contrast(prepared, target, scanner, settings=settings, recipe=self.preparation, cache=cache)
 
     def checked_for(self, target: Target) -> Method:
         """This method, if it prepares scans as this target was trained to see them, but for steps that were added.
@@ -183,21 +188,47 @@ class Method:
         return self
 
 
+def chosen(
+    target: str | PathLike[str] | Target,
+    settings: HarmonizeSettings | None,
+    method: str | Method | None,
+    changes: Mapping[str, Any],
+) -> tuple[Target, Method, HarmonizeSettings]:
+    """Target, steps and settings of a call, so that each says the same.
+
+    Raises:
+        UsageError: If there is no such method or setting, or the method was made for another recipe.
+    """
+    model, wanted = load_target(target), settings or HarmonizeSettings()
+    if isinstance(method, Method):
+        steps, usual = method.checked_for(model), BiasAgainSettings().rounds
+        wanted = wanted.updated(**{**changes, "method": steps.harmonization.name})
+        rounds = wanted.bias_again.rounds if steps.bias_rounds == usual else steps.bias_rounds
+        refine, keep_bias = wanted.refine and steps.refine, wanted.keep_bias or steps.keep_bias
+        wanted = wanted.updated(refine=refine, keep_bias=keep_bias, bias_again={"rounds": rounds})
+    else:
+        wanted = wanted.updated(**{**changes, **({"method": method} if method else {})})
+        steps = Method(model.info.recipe.preparation, method_named(wanted.method))
+    refine = wanted.refine and steps.harmonization.refines
+    wanted = wanted.updated(refine=refine, device=resolved_device(wanted.device))
+    steps = replace(steps, refine=refine, keep_bias=wanted.keep_bias, bias_rounds=wanted.bias_again.rounds)
+    if model.person is not None and model.person.settings != wanted.person:
+        model = replace(model, person=replace(model.person, settings=wanted.person))
+    return model, steps, wanted
+
+
 @exact_convolutions()
 def harmonize(
     scan: Source,
     target: str | PathLike[str] | Target = "ds002748",
+    settings: HarmonizeSettings | None = None,
     *,
     mask: Source | None = None,
-    mask_command: str | None = None,
-    method: str | Method = "curve",
+    method: str | Method | None = None,
     scanner: ScannerModel | str | PathLike[str] | None = None,
-    refine: bool = True,
-    keep_bias: bool = False,
-    device: str = "cpu",
-    seed: int = 0,
     cache: Path | None = None,
     progress: Progress | None = None,
+    **changes: Any,
 ) -> HarmonizeResult:
     """Harmonize one scan of any scanner to the target scanner.
 
@@ -221,17 +252,15 @@ def harmonize(
     Args:
         scan: A file, a nibabel image or an array.
         target: A model, its file, or the name of an included one.
+        settings: Every choice and number; the defaults if not given.
         mask: Brain mask on the scan's grid (an array is taken to lie there); found automatically if not given.
-        mask_command: External brain extractor with ``{input}`` and ``{output}``.
         method: ``curve`` (default), ``match``, ``latent``, ``latent-published``, one that was registered
             (:func:`~blindharmony.harmonization.methods.register_method`), or a :class:`Method` with steps of your own.
         scanner: Model of the scanner that made the scan, or its file: scans of one scanner share a curve.
-        refine: Whether noise and blur are taken out after the curve.
-        keep_bias: Put the scan's own bias field back at the end.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: Equal seeds give equal bytes on the same machine.
         cache: Folder in which preparation is kept for the next time.
         progress: Called with a stage and the share of it that is done.
+        **changes: Of ``settings``, by the names of :class:`~blindharmony.settings.HarmonizeSettings`: ``refine``,
+            ``keep_bias``, ``seed``, ``device``, ``mask_command``, or a group such as ``curve={"degree": 1}``.
 
     Raises:
         BlindHarmonyError: With one line that names the file, what is wrong and what to do.
@@ -240,25 +269,22 @@ def harmonize(
         >>> harmonize("scan.nii.gz").save("out")                                  # doctest: +SKIP
         (PosixPath('out/scan_desc-harmonized.nii.gz'), ...)
     """
-    model = load_target(target)
-    steps = method.checked_for(model) if isinstance(method, Method) else Method.default(model, method)
-    steps = replace(steps, refine=steps.refine and refine, keep_bias=steps.keep_bias or keep_bias)
+    model, steps, settings = chosen(target, settings, method, changes)
     shared = _scanner_for(steps, model, scanner)
-    device, stage, source = resolved_device(device), Stages(progress), read_volume(scan)
+    stage, source = Stages(progress), read_volume(scan)
     with naming(source):
         with stage("preparing") as say:
             first = prepared_for(
                 model,
                 source,
                 preparation=steps.preparation,
+                settings=settings,
                 mask=mask,
-                mask_command=mask_command,
-                device=device,
                 cache=cache,
                 progress=say,
             )
         with stage("correcting"):
-            prepared, curve = steps.in_target_contrast(first, model, shared, cache=cache)
+            prepared, curve = steps.in_target_contrast(first, model, shared, settings, cache=cache)
             inside = prepared.scan.inside()
         with stage("harmonizing") as say:
             estimated = estimate(
@@ -266,29 +292,25 @@ def harmonize(
                 prepared.scan.data,
                 inside,
                 model,
-                device=device,
-                seed=seed,
+                settings,
                 scanner=curve,
-                refine=steps.refine,
                 progress=lambda done, of: say(done / of),
             )
         with stage("judging"):
-            before = typicality(first.scan.data, inside, model, device=device)
-            after = typicality(estimated.image, inside, model, device=device)
+            before = typicality(first.scan.data, inside, model, device=settings.device)
+            after = typicality(estimated.image, inside, model, device=settings.device)
             away = moved_away(first.scan.data, estimated.image, inside, model)
             doubts = (*estimated.doubts, *([away] if away else []))
             warnings = (*source.warnings, *estimated.warnings)
             trust = judge(prepared, before, after, model, warnings, doubts, shared=shared is not None)
         with stage("returning"):
-            data, brain = to_scan(prepared, estimated, model, keep_bias=steps.keep_bias, device=device)
+            data, brain = to_scan(prepared, estimated, model, settings)
     return HarmonizeResult(
         source=source,
         data=data,
         mask=brain,
         target=model,
-        method=steps.harmonization.name,
-        seed=seed,
-        device=device,
+        settings=settings,
         prepared=prepared,
         source_image=first.scan.data,
         estimate=estimated,
@@ -296,14 +318,9 @@ def harmonize(
         after=after,
         trust=trust,
         seconds=stage.seconds,
-        options={
-            "KeepBias": steps.keep_bias,
-            "Mask": named_mask(mask),
-            "MaskCommand": mask_command,
-            "Refine": steps.refine and steps.harmonization.refines,
-            "Scanner": shared.named if shared else None,
-            **({} if steps.is_default else {"Steps": [f"{name}: {words}" for name, words in steps.steps]}),
-        },
+        given_mask=named_file(mask),
+        scanner=shared,
+        own_steps=() if steps.is_default else tuple(f"{name}: {words}" for name, words in steps.steps),
         inputs=tuple(Path(file) for file in (source.path, mask) if isinstance(file, str | PathLike)),
     )
 
@@ -325,9 +342,8 @@ def prepared_for(
     source: Volume,
     *,
     preparation: Preparation | None = None,
+    settings: HarmonizeSettings = HarmonizeSettings(),
     mask: Source | None = None,
-    mask_command: str | None = None,
-    device: str = "cpu",
     cache: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Prepared:
@@ -336,8 +352,8 @@ def prepared_for(
         source,
         preparation or target.info.recipe,
         mask=None if mask is None else read_mask(mask, source.affine),
-        mask_command=mask_command,
-        device=device,
+        mask_command=settings.mask_command,
+        device=settings.device,
         cache=cache,
         progress=progress,
     )
@@ -354,13 +370,13 @@ def naming(source: Volume) -> Iterator[None]:
         raise
 
 
-def named_mask(mask: Source | None) -> dict[str, str | None] | None:
+def named_file(mask: Source | None) -> NamedFile | None:
     """What a sidecar says about a mask: name and hash of its file; None if none was given."""
     if mask is None:
         return None
     if isinstance(mask, str | PathLike):
-        return {"Name": Path(mask).name, "SHA256": file_sha256(mask)}
-    return {"Name": None, "SHA256": None}
+        return NamedFile(name=Path(mask).name, sha256=file_sha256(mask))
+    return NamedFile(name=None, sha256=None)
 
 
 Verdict = Literal["target-like", "foreign", "not explainable"]
@@ -422,13 +438,12 @@ class Assessment(BaseModel):
 def assess(
     scan: Source,
     target: str | PathLike[str] | Target = "ds002748",
+    settings: HarmonizeSettings | None = None,
     *,
     mask: Source | None = None,
-    mask_command: str | None = None,
-    method: str = "curve",
-    device: str = "cpu",
-    seed: int = 0,
+    method: str | Method | None = None,
     progress: Progress | None = None,
+    **changes: Any,
 ) -> Assessment:
     """Tell how far a scan is from the target scanner, and whether harmonization can bring it there.
 
@@ -437,12 +452,11 @@ def assess(
     Args:
         scan: A file, a nibabel image or an array.
         target: A model, its file, or the name of an included one.
+        settings: Every choice and number of the harmonization that is tried; the defaults if not given.
         mask: Brain mask on the scan's grid; found automatically if not given.
-        mask_command: External brain extractor with ``{input}`` and ``{output}``.
         method: Harmonization to try.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: For methods that draw.
         progress: Called with a stage and the share of it that is done.
+        **changes: Of ``settings``, as for :func:`harmonize`.
 
     Raises:
         BlindHarmonyError: With one line that names the file, what is wrong and what to do.
@@ -452,18 +466,18 @@ def assess(
         'foreign'
     """
     began = time.perf_counter()
-    model = load_target(target)
-    device = resolved_device(device)
+    model, steps, settings = chosen(target, settings, method, changes)
+    device = settings.device
     say = progress or (lambda stage, share: None)
     source = read_volume(scan)
     with naming(source):
         say("preparing", 0.0)
-        prepared = prepared_for(model, source, mask=mask, mask_command=mask_command, device=device)
+        prepared = prepared_for(model, source, preparation=steps.preparation, settings=settings, mask=mask)
         image, inside = prepared.scan.data, prepared.scan.inside()
         say("judging", 0.6)
         before = _standings(image, inside, model, device)
-        corrected, _ = Method.default(model, method).in_target_contrast(prepared, model, None)
-        estimated = estimate(method, corrected.scan.data, inside, model, device=device, seed=seed)
+        corrected, _ = steps.in_target_contrast(prepared, model, None, settings)
+        estimated = estimate(steps.harmonization, corrected.scan.data, inside, model, settings)
         say("judging", 0.9)
         after = _standings(estimated.image, inside, model, device)
     fit, order = mask_fit(inside, model), tissue_order(image, inside, model)
@@ -482,7 +496,7 @@ def assess(
         brain_ml=brain_ml(prepared.native.inside(), prepared.native.spacing),
         order=order,
         overlap=prepared.registration.overlap,
-        method=method,
+        method=settings.method,
         seconds=round(time.perf_counter() - began, 2),
     )
 
@@ -551,46 +565,45 @@ def _warnings(prepared: Prepared, fit: MaskFit, target: Target, seen: tuple[str,
 def summarize_scan(
     scan: Source,
     target: str | PathLike[str] | Target = "ds002748",
+    settings: HarmonizeSettings | None = None,
     *,
     scanner: ScannerModel | None = None,
     mask: Source | None = None,
-    mask_command: str | None = None,
-    device: str = "cpu",
     cache: Path | None = None,
+    **changes: Any,
 ) -> ScanSummary:
     """One look at one scan: prepare it, and take what it adds to the model of its scanner.
 
     Args:
         scan: A file, a nibabel image or an array.
         target: A model, its file, or the name of an included one.
+        settings: Every choice and number; the defaults if not given.
         scanner: The model so far: the summary is then of the scan with its bias field estimated again in the contrast
             that it gives.
         mask: As for :func:`harmonize`, like the rest.
-        mask_command: External brain extractor.
-        device: Where the included brain extractor runs.
         cache: Folder in which preparation is kept for the next time.
+        **changes: Of ``settings``.
     """
-    model, source = load_target(target), read_volume(scan)
+    (model, _, settings), source = chosen(target, settings, None, changes), read_volume(scan)
     with naming(source):
-        prepared = prepared_for(
-            model, source, mask=mask, mask_command=mask_command, device=resolved_device(device), cache=cache
-        )
+        prepared = prepared_for(model, source, settings=settings, mask=mask, cache=cache)
         if scanner is not None:
-            prepared = bias_estimated_again(prepared, model, scanner.checked_for(model).rounds, cache=cache)
-        return summarize(prepared.scan.data, prepared.scan.inside(), model)
+            rounds = scanner.checked_for(model).rounds
+            prepared = bias_estimated_again(prepared, model, rounds, settings=settings, cache=cache)
+        return summarize(prepared.scan.data, prepared.scan.inside(), model, settings.curve)
 
 
 def learn_scanner(
     scans: Sequence[Source],
     target: str | PathLike[str] | Target = "ds002748",
+    settings: HarmonizeSettings | None = None,
     *,
     masks: Sequence[Source | None] | None = None,
-    mask_command: str | None = None,
-    device: str = "cpu",
     cache: Path | None = None,
     fewest: int = 1,
     on_error: Callable[[int, BlindHarmonyError], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **changes: Any,
 ) -> ScannerModel:
     """The model of the scanner that made all these scans, to be given to :func:`harmonize`.
 
@@ -600,15 +613,15 @@ def learn_scanner(
     Args:
         scans: Files, nibabel images or arrays.
         target: A model, its file, or the name of an included one.
+        settings: Every choice and number; the defaults if not given.
         masks: A brain mask, or None, for each scan.
-        mask_command: As for ``harmonize``, like the rest.
-        device: Where the included brain extractor runs.
         cache: Folder in which preparation is kept from look to look, and for ``harmonize``.
         fewest: Scans that must be left after the first look.
         on_error: Called with the index of a scan and what went wrong with it; the scan is then left out of this look.
             Without it any error ends the work. Errors that are not about the one scan always do: wrong use, a target
             that cannot be read, a full disk.
         progress: Called with the number of the look (from 1) and the index of the scan that is next.
+        **changes: Of ``settings``, as for :func:`harmonize`.
 
     Raises:
         UsageError: If there is no scan, or another number of masks.
@@ -624,7 +637,8 @@ def learn_scanner(
     mask_of = [None] * len(scans) if masks is None else masks
     if len(mask_of) != len(scans):
         raise UsageError(f"{len(mask_of)} masks for {len(scans)} scans", remedy="give one for each, or None instead")
-    rounds = ScannerRounds(load_target(target))
+    model, _, settings = chosen(target, settings, None, changes)
+    rounds = ScannerRounds(model, settings=settings)
     while rounds.wanted:
         summaries = []
         for index, (scan, mask) in enumerate(zip(scans, mask_of, strict=True)):
@@ -634,10 +648,9 @@ def learn_scanner(
                 summary = summarize_scan(
                     scan,
                     rounds.target,
+                    settings,
                     scanner=rounds.model,
                     mask=mask,
-                    mask_command=mask_command,
-                    device=device,
                     cache=cache,
                 )
             except Exception as error:

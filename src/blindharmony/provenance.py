@@ -1,12 +1,8 @@
-"""What results say about how they were made: finding inputs, replaying, viewing.
+"""From a result on disk back to the run that made it.
 
-What a sidecar says about the run that made its image.
-
-Find the files of a run again, by their names and hashes.
-
-Repeat a run from its sidecar, and say whether the same bytes come out.
-
-A harmonized scan on disk and the scan it was made from, together again to be looked at.
+Its sidecar names scan, mask, target and settings (:func:`read_record`); the files are found again by their names and
+hashes (:func:`find_input`); the run is repeated and its bytes are compared (:func:`rerun`); the harmonized scan and the
+scan it was made from are looked at side by side (:func:`view`).
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from blindharmony.api import harmonize
 from blindharmony.errors import InputError, TargetError, UsageError
@@ -30,62 +26,27 @@ from blindharmony.models.file import load_target
 from blindharmony.models.target import Target, included_targets
 from blindharmony.preprocessing.brain import read_mask
 from blindharmony.report.viewer import pack, write_viewer
+from blindharmony.result import Digest, FileName, NamedTarget, Parameters, SidecarPart
 from blindharmony.version import versions
 
-# A name may not lead into another folder.
-FileName = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^/\\]+$")]
 # In BIDS derivatives: a place in the data set.
 BIDS_RAW = "bids:raw:"
 Place = Annotated[str, StringConstraints(max_length=1000, pattern=rf"^({BIDS_RAW}[^\\]+|[^/\\]+)$")]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
-    # Fields a later version adds are no reason to refuse.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class Named(SidecarPart):
+    """A file that must be found again."""
+
+    name: FileName
+    sha256: Digest
 
 
-class Named(_Part):
-    """A file known by its name and its SHA-256."""
-
-    name: FileName = Field(alias="Name")
-    sha256: Digest = Field(alias="SHA256")
-
-
-class NamedTarget(_Part):
-    """A target model known by its digest."""
-
-    name: str = Field(alias="Name")
-    file: FileName | None = Field(alias="File")
-    digest: str = Field(alias="Digest", min_length=12)
-
-
-class NamedScanner(_Part):
-    """A scanner model, whole."""
-
-    digest: str = Field(alias="Digest")
-    model: dict[str, Any] = Field(alias="Model")
-
-
-class Parameters(_Part):
-    """Options of the run."""
-
-    seed: int = Field(alias="Seed")
-    device: str = Field(alias="Device")
-    keep_bias: bool = Field(alias="KeepBias")
-    mask: Named | None = Field(alias="Mask")
-    mask_command: str | None = Field(alias="MaskCommand")
-    refine: bool = Field(alias="Refine")
-    scanner: NamedScanner | None = Field(alias="Scanner")
-    steps: tuple[str, ...] = Field(default=(), alias="Steps")
-
-
-class Record(_Part):
+class Record(SidecarPart):
     """All that repeating a run needs.
 
     Attributes:
         sources: Name of the scan, or its place in the data set.
-        digest: Its SHA-256.
+        source_sha256: Its SHA-256.
         target: The model.
         method: Name of the method.
         parameters: Its options.
@@ -93,18 +54,25 @@ class Record(_Part):
         versions: Of everything that decides a result.
     """
 
-    sources: tuple[Place] = Field(alias="Sources")
-    digest: Digest = Field(alias="SourceSHA256")
-    target: NamedTarget = Field(alias="Target")
-    method: str = Field(alias="Method")
-    parameters: Parameters = Field(alias="Parameters")
-    results: dict[FileName, Digest] = Field(alias="Results", min_length=1)
-    versions: dict[str, str] = Field(alias="Versions")
+    sources: tuple[Place]
+    source_sha256: Digest
+    target: NamedTarget
+    method: str
+    parameters: Parameters
+    results: dict[FileName, Digest] = Field(min_length=1)
+    versions: dict[str, str]
+
+    @field_validator("parameters")
+    @classmethod
+    def _mask_is_a_file(cls, parameters: Parameters) -> Parameters:
+        if parameters.mask and not (parameters.mask.name and parameters.mask.sha256):
+            raise ValueError("its mask was no file")
+        return parameters
 
     @property
     def source(self) -> Named:
         """The scan."""
-        return Named(Name=self.sources[0].rpartition("/")[2], SHA256=self.digest)
+        return Named(name=self.sources[0].rpartition("/")[2], sha256=self.source_sha256)
 
 
 def read_record(path: Path) -> Record:
@@ -262,29 +230,23 @@ def rerun(
         )
     places = places_for(sidecar, inputs)
     scan = find_input(record.source, "scan", [*in_study(sidecar, record.sources[0]), *places], sidecar)
-    mask = None if options.mask is None else find_input(options.mask, "mask", places, sidecar)
+    mask = find_input(Named.model_validate(dict(options.mask)), "mask", places, sidecar) if options.mask else None
     model = _target(record, target, places, sidecar)
     scanner = None
     if options.scanner is not None:
         try:
             scanner = ScannerModel.parse(options.scanner.model)
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             scanner = None
         if scanner is None or scanner.digest != options.scanner.digest or scanner.target != model.digest:
             raise InputError("its scanner model was changed", remedy="use the sidecar as it was written", path=sidecar)
-    result = harmonize(
-        scan,
-        model,
-        mask=mask,
-        mask_command=mask_command,
-        method=record.method,
-        scanner=scanner,
-        refine=options.refine,
-        keep_bias=options.keep_bias,
-        device=device or options.device,
-        seed=options.seed,
-        progress=progress,
-    )
+    try:
+        settings = options.settings_of(record.method)
+    except UsageError as error:
+        raise InputError(error.what, remedy="use the sidecar as it was written", path=sidecar) from None
+    if device:
+        settings = settings.updated(device=device)
+    result = harmonize(scan, model, settings, mask=mask, scanner=scanner, progress=progress)
     files = result.save(
         out,
         report=any(name.endswith(".html") and not name.endswith(".viewer.html") for name in record.results),
@@ -292,12 +254,14 @@ def rerun(
         uncertainty=any("_desc-harmonizedSD" in name for name in record.results),
         overwrite=overwrite,
     )
-    found = {file.name: file_sha256(file) for file in files}
-    now = versions()
+    written = {file.name: file_sha256(file) for file in files}
+    before, now = dict(record.versions), versions()
+    if options.settings_digest:
+        before["settings"], now["settings"] = options.settings_digest, result.settings.digest
     return Rerun(
-        {name: found.get(name) == digest for name, digest in record.results.items()},
+        {name: written.get(name) == digest for name, digest in record.results.items()},
         files,
-        tuple(f"{k} was {v}, here {now.get(k, 'missing')}" for k, v in record.versions.items() if now.get(k) != v),
+        tuple(f"{k} was {v}, here {now.get(k, 'missing')}" for k, v in before.items() if now.get(k) != v),
     )
 
 
@@ -429,7 +393,7 @@ def _scan(image: Path, said: dict[str, Any], given: Path | None, inputs: Sequenc
         )
     sidecar = image.with_name(sidecar_name(image))
     try:
-        wanted = Named(Name=Path(sources[0]).name, SHA256=digest)
+        wanted = Named(name=Path(sources[0]).name, sha256=digest)
     except ValidationError:
         raise InputError("this is no sidecar", remedy="name the scan with --scan", path=sidecar) from None
     return find_input(wanted, "scan", [*in_study(image, sources[0]), *places_for(sidecar, inputs)], sidecar)

@@ -1,27 +1,33 @@
-"""What harmonize returns, and what is written of it.
-
-A result as the evidence its report shows.
-
-What a user gets back for one scan.
-"""
+"""What harmonize returns and what is written of it: the harmonized scan, its sidecar, the evidence of its report."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+)
+from pydantic.alias_generators import to_pascal
 
 from blindharmony.files import file_sha256, result_names, write_sidecar, written_together
 from blindharmony.harmonization.intensity import Estimate
 from blindharmony.harmonization.methods import method_named
 from blindharmony.harmonization.native import own_bias
+from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.io.volume import Volume
 from blindharmony.io.write import write_like
 from blindharmony.models.target import Target, included_targets
@@ -33,6 +39,7 @@ from blindharmony.quality.verdict import Trust, brain_ml
 from blindharmony.report.evidence import Confidence, Curve, ScanEvidence, Verdict, methods_text
 from blindharmony.report.scan import write_report
 from blindharmony.report.viewer import pack, write_viewer
+from blindharmony.settings import HarmonizeSettings
 from blindharmony.version import versions
 
 if TYPE_CHECKING:
@@ -56,10 +63,10 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
         **versions(),
         "target model": f"{target.info.name} ({target.digest or 'not saved'})",
         "preparation": target.info.recipe.digest(),
-        "method": result.method,
-        "seed": str(result.seed),
+        "method": result.settings.method,
+        "seed": str(result.settings.seed),
         "command": command(result),
-        "scan (SHA-256)": str(result.sidecar["SourceSHA256"] or "in memory"),
+        "scan (SHA-256)": str(result.source_sha256 or "in memory"),
         **{f"{name} (SHA-256)": digest for name, digest in (written or {}).items()},
     }
     return ScanEvidence(
@@ -102,16 +109,18 @@ def command(result: HarmonizeResult) -> str:
     words = ["blindharmony", "harmonize", result.name, "--target", result.target.file or result.target.info.name]
     if result.target.info.name in included_targets():
         words[-1] = result.target.info.name
-    options = result.options
-    words += ["--method", result.method, "--seed", str(result.seed), "--device", result.device]
-    if options.get("Mask"):
-        words += ["--mask", options["Mask"]["Name"] or "MASK"]
-    if options.get("MaskCommand"):
-        words += ["--mask-command", options["MaskCommand"]]
-    if options.get("Scanner"):
+    settings = result.settings
+    words += ["--method", settings.method, "--seed", str(settings.seed), "--device", settings.device]
+    if result.given_mask:
+        words += ["--mask", result.given_mask.name or "MASK"]
+    if settings.mask_command:
+        words += ["--mask-command", settings.mask_command]
+    if result.scanner:
         words += ["--scanner", "SCANNER.json"]
-    words += [] if options.get("Refine", True) else ["--no-refine"]
-    words += ["--keep-bias"] if options.get("KeepBias") else []
+    words += [] if settings.refine else ["--no-refine"]
+    words += ["--keep-bias"] if settings.keep_bias else []
+    for group, numbers in settings.groups().items():
+        words += [word for name, value in numbers.items() for word in ("--set", f"{group}.{name}={json.dumps(value)}")]
     return shlex.join([*words, "--out", "DIR"])
 
 
@@ -175,20 +184,19 @@ def _details(result: HarmonizeResult) -> list[str]:
 
 def _method(result: HarmonizeResult) -> str:
     """What was done, in sentences for a paper."""
-    said = method_named(result.method).about
-    scanner = result.options.get("Scanner")
-    if scanner:
-        said = (
-            f"One increasing intensity curve was shared by the {scanner['Scans']} scans of its scanner: the one that "
-            "gives their mean the intensities that these persons together would have on the target scanner, predicted "
-            "from the order of the intensities and their place in the head; each scan kept a gain of its own."
+    words = method_named(result.settings.method).about
+    if result.scanner:
+        words = (
+            f"One increasing intensity curve was shared by the {result.scanner.scans} scans of its scanner: the one "
+            "that gives their mean the intensities that these persons together would have on the target scanner, "
+            "predicted from the order of the intensities and their place in the head; each scan kept a gain of its own."
         )
     if result.estimate.refinement:
-        said += (
+        words += (
             " Noise and blur were then reduced by a network that had learnt from target scans "
             f"seen through random simulated scanners (strength {result.estimate.refinement:.2f})."
         )
-    return said
+    return words
 
 
 def _curve(result: HarmonizeResult, unit: float) -> Curve | None:
@@ -222,7 +230,120 @@ def _bias(result: HarmonizeResult) -> np.ndarray | None:
     return field
 
 
-__all__ = ["scan_evidence"]
+# A name may not lead into another folder.
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^/\\]+$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _key(name: str) -> str:
+    """A field's name in the JSON: ``source_sha256`` is ``SourceSHA256``."""
+    return to_pascal(name).replace("Sha256", "SHA256")
+
+
+class SidecarPart(BaseModel):
+    """A part of a sidecar: names in the JSON begin with capitals, and what a later version adds is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=_key, validate_by_name=True)
+
+
+class NamedFile(SidecarPart):
+    """A file known by its name and its SHA-256; both None if it was an image in memory."""
+
+    name: FileName | None
+    sha256: Digest | None
+
+
+class NamedTarget(SidecarPart):
+    """A target model known by its digest."""
+
+    name: str
+    file: FileName | None
+    digest: str = Field(min_length=12)
+    preparation: str = ""
+
+
+class NamedScanner(SidecarPart):
+    """A scanner model, whole."""
+
+    scans: int = 1
+    digest: str
+    model: dict[str, Any]
+
+
+class Parameters(SidecarPart):
+    """The settings of a run, what it was given beside the scan, and the settings' digest.
+
+    Of the numbers only those that are not the defaults are written.
+    """
+
+    seed: int
+    device: str
+    keep_bias: bool
+    mask: NamedFile | None
+    mask_command: str | None
+    refine: bool
+    scanner: NamedScanner | None
+    steps: tuple[str, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    settings_digest: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: HarmonizeSettings,
+        *,
+        mask: NamedFile | None,
+        scanner: NamedScanner | None,
+        steps: tuple[str, ...] = (),
+    ) -> Parameters:
+        """What a sidecar says about these settings."""
+        return cls(
+            **settings.model_dump(include={"seed", "device", "keep_bias", "mask_command", "refine"}),
+            mask=mask,
+            scanner=scanner,
+            steps=steps,
+            settings=settings.groups(by_alias=True),
+            settings_digest=settings.digest,
+        )
+
+    def settings_of(self, method: str) -> HarmonizeSettings:
+        """The settings of the run.
+
+        Raises:
+            UsageError: If they are none.
+        """
+        choices = self.model_dump(include={"seed", "device", "keep_bias", "mask_command", "refine"})
+        return HarmonizeSettings().updated(**self.settings).updated(method=method, **choices)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        return {key: value for key, value in content.items() if key not in ("Steps", "Settings") or value}
+
+
+class Sidecar(SidecarPart):
+    """The JSON beside a harmonized scan, in the order in which it is written."""
+
+    description: str
+    sources: tuple[str, ...]
+    source_sha256: str | None
+    skull_stripped: bool
+    spatial_reference: str = "orig"
+    units: str
+    target: NamedTarget
+    method: str
+    parameters: Parameters
+    preparation: dict[str, Any]
+    figures: dict[str, Any]
+    verdict: dict[str, str]
+    warnings: tuple[str, ...]
+    versions: dict[str, str]
+    results: dict[str, str]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What is written: plain numbers, words and lists; without ``Results`` as long as nothing is written."""
+        return self.model_dump(by_alias=True, exclude=set() if self.results else {"results"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,9 +355,7 @@ class HarmonizeResult:
         data: Harmonized intensities in the target scanner's units, float32, ``(X, Y, Z)`` in the file's own axes.
         mask: Brain mask, same axes.
         target: The target model.
-        method: Name of the method.
-        seed: Seed used.
-        device: Where it was computed.
+        settings: Every choice and number it was made with.
         prepared: Every preparation step and what it found.
         source_image: The scan as prepared in its own contrast, template grid, flow units.
         estimate: The result on the template grid.
@@ -244,7 +363,9 @@ class HarmonizeResult:
         after: How typical the result is.
         trust: Verdict, warnings and advice.
         seconds: Time of each stage.
-        options: What was asked for, as the sidecar has it.
+        given_mask: Name and hash of the mask that was given, if one was.
+        scanner: Model of the scanner, if one was given.
+        own_steps: The steps of the method in words, if it is not one that a name and settings say all about.
         inputs: Files it was made from, which no result replaces.
 
     Example:
@@ -257,9 +378,7 @@ class HarmonizeResult:
     data: NDArray[np.float32]
     mask: NDArray[np.bool_]
     target: Target
-    method: str
-    seed: int
-    device: str
+    settings: HarmonizeSettings
     prepared: Prepared
     source_image: NDArray[np.float32]
     estimate: Estimate
@@ -267,7 +386,9 @@ class HarmonizeResult:
     after: Typicality | None
     trust: Trust
     seconds: Mapping[str, float]
-    options: Mapping[str, Any]
+    given_mask: NamedFile | None = None
+    scanner: ScannerModel | None = None
+    own_steps: tuple[str, ...] = ()
     inputs: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
@@ -293,6 +414,16 @@ class HarmonizeResult:
     def name(self) -> str:
         """File name of the scan, ``scan.nii.gz`` for an image in memory."""
         return self.source.path.name if self.source.path else "scan.nii.gz"
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.settings.method
+
+    @cached_property
+    def source_sha256(self) -> str | None:
+        """Hash of the scan's file; None for an image in memory."""
+        return file_sha256(self.source.path) if self.source.path else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -321,46 +452,61 @@ class HarmonizeResult:
             image.header["xyzt_units"] = header["xyzt_units"]
         return image
 
-    @property
+    @cached_property
     def uncertainty(self) -> NDArray[np.float32] | None:
         """One standard deviation of each voxel's error, target units; None if the method does not know it."""
         if self.estimate.error is None:
             return None
         scale = np.full(self.prepared.native.data.shape, self.target.info.unit, np.float32)
-        if self.options.get("KeepBias"):
+        if self.settings.keep_bias:
             # The deviation is known at intensities without the field, and is larger where the scan is brighter.
             scale *= own_bias(self.prepared)
         scale = self.prepared.to_file_grid(scale, fill=self.target.info.unit)
         return np.where(self.mask, scale * self.estimate.error(self.data / scale), 0).astype(np.float32)
 
-    @cached_property
+    @property
     def sidecar(self) -> dict[str, Any]:
         """The JSON sidecar: where the image came from and how it was made, all that repeating it needs.
 
         Files are named without their folders, which are nobody's business, and known by their hashes.
         """
-        path = self.source.path
-        return {
-            "Description": f"{self.target.info.suffix} scan harmonized to the target scanner '{self.target.info.name}'",
-            "Sources": [self.name],
-            "SourceSHA256": file_sha256(path) if path else None,
-            "SkullStripped": self.prepared.brain_mask.source == "stripped",
-            "SpatialReference": "orig",
-            "Units": f"intensity units of the target scanner '{self.target.info.name}'",
-            "Target": {
-                "Name": self.target.info.name,
-                "File": self.target.file or None,
-                "Digest": self.target.digest,
-                "Preparation": self.target.info.recipe.digest(),
-            },
-            "Method": self.method,
-            "Parameters": {"Seed": self.seed, "Device": self.device, **self.options},
-            "Preparation": self.prepared.summary(),
-            "Figures": dict(self.figures),
-            "Verdict": {"Level": self.trust.level, "Headline": self.trust.headline},
-            "Warnings": list(self.warnings),
-            "Versions": versions(),
-        }
+        return self.provenance().content
+
+    def provenance(self, source_uri: str | None = None, results: Mapping[str, str] | None = None) -> Sidecar:
+        """What the sidecar says, as a typed record.
+
+        Args:
+            source_uri: Place of the scan in its data set, as BIDS writes it; its file name if not given.
+            results: Name of each file written → its SHA-256.
+        """
+        info, model = self.target.info, self.scanner
+        scanner = NamedScanner(scans=model.scans, digest=model.digest, model=model.content) if model else None
+        return Sidecar(
+            description=f"{info.suffix} scan harmonized to the target scanner '{info.name}'",
+            sources=(source_uri or self.name,),
+            source_sha256=self.source_sha256,
+            skull_stripped=self.prepared.brain_mask.source == "stripped",
+            units=f"intensity units of the target scanner '{info.name}'",
+            target=NamedTarget(
+                name=info.name,
+                file=self.target.file or None,
+                digest=self.target.digest,
+                preparation=info.recipe.digest(),
+            ),
+            method=self.settings.method,
+            parameters=Parameters.of(
+                self.settings,
+                mask=self.given_mask,
+                scanner=scanner,
+                steps=self.own_steps,
+            ),
+            preparation=self.prepared.summary(),
+            figures=dict(self.figures),
+            verdict={"Level": self.trust.level, "Headline": self.trust.headline},
+            warnings=self.warnings,
+            versions=versions(),
+            results=dict(results or {}),
+        )
 
     def save(
         self,
@@ -369,13 +515,15 @@ class HarmonizeResult:
         report: bool = True,
         viewer: bool = False,
         uncertainty: bool = False,
+        source_uri: str | None = None,
         overwrite: bool = False,
     ) -> tuple[Path, ...]:
         """Write scan, mask, sidecar and report into ``folder``; nothing is written beside the source.
 
         The sidecar comes last: where it is, everything is, and of this run. With ``uncertainty`` the error bar of
         every voxel is written too (``desc-harmonizedSD``), with ``viewer`` a page with both volumes inside. With
-        ``overwrite`` all files of an earlier run go, those that this one does not write as well.
+        ``overwrite`` all files of an earlier run go, those that this one does not write as well. ``source_uri`` is the
+        place of the scan in its data set, as BIDS writes it (``bids:raw:sub-01/anat/sub-01_T1w.nii.gz``).
 
         Returns:
             The files written, the harmonized scan first.
@@ -395,8 +543,8 @@ class HarmonizeResult:
                 files.append(write_report(scan_evidence(self, hashes), staged / names["report"]))
             if viewer:
                 files.append(self.viewer(staged / names["viewer"]))
-            results = {"Results": hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}}
-            files.append(write_sidecar(staged / names["sidecar"], self.sidecar | results))
+            results = hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}
+            files.append(write_sidecar(staged / names["sidecar"], self.provenance(source_uri, results).content))
         return tuple(Path(folder) / file.name for file in files)
 
     def report(self, path: str | Path, *, overwrite: bool = False) -> Path:

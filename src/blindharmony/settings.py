@@ -61,6 +61,16 @@ class SettingsGroup(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, alias_generator=to_pascal, validate_by_name=True
     )
 
+    @classmethod
+    def named(cls, alias: str) -> str:
+        """The field that a sidecar calls so; the word itself if there is none.
+
+        Example:
+            >>> HarmonizeSettings.named("BiasAgain")
+            'bias_again'
+        """
+        return next((name for name, field in cls.model_fields.items() if field.alias == alias), alias)
+
     def differences(self) -> dict[str, Any]:
         """What is not as by default, by field names."""
         return self.model_dump(mode="json", exclude_defaults=True)
@@ -306,14 +316,26 @@ class Settings(SettingsGroup):
             blindharmony.errors.UsageError: settings: methd is unknown; did you mean method?
         """
         values = self.model_dump()
-        for name, change in changes.items():
-            old = values.get(name)
-            new = change.model_dump() if isinstance(change, BaseModel) else change
-            values[name] = {**old, **new} if isinstance(old, dict) and isinstance(new, Mapping) else new
+        for key, change in changes.items():
+            name = self.named(key)
+            group, new = getattr(self, name, None), change.model_dump() if isinstance(change, BaseModel) else change
+            if isinstance(group, SettingsGroup) and isinstance(new, Mapping):
+                new = {**values[name], **{group.named(word): value for word, value in new.items()}}
+            values[name] = new
         try:
             return type(self).model_validate(values)
         except ValidationError as error:
             raise _refused(error, type(self)) from None
+
+    def groups(self, *, by_alias: bool = False) -> dict[str, dict[str, Any]]:
+        """The numbers that are not as by default, group by group."""
+        numbers = {name: getattr(self, name) for name in type(self).model_fields}
+        changed = {
+            name: group.model_dump(mode="json", exclude_defaults=True, by_alias=by_alias)
+            for name, group in numbers.items()
+            if isinstance(group, SettingsGroup)
+        }
+        return {to_pascal(name) if by_alias else name: group for name, group in changed.items() if group}
 
     def digest_of(self, names: Iterable[str]) -> str:
         """SHA-256 (12 digits) of some of the fields, written as JSON with sorted keys."""

@@ -11,6 +11,7 @@ from blindharmony.harmonization.native import carry_to_native, fitted_curve, own
 from blindharmony.harmonization.refine import Refinement
 from blindharmony.preprocessing.recipe import Applied, Prepared
 from blindharmony.preprocessing.steps import BiasField, CorrectBias, Reorient, Scan, Step
+from blindharmony.settings import HarmonizeSettings, RefinementSettings
 
 SHAPE = (9, 10, 11)
 
@@ -87,12 +88,12 @@ def test_the_restorer_works_on_the_scans_own_grid_where_it_can(prepared, tiny_ta
     fine = replace(prepared.native, affine=np.diag([mm, mm, mm, 1]))
     prepared = replace(prepared, history=(replace(prepared.history[0], before=fine),))
     found = Estimate(CURVE(prepared.scan.data) * prepared.scan.mask, intensity_map=CURVE, refinement=0.5)
-    native = carry_to_native(prepared, found, tiny_target, device="cpu")
+    native = carry_to_native(prepared, found, tiny_target)
     assert bool(calls) is asked
     base, inside = CURVE(fine.data), fine.mask
     np.testing.assert_allclose(native, np.where(inside, base - 0.05 * asked, base), atol=1e-6)
     if asked:
-        assert calls[0][1] == {"strength": 0.5, "own_grid": True, "device": "cpu"}
+        assert calls[0][1] == {"strength": 0.5, "own_grid": True, "device": "cpu", "settings": RefinementSettings()}
 
 
 def test_a_fitted_curve_never_falls():
@@ -112,7 +113,9 @@ def test_a_scan_keeps_its_own_field_if_asked(prepared, tiny_target):
     steps = ((Reorient(), Reorient().estimate(native)), (CorrectBias(), bias), (Shift(), Nothing()))
     whole = Prepared(prepared.scan, tuple(Applied(step, result, native) for step, result in steps))
     found = Estimate(CURVE(prepared.scan.data) * prepared.scan.mask, intensity_map=CURVE)
-    (plain, brain), (kept, _) = (to_scan(whole, found, tiny_target, keep_bias=keep) for keep in (False, True))
+    (plain, brain), (kept, _) = (
+        to_scan(whole, found, tiny_target, HarmonizeSettings(keep_bias=keep)) for keep in (False, True)
+    )
     np.testing.assert_allclose(plain, CURVE(native.data) * tiny_target.info.unit, rtol=1e-5)
     np.testing.assert_allclose(kept, plain * np.exp(field), rtol=1e-5)
     np.testing.assert_array_equal(brain, native.mask)

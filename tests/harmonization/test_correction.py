@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from blindharmony.errors import UsageError
-from blindharmony.harmonization.curve import BIAS_ROUNDS, ScannerRounds, bias_estimated_again, in_target_contrast
+from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, in_target_contrast
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import summarize
 from blindharmony.io.volume import read_volume
 from blindharmony.preprocessing.recipe import PrepRecipe, prepare
 from blindharmony.preprocessing.steps import BiasField
+from blindharmony.settings import BiasAgainSettings
 
 QUICK = PrepRecipe(n4_shrink_mm=12)
 AT = np.linspace(0.02, 3, 400)
@@ -73,8 +74,8 @@ def test_rounds_end(pair, target):
     while rounds.wanted:
         assert rounds.number == 2 + count
         rounds, count = rounds.after([summary, summary]), count + 1
-    assert count == BIAS_ROUNDS
-    assert [m.scans for m in rounds.model.rounds] == [2] * (BIAS_ROUNDS + 1)
+    assert count == BiasAgainSettings().rounds == 2
+    assert [m.scans for m in rounds.model.rounds] == [2] * 3
     unsure = replace(rounds.model, lift=0.0, next_round=None)
     assert not ScannerRounds(target, unsure).wanted
 

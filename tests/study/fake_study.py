@@ -7,6 +7,7 @@ from fake_work import FAKE
 
 from blindharmony.io.bids import bids_scans
 from blindharmony.jobs.engine import SerialEngine
+from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.groups import by_metadata
 from blindharmony.study.ledger import Ledger
 from blindharmony.study.run import held, make_plan, run_study
@@ -34,7 +35,7 @@ def fake_run(root: Path, out: Path, engine=None, *, seed: int = 0, say=None, scr
     lines = [] if say is None else say
     with held(Ledger(out)) as ledger:
         plan = make_plan(by_metadata(scans), ledger)
-        settings = Settings(target="none", digest="d", seed=seed)
+        settings = Settings(target="none", digest="d", harmonize=HarmonizeSettings(seed=seed))
         try:
             return run_study(
                 plan,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blindharmony.harmonization.methods import LATENT
+from blindharmony.settings import HarmonizeSettings
 from blindharmony_benchmark.heads import Files
 from blindharmony_benchmark.plan import Plan, Source
 from blindharmony_benchmark.registry import Entry
@@ -64,8 +64,8 @@ def cost(benchmark: Benchmark) -> Cost:
 
 def _share(plan: Plan, entry: Entry) -> float:
     """Of the turns of the published iteration that it takes."""
-    settings = LATENT.get(entry.name)
-    return plan.turns / settings.iterations if settings and plan.turns else 1.0
+    iterates = entry.name.startswith("latent")
+    return plan.turns / HarmonizeSettings(method=entry.name).iteration.iterations if iterates and plan.turns else 1.0
 
 
 def _again(plan: Plan, entry: Entry, source: Source) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.options import found_scans, given_masks
+from blindharmony.cli.options import add_settings, found_scans, given_masks, settings_of
 from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, reportable
 from blindharmony.version import VERSION
 
@@ -54,18 +54,18 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--json", action="store_true", help="one JSON document on standard output, for machines")
     p.add_argument("--mask", type=Path, help="brain mask on the scan's grid (one scan only)")
     p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
-    p.add_argument("--mask-command", metavar="CMD", help="brain extractor to call, with {input} and {output} in it")
+    add_settings(p, ("mask_command", "device"))
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
     p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
-    p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     p.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Assess every scan; one that fails does not stop the others."""
+    settings = settings_of(arguments)
     paths, missing = found_scans(arguments.scans, arguments.participant_label, arguments.suffix, screen)
-    masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=arguments.mask_command)
+    masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
     from blindharmony.api import assess
     from blindharmony.models.file import load_target
 
@@ -83,9 +83,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                 result = assess(
                     path,
                     target,
+                    settings,
                     mask=masks.get(path),
-                    mask_command=arguments.mask_command,
-                    device=arguments.device,
                     progress=stage,
                 )
         except UsageError:

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli import workers as bids_engine
 from blindharmony.cli.console import Screen, Stage
-from blindharmony.cli.options import gigabytes, whole
+from blindharmony.cli.options import add_settings, both, gigabytes, settings_of
 from blindharmony.cli.train import duration
-from blindharmony.cli.workers import both
 from blindharmony.errors import UsageError
 from blindharmony.files import split_name
 
@@ -164,7 +163,6 @@ def add_parser(verbs: Any) -> None:
     which.add_argument(*both("--bids-filter-file"), type=Path, metavar="FILE", help='JSON: {"t1w": {"run": 1}}')
     which.add_argument(*both("--skip-bids-validation"), action="store_true", help="do not check the data set")
     which.add_argument(*both("--mask-dir"), type=Path, metavar="DIR", help="derivatives with desc-brain masks")
-    which.add_argument(*both("--mask-command"), metavar="CMD", help="brain extractor, with {input} and {output} in it")
     scanners = p.add_argument_group("which scans share a scanner")
     scanners.add_argument(
         *both("--scanner-grouping"),
@@ -183,12 +181,9 @@ def add_parser(verbs: Any) -> None:
         "(default: %(default)s)",
     )
     how = p.add_argument_group("how")
-    how.add_argument(*both("--no-refine"), action="store_true", help="only an intensity curve: leave noise and blur")
+    add_settings(how, ("mask_command", "refine", "keep_bias", "device", "seed"), underscores=True)
     how.add_argument("--uncertainty", action="store_true", help="also write the error bar of every voxel")
-    how.add_argument(*both("--keep-bias"), action="store_true", help="leave the scan's own bias field in the result")
     how.add_argument(*both("--no-report"), action="store_true", help="write no HTML reports")
-    how.add_argument("--device", default="cpu", help="auto, cpu or cuda: workers share the GPUs (default: %(default)s)")
-    how.add_argument("--seed", type=whole, default=0, help="equal seeds give equal files (default: %(default)s)")
     how.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
     how.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
     bids_engine.add_options(p.add_argument_group("who does the work"))
@@ -232,18 +227,16 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.study.run import held, make_plan, run_study
     from blindharmony.study.work import Settings
 
-    device = resolved_device(arguments.device)
+    harmonize = settings_of(arguments)
+    device = resolved_device(harmonize.device)
+    harmonize = harmonize.updated(device=device)
     target = load_target(arguments.target)
     settings = Settings(
         target=_for_workers(arguments.target),
         digest=target.digest,
-        mask_command=arguments.mask_command,
-        refine=not arguments.no_refine,
-        keep_bias=arguments.keep_bias,
+        harmonize=harmonize,
         uncertainty=arguments.uncertainty,
         report=not arguments.no_report,
-        device=device,
-        seed=arguments.seed,
     )
     groups = _groups(arguments, target.info.suffix, screen)
     # Jobs of an array: each has participants of its own, and no scan waits for another one.

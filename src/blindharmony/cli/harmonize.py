@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.options import found_scans, given_masks, whole
+from blindharmony.cli.options import add_settings, found_scans, given_masks, settings_of
 from blindharmony.errors import (
     BlindHarmonyError,
     InputError,
@@ -40,7 +40,7 @@ from blindharmony.files import output_name, result_names, slug, write_bytes
 from blindharmony.io.bids import find_scans
 from blindharmony.io.dicom import choose, convert, is_dicom
 from blindharmony.io.tables import scanner_table
-from blindharmony.settings import METHODS
+from blindharmony.settings import CHOICES, HarmonizeSettings
 from blindharmony.study.ledger import kept_gb, largest
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def add_group_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--scanner", type=Path, metavar="FILE", help="use a scanner fitted before: scan by scan later on")
 
 
-def check_group(arguments: argparse.Namespace) -> None:
+def check_group(arguments: argparse.Namespace, method: str) -> None:
     """Refuse combinations that make no sense, before any work.
 
     Raises:
@@ -224,8 +224,8 @@ def check_group(arguments: argparse.Namespace) -> None:
         raise UsageError("--group, --group-table and --scanner exclude each other", remedy="use one of them")
     if arguments.save_scanner and not together:
         raise UsageError("--save-scanner needs several scans to fit", remedy="add --group")
-    if (together or arguments.scanner) and arguments.method != "curve":
-        raise UsageError(f"the method '{arguments.method}' has no scanner model", remedy="use --method curve")
+    if (together or arguments.scanner) and method != "curve":
+        raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
     if arguments.save_scanner and arguments.group:
         _mask_not_there(arguments.save_scanner, arguments)
 
@@ -287,6 +287,7 @@ def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
 
 def learnt_scanners(
     arguments: argparse.Namespace,
+    settings: HarmonizeSettings,
     groups: dict[str, list[Path]],
     masks: dict[Path, Path],
     target: Target,
@@ -316,9 +317,8 @@ def learnt_scanners(
                 scanner = learn_scanner(
                     members,
                     target,
+                    settings,
                     masks=[masks.get(path) for path in members],
-                    mask_command=arguments.mask_command,
-                    device=arguments.device,
                     cache=cache,
                     on_error=leave_out,
                     progress=looking,
@@ -376,23 +376,12 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
     p.add_argument("--mask", type=Path, help="brain mask on the scan's grid (one scan only)")
     p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
-    p.add_argument("--mask-command", metavar="CMD", help="brain extractor to call, with {input} and {output} in it")
-    p.add_argument(
-        "--method",
-        default="curve",
-        metavar="NAME",
-        choices=METHODS,
-        help="curve (default), match (histogram matching only), latent (published iteration), latent-published",
-    )
+    add_settings(p, CHOICES)
     add_group_options(p)
     add_dicom_options(p)
     p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
     p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
-    p.add_argument("--no-refine", action="store_true", help="only an intensity curve: leave noise and blur alone")
     p.add_argument("--uncertainty", action="store_true", help="also write the error bar of every voxel")
-    p.add_argument("--keep-bias", action="store_true", help="leave the scan's own bias field in the result")
-    p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    p.add_argument("--seed", type=whole, default=0, help="equal seeds give equal files (default: %(default)s)")
     p.add_argument("--no-report", action="store_true", help="write no HTML report")
     p.add_argument("--viewer", action="store_true", help="also write a page to scroll through both volumes")
     p.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
@@ -403,12 +392,13 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
-    check_group(arguments)
+    settings = settings_of(arguments)
+    check_group(arguments, settings.method)
     scans, unconverted = with_dicom_converted(arguments, screen)
     paths, unfound = found_scans(scans, arguments.participant_label, arguments.suffix, screen)
     missing = [*unconverted, *unfound]
     _check(paths)
-    masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=arguments.mask_command)
+    masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.api import harmonize
     from blindharmony.harmonization.scanner import ScannerModel
@@ -426,7 +416,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     elif arguments.scanner:
         ScannerModel.load(arguments.scanner, target)
     with prepared_scans(arguments.out, paths) if groups else nullcontext() as cache:
-        scanners = learnt_scanners(arguments, groups, masks, target, cache, screen)
+        scanners = learnt_scanners(arguments, settings, groups, masks, target, cache, screen)
         for index, path in enumerate(paths):
             name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
             screen.note(f"{name}: harmonizing to {target.info.name}")
@@ -436,15 +426,10 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                     result = harmonize(
                         path,
                         target,
+                        settings,
                         mask=masks.get(path),
-                        mask_command=arguments.mask_command,
-                        method=arguments.method,
                         scanner=scanners.get(path, arguments.scanner),
-                        refine=not arguments.no_refine,
                         cache=cache,
-                        keep_bias=arguments.keep_bias,
-                        device=arguments.device,
-                        seed=arguments.seed,
                         progress=stage,
                     )
                     stage("writing", 0.5)

@@ -1,20 +1,124 @@
-"""Options that several commands have.
+"""Options that several commands have, each declared once.
 
-Numbers on the command line, refused where they make no sense before any work begins.
-
-Scans named on the command line.
+Settings of a harmonization are options because they are fields of :class:`~blindharmony.settings.HarmonizeSettings`
+(:func:`add_settings`, :func:`settings_of`); then numbers, refused where they make no sense before any work begins; then
+the scans and masks that are named.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from blindharmony.cli.console import Screen
 from blindharmony.errors import InputError, NothingFoundError, UsageError
+from blindharmony.files import parse_json, read_text
 from blindharmony.io.bids import Listing, find_masks, joined, list_scans
+from blindharmony.settings import CHOICES, METHODS, HarmonizeSettings
+
+
+def both(option: str) -> tuple[str, ...]:
+    """An option with dashes and with underscores.
+
+    Example:
+        >>> both("--mem-gb")
+        ('--mem-gb', '--mem_gb')
+    """
+    return option, "--" + option[2:].replace("-", "_")
+
+
+def add_settings(p: Any, choices: Sequence[str], *, underscores: bool = False) -> None:
+    """Options for choices of :class:`~blindharmony.settings.HarmonizeSettings`, and ``--set`` and ``--config``.
+
+    Name, kind, default and help are those of the field. What is not given is None, so that a file of settings counts.
+
+    Args:
+        p: A parser or a group of its options.
+        choices: Fields.
+        underscores: Whether the options may be written with underscores too, as BIDS apps are.
+    """
+    for name in choices:
+        field = HarmonizeSettings.model_fields[name]
+        words = (field.description or "").removesuffix(".")
+        text, option = words[0].lower() + words[1:], "--" + name.replace("_", "-")
+        how: dict[str, Any] = {"dest": name, "default": None, "help": text}
+        if field.default is True:
+            option, how["action"], how["const"] = "--no-" + option[2:], "store_const", False
+            how["help"] = f"do not {text}"
+        elif field.default is False:
+            how |= {"action": "store_const", "const": True}
+        else:
+            how["metavar"] = _METAVARS[name]
+            how["type"] = whole if isinstance(field.default, int) else str
+            if field.default is not None and "default" not in text:
+                how["help"] = f"{text} (default: {field.default})"
+            if name == "method":
+                how["choices"] = METHODS
+        p.add_argument(*(dict.fromkeys(both(option)) if underscores else (option,)), **how)
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="GROUP.NAME=VALUE",
+        help="change a number of the method, such as curve.degree=1 (repeatable; the reference lists them)",
+    )
+    p.add_argument("--config", type=Path, metavar="FILE", help="settings in a JSON or TOML file; options come after it")
+
+
+_METAVARS = {"method": "NAME", "seed": "N", "device": "NAME", "mask_command": "CMD"}
+
+
+def settings_of(arguments: argparse.Namespace) -> HarmonizeSettings:
+    """The settings that a command line asks for: those of ``--config``, then ``--set``, then the options.
+
+    Raises:
+        UsageError: If there is no such setting, or a value makes no sense.
+        InputError: If the file cannot be read.
+    """
+    settings = HarmonizeSettings()
+    if arguments.config:
+        try:
+            settings = settings.updated(**_read_config(arguments.config))
+        except UsageError as error:
+            raise UsageError(error.what, remedy=error.remedy, path=arguments.config) from None
+    for words in arguments.set:
+        name, equals, text = words.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {words} is no NAME=VALUE", remedy="write --set curve.degree=1, for example")
+        group, dot, number = name.strip().partition(".")
+        value = _value(text.strip())
+        settings = settings.updated(**{group: {number: value} if dot else value})
+    given = {name: getattr(arguments, name, None) for name in CHOICES}
+    return settings.updated(**{name: value for name, value in given.items() if value is not None})
+
+
+def _value(text: str) -> Any:
+    """A value as JSON, or a word.
+
+    Example:
+        >>> _value("[0.5, 2]"), _value("ncc"), _value("true")
+        ([0.5, 2], 'ncc', True)
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    try:
+        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else parse_json(text)
+    except ValueError as error:
+        raise UsageError(f"these settings cannot be read ({str(error)[:80]})", remedy="write JSON or TOML") from None
+    if not isinstance(content, dict):
+        raise UsageError("these are no settings", remedy='write a table, such as {"curve": {"degree": 1}}')
+    return content
 
 
 def whole(text: str) -> int:
@@ -55,7 +159,8 @@ def amount(text: str) -> float:
         Traceback (most recent call last):
         argparse.ArgumentTypeError: 'nan' is no number above zero
     """
-    if (value := _finite(text)) <= 0:
+    value = _finite(text)
+    if value is None or value <= 0:
         raise argparse.ArgumentTypeError(f"'{text}' is no number above zero")
     return value
 
@@ -70,18 +175,19 @@ def gigabytes(text: str) -> float:
         Traceback (most recent call last):
         argparse.ArgumentTypeError: 'inf' is no number from 0 up
     """
-    if (value := _finite(text)) < 0:
+    value = _finite(text)
+    if value is None or value < 0:
         raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 up")
     return value
 
 
-def _finite(text: str) -> float:
-    """The number, or one below zero for what is none: every caller refuses that."""
+def _finite(text: str) -> float | None:
+    """The number, None if it is none."""
     try:
         value = float(text)
     except ValueError:
-        return -1.0
-    return value if math.isfinite(value) else -1.0
+        return None
+    return value if math.isfinite(value) else None
 
 
 def found_scans(

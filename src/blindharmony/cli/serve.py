@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.workers import both
+from blindharmony.cli.options import both
 from blindharmony.errors import UsageError
 
 _EPILOG = """\

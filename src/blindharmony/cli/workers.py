@@ -7,23 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from blindharmony.cli.options import amount
+from blindharmony.cli.options import amount, both
 from blindharmony.errors import UsageError
 from blindharmony.jobs.engine import Engine
 from blindharmony.jobs.processes import THREADS, cores
 from blindharmony.study.ledger import memory_gb
 
 _JOB_GB = 4.0
-
-
-def both(option: str) -> tuple[str, ...]:
-    """An option with dashes and with underscores.
-
-    Example:
-        >>> both("--mem-gb")
-        ('--mem-gb', '--mem_gb')
-    """
-    return option, "--" + option[2:].replace("-", "_")
 
 
 def add_options(p: Any) -> None:

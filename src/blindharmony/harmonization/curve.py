@@ -10,7 +10,7 @@ of a target scan. Ranks never change: no anatomy can appear.
 Before the curve is used, the bias field is estimated again in the target's contrast. A first curve :math:`T_1` says
 what the scan as it came would look like on the target. There the field is found again, and with it another curve
 :math:`T_2` for what is left. A field that was found in the wrong contrast had misled the first, so the scan as it came
-is put through both, :math:`T_2 \circ T_1`, and the field is found once more: :data:`BIAS_ROUNDS` times in all.
+is put through both, :math:`T_2 \circ T_1`, and the field is found once more.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary, summarize
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare_in_contrast
-
-# A scan whose own curve is this many usual errors away from its scanner's curve was hardly made by that scanner.
-_OTHER_SCANNER = 4.0
-_STRANGE = 0.8
+from blindharmony.settings import HarmonizeSettings
 
 
 def harmonize_curve(
@@ -39,6 +36,7 @@ def harmonize_curve(
     target: Target,
     *,
     scanner: ScannerModel | None = None,
+    settings: HarmonizeSettings = HarmonizeSettings(),
 ) -> Estimate:
     """Harmonize a scan by one intensity curve.
 
@@ -47,29 +45,33 @@ def harmonize_curve(
         mask: Brain.
         target: Target model; without a person model this is masked histogram matching.
         scanner: Of the scanner that made the scan, if several of its scans were fitted together.
+        settings: Numbers of the curve.
 
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    summary = summarize(image, mask, target)
+    summary = summarize(image, mask, target, settings.curve)
     person, warnings, doubts = target.person, [], []
     moved = float(np.sqrt(np.mean((summary.person - target.mean_curve) ** 2)))
     figures: dict[str, float | str] = {
         "person's difference from the mean (rms)": round(moved, 4),
         "surprise": round(summary.surprise, 3),
     }
-    gain, used = (1.0, fit_scanner([summary], target)) if scanner is None else (scanner.gain(image, mask), scanner)
+    if scanner is None:
+        gain, used = 1.0, fit_scanner([summary], target, settings)
+    else:
+        gain, used = scanner.gain(image, mask), scanner
     curve = CurveMap(used.curve.x / gain, used.curve.y)
     wanted = curve(summary.quantiles.astype(np.float32)).astype(np.float64)
     if scanner is not None:
         off = float(np.sqrt(np.mean((wanted - summary.person) ** 2)))
         figures |= {"scans of the scanner": scanner.scans, "gain": round(gain, 4), "off its own curve": round(off, 4)}
-        if person is not None and off > _OTHER_SCANNER * float(np.sqrt((person.error**2).mean())):
+        if person is not None and off > settings.curve.other_scanner * float(np.sqrt((person.error**2).mean())):
             doubts.append(
                 "This scan does not fit the model of its scanner: alone it would have got another curve. "
                 "Was it made by another scanner, or with another sequence?"
             )
-    elif person is not None and summary.surprise > _STRANGE:
+    elif person is not None and summary.surprise > settings.curve.strange:
         warnings.append(
             "The order of intensities is unlike that of any head of the target; the scan was matched to the mean head."
         )
@@ -83,16 +85,12 @@ def harmonize_curve(
     return Estimate(out, intensity_map=curve, error=bar, figures=figures, warnings=warnings, doubts=doubts)
 
 
-#: How often the bias field is estimated again in the target's contrast.
-BIAS_ROUNDS = 2
-
-
 def in_target_contrast(
     prepared: Prepared,
     target: Target,
     scanner: ScannerModel | None = None,
     *,
-    rounds: int = BIAS_ROUNDS,
+    settings: HarmonizeSettings = HarmonizeSettings(),
     recipe: Preparation | None = None,
     cache: Path | None = None,
 ) -> tuple[Prepared, ScannerModel | None]:
@@ -102,12 +100,12 @@ def in_target_contrast(
         prepared: The scan as prepared in its own contrast.
         target: The target.
         scanner: Of the scanner that made the scan, if it is known: its curves are used, in as many rounds as it has.
-        rounds: Of a scan whose scanner is not known.
+        settings: Numbers; a scan whose scanner is not known has as many rounds as they say.
         recipe: Steps of preparation; those of the target if not given.
         cache: Folder in which bias fields are kept.
     """
-    *used, remaining = scanner.rounds if scanner else (*[None] * rounds, None)
-    return bias_estimated_again(prepared, target, used, recipe=recipe, cache=cache), remaining
+    *used, remaining = scanner.rounds if scanner else (*[None] * settings.bias_again.rounds, None)
+    return bias_estimated_again(prepared, target, used, settings=settings, recipe=recipe, cache=cache), remaining
 
 
 def bias_estimated_again(
@@ -115,6 +113,7 @@ def bias_estimated_again(
     target: Target,
     models: Sequence[ScannerModel | None],
     *,
+    settings: HarmonizeSettings = HarmonizeSettings(),
     recipe: Preparation | None = None,
     cache: Path | None = None,
 ) -> Prepared:
@@ -128,18 +127,19 @@ def bias_estimated_again(
     latest, total, share = prepared, None, 0.0
     for model in models:
         image, inside = latest.scan.data, latest.scan.inside()
-        estimate = harmonize_curve(image, inside, target, scanner=model)
+        estimate = harmonize_curve(image, inside, target, scanner=model, settings=settings)
         if not isinstance(estimate.intensity_map, CurveMap):
             break
         if total is None:
             change = rms((estimate.image - image)[inside])
-            share = model.lift if model else lifting_share(change, _usual_error(estimate, target))
+            error = _usual_error(estimate, target)
+            share = model.lift if model else lifting_share(change, error, settings.bias_again)
             if share == 0:
                 break
         # A scan that is unlike the target's is no reason to believe in a parabola: its surprise is no part of this.
         usual = rms(target.person.error) / np.sqrt(model.scans if model else 1) if target.person else np.inf
         curve = _composed(total, latest, estimate.intensity_map)
-        total = lifting_curve(curve, share, prepared.scan.data[inside], usual)
+        total = lifting_curve(curve, share, prepared.scan.data[inside], usual, settings.bias_again)
         latest = prepare_in_contrast(prepared, recipe or target.info.recipe, total, cache=cache)
     return latest
 
@@ -156,6 +156,7 @@ class ScannerRounds:
         target: The target model.
         model: So far; None before the first look.
         scans_lost: Whether scans were lost between two looks, so that no other is taken.
+        settings: Numbers of the curve, and how many looks there may be.
 
     Example:
         >>> def fitted(look, target):
@@ -168,6 +169,7 @@ class ScannerRounds:
     target: Target
     model: ScannerModel | None = None
     scans_lost: bool = False
+    settings: HarmonizeSettings = HarmonizeSettings()
 
     @property
     def number(self) -> int:
@@ -179,8 +181,8 @@ class ScannerRounds:
         """Whether another look is: bias fields are corrected at all, and the first curve is surely no accident."""
         if self.model is None:
             return True
-        again = self.target.info.recipe.n4 and bool(self.model.lift > 0) and len(self.model.rounds) <= BIAS_ROUNDS
-        return again and not self.scans_lost
+        sure = self.target.info.recipe.n4 and bool(self.model.lift > 0) and not self.scans_lost
+        return sure and len(self.model.rounds) <= self.settings.bias_again.rounds
 
     def after(self, summaries: Sequence[ScanSummary]) -> ScannerRounds:
         """The rounds after one more look.
@@ -193,10 +195,10 @@ class ScannerRounds:
             UsageError: If the first look gave none.
         """
         if self.model is None:
-            return replace(self, model=fit_scanner(summaries, self.target))
+            return replace(self, model=fit_scanner(summaries, self.target, self.settings))
         if len(summaries) < min(2, self.model.scans):
             return replace(self, scans_lost=True)
-        return replace(self, model=self.model.with_round(fit_scanner(summaries, self.target)))
+        return replace(self, model=self.model.with_round(fit_scanner(summaries, self.target, self.settings)))
 
 
 def _composed(total: CurveMap | None, latest: Prepared, curve: CurveMap) -> Curve:

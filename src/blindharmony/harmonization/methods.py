@@ -22,7 +22,7 @@ from blindharmony.harmonization.refine import refined
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import harmonize_match
 from blindharmony.models.target import Target
-from blindharmony.settings import ABOUT, PublishedSettings
+from blindharmony.settings import ABOUT, HarmonizeSettings
 
 Image: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -33,14 +33,12 @@ class MethodOptions:
     """What a method may use beside scan and target.
 
     Attributes:
-        device: Where to compute.
-        seed: For methods that draw.
+        settings: Where to compute, the seed of methods that draw, and all numbers.
         scanner: What is left of the curve of the scanner that made the scan, if it is known.
         progress: Called with the steps done and the steps in all.
     """
 
-    device: str = "cpu"
-    seed: int = 0
+    settings: HarmonizeSettings = HarmonizeSettings()
     scanner: ScannerModel | None = None
     progress: Callable[[int, int], None] | None = None
 
@@ -119,29 +117,27 @@ def method_named(name: str) -> HarmonizationMethod:
 
 @register_method("curve", about=ABOUT["curve"], target_contrast=True, refines=True, scanner=True)
 def _curve(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
-    return harmonize_curve(image, mask, target, scanner=options.scanner)
+    return harmonize_curve(image, mask, target, scanner=options.scanner, settings=options.settings)
 
 
 @register_method("match", about=ABOUT["match"])
 def _match(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
-    return harmonize_match(image, mask, target)
+    return harmonize_match(image, mask, target, options.settings.curve)
 
 
-#: The published iteration's settings by method.
-LATENT = {"latent": PublishedSettings(), "latent-published": PublishedSettings.published()}
-
-
-def _published(settings: PublishedSettings) -> Harmonizer:
-    def harmonize(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
-        return harmonize_latent(
-            image, mask, target, settings, device=options.device, seed=options.seed, progress=options.progress
-        )
-
-    return harmonize
-
-
-for _name, _settings in LATENT.items():
-    register_method(_name, about=ABOUT[_name])(_published(_settings))
+@register_method("latent-published", about=ABOUT["latent-published"])
+@register_method("latent", about=ABOUT["latent"])
+def _published(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
+    settings = options.settings
+    return harmonize_latent(
+        image,
+        mask,
+        target,
+        settings.iteration,
+        device=settings.device,
+        seed=settings.seed,
+        progress=options.progress,
+    )
 
 
 def estimate(
@@ -149,11 +145,9 @@ def estimate(
     image: Image,
     mask: Mask,
     target: Target,
+    settings: HarmonizeSettings = HarmonizeSettings(),
     *,
-    device: str = "cpu",
-    seed: int = 0,
     scanner: ScannerModel | None = None,
-    refine: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Harmonize an image on the template grid, and take out noise and blur if the method lets the restorer do that.
@@ -162,8 +156,8 @@ def estimate(
         UsageError: If there is no such method, or the target lacks what it needs.
     """
     chosen = method_named(method) if isinstance(method, str) else method
-    options = MethodOptions(device=device, seed=seed, scanner=scanner, progress=progress)
-    harmonized = chosen.harmonize(image, mask, target, options)
-    if chosen.refines and refine and target.restorer:
-        return refined(harmonized, mask, target, device=device)
+    settings = settings.updated(method=chosen.name)
+    harmonized = chosen.harmonize(image, mask, target, MethodOptions(settings, scanner, progress))
+    if chosen.refines and settings.refine and target.restorer:
+        return refined(harmonized, mask, target, device=settings.device, settings=settings.refinement)
     return harmonized

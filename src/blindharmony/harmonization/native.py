@@ -18,13 +18,13 @@ from blindharmony.harmonization.intensity import CurveMap, Estimate, IntensityMa
 from blindharmony.harmonization.refine import on_own_grid, refine
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
+from blindharmony.settings import HarmonizeSettings
 
-_BINS = 200
 _NEGLIGIBLE = 1e-6  # of a change, flow units: rounding
 
 
 def to_scan(
-    prepared: Prepared, estimate: Estimate, target: Target, *, keep_bias: bool = False, device: str = "cpu"
+    prepared: Prepared, estimate: Estimate, target: Target, settings: HarmonizeSettings = HarmonizeSettings()
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The harmonized scan and its brain in the axes of the file, intensities in the target scanner's units.
 
@@ -32,15 +32,14 @@ def to_scan(
         prepared: The scan and the way to the template grid.
         estimate: The harmonized image there.
         target: Its unit is that of the result.
-        keep_bias: Put the scan's own bias field back.
-        device: Where the restorer computes.
+        settings: Whether the scan's own bias field is put back, where the restorer computes, and numbers.
     """
-    native = carry_to_native(prepared, estimate, target, device=device)
-    if keep_bias:
+    native = carry_to_native(prepared, estimate, target, settings)
+    if settings.keep_bias:
         native = native * own_bias(prepared)
 
     def harmonized(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return intensity_curve(prepared, estimate)(values) * np.float32(target.info.unit)
+        return intensity_curve(prepared, estimate, settings)(values) * np.float32(target.info.unit)
 
     data = prepared.to_file((native * target.info.unit).astype(np.float32), harmonized)
     brain = prepared.to_file_grid(prepared.native.inside().astype(np.float32)) > 0.5
@@ -48,7 +47,7 @@ def to_scan(
 
 
 def carry_to_native(
-    prepared: Prepared, estimate: Estimate, target: Target, *, device: str = "cpu"
+    prepared: Prepared, estimate: Estimate, target: Target, settings: HarmonizeSettings = HarmonizeSettings()
 ) -> NDArray[np.float32]:
     r"""The harmonized scan on its own grid, flow units, RAS+ axes: :math:`m(y) + R^{-1}(x_h - m(x))`.
 
@@ -61,15 +60,21 @@ def carry_to_native(
         estimate: The harmonized image there.
         target: Its restorer works on the scan's own grid where voxels are of about 1 mm, with the strength that was
             found on the template grid: interpolation would blunt it.
-        device: Where the restorer computes.
+        settings: Where the restorer computes, and numbers.
     """
     last = prepared.history[-1]
-    curve = intensity_curve(prepared, estimate)
+    curve = intensity_curve(prepared, estimate, settings)
     native = replace(last.before, data=curve(last.before.data))
-    if estimate.refinement and on_own_grid(native.spacing):
+    if estimate.refinement and on_own_grid(native.spacing, settings.refinement):
         inside = native.inside()
         change = refine(
-            np.where(inside, native.data, 0), inside, target, strength=estimate.refinement, own_grid=True, device=device
+            np.where(inside, native.data, 0),
+            inside,
+            target,
+            strength=estimate.refinement,
+            own_grid=True,
+            device=settings.device,
+            settings=settings.refinement,
         )
         return np.where(inside, change.image, native.data)
     inside = prepared.scan.inside()
@@ -82,12 +87,17 @@ def carry_to_native(
     return returned
 
 
-def intensity_curve(prepared: Prepared, estimate: Estimate) -> IntensityMap:
+def intensity_curve(prepared: Prepared, estimate: Estimate, settings: HarmonizeSettings) -> IntensityMap:
     """The change that is a curve of intensity: the method's own, or the one that explains most of what it did."""
-    return estimate.intensity_map or fitted_curve(prepared.scan.data, estimate.image, prepared.scan.inside())
+    if estimate.intensity_map is not None:
+        return estimate.intensity_map
+    bins = settings.iteration.curve_bins
+    return fitted_curve(prepared.scan.data, estimate.image, prepared.scan.inside(), bins)
 
 
-def fitted_curve(before: NDArray[np.float32], after: NDArray[np.float32], mask: NDArray[np.bool_]) -> CurveMap:
+def fitted_curve(
+    before: NDArray[np.float32], after: NDArray[np.float32], mask: NDArray[np.bool_], bins: int = 200
+) -> CurveMap:
     """The increasing curve that best explains ``after`` from ``before``: bin means of equal counts, sorted.
 
     Example:
@@ -98,9 +108,9 @@ def fitted_curve(before: NDArray[np.float32], after: NDArray[np.float32], mask: 
     """
     x, y = before[mask].astype(np.float64), after[mask].astype(np.float64)
     order = np.argsort(x, kind="stable")
-    bins = np.array_split(order, min(_BINS, max(2, x.size // 10)))
+    parts = np.array_split(order, min(bins, max(2, x.size // 10)))
     # Pool adjacent violators would be exact; a running maximum is enough for bins of many thousand voxels.
-    return CurveMap.through(np.array([x[b].mean() for b in bins]), np.maximum.accumulate([y[b].mean() for b in bins]))
+    return CurveMap.through(np.array([x[p].mean() for p in parts]), np.maximum.accumulate([y[p].mean() for p in parts]))
 
 
 def own_bias(prepared: Prepared) -> NDArray[np.float32] | float:

@@ -39,6 +39,7 @@ from blindharmony.study.work import (
     Settings,
     Stage,
     StudyWork,
+    brought_up,
 )
 
 
@@ -409,10 +410,11 @@ class _GroupRun:
             wanted = item.fingerprint(run.settings, scanner).model_dump(mode="json")
             old = run.ledger.record(scan_id)
             if old and old.get("status") == "done":
-                if old.get("fingerprint") == wanted and run.ledger.whole(old):
+                before = brought_up(old.get("fingerprint", {}))
+                if before == wanted and run.ledger.whole(old):
                     run.keep(item)
                     continue
-                why = differences(old.get("fingerprint", {}), wanted) or ["results are missing or have another size"]
+                why = differences(before, wanted) or ["results are missing or have another size"]
                 run.say(f"{scan_id}: computed again: {', '.join(why)}", run.tally)
             piece = run.pieces.harmonize(
                 ledger=run.ledger,

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -21,6 +22,7 @@ from blindharmony.errors import InputError, UsageError
 from blindharmony.files import mask_name, sidecar_name, write_bytes, write_sidecar
 from blindharmony.io.bids import Scan
 from blindharmony.jobs.engine import Answer, FilePath, Message, Tell, Work
+from blindharmony.settings import CHOICES, GROUPS, HarmonizeSettings
 from blindharmony.study.ledger import Ledger, key_of, note_path, publish
 from blindharmony.version import VERSION
 
@@ -29,46 +31,69 @@ if TYPE_CHECKING:
     from blindharmony.models.target import Target
     from blindharmony.result import HarmonizeResult
 
-#: Of the default method: raised when it gives other results.
-METHOD = 2
-
 
 class Settings(Message):
-    """Everything besides the scans that decides the results.
+    """Everything besides the scans that decides what is written.
 
     Attributes:
         target: Model file or included name.
         digest: The model's hash.
-        mask_command: External brain extractor.
-        refine: As for :func:`~blindharmony.api.harmonize`, like the rest.
-        keep_bias: Leave the bias field in.
+        harmonize: What a scan is harmonized with.
         uncertainty: Also write error bars.
         report: Also write reports.
-        device: Where it is computed.
-        seed: Equal seeds give equal bytes.
         version: Of this package.
-        method: Raised when the same scans get other results: a run goes on with what it has only if that is equal.
     """
 
     target: str
     digest: str
-    mask_command: str | None = None
-    refine: bool = True
-    keep_bias: bool = False
+    harmonize: HarmonizeSettings = HarmonizeSettings()
     uncertainty: bool = False
     report: bool = True
-    device: str = "cpu"
-    seed: int = 0
     version: str = VERSION
-    method: int = METHOD
 
     def all(self) -> dict[str, JsonValue]:
-        """What a result depends on; not where the model lies."""
-        return self.model_dump(mode="json", exclude={"target"})
+        """What a result depends on; not where the model lies. Numbers that are not the defaults stand in full."""
+        return {
+            **self.model_dump(mode="json", include={"digest", "uncertainty", "report", "version"}),
+            **self.harmonize.model_dump(mode="json", include=set(CHOICES)),
+            "numbers": self.harmonize.digest_of(GROUPS),
+            **self.harmonize.groups(),
+        }
 
     def look(self) -> dict[str, JsonValue]:
         """What a summary depends on."""
-        return self.model_dump(mode="json", include={"digest", "mask_command", "device", "version", "method"})
+        numbers, those_of_2 = (
+            s.digest_of(LOOKED_WITH) for s in (self.harmonize, HarmonizeSettings().updated(**METHOD_2))
+        )
+        return {
+            **self.model_dump(mode="json", include={"digest", "version"}),
+            **self.harmonize.model_dump(mode="json", include={"mask_command", "device"}),
+            # Summaries of earlier runs are found by this name.
+            "method": 2 if numbers == those_of_2 else numbers,
+        }
+
+
+#: Groups of numbers that decide what is learnt from a look at a scan.
+LOOKED_WITH = ("curve", "bias_again", "person")
+#: Of the numbers that studies had when they called them "method 2", those that are no longer the defaults.
+METHOD_2: dict[str, Any] = {}
+
+
+def brought_up(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint as it is written now, of one that an earlier version has written.
+
+    Example:
+        >>> brought_up({"settings": {"seed": 1, "method": 2}})["settings"]["method"]
+        'curve'
+    """
+    settings = dict(fingerprint.get("settings", {}))
+    if settings.get("method") == 2:
+        settings |= {
+            "method": "curve",
+            "numbers": HarmonizeSettings().updated(**METHOD_2).digest_of(GROUPS),
+            **METHOD_2,
+        }
+    return {**fingerprint, "settings": settings}
 
 
 class Fingerprint(Message):
@@ -179,10 +204,9 @@ class LookAtScan(StudyWork):
         summary = summarize_scan(
             self.item.scan.path,
             target,
+            self.settings.harmonize,
             scanner=ScannerModel.load(self.ledger.scanner(self.first), target) if self.first else None,
             mask=self.item.mask,
-            mask_command=self.settings.mask_command,
-            device=self.settings.device,
             cache=self.ledger.prepared(self.item.scan.id) if self.cache else None,
         )
         keep_summary(self.file, summary)
@@ -251,7 +275,7 @@ class FitScanner(StudyWork):
         target = self.target()
         summaries = [kept_summary(file) for file in self.files]
         so_far = ScannerModel.load(self.ledger.scanner(self.first), target) if self.first else None
-        rounds = ScannerRounds(target, so_far).after(summaries)
+        rounds = ScannerRounds(target, so_far, settings=self.settings.harmonize).after(summaries)
         model = rounds.model
         assert model is not None
         file = model.save(self.ledger.scanner(self.key), overwrite=True)
@@ -345,22 +369,17 @@ class HarmonizeScan(StudyWork):
         result = harmonize(
             scan.path,
             self.target(),
+            settings.harmonize,
             mask=self.item.mask,
-            mask_command=settings.mask_command,
             scanner=self.ledger.scanner(self.scanner) if self.scanner else None,
-            refine=settings.refine,
-            keep_bias=settings.keep_bias,
-            device=settings.device,
-            seed=settings.seed,
             cache=prepared if self.cache else None,
         )
         source = f"bids:raw:{scan.place}"
-        result.sidecar["Sources"] = [source]
-        if result.sidecar["SourceSHA256"] != self.item.sha:
+        if result.source_sha256 != self.item.sha:
             what = "the scan was changed while the run was going on"
             raise InputError(what, remedy="run again", path=scan.path)
         staged = self.emptied()
-        result.save(staged, report=settings.report, uncertainty=settings.uncertainty, overwrite=True)
+        result.save(staged, report=settings.report, uncertainty=settings.uncertainty, source_uri=source, overwrite=True)
         write_sidecar(staged / sidecar_name(mask_name(result.name)), {**_MASK, "Sources": [source]}, overwrite=True)
         record = self.published(staged, self._record(result))
         if self.cache:

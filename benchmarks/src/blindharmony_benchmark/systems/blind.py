@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, in_target_contrast
-from blindharmony.harmonization.methods import LATENT, estimate
+from blindharmony.harmonization.methods import estimate
 from blindharmony.harmonization.published import harmonize_latent
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import summarize
 from blindharmony.models.target import Target
+from blindharmony.settings import HarmonizeSettings
 from blindharmony_benchmark.heads import inside_of
 from blindharmony_benchmark.system import Material, Picture, Sees, System
 
@@ -35,7 +36,7 @@ class Curve(System):
         self, scan: Picture, target: Target, scanner: ScannerModel | None, cache: Path | None = None
     ) -> NDArray[np.float32]:
         image, left = _corrected(scan, target, scanner, cache)
-        return estimate("curve", image, scan.mask, target, scanner=left, refine=self.refine).image
+        return estimate("curve", image, scan.mask, target, HarmonizeSettings(refine=self.refine), scanner=left).image
 
 
 class CurveUnrefined(Curve):
@@ -82,7 +83,7 @@ class Published(System):
 
     def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
         """Slice by slice."""
-        settings = LATENT[self.name]
+        settings = HarmonizeSettings(method=self.name).iteration
         if material.turns is not None:
             settings = settings.model_copy(update={"iterations": material.turns})
         return [harmonize_latent(s.image, s.mask, material.target, settings, seed=material.seed).image for s in scans]
