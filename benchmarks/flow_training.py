@@ -64,8 +64,8 @@ def pyramid(spec, pool, unseen, steps, folder, *, minutes=0.0, place=True, seed=
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     began = time.process_time()
-    more = {"minutes": minutes, "steps": steps, "resume": False, "compute": compute}
-    found = fit_pyramid(flow, pool, unseen, folder, plan={"seed": seed}, **more)
+    more = {"minutes": minutes, "steps": steps, "seed": seed, "compute": compute}
+    found = fit_pyramid(flow, pool, unseen, folder, plan={}, **more)
     seconds = time.process_time() - began
     flow.to("cpu").eval()
     with torch.no_grad():

@@ -26,7 +26,7 @@ from blindharmony.device import exact_convolutions
 from blindharmony.flows.pyramid import PyramidSpec
 from blindharmony.io.bids import find_scans
 from blindharmony.training.data import make_pool, prepare_head
-from blindharmony.training.distributed import Compute
+from blindharmony.training.loop import Compute
 
 _REPEATS = 5
 

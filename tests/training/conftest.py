@@ -2,23 +2,17 @@
 
 from itertools import islice
 
-import numpy as np
 import pytest
 
-from blindharmony.training import person as people_fit
-from blindharmony.training import person as target_people
-from blindharmony.training import target as target_fit
+from blindharmony.training import person as person_fit
 from blindharmony.training.person import fit_people
 
 
 @pytest.fixture(scope="module")
 def people_once():
-    """The people of these heads are the same for every training, and have tests of their own: as they are will do.
-
-    So has honesty: three changes of intensity are enough for a parabola.
-    """
+    """The people of these heads are the same for every training, and have tests of their own: as they are will do."""
     known = {}
-    seen_as = people_fit.seen_as
+    versions_of = person_fit.versions_of
 
     def remembered(heads, coarse, *others, **more):
         key = len(coarse), *(round(float(x.sum()), 3) for x, _ in coarse)
@@ -27,7 +21,6 @@ def people_once():
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(people_fit, "seen_as", lambda *head: islice(seen_as(*head), 1))
-        patch.setattr(target_people, "fit_people", remembered)
-        patch.setattr(target_fit, "_CHANGES", np.linspace(-0.1, 0.1, 3))
+        patch.setattr(person_fit, "versions_of", lambda *head: islice(versions_of(*head), 1))
+        patch.setattr(person_fit, "fit_people", remembered)
         yield

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from blindharmony.flows.pyramid import LevelFlow
-from blindharmony.training.distributed import Compute, Team
-from blindharmony.training.pyramid import LevelData, fit_level
+from blindharmony.settings import FlowFitSettings
+from blindharmony.training.loop import Budget, Compute, ProcessGroup, fit
+from blindharmony.training.pyramid import LevelData, LevelTask
 
 
 def data(rng):
@@ -19,24 +20,19 @@ def data(rng):
 
 
 def train(place, batch):
-    team = Team.from_environment()
+    group = ProcessGroup.from_environment()
     # Another start in each process would show if they did not agree on the weights they keep.
     torch.manual_seed(0)
     flow = LevelFlow(7, context=2, width=4, blocks=1, rounds=1, bins=4, dropout=0.1)
     lines = []
-    best = fit_level(
-        flow,
-        data,
-        [data(np.random.default_rng(99))],
-        steps=8,
-        seed=(0, 1),
-        patch=4,
-        compute=Compute(batch=batch, team=team),
-        on_step=lambda state, numbers: lines.append(numbers),
+    compute = Compute(batch=batch, group=group)
+    task = LevelTask(flow, data, [data(np.random.default_rng(99))], seed=(0, 1), patch=4, compute=compute)
+    progress = fit(
+        task, FlowFitSettings(), Budget(8), compute=compute, on_step=lambda share, numbers: lines.append(numbers)
     )
     own = {k: v.contiguous() for k, v in flow.state_dict().items()}
-    save_file(own, f"{place}.{team.rank}", {"best": str(best), "train": str([row["train"] for row in lines])})
-    team.leave()
+    save_file(own, f"{place}.{group.rank}", {"best": str(progress.best), "train": str([row["train"] for row in lines])})
+    group.leave()
 
 
 if __name__ == "__main__":

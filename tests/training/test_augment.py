@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from blindharmony.preprocessing.grid import sample_inside
-from blindharmony.training.data import AugmentSpec, deformed_points, sample_at, template_points
+from blindharmony.settings import DeformationSettings
+from blindharmony.training.augmentation import deformed_points, sample_at, template_points
 
 
 def volume(seed=0, shape=(20, 22, 24)):
@@ -32,20 +33,20 @@ def test_sampling_agrees_with_preparation():
 
 def test_a_still_deformation_changes_nothing():
     points = template_points((8, 9, 10))
-    still = AugmentSpec(linear_sd=0, shift_mm=0, bend_mm=0, flip=False)
+    still = DeformationSettings(linear_sd=0, shift_mm=0, bend_mm=0, flip=False)
     torch.testing.assert_close(deformed_points(points, still, np.random.default_rng(0)), points)
 
 
 def test_deformations_repeat_and_differ():
     points = template_points((12, 12, 12))
-    a, b, c = (deformed_points(points, AugmentSpec(), np.random.default_rng(s)) for s in (1, 1, 2))
+    a, b, c = (deformed_points(points, DeformationSettings(), np.random.default_rng(s)) for s in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.allclose(a, c)
 
 
 def test_the_displacement_has_the_size_asked_for():
     points = template_points((96, 96, 96))
-    spec = AugmentSpec(linear_sd=0, shift_mm=0, bend_mm=3.0, flip=False)
+    spec = DeformationSettings(linear_sd=0, shift_mm=0, bend_mm=3.0, flip=False)
     moves = [deformed_points(points, spec, np.random.default_rng(s)) - points for s in range(12)]
     middle = torch.stack(moves)[:, :, 24:-24, 24:-24, 24:-24]
     assert float(middle.std()) == pytest.approx(3.0, rel=0.15)

@@ -10,9 +10,8 @@ import pytest
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.io.bids import find_masks
 from blindharmony.preprocessing.recipe import PrepRecipe
-from blindharmony.training import target as target_fit
-from blindharmony.training import target as training
-from blindharmony.training.data import hold_out, prepare_head, prepare_heads, work_folder
+from blindharmony.training.data import hold_out, named_scans, prepare_head, prepare_heads, work_folder
+from blindharmony.training.target import train
 
 
 def paths(*numbers):
@@ -45,19 +44,21 @@ def test_few_people_scanned_often():
 )
 def test_numbers_that_make_no_sense_are_refused_before_any_work(wrong, tmp_path):
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        target_fit.train_target(paths(*range(5)), tmp_path / "x.safetensors", **wrong)
+        train(paths(*range(5)), tmp_path / "x.safetensors", **wrong)
     assert not any(tmp_path.iterdir())
 
 
 def test_every_scan_has_a_mask_or_a_program_that_makes_one(tmp_path):
     scans = [tmp_path / f"{n}.nii" for n in range(5)]
+    for scan in scans:
+        scan.touch()
     with pytest.raises(UsageError, match=r"no such folder.*--mask-dir"):
-        target_fit.train_target(scans, tmp_path / "x.safetensors", mask_dir=tmp_path / "none")
+        train(scans, tmp_path / "x.safetensors", mask_dir=tmp_path / "none")
     mask = tmp_path / "1_desc-brain_mask.nii.gz"
     mask.touch()
     with pytest.raises(InputError, match=r"0\.nii: no brain mask .*, and for 3 more; .*--mask-command"):
-        target_fit.train_target(scans, tmp_path / "x.safetensors", mask_dir=tmp_path)
-    assert list(tmp_path.iterdir()) == [mask]
+        train(scans, tmp_path / "x.safetensors", mask_dir=tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([*scans, mask])
     assert find_masks(scans, tmp_path, command="any") == {scans[1]: mask}
 
 
@@ -75,34 +76,47 @@ def test_the_mask_that_is_given_is_used_and_remembered(tmp_path, whole_head):
     assert prepare_head(scan, plain, tmp_path, mask_command=copy).key == head.key
     assert len(list(tmp_path.glob("*.safetensors"))) == 2, "kept by what made its mask"
     with pytest.raises(InputError, match=r"scan\.nii\.gz: the mask has"):
-        prepare_heads([scan], plain, tmp_path, lambda *said: None, masks={scan: wrong})
+        prepare_heads([scan], plain, tmp_path, lambda *stage: None, masks={scan: wrong})
 
 
 def test_two_trainings_of_one_model_do_not_meet(tmp_path):
-    out = tmp_path / "x.safetensors"
+    out, scans = tmp_path / "x.safetensors", [tmp_path / f"{n}.nii" for n in range(5)]
+    for scan in scans:
+        scan.touch()
     with work_folder(out, resume=False), pytest.raises(OutputError, match=r"x.safetensors.work: another run"):
-        target_fit.train_target(paths(*range(5)), out)
+        train(scans, out)
     assert not (tmp_path / "x.safetensors.work").exists()
 
 
 def test_what_was_learnt_stays_for_the_next_run_only_if_it_goes_on(tmp_path):
     out, work = tmp_path / "x.safetensors", tmp_path / "x.safetensors.work"
-    for resume, kept in ((True, ["checkpoint.safetensors", "head.safetensors"]), (False, ["head.safetensors"])):
+    for resume, kept in ((True, ["checkpoint-flow-2.safetensors", "head.safetensors"]), (False, ["head.safetensors"])):
         work.mkdir(exist_ok=True)
-        for name in ("checkpoint", "head"):
+        for name in ("checkpoint-flow-2", "head"):
             work.joinpath(f"{name}.safetensors").touch()
         with pytest.raises(KeyboardInterrupt), work_folder(out, resume=resume):
             raise KeyboardInterrupt
         assert sorted(p.name for p in work.glob("*.safetensors")) == kept
 
 
-def test_python_finds_the_scans_of_the_contrast_that_was_asked_for(tmp_path, monkeypatch):
+def test_python_finds_the_scans_of_the_contrast_that_was_asked_for(tmp_path):
     for name in ("T1w", "T2w"):
         scan = tmp_path / f"sub-01/anat/sub-01_{name}.nii.gz"
         scan.parent.mkdir(parents=True, exist_ok=True)
         scan.touch()
-    seen = {}
-    monkeypatch.setattr(target_fit, "train_target", lambda scans, out, **options: seen.update(options, scans=scans))
-    training.train(tmp_path, tmp_path / "x.safetensors", suffix="T2w", minutes=1)
-    assert [p.name for p in seen["scans"]] == ["sub-01_T2w.nii.gz"]
-    assert (seen["suffix"], seen["minutes"], seen["compute"].device) == ("T2w", 1, "cpu")
+    with pytest.raises(UsageError, match="1 scans, 0 of them to learn from"):
+        train(tmp_path, tmp_path / "x.safetensors", suffix="T2w", minutes=1)
+
+
+def test_an_unknown_setting_is_refused_with_a_hint(tmp_path):
+    with pytest.raises(UsageError, match="minuts is unknown; did you mean minutes"):
+        train(paths(*range(5)), tmp_path / "x.safetensors", minuts=3)
+
+
+def test_held_out_scans_are_named_by_subject_or_file(tmp_path):
+    scans = [tmp_path / f"sub-{n}_T1w.nii" for n in ("01", "02")]
+    other = tmp_path / "other.nii"
+    other.touch()
+    assert named_scans(scans, ["sub-02", scans[1].name, scans[0], other]) == [scans[1], scans[0], other]
+    with pytest.raises(UsageError, match="held-out 07 is none of the scans"):
+        named_scans(scans, ["07"])

@@ -7,7 +7,7 @@ import pytest
 from blindharmony.api import harmonize
 from blindharmony.io.bids import find_scans
 from blindharmony.preprocessing.recipe import PrepRecipe
-from blindharmony.training.target import train_target
+from blindharmony.training.target import train
 from heads import head_grid, synthetic_brain
 from targets import TINY
 
@@ -33,7 +33,7 @@ def target(tmp_path_factory, people_once):
             nib.save(nib.Nifti1Image(values, affine), f"{file}.nii.gz")
     scans = find_scans([study], suffix="T2w")
     how = {"steps": 1, "spec": TINY, "recipe": PrepRecipe(n4=False), "copies": 0, "restorer": False, "suffix": "T2w"}
-    return train_target(scans, study / "t2.safetensors", mask_dir=masks, **how)
+    return train(scans, study / "t2.safetensors", mask_dir=masks, **how)
 
 
 def test_a_t2w_target_keeps_its_contrast(target):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from blindharmony.training.person import fit_people, seen_as
-from blindharmony.training.random_scanner import inside_mean, rician, spoil, thick_slices
+from blindharmony.training.augmentation import inside_mean, rician, spoil, thick_slices
+from blindharmony.training.person import fit_people, versions_of
 
 LEVELS = (np.arange(64) + 0.5) / 64
 
@@ -73,7 +73,7 @@ def test_a_head_is_not_compared_with_a_mean_that_holds_its_person(heads):
 
 def test_versions_keep_the_mask_and_spoil_as_they_say(heads):
     image, mask = heads[0]
-    versions = list(seen_as(image, mask, np.random.default_rng(0)))
+    versions = list(versions_of(image, mask, np.random.default_rng(0)))
     assert all((v[~mask] == 0).all() for v in versions)
     rough = [float(np.abs(np.diff(v, axis=0))[mask[1:]].mean()) for v in versions]
     assert rough[2] > rough[1] > rough[0] > rough[3] > rough[4]

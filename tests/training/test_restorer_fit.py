@@ -9,8 +9,10 @@ from scipy import ndimage
 
 from blindharmony.errors import UsageError
 from blindharmony.models.person import PersonModel
-from blindharmony.models.restorer import RestorerSpec
-from blindharmony.training.restorer import PATCH, _matched, fit_restorer, make_cubes
+from blindharmony.models.restorer import Restorer, RestorerSpec
+from blindharmony.settings import RestorerFitSettings
+from blindharmony.training.loop import Budget, Checkpoint, fit
+from blindharmony.training.restorer import RestorerTask, _matched, make_cubes
 
 SMALL = RestorerSpec(width=4, deep_width=4, blocks=1)
 
@@ -50,28 +52,25 @@ def cubes(heads, tiny_target, tmp_path_factory):
     return make_cubes(heads, replace(tiny_target, quantiles=curves, person=person), tmp_path_factory.mktemp("p"))
 
 
-def fitted(cubes, folder, *, steps=4, resume=False, on_step=None):
-    return fit_restorer(
-        cubes,
-        SMALL,
-        minutes=1.0,
-        steps=steps,
-        seed=0,
-        plan={"scans": ["a"]},
-        checkpoint=folder / "c.safetensors",
-        resume=resume,
-        on_step=on_step,
+def fitted(cubes, folder, *, steps=4, on_step=None, settings=None, plan=None):
+    """A small restorer after some steps, gone on with from the checkpoint that lies in the folder."""
+    torch.manual_seed(0)
+    net = Restorer(SMALL)
+    checkpoint = Checkpoint(folder / "c.safetensors", plan or {"scans": ["a"]})
+    progress = fit(
+        RestorerTask(net, cubes, 0), settings or cubes.settings, Budget(steps), checkpoint=checkpoint, on_step=on_step
     )
+    return net, progress
 
 
 def test_every_head_is_seen_on_two_grids_and_patches_fit_together(cubes):
     assert len(cubes.files) == 4
-    seen, truth, mask, own = cubes.patch(np.random.default_rng(0))
-    assert {cubes.patch(np.random.default_rng(i))[3].item() for i in range(9)} == {0, 1}
+    seen, truth, mask, own = cubes.draw(np.random.default_rng(0))
+    assert {cubes.draw(np.random.default_rng(i))[3].item() for i in range(9)} == {0, 1}
     assert own.shape == (1, 1, 1)
-    assert seen.shape == truth.shape == mask.shape == (PATCH,) * 3
+    assert seen.shape == truth.shape == mask.shape == (cubes.settings.patch,) * 3
     assert (seen[~mask] == 0).all()
-    again = cubes.patch(np.random.default_rng(0))
+    again = cubes.draw(np.random.default_rng(0))
     np.testing.assert_array_equal(again[0], seen)
 
 
@@ -87,47 +86,64 @@ def test_what_was_seen_has_the_histogram_of_the_truth():
     assert _matched(truth, truth, mask) is truth
 
 
-def test_it_learns(cubes, tmp_path, monkeypatch):
-    monkeypatch.setattr("blindharmony.training.restorer._WARMUP", 1)
-    monkeypatch.setattr("blindharmony.training.restorer._RATE", 5e-3)
+def test_it_learns(cubes, tmp_path):
     losses = []
-    fitted(cubes, tmp_path, steps=60, on_step=lambda i, n, loss: losses.append(loss))
+    settings = RestorerFitSettings(warmup_steps=1, rate=5e-3)
+    fitted(cubes, tmp_path, steps=60, settings=settings, on_step=lambda share, row: losses.append(row["train"]))
     assert np.mean(losses[-20:]) < 0.95 * np.mean(losses[:10])
 
 
-def test_an_interrupted_fit_ends_with_the_same_weights(cubes, tmp_path, monkeypatch):
-    monkeypatch.setattr("blindharmony.training.restorer._SAVE_EVERY", 2)
+def test_an_interrupted_fit_ends_with_the_same_weights(cubes, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole = fitted(cubes, tmp_path / "a", steps=5)
+    whole, curve = fitted(cubes, tmp_path / "a", steps=5)
 
-    def interrupt(step, total, loss):
-        if step == 3:
+    def interrupt(share, row):
+        if row["step"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fitted(cubes, tmp_path / "b", steps=5, on_step=interrupt)
     steps = []
-    again = fitted(cubes, tmp_path / "b", steps=5, resume=True, on_step=lambda i, n, loss: steps.append(i))
-    assert steps == [3, 4, 5]
+    again, rest = fitted(cubes, tmp_path / "b", steps=5, on_step=lambda share, row: steps.append(row["step"]))
+    assert steps == [4, 5]
+    assert rest.rows[-1]["train"] == curve.rows[-1]["train"]
     for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_time_becomes_a_number_of_steps(cubes, tmp_path):
-    seen = []
+def test_the_mean_of_the_weights_is_kept(cubes, tmp_path):
+    mean, _ = fitted(cubes, tmp_path / "a.d", steps=3)
+    last, _ = fitted(cubes, tmp_path / "b.d", steps=3, settings=RestorerFitSettings(average=0))
+    assert any(not torch.equal(a, b) for a, b in zip(mean.parameters(), last.parameters(), strict=True))
 
-    def look(step, total, loss):
-        seen.append(total)
+
+def test_time_becomes_a_number_of_steps_that_a_resumed_fit_keeps(cubes, tmp_path):
+    shares = []
+
+    def look(share, row):
+        shares.append(share)
         raise KeyboardInterrupt
 
+    net, checkpoint = Restorer(SMALL), Checkpoint(tmp_path / "c.safetensors", {})
+    before = {k: v.clone() for k, v in net.state_dict().items()}
     with pytest.raises(KeyboardInterrupt):
-        fit_restorer(cubes, SMALL, minutes=0.2, steps=None, seed=0, plan={}, checkpoint=tmp_path / "c", on_step=look)
-    assert seen[0] >= 20
+        fit(RestorerTask(net, cubes, 0), cubes.settings, Budget(minutes=0.2), checkpoint=checkpoint, on_step=look)
+    assert any(not torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    progress = checkpoint.read()[1]
+    assert progress.steps >= 20
+    assert shares == [1 / progress.steps]
+    with pytest.raises(KeyboardInterrupt):
+        fit(RestorerTask(net, cubes, 0), cubes.settings, Budget(minutes=9.0), checkpoint=checkpoint, on_step=look)
+    assert shares[1] == 2 / progress.steps
 
 
-def test_other_steps_are_another_run(cubes, tmp_path, monkeypatch):
-    monkeypatch.setattr("blindharmony.training.restorer._SAVE_EVERY", 1)
+def test_other_steps_or_settings_are_another_run(cubes, tmp_path):
     fitted(cubes, tmp_path, steps=2)
-    with pytest.raises(UsageError, match="had 2 steps of the restorer, not 5"):
-        fitted(cubes, tmp_path, steps=5, resume=True)
+    with pytest.raises(UsageError, match="had 2 steps, not 5"):
+        fitted(cubes, tmp_path, steps=5)
+    with pytest.raises(UsageError, match="another scans"):
+        fitted(cubes, tmp_path, steps=2, plan={"scans": ["b"]})
+    (tmp_path / "c.safetensors").write_bytes(b"no checkpoint")
+    with pytest.raises(UsageError, match="damaged"):
+        fitted(cubes, tmp_path, steps=2)

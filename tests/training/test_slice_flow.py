@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from blindharmony.errors import UsageError
+from blindharmony.errors import BlindHarmonyError, UsageError
 from blindharmony.flows.glow import MultiScaleSpec
-from blindharmony.training.slices import SliceData, train_slice_flow
+from blindharmony.settings import SliceFitSettings
+from blindharmony.training.loop import Budget, Checkpoint, fit
+from blindharmony.training.slices import SliceData, SliceTask
 
 SPEC = MultiScaleSpec(levels=2, steps=1, width=4, coupling="affine", blocks=1, dropout=0.1, centre=0.5)
 SHAPE = (16, 16, 6)
@@ -26,9 +29,18 @@ def scans(count: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]
     return volumes, [mask] * count
 
 
-def train(**options):
-    options = {"steps": 8, "batch": 3, "every": 3, "validation": scans(1, seed=5), **options}
-    return train_slice_flow(*scans(3), SPEC, **options)
+def train(*, steps=8, minutes=None, seed=0, checkpoint=None, progress=None):
+    settings = SliceFitSettings(batch=3, look_every=3)
+    task = SliceTask(SPEC, SliceData(*scans(3)), SliceData(*scans(1, seed=5)), settings=settings, seed=seed)
+    kept = checkpoint and Checkpoint(checkpoint, {"seed": seed})
+    curve = fit(
+        task,
+        settings,
+        Budget(steps, minutes),
+        checkpoint=kept,
+        on_step=lambda share, numbers: progress and progress(share),
+    ).rows
+    return task.networks, [{k: v for k, v in row.items() if k != "seconds"} for row in curve]
 
 
 def same(one, two) -> bool:
@@ -37,11 +49,9 @@ def same(one, two) -> bool:
 
 
 def test_it_learns_and_keeps_the_best():
-    lines = []
-    flow, curve = train(steps=60, every=20, log=lines.append)
-    assert curve[-1].validation < curve[0].validation
-    assert [p.step for p in curve] == [20, 40, 60]
-    assert len(lines) == 3
+    flow, curve = train(steps=60)
+    assert curve[-1]["held_out"] < curve[0]["held_out"]
+    assert [row["step"] for row in curve] == list(range(3, 61, 3))
     assert not flow.training
     assert flow.spec.grey_levels == 4096
     x = SliceData(*scans(1)).batch([0])
@@ -68,7 +78,7 @@ def test_an_interrupted_training_continues_as_if_nothing_had_happened(tmp_path, 
 
     with pytest.raises(KeyboardInterrupt):
         train(checkpoint=checkpoint, progress=interrupt)
-    assert len(steps) == stop + 1
+    assert len(steps) == stop
     assert signal.getsignal(signal.SIGINT) is before
     rest = []
     flow, curve = train(checkpoint=checkpoint, progress=rest.append)
@@ -83,22 +93,43 @@ def test_an_interrupted_training_continues_as_if_nothing_had_happened(tmp_path, 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     checkpoint = tmp_path / "run.safetensors"
     train(checkpoint=checkpoint)
-    with pytest.raises(UsageError, match="another training"):
+    with pytest.raises(UsageError, match="another seed"):
         train(checkpoint=checkpoint, seed=3)
     checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(UsageError, match="damaged"):
         train(checkpoint=checkpoint)
 
 
+def test_a_gradient_that_is_no_number_is_skipped_and_many_stop_the_training(monkeypatch):
+    class Broken(SliceTask):
+        wrong = frozenset({1})
+
+        def step(self, number, update):
+            if number in self.wrong:
+                bits = self.networks.bits_per_dim(self._noisy(self._training, [0])).mean()
+                return {"train": update.descend([bits * math.nan])}
+            return super().step(number, update)
+
+    task = Broken(SPEC, SliceData(*scans(3)))
+    progress = fit(task, SliceFitSettings(), Budget(3))
+    assert all(bool(v.isfinite().all()) for v in task.networks.state_dict().values())
+    assert math.isfinite(progress.rows[-1]["train"])
+    task.wrong = range(10**6)
+    monkeypatch.setattr("blindharmony.training.loop._DIVERGED", 5)
+    with pytest.raises(BlindHarmonyError, match="diverged"):
+        fit(task, SliceFitSettings(), Budget(9))
+
+
 def test_time_limits_and_other_threads_work():
-    assert train(steps=None, minutes=1e-6)[1][-1].step == 1
+    assert train(steps=None, minutes=1e-6)[1][-1]["step"] == 20
     results = []
     thread = threading.Thread(target=lambda: results.append(train()[0]))
     thread.start()
     thread.join()
     assert same(results[0], train()[0])
-    with pytest.raises(ValueError, match="positive"):
-        train(steps=0)
+    for wrong in ({"steps": 0}, {"minutes": math.nan}, {"minutes": -1.0}, {}):
+        with pytest.raises(UsageError, match=r"steps|minutes"):
+            Budget(**wrong)
 
 
 def test_slices_are_masked_scaled_and_chosen():

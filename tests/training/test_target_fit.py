@@ -14,8 +14,9 @@ from blindharmony.flows.glow import MultiScaleSpec
 from blindharmony.models.file import load_target
 from blindharmony.models.restorer import RestorerSpec
 from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.settings import TrainSettings
 from blindharmony.training.data import hold_out, make_pool, prepare_head
-from blindharmony.training.target import train_target
+from blindharmony.training.target import train
 from blindharmony.version import VERSION
 from heads import head_grid, synthetic_brain
 from targets import TINY
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("people_once")
 SMALL = RestorerSpec(width=4, deep_width=4, blocks=1)
 
 PLAIN = PrepRecipe(n4=False)
-QUICK = {"spec": TINY, "recipe": PLAIN, "copies": 1, "restorer": False}
+QUICK_SETTINGS = {"copies": 1, "restorer": False, "flow_fit": {"honesty_changes": 3}}
+QUICK = {"spec": TINY, "recipe": PLAIN, **QUICK_SETTINGS}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def place(scans, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(scans, place):
     out = place()
-    return out, train_target(scans, out, steps=4, **QUICK)
+    return out, train(scans, out, steps=4, **QUICK)
 
 
 def test_the_model_knows_what_it_was_made_of(trained):
@@ -71,6 +73,7 @@ def test_the_model_knows_what_it_was_made_of(trained):
     assert len(again.info.held_out.level_bits[0]) == len(TINY.widths) + 1
     assert np.isfinite(again.info.held_out.bits_per_dim).all()
     assert again.info.recipe == PLAIN
+    assert again.info.training == TrainSettings(steps=4).updated(**QUICK_SETTINGS)
     assert (np.diff(again.quantiles, axis=1) >= 0).all()
     assert not out.with_name(out.name + ".work").exists()
 
@@ -86,12 +89,13 @@ def test_an_interrupted_training_ends_with_the_same_bytes(scans, trained, place)
 
     options = {"steps": 4, **QUICK}
     with pytest.raises(KeyboardInterrupt):
-        train_target(scans, out, report=interrupt, **options)
+        train(scans, out, report=interrupt, **options)
     assert not out.exists()
     stages = []
-    train_target(scans, out, resume=True, report=lambda s, d, n: stages.append(s), **options)
-    # Levels that were finished are not trained again.
+    train(scans, out, resume=True, report=lambda s, d, n: stages.append(s), **options)
+    # Levels that were finished are not trained again, and one that was begun goes on where it stood.
     assert not any(s.startswith("32 mm") for s in stages)
+    assert sum(s.startswith("8 mm") for s in stages) == 2
     assert out.read_bytes() == trained[0].read_bytes()
 
 
@@ -103,9 +107,13 @@ def test_resuming_something_else_is_refused(scans, place):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_target(scans, out, steps=2, report=interrupt, **QUICK)
+        train(scans, out, steps=2, report=interrupt, **QUICK)
     with pytest.raises(UsageError, match="another seed"):
-        train_target(scans, out, steps=2, seed=1, resume=True, **QUICK)
+        train(scans, out, steps=2, seed=1, resume=True, **QUICK)
+    with pytest.raises(UsageError, match="another flow_fit"):
+        train(scans, out, steps=2, resume=True, **{**QUICK, "flow_fit": {"rate": 1e-3}})
+    with pytest.raises(UsageError, match="had 2 steps, not 3"):
+        train(scans, out, steps=3, resume=True, **QUICK)
 
 
 def test_the_command_keeps_a_log_while_it_runs_and_shows_it_in_the_end(scans, place, monkeypatch, capsys):
@@ -119,9 +127,9 @@ def test_the_command_keeps_a_log_while_it_runs_and_shows_it_in_the_end(scans, pl
                 logs.extend(json.loads(line) for line in log.read_text().splitlines())
             report(stage, done, numbers)
 
-        return train_target(*what, report=look, **{**how, **QUICK})
+        return train(*what, report=look, **{**how, **QUICK})
 
-    monkeypatch.setattr("blindharmony.training.target.train_target", quick)
+    monkeypatch.setattr("blindharmony.training.target.train", quick)
     assert main(["train", str(scans[0].parent), "--out", str(out), "--steps", "2", "--json", "-q"]) == 0
     assert {entry["level"] for entry in logs} == set(range(len(TINY.widths) + 1))
     levels = [entry for entry in logs if "calibration" in entry]
@@ -136,20 +144,20 @@ def test_the_command_keeps_a_log_while_it_runs_and_shows_it_in_the_end(scans, pl
 
 def test_too_few_scans_existing_models_and_bad_scans(scans, trained, tmp_path):
     with pytest.raises(UsageError, match="at least 5"):
-        train_target(scans[:3], tmp_path / "x.safetensors")
+        train(scans[:3], tmp_path / "x.safetensors")
     with pytest.raises(OutputError, match="overwrite"):
-        train_target(scans, trained[0])
+        train(scans, trained[0])
     bad = tmp_path / "bad.nii"
     bad.write_text("no image")
     with pytest.raises(InputError, match=r"bad\.nii"):
-        train_target([*scans, bad], tmp_path / "x.safetensors", recipe=PLAIN)
+        train([*scans, bad], tmp_path / "x.safetensors", recipe=PLAIN)
 
 
 def test_the_slice_flow_of_the_published_method_can_be_added(scans, place, monkeypatch):
     tiny = MultiScaleSpec(levels=2, steps=1, width=4, coupling="affine", blocks=1, centre=0.5)
     monkeypatch.setattr("blindharmony.training.slices.small_2d", lambda: tiny)
     out = place()
-    target = train_target(scans, out, steps=1, slice_steps=1, **QUICK)
+    target = train(scans, out, steps=1, slice_steps=1, **QUICK)
     assert target.slices is not None
     assert load_target(out).info.slices == target.slices.spec
     assert target.slices.spec.width == tiny.width
@@ -157,9 +165,9 @@ def test_the_slice_flow_of_the_published_method_can_be_added(scans, place, monke
 
 
 def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, place, tmp_path, monkeypatch):
-    monkeypatch.setattr("blindharmony.training.restorer.RestorerSpec", lambda: SMALL)
+    monkeypatch.setattr("blindharmony.training.target.RestorerSpec", lambda: SMALL)
     out = place()
-    target = train_target(scans, out, steps=1, **{**QUICK, "restorer": True, "restorer_steps": 2})
+    target = train(scans, out, steps=1, **{**QUICK, "restorer": True, "restorer_steps": 2})
     again = load_target(out)
     assert again.info.restorer == SMALL
     assert len(again.info.held_out.restorer_change) == 1

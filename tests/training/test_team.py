@@ -13,7 +13,10 @@ import torch
 from safetensors import safe_open
 
 from blindharmony.errors import UsageError
-from blindharmony.training.distributed import Compute, Team
+from blindharmony.flows.pyramid import LevelFlow
+from blindharmony.settings import FlowFitSettings
+from blindharmony.training.loop import Budget, Compute, ProcessGroup, fit
+from blindharmony.training.pyramid import LevelTask
 
 SCRIPT = Path(__file__).with_name("team_fit.py")
 
@@ -51,18 +54,16 @@ def test_two_processes_do_what_one_does_with_the_same_batch(tmp_path):
 
 def test_an_uneven_batch_is_refused():
     with pytest.raises(UsageError, match="multiple"):
-        Compute(batch=3, team=Team(0, 2))
+        Compute(batch=3, group=ProcessGroup(0, 2))
 
 
 def test_every_piece_of_work_is_shared_once():
-    assert sorted(piece for rank in range(3) for piece in Team(rank, 3).share(8)) == list(range(8))
+    assert sorted(piece for rank in range(3) for piece in ProcessGroup(rank, 3).share(8)) == list(range(8))
 
 
 def test_mixed_precision_learns_the_same_density():
     """bfloat16 convolutions change the loss in the third digit, not the outcome."""
     data = team_fit.data
-    from blindharmony.flows.pyramid import LevelFlow
-    from blindharmony.training.pyramid import fit_level
 
     found = []
     for mixed in (False, True):
@@ -70,7 +71,9 @@ def test_mixed_precision_learns_the_same_density():
         flow = LevelFlow(7, context=2, width=8, blocks=1, rounds=1, bins=4)
         before = flow.state_dict()["layers.0.head.weight"].clone()
         held = [data(np.random.default_rng(i)) for i in (90, 91)]
-        found.append(fit_level(flow, data, held, steps=60, seed=(0, 1), compute=Compute(mixed=mixed)))
+        compute = Compute(mixed=mixed)
+        task = LevelTask(flow, data, held, seed=(0, 1), compute=compute)
+        found.append(fit(task, FlowFitSettings(), Budget(60), compute=compute).best)
         assert flow.state_dict()["layers.0.head.weight"].dtype == torch.float32
         assert not torch.equal(flow.state_dict()["layers.0.head.weight"], before)
     assert found[0] != found[1]

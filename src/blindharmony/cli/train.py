@@ -1,9 +1,4 @@
-"""The command train.
-
-What a person sees while a target is trained: stage, held-out curve, time left.
-
-``blindharmony train``: scans of one scanner in, its target model out.
-"""
+"""The command ``blindharmony train``: scans of one scanner in, its target model out."""
 
 from __future__ import annotations
 
@@ -13,12 +8,204 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from blindharmony.cli.console import Screen, Stage
 from blindharmony.cli.options import amount, count, whole
 from blindharmony.errors import UsageError
 from blindharmony.io.bids import list_scans
+from blindharmony.settings import SettingsGroup, TrainSettings
+
+_EPILOG = """\
+Give about 20 scans of one scanner and protocol; five, of three people, are the least. Every fifth person (four at
+most) is held out of the networks: they tell when to stop, calibrate the flow, and give the figures that
+'blindharmony info' shows. Intensity curves are learnt from all. Scans of one person are known by 'sub-' in their
+names. Preparation takes some 10 to 30 s a scan and is done once; an interrupted run goes on with --resume and ends
+with the same model.
+A new run gives the same model on the same machine if every part has steps in place of time: --steps, --restorer-steps
+(or --no-restorer), and --slice-steps if there is a slice flow.
+Nothing is written beside your scans, and nothing leaves this machine.
+
+Written: TARGET, and beside it TARGET's name with .log.jsonl (what was measured on the way) and .training.html (held-out
+curves, calibration, heads drawn from the flow).
+
+examples:
+  blindharmony train study/ --out mysite.safetensors
+  blindharmony train study/ --participant-label 01 02 03 04 05 06 --minutes 10 --out quick.safetensors
+  blindharmony train a.nii b.nii c.nii d.nii e.nii --steps 300 --restorer-steps 300 --seed 1 --out mysite.safetensors
+"""
+
+
+# Choices of the settings are options; groups of numbers are reached by --set.
+_CHOICES = {k: v for k, v in TrainSettings.model_fields.items() if not isinstance(v.default, SettingsGroup)}
+# What the model's card says of itself decides no number of the model.
+_CARD = ("name", "data", "licence")
+# Options that say which data are used and decide the model too.
+_DATA = ("participant_label", "held_out", "mask_dir")
+_SWITCHED_OFF = {"restorer": "train no restorer: curves only, no refinement"}
+_METAVARS = {"mask_command": "CMD", "licence": "TEXT", "data": "TEXT", "name": "NAME", "suffix": "SUFFIX"}
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb."""
+    p = verbs.add_parser(
+        "train",
+        help="learn a target scanner from its scans",
+        description="Learn what the scans of one scanner look like, as a target to harmonize to.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or a BIDS study")
+    p.add_argument("--out", required=True, type=Path, metavar="TARGET", help="model file, e.g. mysite.safetensors")
+    p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
+    p.add_argument("--held-out", nargs="+", metavar="LABEL", help="subjects (or file names) that teach no network")
+    p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
+    for name in _CHOICES:
+        _add_choice(p, name)
+    p.add_argument(
+        "--set",
+        dest="numbers",
+        action="append",
+        default=[],
+        metavar="GROUP.NAME=VALUE",
+        help="a number of the training, e.g. flow_fit.rate=0.001, repeatable; the Python reference lists them",
+    )
+    p.add_argument(
+        "--note",
+        nargs=2,
+        action="append",
+        metavar=("NAME", "TEXT"),
+        help="anything else for the model card, repeatable",
+    )
+    p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing model")
+    p.add_argument("--json", action="store_true", help="for machines: progress and result as JSON, an object a line")
+    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    p.set_defaults(run=run)
+
+
+def _add_choice(parser: argparse.ArgumentParser, name: str) -> None:
+    """One choice of the settings as an option; it stands in the arguments only if it was given."""
+    field = _CHOICES[name]
+    text = str(field.description).rstrip(".").replace("%", "%%")
+    option, more = name.replace("_", "-"), dict[str, Any](dest=name, default=argparse.SUPPRESS)
+    if field.annotation is bool:
+        parser.add_argument(f"--no-{option}", action="store_false", help=_SWITCHED_OFF[name], **more)
+        return
+    if field.default not in (None, ""):
+        text += f" (default: {field.default:g})" if isinstance(field.default, float) else f" (default: {field.default})"
+    if get_origin(field.annotation) is Literal:
+        parser.add_argument(f"--{option}", choices=get_args(field.annotation), help=text, **more)
+    elif (kind := _number(field)) is not None:
+        parser.add_argument(f"--{option}", type=kind, metavar="N", help=text, **more)
+    else:
+        parser.add_argument(f"--{option}", metavar=_METAVARS.get(name, "TEXT"), help=text, **more)
+
+
+def _number(field: FieldInfo) -> Callable[[str], float] | None:
+    """What reads the field's value from the command line, None if it is no number."""
+    kinds = str(field.annotation)
+    if "float" in kinds:
+        return amount
+    return None if "int" not in kinds else whole if isinstance(field.default, int) else count
+
+
+def settings_of(arguments: argparse.Namespace) -> TrainSettings:
+    """The settings that options ask for.
+
+    Raises:
+        UsageError: If a number that is set is unknown or makes no sense, or two options exclude each other.
+    """
+    choices = {name: getattr(arguments, name) for name in _CHOICES if hasattr(arguments, name)}
+    if not choices.get("restorer", True) and "restorer_steps" in choices:
+        raise UsageError("--restorer-steps and --no-restorer exclude each other", remedy="use one of them")
+    settings = TrainSettings().updated(**choices)
+    for text in arguments.numbers:
+        path, equals, value = text.partition("=")
+        group, dot, name = path.partition(".")
+        if not (equals and dot):
+            raise UsageError(f"--set {text} is no GROUP.NAME=VALUE", remedy="write it as flow_fit.rate=0.001")
+        try:
+            number = json.loads(value)
+        except ValueError:
+            number = value
+        settings = settings.updated(**{group.replace("-", "_"): {name.replace("-", "_"): number}})
+    return settings
+
+
+def recipe(arguments: argparse.Namespace) -> str:
+    """The command that makes this model again, without the folders of this machine.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_parser(parser.add_subparsers())
+        >>> recipe(parser.parse_args(["train", "x/site A", "--steps", "5", "--out", "x/a.safetensors", "--resume"]))
+        "blindharmony train 'site A' --steps 5 --out a.safetensors"
+    """
+    words = ["blindharmony", "train", *(Path(name).resolve().name for name in arguments.inputs)]
+    choices = settings_of(arguments).differences()
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in _DATA}
+    options |= {name: choices[name] for name in _CHOICES if name in choices and name not in _CARD}
+    for name, value in options.items():
+        if value is None:
+            continue
+        option = name.replace("_", "-")
+        if value is False:
+            words.append(f"--no-{option}")
+            continue
+        values = value if isinstance(value, list) else [value.resolve().name if isinstance(value, Path) else value]
+        words += [f"--{option}", *map(str, values)]
+    for text in arguments.numbers:
+        words += ["--set", text]
+    return shlex.join([*words, "--out", arguments.out.name])
+
+
+def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Train and say what came out."""
+    settings = settings_of(arguments)
+    listing = list_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=settings.suffix)
+    from blindharmony.training.loop import Compute
+    from blindharmony.training.page import write_training_page
+    from blindharmony.training.target import log_name, train
+
+    compute = Compute.of(settings, arguments.device)
+    if not compute.group.first:
+        screen = Screen(quiet=True)
+    for line in listing.lines() if compute.group.first else ():
+        screen.problem(f"blindharmony: warning: {line}")
+    page = arguments.out.with_name(f"{arguments.out.stem}.training.html")
+    with screen.progress("", left=False) as stage:
+        target = train(
+            listing.scans,
+            arguments.out,
+            settings,
+            held_out=arguments.held_out or (),
+            mask_dir=arguments.mask_dir,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            compute=compute,
+            notes={"recipe": recipe(arguments), **dict(arguments.note or [])},
+            report=TrainingScreen(screen, stage, as_json=arguments.json),
+        )
+        compute.group.leave()
+        if not compute.group.first:
+            return 0
+        write_training_page(target, log_name(arguments.out), page, seed=settings.seed, overwrite=True)
+    if arguments.json:
+        screen.result(json.dumps({"stage": "end", "target": str(arguments.out), "digest": target.digest}))
+    else:
+        screen.result(str(arguments.out))
+    bits = target.info.held_out.bits_per_dim
+    screen.note(
+        f"learnt {target.info.name} from {target.info.scans} scans; {len(bits)} held-out scans cost "
+        f"{min(bits):.2f} to {max(bits):.2f} bits a voxel"
+    )
+    screen.note(f"open {page.resolve().as_uri()} in a browser to see how it went")
+    return 0
+
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = 12
@@ -108,187 +295,3 @@ class TrainingScreen:
             left = None if seconds is None else round(seconds)
             content = {"stage": name, "done": round(done, 4), "seconds_left": left, **numbers}
             self.screen.result(json.dumps({k: v for k, v in content.items() if v == v}))
-
-
-_EPILOG = """\
-Give about 20 scans of one scanner and protocol; five, of three people, are the least. Every fifth person (four at
-most) is held out of the networks: they tell when to stop, calibrate the flow, and give the figures that
-'blindharmony info' shows. Intensity curves are learnt from all. Scans of one person are known by 'sub-' in their
-names. Preparation takes some 10 to 30 s a scan and is done once; an interrupted run goes on with --resume and ends
-with the same model.
-A new run gives the same model on the same machine if every part has steps in place of time: --steps, --restorer-steps
-(or --no-restorer), and --slice-steps if there is a slice flow.
-Nothing is written beside your scans, and nothing leaves this machine.
-
-Written: TARGET, and beside it TARGET's name with .log.jsonl (what was measured on the way) and .training.html (held-out
-curves, calibration, heads drawn from the flow).
-
-examples:
-  blindharmony train study/ --out mysite.safetensors
-  blindharmony train study/ --participant-label 01 02 03 04 05 06 --minutes 10 --out quick.safetensors
-  blindharmony train a.nii b.nii c.nii d.nii e.nii --steps 300 --restorer-steps 300 --seed 1 --out mysite.safetensors
-"""
-
-
-def add_parser(verbs: Any) -> None:
-    """Add this verb."""
-    p = verbs.add_parser(
-        "train",
-        help="learn a target scanner from its scans",
-        description="Learn what the scans of one scanner look like, as a target to harmonize to.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or a BIDS study")
-    p.add_argument("--out", required=True, type=Path, metavar="TARGET", help="model file, e.g. mysite.safetensors")
-    p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
-    p.add_argument("--held-out", nargs="+", metavar="LABEL", help="subjects (or file names) that teach no network")
-    p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
-    p.add_argument("--mask-command", metavar="CMD", help="brain extractor for whole heads, with {input} and {output}")
-    p.add_argument("--minutes", type=amount, default=30.0, help="time to learn, preparation not counted (default: 30)")
-    p.add_argument("--steps", type=count, help="steps of every level of the flow instead of a time")
-    p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
-    p.add_argument("--restorer-steps", type=count, help="steps of the restorer instead of a third of the time")
-    p.add_argument("--no-restorer", action="store_true", help="train no restorer: curves only, no refinement")
-    p.add_argument(
-        "--slice-minutes", type=amount, default=0.0, help="also train the slice flow of the published method"
-    )
-    p.add_argument("--slice-steps", type=count, help="steps of the slice flow instead of a time")
-    p.add_argument("--name", help="name of the model (default: the file's)")
-    p.add_argument("--data", default="", help="where the scans come from, for the model card")
-    p.add_argument("--licence", default="", help="licence of the model, for the model card")
-    p.add_argument(
-        "--note",
-        nargs=2,
-        action="append",
-        metavar=("NAME", "TEXT"),
-        help="anything else for the model card, repeatable",
-    )
-    p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
-    p.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    p.add_argument("--batch", type=count, help="patches a step (default: one for each process of torchrun)")
-    p.add_argument(
-        "--precision",
-        choices=("auto", "full", "mixed"),
-        default="auto",
-        help="mixed: convolutions in bfloat16, couplings and log-dets never (default: mixed on a GPU, full on a CPU)",
-    )
-    p.add_argument("--seed", type=whole, default=0, help="equal seeds give equal models (default: %(default)s)")
-    p.add_argument("--overwrite", action="store_true", help="replace an existing model")
-    p.add_argument("--json", action="store_true", help="for machines: progress and result as JSON, an object a line")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
-    p.set_defaults(run=run)
-
-
-def recipe(arguments: argparse.Namespace) -> str:
-    """The command that makes this model again, without the folders of this machine.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> add_parser(parser.add_subparsers())
-        >>> recipe(parser.parse_args(["train", "x/site A", "--steps", "5", "--out", "x/a.safetensors", "--resume"]))
-        "blindharmony train 'site A' --steps 5 --out a.safetensors"
-    """
-    words = ["blindharmony", "train", *(Path(name).resolve().name for name in arguments.inputs)]
-    for name in _RECIPE:
-        value = getattr(arguments, name)
-        if value is None or value is False or value == _DEFAULTS.get(name, ""):
-            continue
-        value = value.resolve().name if isinstance(value, Path) else value
-        own = [] if value is True else value if isinstance(value, list) else [value]
-        words += [f"--{name.replace('_', '-')}", *(str(v) for v in own)]
-    return shlex.join([*words, "--out", arguments.out.name])
-
-
-# What decides which model comes out; time only where no number of steps was given.
-_RECIPE = (
-    *(
-        "participant_label",
-        "held_out",
-        "mask_dir",
-        "mask_command",
-        "steps",
-        "minutes",
-        "restorer_steps",
-        "no_restorer",
-        "slice_minutes",
-    ),
-    *("slice_steps", "suffix", "batch", "precision", "seed"),
-)
-_DEFAULTS: dict[str, object] = {"minutes": 30.0, "slice_minutes": 0.0, "suffix": "T1w", "precision": "auto", "seed": 0}
-
-
-def run(arguments: argparse.Namespace, screen: Screen) -> int:
-    """Train and say what came out."""
-    listing = list_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=arguments.suffix)
-    paths = list(listing.scans)
-    if arguments.no_restorer and arguments.restorer_steps is not None:
-        raise UsageError("--restorer-steps and --no-restorer exclude each other", remedy="use one of them")
-    held_out = _named(paths, arguments.held_out or [])
-    from blindharmony.device import resolved_device
-    from blindharmony.training.distributed import Compute, Team
-    from blindharmony.training.page import write_training_page
-    from blindharmony.training.target import log_name, train_target
-
-    device = resolved_device(arguments.device)
-    team = Team.from_environment(device)
-    mixed = arguments.precision == "mixed" or (arguments.precision == "auto" and device.startswith("cuda"))
-    compute = Compute(team.device, arguments.batch or team.size, mixed, team)
-    if not team.first:
-        screen = Screen(quiet=True)
-    for line in listing.lines() if team.first else ():
-        screen.problem(f"blindharmony: warning: {line}")
-    page = arguments.out.with_name(f"{arguments.out.stem}.training.html")
-    with screen.progress("", left=False) as stage:
-        target = train_target(
-            paths,
-            arguments.out,
-            held_out=held_out,
-            mask_dir=arguments.mask_dir,
-            mask_command=arguments.mask_command,
-            minutes=arguments.minutes,
-            steps=arguments.steps,
-            restorer=not arguments.no_restorer,
-            restorer_steps=arguments.restorer_steps,
-            slice_minutes=arguments.slice_minutes,
-            slice_steps=arguments.slice_steps,
-            resume=arguments.resume,
-            overwrite=arguments.overwrite,
-            seed=arguments.seed,
-            compute=compute,
-            name=arguments.name,
-            suffix=arguments.suffix,
-            data=arguments.data,
-            licence=arguments.licence,
-            notes={"recipe": recipe(arguments), **dict(arguments.note or [])},
-            report=TrainingScreen(screen, stage, as_json=arguments.json),
-        )
-        team.leave()
-        if not team.first:
-            return 0
-        write_training_page(target, log_name(arguments.out), page, seed=arguments.seed, overwrite=True)
-    if arguments.json:
-        screen.result(json.dumps({"stage": "end", "target": str(arguments.out), "digest": target.digest}))
-    else:
-        screen.result(str(arguments.out))
-    bits = target.info.held_out.bits_per_dim
-    screen.note(
-        f"learnt {target.info.name} from {target.info.scans} scans; {len(bits)} held-out scans cost "
-        f"{min(bits):.2f} to {max(bits):.2f} bits a voxel"
-    )
-    screen.note(f"open {page.resolve().as_uri()} in a browser to see how it went")
-    return 0
-
-
-def _named(paths: list[Path], names: list[str]) -> list[Path]:
-    """The scans whose subject or file name is among ``names``."""
-    found = []
-    for name in names:
-        label = name if name.startswith("sub-") else f"sub-{name}"
-        own = [p for p in paths if p.name == name or p.name.split("_")[0] == label]
-        if not own:
-            raise UsageError(
-                f"--held-out {name} is none of the scans", remedy="name subjects or files among the inputs"
-            )
-        found += own
-    return list(dict.fromkeys(found))

@@ -38,7 +38,7 @@ class Harmonizer(TransformerMixin, BaseEstimator):
         target: A model, its file, or an included name; None to learn one in ``fit``.
         one_scanner: Whether the scans of one call of ``transform`` are of one scanner, and share its curve.
         model_file: Where ``fit`` writes what it has learnt; nowhere if None.
-        training: Options of :func:`~blindharmony.training.target.train_target`, such as ``{"minutes": 10}``.
+        training: Options of :func:`~blindharmony.training.target.train`, such as ``{"minutes": 10}``.
         options: Options of :func:`~blindharmony.api.harmonize`, such as ``{"refine": False}``.
 
     Attributes:

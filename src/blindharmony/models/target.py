@@ -25,8 +25,9 @@ from blindharmony.models.person import PersonModel
 from blindharmony.models.restorer import Restorer, RestorerSpec
 from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony.preprocessing.registration import load_template
+from blindharmony.settings import TrainSettings
 
-FORMAT = 6
+FORMAT = 7
 
 
 class HeldOut(BaseModel):
@@ -82,6 +83,7 @@ class TargetInfo(BaseModel):
         pyramid: Shape of the whole-volume flow.
         slices: Shape of the slice flow, if there is one.
         restorer: Shape of the restorer, if there is one.
+        training: Settings of the training; None in models made before they were kept.
         held_out: Measured on held-out scans.
         data: Where the scans came from.
         licence: Of the model.
@@ -106,6 +108,7 @@ class TargetInfo(BaseModel):
     pyramid: PyramidSpec | None = None
     slices: MultiScaleSpec | None = None
     restorer: RestorerSpec | None = None
+    training: TrainSettings | None = None
     held_out: HeldOut = HeldOut()
     data: str = ""
     licence: str = ""

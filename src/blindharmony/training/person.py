@@ -1,8 +1,7 @@
-"""What is learnt about people.
+"""The person model of a target is learnt: rank features and quantile curves of its own scans, as any scanner sees them.
 
-What the target's people look like to any scanner: rank features and quantile curves of its own scans.
-
-The person model of a target, and how well it tells people that it has not seen.
+Every head is shown as it is and in spoiled versions (noise, blur, thick slices), so that features of a spoiled scan
+lead to the same person. The mean head that a head is compared with never contains that person.
 """
 
 from __future__ import annotations
@@ -19,26 +18,31 @@ from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.summary import rank_features, texture
 from blindharmony.models.person import PersonModel
 from blindharmony.models.target import Target, upsampled
-from blindharmony.training.data import Head, Pool, Report
-from blindharmony.training.random_scanner import FWHM, inside_mean, rician, thick_slices
+from blindharmony.settings import PersonFitSettings
+from blindharmony.training.augmentation import FWHM, inside_mean, rician, thick_slices
+from blindharmony.training.data import Head, Report, TrainingData
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def seen_as(image: Image, mask: Mask, rng: np.random.Generator) -> Iterator[Image]:
+def versions_of(
+    image: Image, mask: Mask, rng: np.random.Generator, settings: PersonFitSettings | None = None
+) -> Iterator[Image]:
     """One by one: a head as it is, with two strengths of noise, two of blur, in thick slices along a random axis.
 
     Args:
         image: Template grid, flow units, zero outside the mask.
         mask: Brain.
         rng: Source of the noise.
+        settings: How strong.
     """
+    settings = settings or PersonFitSettings()
     axis = int(rng.integers(3))
-    blurs = [partial(ndimage.gaussian_filter, sigma=width / FWHM) for width in (1.5, 2.5)]
-    slices = partial(thick_slices, axis=axis, size=3)
+    blurs = [partial(ndimage.gaussian_filter, sigma=width / FWHM) for width in settings.blur_mm]
+    slices = partial(thick_slices, axis=axis, size=settings.slice_mm)
     yield image
-    for share in (0.02, 0.04):
+    for share in settings.noise:
         yield np.where(mask, rician(image, share, rng), 0).astype(np.float32)
     for smooth in (*blurs, slices):
         yield inside_mean(image, mask, smooth)
@@ -51,6 +55,7 @@ def fit_people(
     levels: NDArray[np.float64],
     *,
     people: Sequence[str] = (),
+    settings: PersonFitSettings | None = None,
     on_head: Callable[[int, int], None] | None = None,
 ) -> PersonModel:
     """The person model of a target.
@@ -64,6 +69,7 @@ def fit_people(
         region: Where scans are compared, template grid.
         levels: Ranks of the quantile curves.
         people: Whose scan each is; all different people if empty.
+        settings: How the versions of a head are spoiled.
         on_head: Called with heads done and their number.
     """
     total = np.sum([x * m for x, m in coarse], 0)
@@ -75,12 +81,12 @@ def fit_people(
     for index, head in enumerate(heads):
         image, mask = head()
         inside = mask & region
-        same = [own for own, who in zip(coarse, whose, strict=True) if who == whose[index]]
+        same = [pair for pair, who in zip(coarse, whose, strict=True) if who == whose[index]]
         others = total - np.sum([x * m for x, m in same], 0)
         others = others / np.maximum(count - np.sum([m for _, m in same], 0, dtype=np.float32), 1)
         atlas = upsampled(others.astype(np.float32))
         image = np.where(inside, image, 0).astype(np.float32)
-        for version in seen_as(image, inside, np.random.default_rng(index)):
+        for version in versions_of(image, inside, np.random.default_rng(index), settings):
             curve = np.asarray(np.quantile(version[inside], levels), np.float64)
             # Noise raises the mean square; preparation would scale it away.
             curve *= np.sqrt((plain[index] ** 2).mean() / (curve**2).mean())
@@ -95,25 +101,24 @@ def fit_people(
     return PersonModel(np.array(features), np.array(curves), np.array(owners), np.array(textures), several)
 
 
-def with_people(
-    target: Target, heads: Sequence[Head], pools: Sequence[Pool], people: Sequence[str], *, report: Report
-) -> Target:
-    """The target with the quantile curves of all its scans and the person model taught by them.
+def with_people(target: Target, data: TrainingData, settings: PersonFitSettings, *, report: Report) -> Target:
+    """The target with the quantile curves of all its scans and the person model learnt from them.
 
     Every scan serves, held-out ones too: with twenty heads each counts, and the model is judged by leaving each head
     out in turn.
     """
-    images = [partial(_arrays, head) for head in heads]
+    pools, people = (data.images, data.held_out_images), data.people
     coarse = [
         (image[0, 0].numpy(), mask[0, 0].numpy())
         for image, mask in (pool.load(index, 0) for pool in pools for index in range(len(pool.files)))
     ]
     person = fit_people(
-        images,
+        [partial(_arrays, head) for head in (*data.heads, *data.held_out)],
         coarse,
         target.fit_region,
         target.levels,
         people=people,
+        settings=settings,
         on_head=lambda i, n: report("learning the people", i / n, {}),
     )
     plain = person.curves[person.themselves]

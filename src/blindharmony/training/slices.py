@@ -1,39 +1,37 @@
-"""The flow of slices is trained, for the published method.
+r"""The flow of single axial slices is trained, which the published method needs.
 
-Axial slices in the grey scale of the slice flow, and what makes a run over them repeatable.
+.. math:: \min_\theta\; -\frac{\log_2 p_\theta(\tilde x)}{D} + \log_2 n
 
-Learn how the slices of target scans look: the flow of the published method.
+:math:`\tilde x` is a slice of :math:`D` values, spread over its :math:`n` grey levels by noise. The slices of held-out
+scans choose the weights.
 
-The slice flow of a target, which the published method needs.
+Source: Jeong et al. 2023 (BlindHarmony), section 4: 10,000 steps (``PUBLISHED_STEPS``) of 256 slices. Named deviations:
+clipped gradients, the slices' grey scale.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from blindharmony.errors import UsageError
-from blindharmony.files import write_bytes
 from blindharmony.flows.glow import MultiScaleFlow, MultiScaleSpec, small_2d
 from blindharmony.flows.latent import dequantise
 from blindharmony.harmonization.published import CEILING, LEAST_BRAIN
 from blindharmony.models.target import Target
+from blindharmony.settings import SliceFitSettings
 from blindharmony.training.data import Head, Report
+from blindharmony.training.loop import Budget, Checkpoint, Compute, Row, Task, Update, fit
+
+PUBLISHED_STEPS = 10_000
+# Slices that the flow's first activations are scaled on, and slices judged at a time.
+_FIRST, _TOGETHER = 16, 8
 
 
 class SliceData:
@@ -106,7 +104,7 @@ class SliceData:
 
 @contextmanager
 def randomness(seed: int, step: int) -> Iterator[np.random.Generator]:
-    """Make everything random in a block follow from two numbers, so that a resumed training repeats it.
+    """Make everything random in a block follow from two numbers.
 
     Afterwards torch's own random state is as it was before.
 
@@ -124,224 +122,65 @@ def randomness(seed: int, step: int) -> Iterator[np.random.Generator]:
         yield rng
 
 
-@contextmanager
-def deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into an event to look at between two steps.
-
-    Inside a step it could leave half of the weights updated. Outside the main thread, which alone receives
-    interrupts, the event never happens.
-
-    Example:
-        >>> with deferred_interrupt() as asked:
-        ...     signal.raise_signal(signal.SIGINT)
-        >>> asked.is_set()
-        True
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-Volumes: TypeAlias = Sequence[NDArray[np.float32]]
-Masks: TypeAlias = Sequence[NDArray[np.bool_]]
-
-PUBLISHED_STEPS = 10_000
-LEARNING_RATE = 5e-4
-GREY_LEVELS = 4096
-# A usual gradient has norm 1 to 5; one far beyond would spoil Adam's moments.
-_CLIP = 20.0
-_JUDGES = 48
-_AFRESH = "delete it to start afresh"
-
-
-class Point(NamedTuple):
-    """Bits a value after so many steps, of recent training slices and of validation slices."""
-
-    step: int
-    train: float
-    validation: float | None = None
-
-
-def train_slice_flow(
-    volumes: Volumes,
-    masks: Masks,
-    spec: MultiScaleSpec,
-    *,
-    minutes: float | None = None,
-    steps: int | None = None,
-    batch: int = 8,
-    seed: int = 0,
-    ceiling: float = CEILING,
-    validation: tuple[Volumes, Masks] | None = None,
-    every: int = 100,
-    checkpoint: Path | None = None,
-    device: str = "cpu",
-    progress: Callable[[float], None] | None = None,
-    log: Callable[[str], None] | None = None,
-) -> tuple[MultiScaleFlow, list[Point]]:
-    r"""Train a flow on single axial slices by maximum likelihood, from target scans only.
-
-    .. math:: \min_\theta\; -\frac{\log_2 p_\theta(\tilde x)}{D} + \log_2 n
-
-    with :math:`\tilde x` a slice spread over its n grey levels; Adam at 5e-4, falling to zero along a cosine.
-    With ``steps``, the same seed, device and number of threads give the same bytes, also after an interrupt,
-    which is obeyed between two steps. Updates whose gradient is not finite are skipped.
-
-    Source: Jeong et al. 2023 (BlindHarmony), section 4: 10,000 steps (``PUBLISHED_STEPS``) of 256 slices.
-    Named deviations: clipped gradients, the slices' grey scale.
+class SliceTask(Task):
+    """A flow of slices, trained by maximum likelihood.
 
     Args:
-        volumes: Scans on the template grid in flow units, each ``(X, Y, Z)``, float32.
-        masks: Their brain masks.
-        spec: The flow; without grey levels it gets 4096 (12 bits).
-        minutes: Most time.
-        steps: Most steps; the published number if there is no limit.
-        batch: Slices a step.
+        spec: Its shape; without grey levels it gets those of the settings.
+        training: Slices to learn from.
+        held_out: Slices that choose the weights.
+        settings: Slices a step, grey levels.
         seed: Of weights, slices and noise.
-        ceiling: Flow intensity that becomes 1.0; harmonization must use the same.
-        validation: Scans that never train; if given, the weights that suit them best are kept.
-        every: Steps between two judgements, each followed by a checkpoint.
-        checkpoint: File of the state; continued if it exists.
-        device: Where to compute.
-        progress: Called after each step with the fraction done.
-        log: Called with a line a judgement.
-
-    Returns:
-        The flow in evaluation mode, and its learning curve.
-
-    Raises:
-        ValueError: If the scans do not suit :class:`~.slice_data.SliceData` or the flow, or a limit is not
-            positive.
-        UsageError: If the checkpoint is damaged or belongs to another training.
-        KeyboardInterrupt: Once the checkpoint is written.
+        device: Where to train.
 
     Example:
         >>> head, mask = np.ones((8, 8, 4), np.float32), np.ones((8, 8, 4), bool)
         >>> spec = MultiScaleSpec(levels=1, steps=1, width=4, coupling="affine")
-        >>> flow, curve = train_slice_flow([head], [mask], spec, steps=2)
-        >>> curve[-1].step
-        2
+        >>> task = SliceTask(spec, SliceData([head], [mask]))
+        >>> fit(task, SliceFitSettings(), Budget(steps=2)).rows[-1]["step"]
+        2.0
     """
-    steps = PUBLISHED_STEPS if steps is None and minutes is None else steps
-    if any(limit is not None and not limit > 0 for limit in (steps, minutes)):
-        raise ValueError(f"limits must be positive, got {steps} steps and {minutes} minutes")
-    data = SliceData(volumes, masks, ceiling)
-    judges = None if validation is None else SliceData(*validation, ceiling)
-    if spec.grey_levels == 1:
-        spec = spec.model_copy(update={"grey_levels": GREY_LEVELS})
-    run = _Run(spec, data, seed, device)
-    about = {"spec": spec.model_dump(), "steps": steps, "minutes": minutes, "batch": batch, "seed": seed}
-    about |= {"ceiling": ceiling, "every": every, "slices": len(data)}
-    if checkpoint is not None and checkpoint.exists():
-        run.load(checkpoint, about)
-    before, started = run.seconds, time.monotonic()
 
-    def done() -> float:
-        return max(run.step / steps if steps else 0.0, run.seconds / (60 * minutes) if minutes else 0.0)
+    networks: MultiScaleFlow
 
-    with deferred_interrupt() as interrupted:
-        while (fraction := done()) < 1:
-            run.learn(data, batch, seed, LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * fraction)))
-            run.seconds = before + time.monotonic() - started
-            if pause := run.step % every == 0 or done() >= 1:
-                point = run.judge(judges, seed)
-                if log is not None:
-                    log("step {}: bits a value {:.4f}, validation {}".format(*point))
-            # Asked once: what arrives later is obeyed after the next step.
-            stop = interrupted.is_set()
-            if checkpoint is not None and (pause or stop):
-                run.save(checkpoint, about)
-            if progress is not None:
-                progress(min(done(), 1.0))
-            if stop:
-                break
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-    if run.best:
-        run.flow.load_state_dict(run.best)
-    return run.flow.eval().requires_grad_(False), run.curve
-
-
-class _Run:
-    def __init__(self, spec: MultiScaleSpec, data: SliceData, seed: int, device: str) -> None:
-        self.step, self.seconds, self.recent = 0, 0.0, math.nan
-        self.best, self.curve = dict[str, Tensor](), list[Point]()
+    def __init__(
+        self,
+        spec: MultiScaleSpec,
+        training: SliceData,
+        held_out: SliceData | None = None,
+        *,
+        settings: SliceFitSettings | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self._training, self._held_out, self._device = training, held_out, device
+        self._settings, self.seed = settings or SliceFitSettings(), (seed,)
+        if spec.grey_levels == 1:
+            spec = spec.model_copy(update={"grey_levels": self._settings.grey_levels})
         with randomness(seed, 0):
-            self.flow = MultiScaleFlow(spec).to(device)
-            self.flow.initialise(self._slices(data, data.spread(16)))
-        self.adam = torch.optim.Adam(self.flow.parameters(), LEARNING_RATE)
+            self.networks = MultiScaleFlow(spec).to(device)
+            self.networks.initialise(self._noisy(training, training.spread(_FIRST)))
 
-    def _slices(self, data: SliceData, which: Sequence[int]) -> Tensor:
-        weight = next(self.flow.parameters())
-        return dequantise(data.batch(which), self.flow.spec.grey_levels).to(weight.device)
+    def step(self, number: int, update: Update) -> Row:
+        """Bits a value of a few random slices."""
+        # Number 0 has made the weights.
+        rng = self.generator(number + 1)
+        torch.manual_seed(int(rng.integers(2**62)))
+        chosen = rng.integers(len(self._training), size=self._settings.batch).tolist()
+        x = self._noisy(self._training, chosen)
+        return {"train": update.descend([self.networks.bits_per_dim(x).mean()])}
 
-    def learn(self, data: SliceData, batch: int, seed: int, rate: float) -> None:
-        self.step += 1
-        with randomness(seed, self.step) as rng:
-            x = self._slices(data, rng.integers(len(data), size=batch).tolist())
-            bits = self.flow.train().bits_per_dim(x).mean()
-            self.adam.zero_grad()
-            bits.backward()  # type: ignore[no-untyped-call]
-        self.adam.param_groups[0]["lr"] = rate
-        if bool(torch.nn.utils.clip_grad_norm_(self.flow.parameters(), _CLIP).isfinite()):
-            self.adam.step()
-            self.recent = bits.item() if math.isnan(self.recent) else 0.95 * self.recent + 0.05 * bits.item()
+    def score(self) -> float | None:
+        """Mean bits a value of slices spread over the held-out scans."""
+        if self._held_out is None:
+            return None
+        chosen = self._held_out.spread(self._settings.judged)
+        with randomness(self.seed[0], 0):
+            parts = [self._noisy(self._held_out, chosen[i : i + _TOGETHER]) for i in range(0, len(chosen), _TOGETHER)]
+        return torch.cat([self.networks.bits_per_dim(part) for part in parts]).mean().item()
 
-    @torch.no_grad()
-    def judge(self, data: SliceData | None, seed: int) -> Point:
-        bits = None
-        if data is not None:
-            which = data.spread(_JUDGES)
-            with randomness(seed, 0):
-                parts = [self._slices(data, which[i : i + 8]) for i in range(0, len(which), 8)]
-            bits = torch.cat([self.flow.eval().bits_per_dim(part) for part in parts]).mean().item()
-            if bits < min((p.validation for p in self.curve if p.validation is not None), default=math.inf):
-                self.best = {name: value.clone() for name, value in self.flow.state_dict().items()}
-        self.curve.append(Point(self.step, self.recent, bits))
-        return self.curve[-1]
-
-    def save(self, path: Path, about: dict[str, Any]) -> None:
-        tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for number, weight in enumerate(self.flow.parameters()):
-            tensors |= {f"adam.{number}.{k}": v for k, v in self.adam.state[weight].items()}
-        state = [self.step, self.seconds, self.recent, self.curve]
-        text = {"about": json.dumps(about), "state": json.dumps(state)}
-        content = save_tensors({k: v.cpu().contiguous() for k, v in tensors.items()}, text)
-        write_bytes(path, content, overwrite=True)
-
-    def load(self, path: Path, about: dict[str, Any]) -> None:
-        try:
-            with safe_open(path, "pt") as file:
-                text = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            same = json.loads(text["about"]) == json.loads(json.dumps(about))
-            self.step, self.seconds, self.recent, curve = json.loads(text["state"])
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise UsageError(f"damaged checkpoint ({error})", remedy=_AFRESH, path=path) from None
-        if not same:
-            raise UsageError("this checkpoint belongs to another training", remedy=_AFRESH, path=path)
-        self.curve = [Point(*point) for point in curve]
-        self.flow.load_state_dict(_part(tensors, "flow."))
-        self.best = _part(tensors, "best.")
-        for number, weight in enumerate(self.flow.parameters()):
-            # Adam counts its steps on the CPU.
-            for name, value in _part(tensors, f"adam.{number}.").items():
-                self.adam.state[weight][name] = value if name == "step" else value.to(weight.device)
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-# A whole 1 mm head takes 25 MB; forty of them hold more slices than a flow of this size can learn by heart.
-_MOST_HEADS = 40
+    def _noisy(self, data: SliceData, which: Sequence[int]) -> Tensor:
+        return dequantise(data.batch(which), self.networks.spec.grey_levels).to(self._device)
 
 
 def with_slice_flow(
@@ -349,11 +188,11 @@ def with_slice_flow(
     heads: Sequence[Head],
     held_out: Sequence[Head],
     *,
-    minutes: float | None,
-    steps: int | None,
+    budget: Budget,
     seed: int,
-    device: str,
-    checkpoint: Path | None = None,
+    settings: SliceFitSettings,
+    checkpoint: Checkpoint | None = None,
+    device: str = "cpu",
     spec: MultiScaleSpec | None = None,
     report: Report,
 ) -> Target:
@@ -363,29 +202,32 @@ def with_slice_flow(
         target: Without, or with an older slice flow.
         heads: Training heads.
         held_out: Heads that choose the best weights and are reported.
-        minutes: Time to spend, if ``steps`` is None.
-        steps: Steps to take.
+        budget: How long.
         seed: Of weights, slices and noise.
-        device: Where to train.
+        settings: Rates, slices a step, grey levels.
         checkpoint: Where an interrupted training goes on.
+        device: Where to train.
         spec: Its shape; the small one, which suits two cores, if None.
         report: Called with stage, share done and numbers.
     """
-    images = [h.image() for h in heads[:_MOST_HEADS]]
-    unseen = [h.image() for h in held_out]
-    flow, curve = train_slice_flow(
-        [x.numpy() for x, _ in images],
-        [m.numpy() for _, m in images],
-        spec or small_2d(),
-        minutes=None if steps else minutes,
-        steps=steps,
-        seed=seed,
-        validation=([x.numpy() for x, _ in unseen], [m.numpy() for _, m in unseen]),
+    training, unseen = (_slices_of(part) for part in (heads[: settings.heads], held_out))
+    task = SliceTask(spec or small_2d(), training, unseen, settings=settings, seed=seed, device=device)
+    progress = fit(
+        task,
+        settings,
+        budget,
         checkpoint=checkpoint,
-        device=device,
-        progress=lambda share: report("slice flow", share, {}),
+        compute=Compute(device),
+        on_step=lambda share, numbers: report("slice flow", share, {}),
     )
-    judged = [p.validation for p in curve if p.validation is not None]
-    held = target.info.held_out.model_copy(update={"slice_bits": min(judged) if judged else None})
-    info = target.info.model_copy(update={"slices": flow.spec, "held_out": held})
-    return replace(target, info=info, slices=flow.to("cpu"))
+    flow = task.networks.to("cpu").requires_grad_(False)
+    measured = target.info.held_out.model_copy(
+        update={"slice_bits": progress.best if math.isfinite(progress.best) else None}
+    )
+    info = target.info.model_copy(update={"slices": flow.spec, "held_out": measured})
+    return replace(target, info=info, slices=flow)
+
+
+def _slices_of(heads: Sequence[Head]) -> SliceData:
+    images, masks = zip(*(head.image() for head in heads), strict=True)
+    return SliceData([x.numpy() for x in images], [m.numpy() for m in masks])

@@ -1,239 +1,293 @@
-"""From scans to a target model.
+"""A target scanner is learnt from its scans, from files to one written model.
 
-From a folder of scans of one scanner to its target model.
+The order of a training:
 
-Learn a target scanner from its scans.
+1. Every fifth person is held out; all scans are prepared (:mod:`~blindharmony.training.data`).
+2. The flow of whole heads learns level by level, and is calibrated on held-out scans
+   (:mod:`~blindharmony.training.pyramid`).
+3. The flow is judged: what held-out scans cost, and which gain, gamma or bias it would like them to have.
+4. The person model learns from all scans (:mod:`~blindharmony.training.person`).
+5. The restorer learns from random scanners (:mod:`~blindharmony.training.restorer`), if it is wanted.
+6. The flow of slices learns for the published method (:mod:`~blindharmony.training.slices`), if it is wanted.
+7. The model and the log of its training are written.
+
+All networks are trained by one loop (:mod:`~blindharmony.training.loop`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from blindharmony.device import exact_convolutions
-from blindharmony.errors import OutputError, UsageError
-from blindharmony.files import file_sha256, write_text
+from blindharmony.errors import OutputError
+from blindharmony.files import write_text
 from blindharmony.flows.pyramid import Pyramid, PyramidSpec, most_probable
 from blindharmony.io.bids import find_masks, find_scans
 from blindharmony.models.file import load_target, save_target
+from blindharmony.models.restorer import RestorerSpec
 from blindharmony.models.target import HeldOut, Target, TargetInfo, atlas_tensor
 from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony.quality.typicality import level_bits
+from blindharmony.settings import TrainSettings
 from blindharmony.training.data import (
-    COPIES,
-    Pool,
+    ImagePool,
     Report,
+    TrainingData,
     hold_out,
-    make_pool,
     mean_image,
-    person_of,
-    prepare_heads,
+    named_scans,
+    training_data,
     work_folder,
 )
-from blindharmony.training.distributed import Compute
+from blindharmony.training.loop import Budget, Checkpoint, Compute
 from blindharmony.training.person import with_people
-from blindharmony.training.pyramid import fit_pyramid
+from blindharmony.training.pyramid import Calibration, fit_pyramid
 from blindharmony.training.restorer import with_restorer
 from blindharmony.training.slices import with_slice_flow
 from blindharmony.version import VERSION
 
-_RANKS = 512
-_FLOW_SHARE = 2 / 3
-_CHANGES = np.linspace(-0.1, 0.1, 5)
 _FAMILIES = ("gain", "gamma", "bias left-right", "bias back-front", "bias down-up")
 
 
 @exact_convolutions()
-def train_target(
-    scans: Sequence[Path],
-    out: Path,
+def train(
+    inputs: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    settings: TrainSettings | None = None,
     *,
-    held_out: Sequence[Path] = (),
-    minutes: float = 30.0,
-    steps: int | None = None,
-    slice_minutes: float = 0.0,
-    slice_steps: int | None = None,
-    restorer: bool = True,
-    restorer_steps: int | None = None,
+    participant_labels: Sequence[str] | None = None,
+    held_out: Sequence[str | PathLike[str]] = (),
+    mask_dir: str | PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    seed: int = 0,
+    device: str = "cpu",
     compute: Compute | None = None,
     spec: PyramidSpec | None = None,
-    copies: int = COPIES,
     recipe: PrepRecipe | None = None,
-    mask_dir: Path | None = None,
-    mask_command: str | None = None,
-    name: str | None = None,
-    suffix: str = "T1w",
-    data: str = "",
-    licence: str = "",
-    notes: dict[str, str] | None = None,
+    notes: Mapping[str, str] | None = None,
     report: Report | None = None,
+    **choices: Any,
 ) -> Target:
-    """Prepare the scans, train the flow, calibrate it on held-out scans, and write the model.
+    """Train a target model from files, folders or a BIDS study, and write it.
 
     Args:
-        scans: Training scans.
-        out: Where the model goes, with its training log beside it; intermediate files live in a folder there until
-            it is done.
-        held_out: Scans that never train; if empty, every fifth person is held out (at most four).
-        minutes: Time for flow (two thirds) and restorer, preparation not counted.
-        steps: Steps of every level of the flow instead of a time.
-        slice_minutes: Time for the slice flow of the published method; none is trained at 0.
-        slice_steps: Its steps instead of a time.
-        restorer: Whether a restorer is trained too.
-        restorer_steps: Its steps instead of a time.
+        inputs: Where the target's scans are.
+        out: File of the model, with its training log beside it; intermediate files live in a folder there until it is
+            done.
+        settings: What decides the model.
+        participant_labels: Subjects of a BIDS study; all if None.
+        held_out: Subjects or files that no network learns from; every fifth person (four at most) if empty.
+        mask_dir: Folder of derivatives with a brain mask of every scan.
         resume: Go on where an interrupted run stopped.
         overwrite: Replace an existing model.
-        seed: Of everything random.
-        compute: Where and how the flow trains, and which processes share the work; the first one does the rest.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        compute: Device, precision and the processes that share the work; made from ``device`` and the settings if
+            None. The first process alone does what follows the flow.
         spec: Shape of the flow.
-        copies: Deformed copies of each training head.
         recipe: Preparation.
-        mask_dir: Folder of derivatives with a brain mask of every scan.
-        mask_command: External brain extractor with ``{input}`` and ``{output}``, for whole heads without a mask.
-        name: Of the model; the file's name by default.
-        suffix: BIDS suffix of the contrast.
-        data: Where the scans come from, for the model card.
-        licence: Of the model, for the model card.
         notes: Anything else for the model card.
         report: Called with stage, share done and numbers.
+        choices: Fields of :class:`~blindharmony.settings.TrainSettings` in place of those of ``settings``, such as
+            ``minutes=10`` or ``restorer=False``.
 
     Raises:
-        UsageError: If there are fewer than five scans, four that are not held out, or three people, a number of steps
-            or minutes makes no sense, or ``resume`` does not fit the interrupted run.
+        UsageError: If there are fewer than five scans, four that are not held out, or three people, a setting is
+            unknown or makes no sense, or ``resume`` does not fit the interrupted run.
         OutputError: If the model exists already, or another run is making it.
-        BlindHarmonyError: If a scan cannot be prepared; the message names it.
+        BlindHarmonyError: If a scan cannot be prepared; one line names the file, what is wrong and what to do.
 
     Example:
-        >>> scans = sorted(Path("study").glob("*.nii.gz"))
-        >>> train_target(scans, Path("mysite.safetensors"), minutes=30)           # doctest: +SKIP
+        >>> train("study/", "mysite.safetensors", minutes=10)                     # doctest: +SKIP
         <Target mysite (1f516e1cbd28), 16 scans>
     """
+    settings, out = (settings or TrainSettings()).updated(**choices), Path(out)
     if out.exists() and not overwrite:
         raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=out)
-    for what, value in (("steps", steps), ("slice_steps", slice_steps), ("restorer_steps", restorer_steps)):
-        if value is not None and value < 1:
-            raise UsageError(f"{what} is {value}", remedy="give a number of steps, or None to go by the time")
-    for what, time in (("minutes", minutes), ("slice_minutes", slice_minutes)):
-        if not 0 <= time < math.inf:
-            raise UsageError(f"{what} is {time}", remedy="give a time in minutes")
-    compute = compute or Compute()
-    team = compute.team
-    training, unseen = hold_out(list(scans), list(held_out))
-    everybody = training + unseen
-    masks = find_masks(everybody, mask_dir, command=mask_command)
-    prepared = partial(prepare_heads, masks=masks, mask_command=mask_command)
+    items = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
+    scans = find_scans([Path(p) for p in items], participant_labels=participant_labels, suffix=settings.suffix)
+    training, unseen = hold_out(scans, named_scans(scans, held_out))
+    masks = find_masks(training + unseen, Path(mask_dir) if mask_dir else None, command=settings.mask_command)
+    compute = compute or Compute.of(settings, device)
     recipe, spec = recipe or PrepRecipe(), spec or PyramidSpec()
-    say: Report = report or (lambda stage, done, numbers: None)
-    with work_folder(out, resume=resume, first=team.first) as work:
-        team.wait()
-        if team.size > 1:
-            prepared([everybody[i] for i in team.share(len(everybody))], recipe, work, say)
-            team.wait()
-        heads = prepared(everybody, recipe, work, say)
-        # Now, not hours later: what has been prepared is not read again.
-        known = tuple(sorted(file_sha256(p)[:16] for p in everybody))
-        training_heads, unseen_heads = heads[: len(training)], heads[len(training) :]
-
-        def on_head(done: int, total: int) -> None:
-            say("deforming heads", done / total, {})
-
-        pool = team.after_first(lambda: make_pool(training_heads, work, seed=seed, copies=copies, on_head=on_head))
-        unseen_pool = team.after_first(lambda: make_pool(unseen_heads, work, seed=seed, copies=0))
-        average, coverage = mean_image(pool)
-        judged = replace(unseen_pool, region=(coverage > 0.5)[None, None])
-        torch.manual_seed(seed)
-        flow = Pyramid(spec, atlas_tensor())
-        plan: dict[str, Any] = {
-            "version": VERSION,
-            "seed": seed,
-            "scans": [h.key for h in training_heads],
-            "held-out scans": [h.key for h in unseen_heads],
-            "preparation": recipe.digest(),
-            "deformed copies": copies,
-            "flow": spec.model_dump(mode="json"),
-            "batch": compute.batch,
-            "mixed precision": compute.mixed,
-        }
-        flow_minutes = minutes * (_FLOW_SHARE if restorer else 1)
-        calibrated = fit_pyramid(
-            flow,
-            pool,
-            unseen_pool,
-            work,
-            judged=judged,
-            plan=plan,
-            minutes=flow_minutes,
-            steps=steps,
-            resume=resume,
-            compute=compute,
-            report=say,
-        )
-        if not team.first:
-            team.wait()
+    report = report or _silent
+    with work_folder(out, resume=resume, first=compute.group.first) as work:
+        compute.group.wait()
+        data = training_data(training, unseen, work, settings, recipe, masks=masks, group=compute.group, report=report)
+        plan = _plan(data, settings, recipe, spec, compute)
+        average, coverage = mean_image(data.images)
+        judged = replace(data.held_out_images, region=(coverage > 0.5)[None, None])
+        flow, calibrations = _flow(data, judged, settings, spec, plan, work, compute, report)
+        if not compute.group.first:
+            compute.group.wait()
             return load_target(out)
-        spreads = tuple(c.spread for c in calibrated)
-        say("calibrating", 1.0, {})
-        info = TargetInfo(
-            name=name or out.stem,
-            suffix=suffix,
-            scans=len(training),
-            learnt_from=known,
-            recipe=recipe,
-            # The middle scan's gain: the harmonized image then looks like a scan of this scanner in numbers too.
-            unit=float(np.median([h.gain for h in training_heads])),
-            pyramid=spec,
-            data=data,
-            licence=licence,
-            made_with=VERSION,
-            seed=seed,
-            notes=dict(notes or {}),
+        report("calibrating", 1.0, {})
+        ranks = settings.flow_fit.ranks
+        target = Target(
+            info=TargetInfo(
+                name=settings.name or out.stem,
+                suffix=settings.suffix,
+                scans=len(training),
+                learnt_from=data.learnt_from,
+                recipe=recipe,
+                # The middle scan's gain: the harmonized image then looks like a scan of this scanner in numbers too.
+                unit=float(np.median([head.gain for head in data.heads])),
+                pyramid=spec,
+                training=settings,
+                data=settings.data,
+                licence=settings.licence,
+                made_with=VERSION,
+                seed=settings.seed,
+                notes=dict(notes or {}),
+            ),
+            levels=(np.arange(ranks) + 0.5) / ranks,
+            quantiles=np.zeros((0, ranks)),
+            coverage=coverage.numpy(),
+            mean_image=average.numpy(),
+            pyramid=flow.eval().requires_grad_(False),
         )
-        target = _judged(_assemble(info, flow, average, coverage), judged, spreads, say)
-        target = with_people(target, heads, (pool, unseen_pool), [person_of(p) for p in everybody], report=say)
-        if restorer:
-            target = with_restorer(
-                target,
-                training_heads,
-                unseen_heads,
-                minutes=minutes - flow_minutes,
-                steps=restorer_steps,
-                seed=seed,
-                plan=plan,
-                folder=work,
-                resume=resume,
-                device=compute.device,
-                report=say,
-            )
-        if slice_minutes > 0 or slice_steps:
-            target = with_slice_flow(
-                target,
-                training_heads,
-                unseen_heads,
-                minutes=slice_minutes,
-                steps=slice_steps,
-                seed=seed,
-                device=compute.device,
-                checkpoint=work / "slices.safetensors",
-                report=say,
-            )
-        channels = {"latent_channels": tuple(c.spreads for c in calibrated)}
-        info = target.info.model_copy(update={"held_out": target.info.held_out.model_copy(update=channels)})
-        saved = save_target(replace(target, info=info), out, overwrite=overwrite)
+        target = _judged(target, judged, calibrations, settings, report)
+        target = with_people(target, data, settings.person_fit, report=report)
+        target = _with_more_networks(target, data, settings, plan, work, compute, report)
+        model = save_target(target, out, overwrite=overwrite)
         write_text(log_name(out), (work / "log.jsonl").read_text(), overwrite=True)
-        team.wait()
-        return saved
+        compute.group.wait()
+        return model
+
+
+def _silent(stage: str, done: float, numbers: dict[str, float]) -> None:
+    """Tell nobody."""
+
+
+def _plan(
+    data: TrainingData, settings: TrainSettings, recipe: PrepRecipe, spec: PyramidSpec, compute: Compute
+) -> dict[str, Any]:
+    """What the flow is learnt from and how; an interrupted run goes on only with the same."""
+    groups = settings.model_dump(mode="json", include={"flow_fit", "deformation"})
+    return {
+        "version": VERSION,
+        "seed": settings.seed,
+        "scans": [head.key for head in data.heads],
+        "held-out scans": [head.key for head in data.held_out],
+        "preparation": recipe.digest(),
+        "deformed copies": settings.copies,
+        "flow": spec.model_dump(mode="json"),
+        "batch": compute.batch,
+        "mixed precision": compute.mixed,
+        **groups,
+    }
+
+
+def _flow(
+    data: TrainingData,
+    judged: ImagePool,
+    settings: TrainSettings,
+    spec: PyramidSpec,
+    plan: Mapping[str, Any],
+    work: Path,
+    compute: Compute,
+    report: Report,
+) -> tuple[Pyramid, tuple[Calibration, ...]]:
+    """The flow of whole heads, trained and calibrated, and what its latents were like before."""
+    torch.manual_seed(settings.seed)
+    flow = Pyramid(spec, atlas_tensor())
+    calibrations = fit_pyramid(
+        flow,
+        data.images,
+        data.held_out_images,
+        work,
+        judged=judged,
+        plan=plan,
+        minutes=_flow_minutes(settings),
+        steps=settings.steps,
+        seed=settings.seed,
+        settings=settings.flow_fit,
+        compute=compute,
+        report=report,
+    )
+    return flow, calibrations
+
+
+def _flow_minutes(settings: TrainSettings) -> float:
+    """The flow's part of the time, all of it if there is no restorer."""
+    return settings.minutes * (settings.flow_fit.time_share if settings.restorer else 1)
+
+
+def _with_more_networks(
+    target: Target,
+    data: TrainingData,
+    settings: TrainSettings,
+    plan: Mapping[str, Any],
+    work: Path,
+    compute: Compute,
+    report: Report,
+) -> Target:
+    """The target with a restorer and a flow of slices, as far as they are wanted."""
+    if settings.restorer:
+        spec = RestorerSpec()
+        groups = settings.model_dump(mode="json", include={"person_fit", "restorer_fit", "random_scanner"})
+        target = with_restorer(
+            target,
+            data.heads,
+            data.held_out,
+            budget=Budget(settings.restorer_steps, settings.minutes - _flow_minutes(settings)),
+            seed=settings.seed,
+            settings=settings.restorer_fit,
+            scanner=settings.random_scanner,
+            checkpoint=Checkpoint(
+                work / "checkpoint-restorer.safetensors", {**plan, **groups, "restorer": spec.model_dump(mode="json")}
+            ),
+            device=compute.device,
+            spec=spec,
+            report=report,
+        )
+    if settings.slice_minutes > 0 or settings.slice_steps:
+        groups = settings.model_dump(mode="json", include={"slice_fit"})
+        target = with_slice_flow(
+            target,
+            data.heads,
+            data.held_out,
+            budget=Budget(settings.slice_steps, settings.slice_minutes),
+            seed=settings.seed,
+            settings=settings.slice_fit,
+            checkpoint=Checkpoint(work / "checkpoint-slices.safetensors", {**plan, **groups}),
+            device=compute.device,
+            report=report,
+        )
+    return target
+
+
+def _judged(
+    target: Target, images: ImagePool, calibrations: Sequence[Calibration], settings: TrainSettings, report: Report
+) -> Target:
+    """The target with what its flow says about held-out scans."""
+    flow = target.pyramid
+    assert flow is not None  # it has just been trained
+    largest, count = settings.flow_fit.honesty_change, settings.flow_fit.honesty_changes
+    changes = np.linspace(-largest, largest, count)
+    densities, likes = [], []
+    for index in range(len(images.files)):
+        image, mask = images.load(index, 0)
+        with torch.inference_mode():
+            densities.append(flow.density(image, mask))
+        likes.append(most_probable(flow, image, mask, changes, _FAMILIES))
+        report("judging held-out scans", (index + 1) / len(images.files), {})
+    levels = range(len(flow.levels))
+    held_out = HeldOut(
+        scans=len(images.files),
+        bits_per_dim=tuple(float(d.bits_per_dim()[0]) for d in densities),
+        level_bits=tuple(level_bits(d) for d in densities),
+        latent_sd=tuple(c.spread for c in calibrations),
+        latent_channels=tuple(c.spreads for c in calibrations),
+        honesty={f: tuple(tuple(round(scan[k][f], 5) for scan in likes) for k in levels) for f in _FAMILIES},
+    )
+    return replace(target, info=target.info.model_copy(update={"held_out": held_out}))
 
 
 def log_name(model: Path) -> Path:
@@ -244,69 +298,3 @@ def log_name(model: Path) -> Path:
         'mysite.log.jsonl'
     """
     return model.with_name(f"{model.stem}.log.jsonl")
-
-
-def _assemble(info: TargetInfo, flow: Pyramid, average: Tensor, coverage: Tensor) -> Target:
-    return Target(
-        info=info,
-        levels=(np.arange(_RANKS) + 0.5) / _RANKS,
-        quantiles=np.zeros((0, _RANKS)),
-        coverage=coverage.numpy(),
-        mean_image=average.numpy(),
-        pyramid=flow.eval().requires_grad_(False),
-    )
-
-
-def _judged(target: Target, pool: Pool, spreads: tuple[float, ...], report: Report) -> Target:
-    """The target with what its flow says about held-out scans."""
-    flow = target.pyramid
-    assert flow is not None  # it has just been trained
-    densities, likes = [], []
-    for index in range(len(pool.files)):
-        image, mask = pool.load(index, 0)
-        with torch.inference_mode():
-            densities.append(flow.density(image, mask))
-        likes.append(most_probable(flow, image, mask, _CHANGES, _FAMILIES))
-        report("judging held-out scans", (index + 1) / len(pool.files), {})
-    levels = range(len(flow.levels))
-    honesty = {f: tuple(tuple(round(scan[k][f], 5) for scan in likes) for k in levels) for f in _FAMILIES}
-    held_out = HeldOut(
-        scans=len(pool.files),
-        bits_per_dim=tuple(float(d.bits_per_dim()[0]) for d in densities),
-        level_bits=tuple(level_bits(d) for d in densities),
-        latent_sd=spreads,
-        honesty=honesty,
-    )
-    return replace(target, info=target.info.model_copy(update={"held_out": held_out}))
-
-
-def train(
-    inputs: str | PathLike[str] | Sequence[str | PathLike[str]],
-    out: str | PathLike[str],
-    *,
-    suffix: str = "T1w",
-    device: str = "cpu",
-    **options: Any,
-) -> Target:
-    """Train a target model from files, folders or a BIDS study.
-
-    Args:
-        inputs: Where the target's scans are.
-        out: File of the model.
-        suffix: Which scans of a BIDS study are meant.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        options: See :func:`~blindharmony.training.target.train_target`.
-
-    Raises:
-        BlindHarmonyError: As there; one line that names the file, what is wrong and what to do.
-
-    Example:
-        >>> train("study/", "mysite.safetensors", minutes=10)                     # doctest: +SKIP
-    """
-    from blindharmony.device import resolved_device
-    from blindharmony.training.distributed import Compute
-
-    given = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
-    scans = find_scans([Path(p) for p in given], suffix=suffix)
-    options.setdefault("compute", Compute(device=resolved_device(device)))
-    return train_target(scans, Path(out), suffix=suffix, **options)

@@ -1,21 +1,14 @@
-r"""CycleGAN.
-
-How a CycleGAN learns.
+r"""CycleGAN: two translators between unpaired scans that must undo each other.
 
 .. math:: \min_{G, F}\; (D_t(G s) - 1)^2 + (D_s(F t) - 1)^2 + \lambda \bigl(|F G s - s| + |G F t - t|\bigr)
           + \tfrac\lambda2 \bigl(|G t - t| + |F s - s|\bigr)
 
-with :math:`s, t` patches of source and target, :math:`\lambda = 10`, and discriminators that tell real from made
-patches by least squares, shown older made ones too.
+:math:`s, t` are patches of axial slices of source and target, :math:`\lambda = 10`, and the discriminators
+:math:`D` tell real from made patches by least squares, shown older made ones too. The translators are U-Nets that
+correct the slice and start as the identity: those of the paper, trained for hours, would in minutes not give back the
+slice they got.
 
 Source: Zhu et al. 2017 (arXiv 1703.10593), section 3 and 4.
-
-CycleGAN: two translators between unpaired scans that must undo each other.
-
-Axial slices. The translators are U-Nets that correct the slice and start as the identity: those of the paper, trained
-for hours, would in minutes not give back the slice they got.
-
-Source: Zhu et al. 2017 (arXiv 1703.10593).
 """
 
 from __future__ import annotations
@@ -29,11 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blindharmony_benchmark.networks.learning import Learner, Trained, centred, critic, least_squares, unet
+from blindharmony.training.loop import Row, Task, Tensors, Update
+from blindharmony_benchmark.networks.learning import OPTIMIZER, Trained, centred, critic, least_squares, unet
 from blindharmony_benchmark.networks.unpaired import Buffer, Domain, away, axial, both_domains, judged
 from blindharmony_benchmark.system import Material, Picture, Sees
 
-_RATE, _BATCH, _CYCLE, _IDENTITY = 1e-3, 2, 10.0, 5.0
+_BATCH = 2
+# Weights of the two translations that must give back the slice, and of what is of the scanner already.
+_CYCLE = 10.0
+_IDENTITY = 5.0
 _WIDTHS = (8, 16, 32, 32, 32, 8)
 
 
@@ -50,7 +47,7 @@ class Translator(nn.Module):
         return mask * (image + change)
 
 
-class Cycle(Learner):
+class Cycle(Task):
     """Two translators, two discriminators.
 
     Args:
@@ -67,14 +64,18 @@ class Cycle(Learner):
         self.networks = nn.ModuleDict(nets).to(device)
         self.to_target, self._to_source = self.networks["to_target"], self.networks["to_source"]
         self._critics = self.networks["target_critic"], self.networks["source_critic"]
-        made = itertools.chain(self.to_target.parameters(), self._to_source.parameters())
-        told = itertools.chain(*(c.parameters() for c in self._critics))
-        self.optimisers = {k: _adam(list(p)) for k, p in (("translators", made), ("critics", told))}
         self._adversarial = least_squares()
         self._buffers = {"target": Buffer(), "source": Buffer()}
 
-    def step(self, rng: np.random.Generator, number: int) -> dict[str, float]:
+    def parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Translators and discriminators play against each other."""
+        translators = itertools.chain(self.to_target.parameters(), self._to_source.parameters())
+        critics = itertools.chain(*(c.parameters() for c in self._critics))
+        return {"translators": list(translators), "critics": list(critics)}
+
+    def step(self, number: int, update: Update) -> Row:
         """Translators first, then discriminators."""
+        rng = self.generator(number)
         s, t = (d.patches(rng, _BATCH, self._side) for d in (self._source, self._target))
         for c in self._critics:
             c.requires_grad_(False)
@@ -83,7 +84,7 @@ class Cycle(Learner):
         fooled = torch.stack([self._says(c, x, m, real=True, critic_learns=False) for x, m, c in pairs]).sum()
         back = away(self._to_source(as_target, s.mask), s) + away(self.to_target(as_source, t.mask), t)
         same = away(self.to_target(*t), t) + away(self._to_source(*s), s)
-        self._descend("translators", fooled + _CYCLE * back + _IDENTITY * same)
+        update.descend([fooled + _CYCLE * back + _IDENTITY * same], "translators")
         for c in self._critics:
             c.requires_grad_(True)
         told = torch.zeros(())
@@ -94,31 +95,22 @@ class Cycle(Learner):
             shown = self._buffers[name].mixed(torch.cat([made, mask], 1), rng)
             wrong = self._says(c, shown[:, :1], shown[:, 1:], real=False, critic_learns=True)
             told = told + (wrong + self._says(c, *real, real=True, critic_learns=True)).cpu() / 2
-        self._descend("critics", told)
+        update.descend([told], "critics")
         return {"train": float(back.item()), "fooled": fooled.item(), "told": float(told.item()), "same": same.item()}
 
-    def memory(self) -> dict[str, Tensor]:
+    def memory(self) -> Tensors:
         """The images that were made lately."""
         return {name: torch.stack(b.kept) for name, b in self._buffers.items() if b.kept}
 
     def recall(self, memory: Mapping[str, Tensor]) -> None:
         """Take them up again."""
         device = next(self.networks.parameters()).device
-        for name, kept in memory.items():
-            self._buffers[name].kept = list(kept.to(device))
+        for name, buffer in self._buffers.items():
+            buffer.kept = list(memory[name].to(device)) if name in memory else []
 
     def _says(self, critic: nn.Module, image: Tensor, mask: Tensor, *, real: bool, critic_learns: bool) -> Tensor:
         loss: Tensor = self._adversarial(judged(critic, image, mask), real, critic_learns)
         return loss
-
-    def _descend(self, name: str, loss: Tensor) -> None:
-        self.optimisers[name].zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimisers[name].step()
-
-
-def _adam(parameters: list[nn.Parameter]) -> torch.optim.Adam:
-    return torch.optim.Adam(parameters, lr=_RATE, betas=(0.5, 0.999))
 
 
 class CycleGAN(Trained):
@@ -126,8 +118,9 @@ class CycleGAN(Trained):
 
     name: ClassVar[str] = "cyclegan"
     sees: ClassVar[Sees] = "target and source scans, unpaired"
+    optimizer = OPTIMIZER.model_copy(update={"rate": 1e-3, "betas": (0.5, 0.999)})
 
-    def learner(self, material: Material) -> Cycle:
+    def task(self, material: Material) -> Cycle:
         """Translators, discriminators, and the scans of both scanners.
 
         Raises:
@@ -135,7 +128,7 @@ class CycleGAN(Trained):
         """
         return Cycle(*both_domains(material, self.device, self.name), self.device)
 
-    def apply(self, learner: Cycle, scan: Picture, material: Material) -> NDArray[np.float32]:
+    def apply(self, task: Cycle, scan: Picture, material: Material) -> NDArray[np.float32]:
         """The translator to the target, slice by slice."""
         image = np.where(scan.mask, scan.image, 0).astype(np.float32)
-        return axial(image, scan.mask, learner.to_target, self.device)
+        return axial(image, scan.mask, task.to_target, self.device)

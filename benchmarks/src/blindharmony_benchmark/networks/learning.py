@@ -1,41 +1,19 @@
-r"""What all trained systems share: MONAI parts, slices, the loop, what is kept of it.
+"""What all trained systems share: networks from MONAI, patches of slices, their training, whole scans slice by slice.
 
-Networks and losses from MONAI, which is imported only when something is learnt.
+Networks see slices in up to three orientations, with a neighbour on either side. They are trained by the loop that
+trains the target itself (:mod:`blindharmony.training.loop`), bounded by time or steps, and a scan goes through them
+slice by slice, the mean over orientations. MONAI is imported only when something is learnt.
 
 Source: MONAI, Cardoso et al. 2022 (arXiv 2211.02701).
-
-Patches of slices, cut at random from scans in three orientations, for training.
-
-What the training loop needs to know about whoever learns.
-
-A training in its folder: safetensors and JSON, replaced in one piece.
-
-``checkpoint.safetensors`` while it runs, ``network.safetensors`` when it is done, ``curve.jsonl`` a line for each look
-at the held-out scans, ``training.json`` what was learnt, how long it took and how many numbers it has.
-
-The training loop of every network: bounded by time or steps, interruptible anywhere, the mean of recent weights.
-
-.. math:: \bar w_t = \bar w_{t-1} + (1 - k_t) (w_t - \bar w_{t-1}), \qquad k_t = \min(k, t / (t + 9))
-
-The rate rises for a few steps, then falls along a cosine over the share of time or steps that is used. Of
-:math:`\bar w` at every look at the held-out scans the best is kept, or the last where nothing can be held out.
-
-Source: averaging, Polyak & Juditsky 1992; cosine, Loshchilov & Hutter 2017 (arXiv 1608.03983).
-
-What all trained systems share: a folder, a budget, a device, and the network run through the slices of a scan.
-
-A whole scan through a network of slices: in one orientation or the mean over several.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -44,14 +22,14 @@ from typing import Any, ClassVar, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from blindharmony.errors import UsageError
-from blindharmony.files import write_bytes, write_text
+from blindharmony.files import write_text
 from blindharmony.preprocessing.grid import mask_box
+from blindharmony.settings import OptimizerSettings
+from blindharmony.training.loop import Budget, Checkpoint, Compute, Progress, Task, fit, read_tensors, write_tensors
 from blindharmony_benchmark.system import Material, Picture, Say, System
 
 #: Sides of what a U-Net takes are multiples of this.
@@ -145,16 +123,6 @@ def overlap_and_entropy() -> nn.Module:
     return cast(nn.Module, made)
 
 
-def count(network: nn.Module) -> int:
-    """Numbers that a network learns.
-
-    Example:
-        >>> count(nn.Linear(2, 3))
-        9
-    """
-    return sum(p.numel() for p in network.parameters())
-
-
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -163,7 +131,10 @@ REACH = 1
 #: Side of a training patch, voxels.
 PATCH = 96
 AXES = (0, 1, 2)
-_LEAST_BRAIN, _SPREAD = 0.05, 3.0
+_LEAST_BRAIN = 0.05
+_SPREAD = 3.0
+# Tells the random numbers of these trainings from those that make their first weights.
+_STREAM = 4711
 
 
 class Spot(NamedTuple):
@@ -250,149 +221,43 @@ def centred(slices: Tensor) -> Tensor:
     return _SPREAD * (slices - (slices > 0).to(slices.dtype))
 
 
-class Learner(ABC):
-    """Networks, and how they take a step.
-
-    Attributes:
-        networks: All of them: what is kept.
-        optimisers: Of their parameters, at their highest rate; the loop lowers it.
-    """
-
-    networks: nn.ModuleDict
-    optimisers: Mapping[str, Optimizer]
-
-    @abstractmethod
-    def step(self, rng: np.random.Generator, number: int) -> dict[str, float]:
-        """One step, everything random in it from ``rng``; its losses, the most telling one first."""
-
-    def score(self) -> float | None:
-        """A loss on what nothing is learnt from, or None if there is no such thing: the last weights count then."""
-        return None
-
-    def memory(self) -> dict[str, Tensor]:
-        """What a step depends on besides weights and ``rng``."""
-        return {}
-
-    def recall(self, memory: Mapping[str, Tensor]) -> None:
-        """Take up such a memory."""
-        if memory:
-            raise ValueError("nothing is remembered here")
-
-
 NETWORK, CHECKPOINT, CURVE, SUMMARY = "network.safetensors", "checkpoint.safetensors", "curve.jsonl", "training.json"
-Row = dict[str, float]
+
+#: How all networks here are trained, but for their rate and Adam's shares.
+OPTIMIZER = OptimizerSettings(lowest_rate=2e-5, warmup_steps=30, warmup_share=0.1, average=0.99, looks=20)
 
 
-@dataclass
-class Progress:
-    """A training between two steps.
+def train(
+    task: Task,
+    settings: OptimizerSettings,
+    folder: Path,
+    plan: Mapping[str, Any],
+    limits: Limits,
+    say: Say,
+    stage: str,
+) -> None:
+    """Train, go on training, or take what was learnt already; the networks have the chosen weights afterwards.
 
-    Attributes:
-        step: Steps done.
-        seconds: Spent on them, all sittings together.
-        best: Lowest held-out score so far.
-        rows: Of the learning curve.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    best: float = float("inf")
-    rows: list[Row] = field(default_factory=list)
-
-
-Parts = Mapping[str, Mapping[str, Tensor]]
-
-
-def write_checkpoint(folder: Path, progress: Progress, parts: Parts, plan: Mapping[str, Any]) -> None:
-    """Keep where a training stands.
+    The folder gets ``network.safetensors``, ``curve.jsonl`` with a line for each look at held-out scans, and
+    ``training.json``: what was learnt, how long it took and how many numbers it has.
 
     Args:
-        folder: Its folder.
-        progress: Counters.
-        parts: Named groups of tensors.
-        plan: What is being learnt from what; a training with another plan is another one.
+        task: Networks with their first weights.
+        settings: Rates, clipping, averaging.
+        folder: Where all is kept.
+        plan: What tells this training from others.
+        limits: How long.
+        say: Told how far it is.
+        stage: What it is called.
     """
-    _write(folder / CHECKPOINT, parts, {"plan": plan, "progress": vars(progress)})
-    write_curve(folder, progress.rows)
-
-
-def read_checkpoint(folder: Path, plan: Mapping[str, Any]) -> tuple[Progress, dict[str, dict[str, Tensor]]] | None:
-    """Where a training of this plan stood, or None if there is none."""
-    found = _read(folder / CHECKPOINT, plan)
-    return None if found is None else (Progress(**found[0]["progress"]), found[1])
-
-
-def write_network(
-    folder: Path, weights: Mapping[str, Tensor], plan: Mapping[str, Any], progress: Progress, numbers: int
-) -> None:
-    """Keep what was learnt; the checkpoint is no longer needed."""
-    _write(folder / NETWORK, {"network": weights}, {"plan": plan})
-    write_curve(folder, progress.rows)
-    best = progress.best if progress.best < float("inf") else None
-    summary = {"plan": plan, "steps": progress.step, "seconds": round(progress.seconds, 1), "held_out": best}
-    write_text(folder / SUMMARY, json.dumps({**summary, "parameters": numbers}, indent=1) + "\n", overwrite=True)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def read_network(folder: Path, plan: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """Weights learnt by this plan, or None."""
-    found = _read(folder / NETWORK, plan)
-    return None if found is None else found[1]["network"]
-
-
-def write_curve(folder: Path, rows: list[Row]) -> None:
-    """The learning curve, one JSON object a line."""
-    write_text(folder / CURVE, "".join(json.dumps(r) + "\n" for r in rows), overwrite=True)
-
-
-def moments(optimisers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-    """What optimisers remember, by name."""
-    found: dict[str, Tensor] = {}
-    for name, optimiser in optimisers.items():
-        for index, state in optimiser.state_dict()["state"].items():
-            found |= {f"{name}|{index}|{key}": value for key, value in state.items()}
-    return found
-
-
-def put_moments(optimisers: Mapping[str, Optimizer], kept: Mapping[str, Tensor]) -> None:
-    """Remind optimisers of it."""
-    for name, optimiser in optimisers.items():
-        content = optimiser.state_dict()
-        for key, value in kept.items():
-            owner, index, what = key.split("|")
-            if owner == name:
-                content["state"].setdefault(int(index), {})[what] = value
-        optimiser.load_state_dict(content)
-
-
-def copied(module: nn.Module) -> dict[str, Tensor]:
-    """Its weights, as they are now."""
-    return {k: v.detach().clone() for k, v in module.state_dict().items()}
-
-
-def _write(path: Path, parts: Parts, meta: Mapping[str, Any]) -> None:
-    flat = {f"{p}/{k}": v.detach().cpu().contiguous() for p, own in parts.items() for k, v in own.items()}
-    write_bytes(path, save(flat, {"about": json.dumps(meta, sort_keys=True)}), overwrite=True)
-
-
-def _read(path: Path, plan: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            flat = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
-    # A file that is missing or damaged means learning again.
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
-        return None
-    if about.get("plan") != json.loads(json.dumps(plan)):
-        return None
-    groups: dict[str, dict[str, Tensor]] = {}
-    for key, value in flat.items():
-        part, name = key.split("/", 1)
-        groups.setdefault(part, {})[name] = value
-    return about, groups
-
-
-_WARMUP, _KEEP, _LOOKS, _LEAST = 30, 0.99, 20, 0.02
+    # Minutes are no part of it: what was learnt in another time is still what was learnt from these scans.
+    plan = {**plan, "steps": limits.steps, "seed": limits.seed}
+    weights = _learnt(folder / NETWORK, plan)
+    if weights is None:
+        _learn(task, settings, folder, plan, limits, say, stage)
+    else:
+        task.networks.load_state_dict(weights)
+    task.networks.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -409,109 +274,54 @@ class Limits:
     steps: int | None = None
     seed: int = 0
 
-    def share(self, progress: Progress, seconds: float) -> float:
-        """How much of it is used."""
-        if self.steps is not None:
-            return progress.step / self.steps
-        return min(1.0, seconds / (60 * self.minutes)) if self.minutes > 0 else 1.0
+
+def _learn(
+    task: Task,
+    settings: OptimizerSettings,
+    folder: Path,
+    plan: Mapping[str, Any],
+    limits: Limits,
+    say: Say,
+    stage: str,
+) -> None:
+    task.seed = (limits.seed, _STREAM)
+    checkpoint = Checkpoint(folder / CHECKPOINT, plan)
+    try:
+        checkpoint.read()
+    except UsageError:
+        # Missing, damaged, or of other scans: learning begins anew.
+        checkpoint.path.unlink(missing_ok=True)
+    progress = fit(
+        task,
+        settings,
+        # Random scanners make some steps a hundred times as slow as others: a trial would mislead.
+        Budget(limits.steps, limits.minutes, by_clock=True),
+        checkpoint=checkpoint,
+        compute=Compute(str(next(task.networks.parameters()).device)),
+        on_step=lambda share, numbers: say(stage, share),
+        on_look=lambda progress: _write_curve(folder, progress),
+    )
+    _write_curve(folder, progress)
+    write_tensors(folder / NETWORK, {"network": task.networks.state_dict()}, {"plan": plan})
+    best = progress.best if progress.best < float("inf") else None
+    summary = {"plan": plan, "steps": progress.step, "seconds": round(progress.seconds, 1), "held_out": best}
+    numbers = {"parameters": sum(p.numel() for p in task.networks.parameters())}
+    write_text(folder / SUMMARY, json.dumps({**summary, **numbers}, indent=1) + "\n", overwrite=True)
+    checkpoint.path.unlink(missing_ok=True)
 
 
-def train(learner: Learner, folder: Path, plan: Mapping[str, Any], limits: Limits, say: Say, stage: str) -> None:
-    """Train, go on training, or take what was learnt already; the networks have the chosen weights afterwards.
-
-    Args:
-        learner: Networks with their first weights.
-        folder: Where all is kept.
-        plan: What tells this training from others.
-        limits: How long.
-        say: Told how far it is.
-        stage: What it is called.
-    """
-    # Minutes are no part of it: what was learnt in another time is still what was learnt from these scans.
-    plan = {**plan, "steps": limits.steps, "seed": limits.seed}
-    known = read_network(folder, plan)
-    if known is None:
-        _learn(learner, folder, plan, limits, say, stage)
-    else:
-        learner.networks.load_state_dict(known)
-    learner.networks.eval().requires_grad_(False)
+def _learnt(path: Path, plan: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Weights learnt by this plan, or None; a file that is missing or damaged means learning again."""
+    try:
+        parts, about = read_tensors(path)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+    return parts["network"] if about.get("plan") == json.loads(json.dumps(plan)) else None
 
 
-def _learn(learner: Learner, folder: Path, plan: Mapping[str, Any], limits: Limits, say: Say, stage: str) -> None:
-    nets, progress = learner.networks, Progress()
-    mean = copied(nets)
-    best = mean
-    found = read_checkpoint(folder, plan)
-    if found is not None:
-        progress, parts = found
-        nets.load_state_dict(parts["now"])
-        device = next(nets.parameters()).device
-        mean, best = ({k: v.to(device) for k, v in parts[p].items()} for p in ("mean", "best"))
-        put_moments(learner.optimisers, parts.get("moments", {}))
-        learner.recall(parts.get("memory", {}))
-    before, began = progress.seconds, time.monotonic()
-    share = limits.share(progress, before)
-    losses: list[dict[str, float]] = []
-    while share < 1 or progress.step == 0:
-        _set_rate(learner, progress.step, share)
-        nets.train()
-        rng = np.random.default_rng((limits.seed, 4711, progress.step))
-        losses.append(learner.step(rng, progress.step))
-        progress.step += 1
-        _average(mean, nets.state_dict(), progress.step)
-        progress.seconds = before + time.monotonic() - began
-        last, share = share, limits.share(progress, progress.seconds)
-        say(stage, min(share, 1.0))
-        if int(share * _LOOKS) > int(last * _LOOKS) or share >= 1:
-            best = _look(learner, progress, losses, mean, best)
-            losses = []
-            tensors = {"now": copied(nets), "mean": mean, "best": best, "moments": moments(learner.optimisers)}
-            write_checkpoint(folder, progress, {**tensors, "memory": learner.memory()}, plan)
-    nets.load_state_dict(best)
-    write_network(folder, best, plan, progress, count(nets))
-
-
-def _set_rate(learner: Learner, step: int, share: float) -> None:
-    cosine = _LEAST + (1 - _LEAST) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-    # Thirty steps, but no more than a tenth of a short training.
-    rise = min(1.0, max((step + 1) / _WARMUP, 10 * share))
-    for optimiser in learner.optimisers.values():
-        for group in optimiser.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * rise * cosine
-
-
-def _average(mean: dict[str, Tensor], now: Mapping[str, Tensor], step: int) -> None:
-    keep = min(_KEEP, step / (step + 9))
-    for name, value in now.items():
-        if value.is_floating_point():
-            mean[name].lerp_(value, 1 - keep)
-        else:
-            mean[name].copy_(value)
-
-
-def _look(
-    learner: Learner,
-    progress: Progress,
-    losses: list[dict[str, float]],
-    mean: dict[str, Tensor],
-    best: dict[str, Tensor],
-) -> dict[str, Tensor]:
-    """Judge the mean weights, add a row to the curve, and say which weights are the best now."""
-    now = copied(learner.networks)
-    learner.networks.load_state_dict(mean)
-    learner.networks.eval()
-    with torch.no_grad():
-        score = learner.score()
-    learner.networks.load_state_dict(now)
-    row: dict[str, float] = {"step": progress.step, "seconds": round(progress.seconds, 1)}
-    row |= {k: float(np.mean([x[k] for x in losses])) for k in losses[0]}
-    if score is not None:
-        row["held_out"] = score
-    progress.rows.append(row)
-    if score is not None and score > progress.best:
-        return best
-    progress.best = progress.best if score is None else score
-    return {k: v.clone() for k, v in mean.items()}
+def _write_curve(folder: Path, progress: Progress) -> None:
+    """The learning curve, one JSON object a line."""
+    write_text(folder / CURVE, "".join(json.dumps(row) + "\n" for row in progress.rows), overwrite=True)
 
 
 class Trained(System):
@@ -523,40 +333,42 @@ class Trained(System):
 
     Attributes:
         version: Of what is learnt; a change of it is a reason to learn again.
+        optimizer: How it is trained.
     """
 
     version: ClassVar[int] = 1
+    optimizer: ClassVar[OptimizerSettings] = OPTIMIZER
 
     def __init__(self, steps: int | None = None, device: str | None = None) -> None:
         self.steps = steps
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._learner: Learner | None = None
+        self._task: Task | None = None
 
     def fit(self, material: Material, say: Say) -> None:
         """Learn, or take what was learnt from the same scans already."""
         torch.manual_seed(material.seed)
-        learner = self.learner(material)
+        task = self.task(material)
         plan: dict[str, Any] = {"system": self.name, "version": self.version, "scans": digest(_seen(material))}
         limits = Limits(material.minutes, self.steps, material.seed)
-        train(learner, material.folder, plan, limits, say, f"training {self.name}")
-        self._learner = learner
+        train(task, self.optimizer, material.folder, plan, limits, say, f"training {self.name}")
+        self._task = task
 
     def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
         """Every scan through the network; nothing darker than nothing or brighter than any scan it learnt from."""
-        if self._learner is None:
+        if self._task is None:
             self.fit(material, lambda stage, share: None)
-        learner = self._learner
-        assert learner is not None  # fit has set it
+        task = self._task
+        assert task is not None  # fit has set it
         # A slice with a handful of voxels can send a normalising layer anywhere.
         brightest = max(float(p.image.max()) for p in material.training)
-        return [np.clip(self.apply(learner, s, material), 0, brightest) for s in scans]
+        return [np.clip(self.apply(task, s, material), 0, brightest) for s in scans]
 
     @abstractmethod
-    def learner(self, material: Material) -> Any:
+    def task(self, material: Material) -> Any:
         """Networks with their first weights and what they learn from."""
 
     @abstractmethod
-    def apply(self, learner: Any, scan: Picture, material: Material) -> NDArray[np.float32]:
+    def apply(self, task: Any, scan: Picture, material: Material) -> NDArray[np.float32]:
         """One scan through the networks, zero outside its mask."""
 
 

@@ -1,35 +1,28 @@
-r"""DeepHarmony and the U-Net of target scans: regression of paired slices.
-
-A target scan as random other scanners might show it, for a network that shall undo any of them.
-
-.. math:: y = \bigl|\,k * \bigl(e^{b}\,[(1 - w)\, c_1(x) + w\, c_2(x)]\bigr) + n\,\bigr|
-
-:math:`c_1, c_2` increasing curves, :math:`w` a smooth weight between them, so that contrast differs from place to place
-and order is not kept; :math:`b` a smooth log bias field; :math:`k, n` blur, thick slices and noise. All are drawn,
-wider than real scanners differ, and none is taken from a scanner that a system will be judged on.
-
-A U-Net that learns to turn one image into another of the same head, voxel by voxel.
+r"""U-Nets that learn to turn one image into another of the same head: DeepHarmony, and one of target scans alone.
 
 .. math:: \hat x = y + m \cdot U(y, m, o), \qquad
           \min_U\; \mathbb E\; \frac{\overline{(\hat x - x)^2}}{\overline{(y - x)^2} + \epsilon}
 
-:math:`y` are slices with their neighbours, :math:`m` the mask, :math:`o` the orientation of the slice. It starts as
-the identity. Errors are relative, so that a slightly changed scan counts as much as a badly changed one.
+:math:`y` are slices with their neighbours, :math:`m` the mask, :math:`o` the orientation of the slice. The network
+starts as the identity. Errors are relative, so that a slightly changed scan counts as much as a badly changed one.
 
-DeepHarmony: a U-Net taught by heads that were scanned on both scanners.
+**DeepHarmony** is taught by heads that were scanned on both scanners. As in the paper: a 2D U-Net whose input comes
+back at its end, slices in three orientations, and their mean. Here one network serves the three orientations, told
+which one it sees, so that a short training goes three times as far; and neighbouring slices are seen with a slice.
 
-As in the paper: a 2D U-Net whose input comes back at its end, slices in three orientations, and their mean. Here one
-network serves the three orientations, told which one it sees, so that a short training goes three times as far; and
-neighbouring slices are seen with a slice.
+**The U-Net of target scans** is the strongest simple blind rival we could think of. It sees target scans as random
+other scanners might show them,
 
-Source: Dewey et al. 2019, "DeepHarmony: A deep learning approach to contrast harmonization across scanner changes".
+.. math:: y = \bigl|\,k * \bigl(e^{b}\,[(1 - w)\, c_1(x) + w\, c_2(x)]\bigr) + n\,\bigr|
 
-A U-Net taught by target scans alone: seen through random scanners, matched in histogram, back to the scan.
+with increasing curves :math:`c_1, c_2`, a smooth weight :math:`w` between them, so that contrast differs from place to
+place and order is not kept, a smooth log bias field :math:`b`, and blur, thick slices and noise :math:`k, n`. All are
+drawn, wider than real scanners differ, and none is taken from a scanner that a system will be judged on. Histogram
+matching takes out every increasing curve before the network sees the scan; what is left to it are bias, noise, blur,
+and contrast that is not a curve.
 
-The strongest simple blind rival we could think of. Histogram matching takes out every increasing curve before the
-network sees the scan; what is left to it are bias, noise, blur, and contrast that is not a curve.
-
-Source: learning from random simulations, Billot et al. 2023 (SynthSeg); residual correction, Zhang et al. 2017
+Source: Dewey et al. 2019, "DeepHarmony: A deep learning approach to contrast harmonization across scanner changes";
+learning from random simulations, Billot et al. 2023 (SynthSeg); residual correction, Zhang et al. 2017
 (arXiv 1608.03981).
 """
 
@@ -46,11 +39,12 @@ from torch import Tensor, nn
 from blindharmony.errors import UsageError
 from blindharmony.harmonization.summary import harmonize_match
 from blindharmony.models.target import Target
-from blindharmony.training.random_scanner import Image, spoil
+from blindharmony.training.augmentation import Image, spoil
+from blindharmony.training.loop import Row, Task, Update
 from blindharmony_benchmark.networks.learning import (
     AXES,
+    OPTIMIZER,
     REACH,
-    Learner,
     Mask,
     Spot,
     Trained,
@@ -122,7 +116,10 @@ def _unit(image: Image, mask: Mask) -> Image:
 SEEN = 2 * REACH + 1
 _SMALL = 2e-4  # mean square error of a matched clean scan, flow units
 _JUDGED = 48
-_RATE, _BATCH = 2e-3, 6
+_BATCH = 6
+_OPTIMIZER = OPTIMIZER.model_copy(
+    update={"rate": 2e-3, "lowest_rate": 4e-5, "betas": (0.9, 0.98), "weight_decay": 1e-4, "clip": 1.0}
+)
 
 #: From a scan's number and the step's to what is seen and what is to be made of it.
 Pairs = Callable[[int, int], tuple[Volume, Volume]]
@@ -142,7 +139,7 @@ class SliceRegression(nn.Module):
         return inside * (x[:, REACH : REACH + 1] + change)
 
 
-class Regression(Learner):
+class Regression(Task):
     """Learns from patches of slices that somebody else provides.
 
     Args:
@@ -161,9 +158,6 @@ class Regression(Learner):
     ) -> None:
         self.net, self.device = SliceRegression(), device
         self.networks = nn.ModuleDict({"net": self.net}).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimisers = {
-            "net": torch.optim.AdamW(self.net.parameters(), lr=_RATE, weight_decay=1e-4, betas=(0.9, 0.98))
-        }
         self._pairs, self._masks = pairs, masks
         self._side = patch_side(masks)
         self._judged = [self._fixed(held_out, k) for k in range(_JUDGED if held_out else 0)]
@@ -174,8 +168,9 @@ class Regression(Learner):
         spot = draw([mask], side, np.random.default_rng((99, k)))
         return _stack(seen, mask, spot, side), cut(wanted, spot, side), spot.axis
 
-    def step(self, rng: np.random.Generator, number: int) -> dict[str, float]:
+    def step(self, number: int, update: Update) -> Row:
         """A batch of patches of any orientation."""
+        rng = self.generator(number)
         drawn = []
         for _ in range(_BATCH):
             spot = draw(self._masks, self._side, rng)
@@ -183,12 +178,7 @@ class Regression(Learner):
             drawn.append(
                 (_stack(seen, self._masks[spot.scan], spot, self._side), cut(wanted, spot, self._side), spot.axis)
             )
-        loss = self._loss(drawn)
-        self.optimisers["net"].zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimisers["net"].step()
-        return {"train": loss.item()}
+        return {"train": update.descend([self._loss(drawn)])}
 
     def score(self) -> float | None:
         """The same loss on held-out scans."""
@@ -231,8 +221,9 @@ class DeepHarmony(Trained):
 
     name: ClassVar[str] = "deepharmony"
     sees: ClassVar[Sees] = "target and source scans, paired"
+    optimizer = _OPTIMIZER
 
-    def learner(self, material: Material) -> Regression:
+    def task(self, material: Material) -> Regression:
         """The network and the pairs.
 
         Raises:
@@ -245,9 +236,9 @@ class DeepHarmony(Trained):
         taught = [p for i, p in enumerate(pairs) if not held or i % _HELD_OUT != 1]
         return Regression(lambda scan, step: taught[scan][:2], [p[2] for p in taught], held, self.device)
 
-    def apply(self, learner: Regression, scan: Picture, material: Material) -> NDArray[np.float32]:
+    def apply(self, task: Regression, scan: Picture, material: Material) -> NDArray[np.float32]:
         """The mean over three orientations."""
-        return learner.whole(scan.image, scan.mask)
+        return task.whole(scan.image, scan.mask)
 
 
 def _cropped(source: Picture, target: Picture) -> tuple[Volume, Volume, Mask]:
@@ -295,8 +286,9 @@ class TargetUNet(Trained):
 
     name: ClassVar[str] = "target-unet"
     sees: ClassVar[Sees] = "target scans"
+    optimizer = _OPTIMIZER
 
-    def learner(self, material: Material) -> Regression:
+    def task(self, material: Material) -> Regression:
         """The network and the scans through random scanners.
 
         Raises:
@@ -312,6 +304,6 @@ class TargetUNet(Trained):
         ]
         return Regression(pool.pair, pool.masks, held, self.device)
 
-    def apply(self, learner: Regression, scan: Picture, material: Material) -> NDArray[np.float32]:
+    def apply(self, task: Regression, scan: Picture, material: Material) -> NDArray[np.float32]:
         """Matched, then the mean over three orientations."""
-        return learner.whole(harmonize_match(scan.image, scan.mask, material.target).image, scan.mask)
+        return task.whole(harmonize_match(scan.image, scan.mask, material.target).image, scan.mask)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blindharmony.errors import UsageError
+from blindharmony.training.loop import Row, Task, Update
 from blindharmony_benchmark.networks.learning import (
     AXES,
+    OPTIMIZER,
     REACH,
-    Learner,
     Limits,
     Mask,
     Volume,
@@ -36,8 +37,11 @@ from blindharmony_benchmark.networks.learning import (
 )
 from blindharmony_benchmark.system import Picture, Say
 
-_TISSUES, _SEEN = 4, 2 * REACH + 1
-_RATE, _BATCH, _JUDGED = 2e-3, 6, 48
+_TISSUES = 4
+_SEEN = 2 * REACH + 1
+_BATCH = 6
+_JUDGED = 48
+_OPTIMIZER = OPTIMIZER.model_copy(update={"rate": 2e-3, "lowest_rate": 4e-5, "weight_decay": 1e-4, "clip": 1.0})
 
 
 class Segmenter:
@@ -79,10 +83,10 @@ class Segmenter:
         taught, held = (tuple(p for p in part if p.labels is not None) for part in (training, held_out))
         if not taught:
             raise UsageError("no training scan has manual labels", remedy="leave the segmentation out")
-        learner = _Tissues(taught, held, self.device)
+        task = _Tissues(taught, held, self.device)
         plan = {"system": "segmenter", "version": 1, "scans": digest((*taught, *held))}
-        train(learner, folder, plan, Limits(minutes, self.steps, seed), say, "training the segmenter")
-        self._net = learner.networks["net"]
+        train(task, _OPTIMIZER, folder, plan, Limits(minutes, self.steps, seed), say, "training the segmenter")
+        self._net = task.net
 
     def labels(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """The most likely tissue of every voxel of the brain, mean probability over three orientations.
@@ -105,12 +109,12 @@ class Segmenter:
         return np.where(mask, shares.argmax(0), 0).astype(np.uint8)
 
 
-class _Tissues(Learner):
+class _Tissues(Task):
     def __init__(self, training: Sequence[Picture], held_out: Sequence[Picture], device: str) -> None:
         self.device = device
         net = unet(_SEEN + 1 + len(AXES), _TISSUES, silent=False)
-        self.networks = nn.ModuleDict({"net": net}).to(device)
-        self.optimisers = {"net": torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=1e-4)}
+        self.net = net.to(device)
+        self.networks = nn.ModuleDict({"net": self.net})
         self._loss = overlap_and_entropy()
         self._scans, judged = ([_cropped(p) for p in part] for part in (training, held_out))
         self._masks = [s[1] for s in self._scans]
@@ -126,13 +130,10 @@ class _Tissues(Learner):
         x = np.concatenate([cut(image, spot, self._side, REACH), cut(mask, spot, self._side)])
         return x, cut(labels, spot, self._side), spot.axis
 
-    def step(self, rng: np.random.Generator, number: int) -> dict[str, float]:
-        loss = self._of([self._patch(self._scans, rng) for _ in range(_BATCH)])
-        self.optimisers["net"].zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
-        self.optimisers["net"].step()
-        return {"train": loss.item()}
+    def step(self, number: int, update: Update) -> Row:
+        rng = self.generator(number)
+        loss: Tensor = self._loss(*self._run([self._patch(self._scans, rng) for _ in range(_BATCH)]))
+        return {"train": update.descend([loss])}
 
     def score(self) -> float | None:
         """One minus the Dice of white matter in all held-out patches together."""
@@ -149,11 +150,7 @@ class _Tissues(Learner):
         stacks, labels, axes = zip(*drawn, strict=True)
         x, y = (torch.from_numpy(np.stack(part)).to(self.device) for part in (stacks, labels))
         x = x.contiguous(memory_format=torch.channels_last)
-        return _logits(self.networks["net"], x, torch.tensor(axes, device=self.device)), y
-
-    def _of(self, drawn: Sequence[tuple[Volume, Volume, int]]) -> Tensor:
-        loss: Tensor = self._loss(*self._run(drawn))
-        return loss
+        return _logits(self.net, x, torch.tensor(axes, device=self.device)), y
 
 
 def _logits(net: nn.Module, x: Tensor, axes: Tensor) -> Tensor:

@@ -1,27 +1,16 @@
-r"""Style transfer.
-
-The networks of style transfer: content and style apart.
-
-Source: adaptive instance normalisation, Huang & Belongie 2017 (arXiv 1703.06868); Choi et al. 2020 (arXiv 1912.01865).
-
-How style transfer learns.
+r"""Style transfer: a generator gives a slice's content the style of a reference slice, by adaptive normalisation.
 
 .. math:: \min_{G, E}\; (D_r(\hat x) - 1)^2 + |E(\hat x) - E(r)| + \lambda |G(\hat x, E(x)) - x|
           + \tfrac\lambda2 |G(x, E(x)) - x|, \qquad \hat x = G(x, E(r))
 
-:math:`x` a patch of one scanner, :math:`r` a reference patch of the other, :math:`D_r` the discriminator's output for
-the reference's scanner, :math:`\lambda = 10`.
-
-Source: StarGAN v2, Choi et al. 2020 (arXiv 1912.01865), section 2.2, with the least squares of the other networks here.
-
-Style transfer: a generator that gives a slice's content the style of a reference slice, by adaptive normalisation.
-
-Axial slices of both scanners, unpaired; the reference at test time is one target scan. Styles always come from a
-reference image: the random styles of the published system serve many scanners, here are two. The generator corrects
-the slice and starts as the identity.
+:math:`x` is a patch of one scanner, :math:`r` a reference patch of the other, :math:`D_r` the discriminator's output
+for the reference's scanner, :math:`\lambda = 10`. Axial slices of both scanners, unpaired; the reference at test time
+is one target scan. Styles always come from a reference image: the random styles of the published system serve many
+scanners, here are two. The generator corrects the slice and starts as the identity.
 
 Source: Liu et al. 2021, "Style transfer using generative adversarial networks for multi-site MRI harmonization"
-(MICCAI 2021); StarGAN v2, Choi et al. 2020 (arXiv 1912.01865).
+(MICCAI 2021); StarGAN v2, Choi et al. 2020 (arXiv 1912.01865), section 2.2, with the least squares of the other
+networks here; adaptive instance normalisation, Huang & Belongie 2017 (arXiv 1703.06868).
 """
 
 from __future__ import annotations
@@ -35,7 +24,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blindharmony_benchmark.networks.learning import Learner, Trained, centred, critic, least_squares
+from blindharmony.training.loop import Row, Task, Update
+from blindharmony_benchmark.networks.learning import OPTIMIZER, Trained, centred, critic, least_squares
 from blindharmony_benchmark.networks.unpaired import Domain, Patches, away, axial, both_domains, judged
 from blindharmony_benchmark.system import Material, Picture, Sees
 
@@ -131,11 +121,17 @@ def _bent(x: Tensor) -> Tensor:
     return F.leaky_relu(x, _SLOPE)
 
 
-_RATE, _BATCH, _CYCLE, _IDENTITY, _STYLE = 1e-3, 2, 10.0, 5.0, 1.0
-_REFERENCES, _TARGET = 32, 1
+_BATCH = 2
+# Weights of giving back the slice, of what is of the scanner already, and of the style.
+_CYCLE = 10.0
+_IDENTITY = 5.0
+_STYLE = 1.0
+# Slices of a scan that its style is the mean of, and which of the two scanners is the target.
+_REFERENCES = 32
+_TARGET = 1
 
 
-class StyleLearner(Learner):
+class StyleTask(Task):
     """A generator, a style encoder, a discriminator with an output for either scanner.
 
     Args:
@@ -149,14 +145,17 @@ class StyleLearner(Learner):
         self._domains, self._side = (source, target), side
         nets = {"generator": Generator(), "encoder": StyleEncoder(), "critic": critic(2, outputs=2)}
         self.networks = nn.ModuleDict(nets).to(device)
-        self.generator, self._encoder, self._critic = (self.networks[k] for k in nets)
-        made = itertools.chain(self.generator.parameters(), self._encoder.parameters())
-        groups = {"generator": list(made), "critic": list(self._critic.parameters())}
-        self.optimisers = {k: torch.optim.Adam(p, lr=_RATE, betas=(0.5, 0.99)) for k, p in groups.items()}
+        self.translator, self._encoder, self._critic = (self.networks[k] for k in nets)
         self._adversarial = least_squares()
 
-    def step(self, rng: np.random.Generator, number: int) -> dict[str, float]:
+    def parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Generator and encoder play against the discriminator."""
+        generator = itertools.chain(self.translator.parameters(), self._encoder.parameters())
+        return {"generator": list(generator), "critic": list(self._critic.parameters())}
+
+    def step(self, number: int, update: Update) -> Row:
         """Source in the target's style and target in the source's, then the discriminator."""
+        rng = self.generator(number)
         both = [d.patches(rng, _BATCH, self._side) for d in self._domains]
         self._critic.requires_grad_(False)
         whole = torch.zeros((), device=both[0].image.device)
@@ -164,20 +163,20 @@ class StyleLearner(Learner):
         made = []
         for k, x in enumerate(both):
             own, wanted = self._encoder(*x, k), self._encoder(*both[1 - k], 1 - k)
-            new = self.generator(*x, wanted)
+            new = self.translator(*x, wanted)
             made.append(new)
             fooled = self._says(1 - k, new, x.mask, real=True, critic_learns=False)
             style = (self._encoder(new, x.mask, 1 - k) - wanted.detach()).abs().mean()
-            back, same = away(self.generator(new, x.mask, own), x), away(self.generator(*x, own), x)
+            back, same = away(self.translator(new, x.mask, own), x), away(self.translator(*x, own), x)
             whole = whole + fooled + _STYLE * style + _CYCLE * back + _IDENTITY * same
             sums += [back.item(), fooled.item(), style.item()]
-        self._descend("generator", whole)
+        update.descend([whole], "generator")
         self._critic.requires_grad_(True)
         told = torch.zeros_like(whole)
         for k, (x, new) in enumerate(zip(both, made, strict=True)):
             told = told + self._says(k, *x, real=True, critic_learns=True) / 2
             told = told + self._says(1 - k, new.detach(), x.mask, real=False, critic_learns=True) / 2
-        self._descend("critic", told)
+        update.descend([told], "critic")
         return {"train": sums[0], "fooled": sums[1], "style": sums[2], "told": told.item()}
 
     def reference_style(self) -> Tensor:
@@ -196,31 +195,27 @@ class StyleLearner(Learner):
         loss: Tensor = self._adversarial(found, real, critic_learns)
         return loss
 
-    def _descend(self, name: str, loss: Tensor) -> None:
-        self.optimisers[name].zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimisers[name].step()
-
 
 class StyleTransfer(Trained):
     """The reference is the training scan whose style is nearest to the mean of all."""
 
     name: ClassVar[str] = "style-gan"
     sees: ClassVar[Sees] = "target and source scans, unpaired"
+    optimizer = OPTIMIZER.model_copy(update={"rate": 1e-3, "betas": (0.5, 0.99)})
     _style: Tensor | None = None
 
-    def learner(self, material: Material) -> StyleLearner:
+    def task(self, material: Material) -> StyleTask:
         """Generator, style encoder, discriminator, and the scans of both scanners.
 
         Raises:
             UsageError: If there are no scans of one of them.
         """
         self._style = None
-        return StyleLearner(*both_domains(material, self.device, self.name), self.device)
+        return StyleTask(*both_domains(material, self.device, self.name), self.device)
 
-    def apply(self, learner: StyleLearner, scan: Picture, material: Material) -> NDArray[np.float32]:
+    def apply(self, task: StyleTask, scan: Picture, material: Material) -> NDArray[np.float32]:
         """Every slice in the style of the reference."""
         image = np.where(scan.mask, scan.image, 0).astype(np.float32)
         if self._style is None:
-            self._style = learner.reference_style()
-        return axial(image, scan.mask, learner.generator, self.device, self._style)
+            self._style = task.reference_style()
+        return axial(image, scan.mask, task.translator, self.device, self._style)
