@@ -1,8 +1,8 @@
-"""A target model as one safetensors file.
+"""A target model on disk: one safetensors file, a description and arrays, no pickle.
 
-The arrays and networks of a model file, none taken before it was checked.
-
-Target models on disk: one safetensors file, description and arrays, no pickle.
+Nothing of a file is taken before it was checked: shapes against the template's grid and each other, values for being
+finite and in their range, the weights of networks against the shapes that the description gives, before memory is
+allocated for them. A file of an earlier format is read in the words of this one.
 """
 
 from __future__ import annotations
@@ -46,13 +46,16 @@ def checked_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         ValueError: If shapes do not fit each other or the template's grid, values are no finite numbers, the levels
             are not increasing ranks in (0, 1), a quantile curve falls, or the coverage is no share.
     """
+    if missing := [name for name in ARRAYS if name not in tensors]:
+        raise ValueError(f"it has no {', '.join(missing)}")
     arrays = {name: tensors[name].numpy() for name in ARRAYS}
     grid = tuple(atlas_tensor().shape)
     levels, quantiles, coverage = (arrays[name] for name in ARRAYS[:3])
     shapes = {"levels": (levels.size,), "quantiles": (*quantiles.shape[:1], levels.size)}
     for name, array in arrays.items():
         if array.shape != shapes.get(name, grid) or array.size == 0 or array.dtype.kind != "f":
-            raise ValueError(f"{name} has shape {array.shape} of {array.dtype}")
+            wanted = f"{shapes.get(name, grid)} of float32 or float64"
+            raise ValueError(f"{name} has shape {array.shape} of {array.dtype}, expected {wanted}")
         if not (np.abs(array) < _MAX_VALUE).all():  # a comparison with NaN is false
             raise ValueError(f"{name} has values that are no numbers")
     if not (np.diff(levels, prepend=0.0, append=1.0) > 0).all():
@@ -77,11 +80,14 @@ def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | N
     """
     if "person.features" not in tensors:
         return None
+    if missing := [k for k in PERSON if f"person.{k}" not in tensors]:
+        raise ValueError(f"person has no {', '.join(missing)}")
     features, curves, heads = (tensors[f"person.{k}"].numpy() for k in PERSON)
     fitting = heads.ndim == 1 and heads.size > 0 and heads.dtype.kind == "i" and curves.shape == (*heads.shape, ranks)
     # Features are two equal blocks.
     if not fitting or features.shape[:1] != heads.shape or features.ndim != 2 or features.shape[1] % 2:
-        raise ValueError(f"person has shapes {features.shape}, {curves.shape}, {heads.shape}")
+        shapes = ", ".join(f"{k} {tuple(tensors[f'person.{k}'].shape)}" for k in PERSON)
+        raise ValueError(f"the person model's shapes do not fit {ranks} ranks or each other: {shapes}")
     if not features.shape[1] or not ((np.abs(features) < _MAX_VALUE).all() and (np.abs(curves) < _MAX_VALUE).all()):
         raise ValueError("person has values that are no numbers")
     textures = None
@@ -111,15 +117,15 @@ def checked_network(part: str, tensors: Mapping[str, Tensor], make: Callable[[],
     Raises:
         ValueError: If the tensors are not those of the network, or no finite numbers.
     """
-    own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
+    weights = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
     with torch.device("meta"):
         wanted = {k: v.shape for k, v in make().state_dict().items()}
-    if wrong := [k for k in wanted.keys() | own.keys() if k not in own or wanted.get(k) != own[k].shape]:
+    if wrong := [k for k in wanted.keys() | weights.keys() if k not in weights or wanted.get(k) != weights[k].shape]:
         raise ValueError(f"{part} has not the weights it describes: {min(wrong)[:60]} and {len(wrong) - 1} more")
-    if bad := [k for k, v in own.items() if not v.isfinite().all()]:
+    if bad := [k for k, v in weights.items() if not v.isfinite().all()]:
         raise ValueError(f"{part} has weights that are no numbers: {bad[0][:60]}")
     network = make()
-    network.load_state_dict(own)
+    network.load_state_dict(weights)
     return network.eval().requires_grad_(False)
 
 
@@ -170,9 +176,9 @@ def load_target(target: str | PathLike[str] | Target) -> Target:
         return target
     path = included_targets().get(str(target), Path(target))
     if not path.is_file():
-        known = ", ".join(included_targets()) or "none"
+        included = ", ".join(included_targets()) or "none"
         raise TargetError(
-            "no such target model", remedy=f"give a model file or an included name ({known})", path=str(target)
+            "no such target model", remedy=f"give a model file or an included name ({included})", path=str(target)
         )
     if path.stat().st_size > _MAX_BYTES:
         raise TargetError("this file is too large to be a target model", remedy=_TRAIN, path=path)
@@ -212,7 +218,7 @@ def _parse(content: bytes, path: Path) -> Target:
         person = checked_person(tensors, arrays["levels"].size)
         pyramid, slices, restorer = _networks(info, tensors)
     except (ValidationError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = _reason(error)
         raise TargetError(f"this target model is damaged ({reason})", remedy=_TRAIN, path=path) from None
     return Target(
         info=info,
@@ -226,15 +232,23 @@ def _parse(content: bytes, path: Path) -> Target:
     )
 
 
+def _reason(error: Exception) -> str:
+    """One line about what is wrong with a file."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"its description: {'.'.join(map(str, first['loc']))[:60]}: {first['msg']}"[:160]
+    return str(error).strip().splitlines()[0][:160]
+
+
 def _networks(
     info: TargetInfo, tensors: dict[str, Tensor]
 ) -> tuple[Pyramid | None, MultiScaleFlow | None, Restorer | None]:
     shape, flow, small = info.pyramid, info.slices, info.restorer
     atlas = atlas_tensor()
     if shape and shape.shape != tuple(atlas.shape):
-        raise ValueError(f"pyramid has shape {shape.shape}")
+        raise ValueError(f"the flow is for images of {shape.shape}, the template has {tuple(atlas.shape)}")
     if shape and any(len(row) != len(shape.widths) + 1 for row in info.held_out.level_bits):
-        raise ValueError("level_bits is not of this pyramid")
+        raise ValueError("the held-out bits are of a flow with another number of levels")
     return (
         checked_network("pyramid", tensors, lambda: Pyramid(shape, atlas.to(torch.get_default_device())))
         if shape
@@ -246,12 +260,12 @@ def _networks(
 
 def _migrated(description: dict[str, Any]) -> dict[str, Any]:
     """A description of an earlier format in the words of this one."""
-    known = {k: v for k, v in description.items() if k not in _GONE}
+    content = {k: v for k, v in description.items() if k not in _GONE}
     # Format 4 had no checkerboards, format 3 spline couplings only.
-    if description.get("format", 0) < 5 and isinstance(pyramid := known.get("pyramid"), dict):
+    if description.get("format", 0) < 5 and isinstance(pyramid := content.get("pyramid"), dict):
         rounds = {} if description.get("format", 0) == 4 else {"affine_rounds": 0}
-        known["pyramid"] = {"checkerboards": 0, **rounds, **pyramid}
-    return known
+        content["pyramid"] = {"checkerboards": 0, **rounds, **pyramid}
+    return content
 
 
 def _digest(content: bytes) -> str:

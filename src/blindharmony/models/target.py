@@ -1,8 +1,8 @@
-"""Everything learnt about one scanner.
+"""A target model: everything that is learnt about one scanner, in memory and in plain words.
 
-What a target model knows.
-
-A target model in plain words.
+A model knows the quantile curves of its scans, their mean head, the flow that says how probable a head is, the person
+model, the restorer, and for the published method the flow of slices. Its description says what it was learnt from,
+with which settings, and what was measured on scans that no network has learnt from.
 """
 
 from __future__ import annotations
@@ -244,8 +244,8 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         rows.append(("  by level", ", ".join(f"{b:.2f}" for b in levels) + " (finest first, coarsest image last)"))
         spreads = ", ".join(f"{s:.3f}" for s in held_out.latent_sd)
         rows.append(("  latent spread", f"{spreads} before calibration (1: calibrated)"))
-        for name, own in zip(("finest", "second", "third", "fourth"), held_out.latent_channels, strict=False):
-            rows.append((f"    {name}, by channel", ", ".join(f"{s:.2f}" for s in own)))
+        for name, channels in zip(("finest", "second", "third", "fourth"), held_out.latent_channels, strict=False):
+            rows.append((f"    {name}, by channel", ", ".join(f"{s:.2f}" for s in channels)))
         for name, by_level in held_out.honesty.items():
             means = ", ".join(f"{100 * np.mean(scans):+.1f}" for scans in by_level).replace("-", "−")
             rows.append((f"  most probable {name}", f"{means} % by resolution, mean of held-out scans (0: honest)"))
@@ -261,6 +261,8 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         )
     if held_out.slice_bits is not None:
         rows.append(("slice flow bits/dim", f"{held_out.slice_bits:.3f}, at 1 mm"))
+    if info.training is not None:
+        rows.append(("training", f"settings {info.training.digest}{_changed(info.training)}"))
     rows += [(k, v) for k, v in info.notes.items()]
     rows += [
         ("made with", f"blindharmony {info.made_with}, seed {info.seed}, format {info.format}"),
@@ -269,12 +271,23 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
     return rows
 
 
+def _changed(settings: TrainSettings) -> str:
+    """What differs from the defaults, for a card that has rows for name, data and licence."""
+    numbers = {k: v for k, v in settings.differences().items() if k not in ("name", "data", "licence", "mask_command")}
+    flat = {
+        ".".join((name, *inner)): value
+        for name, group in numbers.items()
+        for inner, value in ([((k,), v) for k, v in group.items()] if isinstance(group, dict) else [((), group)])
+    }
+    return "".join(f", {name} {value}" for name, value in flat.items())
+
+
 def _networks(target: Target) -> list[str]:
-    found = []
+    names = []
     if target.pyramid is not None:
-        found.append(f"whole-volume pyramid ({len(target.pyramid.levels)} levels)")
+        names.append(f"whole-volume pyramid ({len(target.pyramid.levels)} levels)")
     if target.slices is not None:
-        found.append("slice flow")
+        names.append("slice flow")
     if target.restorer is not None:
-        found.append("restorer")
-    return found
+        names.append("restorer")
+    return names
