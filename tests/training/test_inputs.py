@@ -1,5 +1,6 @@
 """What a training is given: which scans teach, and which are held out."""
 
+import argparse
 import math
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from blindharmony.cli.train import add_parser, settings_of
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.io.bids import find_masks
 from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.settings import TrainSettings
 from blindharmony.training.data import hold_out, named_scans, prepare_head, prepare_heads, work_folder
 from blindharmony.training.target import train
 
@@ -120,3 +123,26 @@ def test_held_out_scans_are_named_by_subject_or_file(tmp_path):
     assert named_scans(scans, ["sub-02", scans[1].name, scans[0], other]) == [scans[1], scans[0], other]
     with pytest.raises(UsageError, match="held-out 07 is none of the scans"):
         named_scans(scans, ["07"])
+
+
+def settings_from(*words):
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    return settings_of(parser.parse_args(["train", "study", "--out", "x.safetensors", *words]))
+
+
+def test_the_options_of_the_command_are_the_settings():
+    assert settings_from() == TrainSettings()
+    words = (
+        "--minutes 3 --steps 5 --no-restorer --slice-steps 2 --seed 7 --precision full --suffix T2w --batch 2".split()
+    )
+    assert settings_from(*words, "--set", "flow_fit.rate=0.001", "--set", "deformation.flip=false").differences() == {
+        **{"minutes": 3.0, "steps": 5, "restorer": False, "slice_steps": 2, "seed": 7, "precision": "full"},
+        **{"suffix": "T2w", "batch": 2, "flow_fit": {"rate": 0.001}, "deformation": {"flip": False}},
+    }
+
+
+@pytest.mark.parametrize("wrong", ["flow_fit.rate", "rate=3", "flow_fit.rat=1", "flow_fit.rate=-1", "flow_fit.rate=x"])
+def test_a_number_that_cannot_be_set_is_refused(wrong):
+    with pytest.raises(UsageError, match=r"rate|flow_fit"):
+        settings_from("--set", wrong)
