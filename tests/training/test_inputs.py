@@ -133,9 +133,8 @@ def settings_from(*words):
 
 def test_the_options_of_the_command_are_the_settings():
     assert settings_from() == TrainSettings()
-    words = (
-        "--minutes 3 --steps 5 --no-restorer --slice-steps 2 --seed 7 --precision full --suffix T2w --batch 2".split()
-    )
+    words = ["--minutes", "3", "--steps", "5", "--no-restorer", "--slice-steps", "2", "--seed", "7"]
+    words += ["--precision", "full", "--suffix", "T2w", "--batch", "2"]
     assert settings_from(*words, "--set", "flow_fit.rate=0.001", "--set", "deformation.flip=false").differences() == {
         **{"minutes": 3.0, "steps": 5, "restorer": False, "slice_steps": 2, "seed": 7, "precision": "full"},
         **{"suffix": "T2w", "batch": 2, "flow_fit": {"rate": 0.001}, "deformation": {"flip": False}},
