@@ -1,4 +1,4 @@
-"""Options of the flow tests: run the same laws on another device with ``pytest tests/flow --device cuda``."""
+"""Options of the flow tests: run the same laws on another device with ``pytest tests/flows --device cuda``."""
 
 import pytest
 import torch

@@ -4,11 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_laws import randomise
 
-from blindharmony.flows.bijection import Condition
+from blindharmony.flows.bijection import Condition, StandardNormal
+from blindharmony.flows.couplings import Coupling, Spline
 from blindharmony.flows.glow import MultiScaleSpec
-from blindharmony.flows.latent import GaussianGiven, StandardNormal
+from blindharmony.flows.latent import GaussianGiven
 from blindharmony.flows.networks import Bottleneck, ConvResNet
-from blindharmony.flows.transforms import ActNorm, Coupling, Mixing, Spline
+from blindharmony.flows.transforms import ActNorm, Mixing
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,4 +1,4 @@
-"""Laws of the whole-volume flow: nothing is lost, and every log-density is the one calculus gives."""
+"""The whole-volume flow: Haar levels lose nothing, its density adds up, its samples repeat; its laws: test_laws.py."""
 
 import math
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_laws import randomise
 from torch.autograd.functional import jacobian
 
+from blindharmony.flows.bijection import Condition
 from blindharmony.flows.networks import Convolution
 from blindharmony.flows.pyramid import LevelFlow, Pyramid, PyramidSpec
 from blindharmony.flows.transforms import haar_merge, haar_split
@@ -25,18 +27,6 @@ def _one_thread():
 EXACT = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 
-def scramble(module, seed=0):
-    """Random weights and non-trivial statistics: a fresh flow is the identity and would pass by accident."""
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=rng))
-        for name, value in module.named_buffers():
-            noise = torch.randn(value.shape, generator=rng)
-            value.copy_((0.3 * noise).exp() if name.endswith("input_sd") else 0.3 * noise)
-    return module.eval()
-
-
 def random_mask(shape, share=0.7, seed=0):
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < share
     mask[..., 0, 0, 0] = True
@@ -45,7 +35,7 @@ def random_mask(shape, share=0.7, seed=0):
 
 def small_pyramid(shape=(8, 4, 4), widths=(4, 5), seed=0, **options):
     atlas = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    return scramble(Pyramid(PyramidSpec(shape=shape, widths=widths, blocks=1, **options), atlas), seed)
+    return randomise(Pyramid(PyramidSpec(shape=shape, widths=widths, blocks=1, **options), atlas), 0.4).eval()
 
 
 def head(shape=(8, 4, 4), batch=2, seed=0):
@@ -109,32 +99,6 @@ class TestHaar:
         assert not level.detail.any()
 
 
-LEVELS = {
-    "affine": dict(channels=7, rounds=0),
-    "splines": dict(channels=7, rounds=1),
-    "affine couplings": dict(channels=7, rounds=0, affine_rounds=2),
-    "checkerboards": dict(channels=7, rounds=0, checkerboards=2),
-    "all": dict(channels=7, rounds=1, affine_rounds=1, checkerboards=1),
-    "two rounds": dict(channels=7, rounds=2),
-    "base": dict(channels=1, rounds=0),
-    "bent base": dict(channels=1, rounds=1),
-}
-
-
-@pytest.fixture(params=LEVELS.values(), ids=LEVELS)
-def level(request):
-    options = dict(request.param)
-    flow = LevelFlow(options.pop("channels"), context=2, width=6, blocks=1, bins=4, **options)
-    return scramble(flow)
-
-
-def inputs(flow, shape=(3, 2, 4), batch=2, share=0.6, dtype=torch.float32, spread=1.0):
-    channels = len(flow.input_sd)
-    mask = random_mask((batch, channels, *shape), share)
-    x = spread * torch.randn(batch, channels, *shape, dtype=dtype)
-    return x.where(mask, 0.0), torch.randn(batch, 2, *shape, dtype=dtype), mask
-
-
 @pytest.mark.parametrize("shape", [(5, 4, 3), (2, 4, 4), (1, 3, 3), (20, 20, 20), (6, 40, 40)])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_a_convolution_is_the_same_in_slabs(shape, kernel):
@@ -147,87 +111,10 @@ def test_a_convolution_is_the_same_in_slabs(shape, kernel):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-class TestLevel:
-    @pytest.mark.parametrize("dtype", EXACT, ids=str)
-    @pytest.mark.parametrize("spread", [1.0, 5.0], ids=["usual", "five times as wide"])
-    def test_there_and_back(self, level, dtype, spread):
-        level = level.to(dtype)
-        x, context, mask = inputs(level, dtype=dtype, spread=spread)
-        z, there = level.to_latent(x, context, mask)
-        back, again = level.to_image(z, context, mask)
-        assert z.dtype == back.dtype == there.dtype == dtype
-        torch.testing.assert_close(back, x, rtol=EXACT[dtype], atol=EXACT[dtype] * spread)
-        torch.testing.assert_close(there, -again, rtol=EXACT[dtype], atol=10 * EXACT[dtype])
-
-    @pytest.mark.parametrize("dtype", EXACT, ids=str)
-    def test_back_and_there(self, level, dtype):
-        level = level.to(dtype)
-        z, context, mask = inputs(level, dtype=dtype)
-        x, _ = level.to_image(z, context, mask)
-        again, _ = level.to_latent(x, context, mask)
-        torch.testing.assert_close(again, z, rtol=EXACT[dtype], atol=EXACT[dtype])
-
-    def test_logdet_is_that_of_the_jacobian(self, level):
-        level = level.double()
-        x, context, mask = inputs(level, shape=(2, 1, 2), batch=1, dtype=torch.float64)
-
-        def latents(values):
-            return level.to_latent(torch.zeros_like(x).masked_scatter(mask, values), context, mask)[0][mask]
-
-        expected = torch.linalg.slogdet(jacobian(latents, x[mask])).logabsdet
-        assert abs(expected) > 0.1
-        torch.testing.assert_close(level.to_latent(x, context, mask)[1][0], expected)
-
-    def test_what_lies_outside_the_mask_does_not_matter(self, level):
-        x, context, mask = inputs(level)
-        z, logdet = level.to_latent(x, context, mask)
-        noisy_z, noisy_logdet = level.to_latent(x.where(mask, math.nan), context, mask)
-        assert torch.equal(z, noisy_z)
-        assert torch.equal(logdet, noisy_logdet)
-        assert not z[~mask].any()
-
-    def test_nothing_to_do(self, level):
-        x, context, mask = inputs(level)
-        z, logdet = level.to_latent(x, context, torch.zeros_like(mask))
-        assert not z.any()
-        assert not logdet.any()
-
-    def test_batch_is_a_loop(self, level):
-        x, context, mask = inputs(level, batch=3)
-        z, logdet = level.to_latent(x, context, mask)
-        for b in range(3):
-            one, ld = level.to_latent(x[b : b + 1], context[b : b + 1], mask[b : b + 1])
-            torch.testing.assert_close(one[0], z[b], rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(ld[0], logdet[b], rtol=1e-5, atol=1e-4)
-
-    def test_gradients_reach_everything(self, level):
-        x, context, mask = inputs(level)
-        x.requires_grad_()
-        context.requires_grad_()
-        z, logdet = level.to_latent(x, context, mask)
-        (logdet.sum() - z.square().sum()).backward()
-        for name, parameter in level.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.any(), name
-        assert x.grad[mask].all()
-        assert context.grad.any()
-
-
 class TestDensity:
-    @pytest.mark.parametrize(("shape", "widths"), [((4, 2, 2), (4,)), ((4, 4, 4), (3, 4))])
-    def test_is_that_of_the_jacobian(self, shape, widths):
-        flow = small_pyramid(shape, widths).double()
-        x, mask = head(shape, 1).double(), random_mask((1, 1, *shape), 0.4)
-
-        def latents(voxels):
-            image = torch.zeros_like(x).masked_scatter(mask, voxels)
-            return torch.cat([z[m] for z, _, m in flow.latents(flow.split(image, mask))])
-
-        z = latents(x[mask])
-        assert len(z) == mask.sum()
-        logdet = torch.linalg.slogdet(jacobian(latents, x[mask])).logabsdet
-        expected = logdet - 0.5 * (z.square() + math.log(2 * math.pi)).sum()
-        torch.testing.assert_close(flow.density(x, mask).nats.sum(), expected)
+    def test_levels_add_up_to_the_density_of_the_whole(self):
+        flow, x, mask = small_pyramid(), head(), random_mask((2, 1, 8, 4, 4))
+        torch.testing.assert_close(flow.density(x, mask).nats.sum(1), flow.log_prob(x, Condition(mask=mask)))
 
     def test_counts_every_voxel_once(self):
         mask = random_mask((2, 1, 8, 4, 4))
@@ -250,29 +137,6 @@ class TestDensity:
         mask = random_mask((1, 1, 8, 4, 4))
         found = flow.density(torch.zeros(1, 1, 8, 4, 4), mask).bits_per_dim()
         torch.testing.assert_close(found, torch.tensor([0.5 * math.log2(2 * math.pi) + 8]))
-
-    def test_what_lies_outside_the_mask_does_not_matter(self):
-        flow = small_pyramid()
-        x, mask = head(), random_mask((2, 1, 8, 4, 4))
-        assert torch.equal(flow.density(x, mask).nats, flow.density(x.where(mask, math.nan), mask).nats)
-
-    def test_batch_is_a_loop(self):
-        flow = small_pyramid()
-        x, mask = head(batch=3), random_mask((3, 1, 8, 4, 4))
-        whole = flow.density(x, mask).nats
-        for b in range(3):
-            one = flow.density(x[b : b + 1], mask[b : b + 1]).nats[0]
-            torch.testing.assert_close(one, whole[b], rtol=1e-4, atol=1e-4)
-
-    def test_gradients_reach_everything(self):
-        flow = small_pyramid()
-        x, mask = head().requires_grad_(), random_mask((2, 1, 8, 4, 4))
-        flow.density(x, mask).nats.sum().backward()
-        for name, parameter in flow.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.any(), name
-        assert x.grad[mask].all()
-        assert not x.grad[~mask].any()
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
     def test_impossible_values_are_refused(self, value):
@@ -316,14 +180,30 @@ class TestSample:
 
 
 def test_a_gain_taken_up_is_a_change_of_variables():
-    level = scramble(LevelFlow(7, context=3, width=6, blocks=1, rounds=1)).double()
+    level = randomise(LevelFlow(7, context=3, width=6, blocks=1, rounds=1)).eval().double()
     rng = torch.Generator().manual_seed(2)
     x, context = (torch.randn(1, n, 3, 4, 3, generator=rng, dtype=torch.float64) for n in (7, 3))
     mask = random_mask(x.shape)
     brighter = torch.cat([1.2 * context[:, :1], context[:, 1:]], 1)
     with torch.no_grad():
-        z, logdet = level.to_latent(1.2 * x.where(mask, 0.0), brighter, mask)
+        z, logdet = level.to_latent(1.2 * x.where(mask, 0.0), Condition(brighter, mask))
         level.absorb_gain(math.log(1.2))
-        again, after = level.to_latent(x.where(mask, 0.0), context, mask)
+        again, after = level.to_latent(x.where(mask, 0.0), Condition(context, mask))
     torch.testing.assert_close(again, z)
     torch.testing.assert_close(after, logdet + mask.sum() * math.log(1.2))
+
+
+def test_what_a_place_usually_has_moves_with_the_flow_and_is_not_stored():
+    flow = small_pyramid()
+    places = dict(flow.named_buffers())
+    assert not [name for name in flow.state_dict() if name.startswith("place")]
+    assert flow.double().get_buffer("place_0").dtype == torch.float64
+    assert places["place_0"].shape == (1, 11, 4, 2, 2)
+
+
+def test_a_level_without_its_context_says_what_it_needs():
+    level = LevelFlow(7, context=3, width=6, blocks=1, rounds=1)
+    with pytest.raises(ValueError, match="context of 3 channels, got none"):
+        level.to_latent(torch.zeros(1, 7, 2, 2, 2))
+    with pytest.raises(ValueError, match="6 features"):
+        level.couplings[0].to_latent(torch.zeros(1, 7, 2, 2, 2))

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from blindharmony.flows.bijection import Bijection, check_range
+from blindharmony.flows.couplings import Coupling
 from blindharmony.flows.latent import Split
 from blindharmony.flows.networks import convolution
-from blindharmony.flows.transforms import ActNorm, Coupling, Squeeze
+from blindharmony.flows.transforms import ActNorm, Squeeze
 
 
 @pytest.mark.parametrize(

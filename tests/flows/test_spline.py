@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blindharmony.flows.transforms import Spline
+from blindharmony.flows.couplings import Spline
 
 
 def plain(curve, params):

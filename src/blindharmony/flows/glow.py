@@ -1,10 +1,10 @@
-"""The flow of slices, as published.
+"""The multi-scale flow of slices: squeeze, transform, let half of the channels go, repeat.
 
-The numbers that define a multi-scale flow, as they are stored beside its weights.
+:class:`MultiScaleSpec` are the numbers that define one, as they are stored beside its weights;
+:class:`MultiScaleFlow` is the density; :func:`published_2d`, :func:`small_2d` and :func:`glow_3d` are ready-made
+specifications, the first that of the published BlindHarmony.
 
-The density of whole images: squeeze, transform, let half of the channels go, repeat.
-
-Ready-made specifications.
+Source: Dinh et al. 2017 (Real NVP); Kingma & Dhariwal 2018 (Glow); Durkan et al. 2019 (Neural spline flows).
 """
 
 from __future__ import annotations
@@ -18,11 +18,21 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from blindharmony.flows import latent as dequantise
-from blindharmony.flows.bijection import NOTHING, Bijection, Chain, Condition, check_range, no_change, places, visible
-from blindharmony.flows.latent import GaussianGiven, Split, StandardNormal
+from blindharmony.flows.bijection import (
+    NOTHING,
+    Bijection,
+    Chain,
+    Condition,
+    StandardNormal,
+    check_range,
+    no_change,
+    places,
+    visible,
+)
+from blindharmony.flows.couplings import Affine, Coupling, Elementwise, Spline
+from blindharmony.flows.latent import GaussianGiven, Split, bits_per_dim
 from blindharmony.flows.networks import Bottleneck, ConvResNet, Norm
-from blindharmony.flows.transforms import ActNorm, Affine, Coupling, Elementwise, Mixing, Spline, Squeeze
+from blindharmony.flows.transforms import ActNorm, Mixing, Squeeze
 
 
 class MultiScaleSpec(BaseModel):
@@ -115,7 +125,7 @@ class MultiScaleSpec(BaseModel):
         )
 
 
-class MultiScaleFlow(nn.Module):
+class MultiScaleFlow(Bijection[list[Tensor]]):
     r"""How plausible is this image? A flow over several resolutions answers exactly.
 
     .. math:: \log p(x) = \sum_l \log N(z_l; 0, 1) + \log\left|\det \partial z / \partial x\right|
@@ -153,7 +163,6 @@ class MultiScaleFlow(nn.Module):
     def __init__(self, spec: MultiScaleSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.base = StandardNormal()
         self.stages, self.splits = nn.ModuleList(), nn.ModuleList()
         channels = spec.channels
         for level in range(spec.levels):
@@ -164,10 +173,6 @@ class MultiScaleFlow(nn.Module):
                 network = spec.network(channels - leaving, 2 * leaving) if spec.split_prior else None
                 self.splits.append(Split(channels, None if network is None else GaussianGiven(network)))
                 channels -= leaving
-
-    def forward(self, x: Tensor, cond: Condition = NOTHING) -> Tensor:
-        """Return :meth:`log_prob`, so that ``torch.compile`` and parallel training work."""
-        return self.log_prob(x, cond)
 
     def to_latent(self, x: Tensor, cond: Condition = NOTHING) -> tuple[list[Tensor], Tensor]:
         """Return one latent a level, finest first, and log|det dz/dx| of shape ``(B,)``."""
@@ -183,42 +188,49 @@ class MultiScaleFlow(nn.Module):
             logdet = logdet + change
             cond = stage.condition_after(cond)
             if split is not None:
-                x, z, change = split.to_latent(x, cond)
+                (x, z), change = split.to_latent(x, cond)
                 logdet = logdet + change
                 latents.append(z)
         return [*latents, x], logdet
 
-    def to_image(self, latents: Sequence[Tensor], cond: Condition = NOTHING) -> tuple[Tensor, Tensor]:
+    def to_image(self, z: list[Tensor], cond: Condition = NOTHING) -> tuple[Tensor, Tensor]:
         """Return the image and log|det dx/dz| of shape ``(B,)``; ``cond`` describes the image."""
-        if len(latents) != self.spec.levels:
-            msg = f"expected {self.spec.levels} latents, got {len(latents)}"
+        if len(z) != self.spec.levels:
+            msg = f"expected {self.spec.levels} latents, got {len(z)}"
             raise ValueError(msg)
-        for z in latents:
-            check_range(z, what="latent", limit=math.inf)
+        for part, mask in zip(z, self.latent_masks(cond), strict=True):
+            check_range(part, mask, what="latent", limit=math.inf)
         levels, conditions = self._levels(), [cond]
         for stage, _ in levels:
             conditions.append(stage.condition_after(conditions[-1]))
-        x, logdet = latents[-1], no_change(latents[-1])
+        x, logdet = z[-1], no_change(z[-1])
         for level in reversed(range(self.spec.levels)):
             stage, split = levels[level]
             if split is not None:
-                x, change = split.to_image(x, latents[level], conditions[level + 1])
+                x, change = split.to_image([x, z[level]], conditions[level + 1])
                 logdet = logdet + change
             x, change = stage.to_image(x, conditions[level])
             logdet = logdet + change
         return x + self.spec.centre, logdet
 
-    def log_prob(self, x: Tensor, cond: Condition = NOTHING) -> Tensor:
-        """Return the log-density in nats, shape ``(B,)``, of the values at places that exist."""
-        latents, logdet = self.to_latent(x, cond)
-        for z, mask in zip(latents, self._latent_masks(cond), strict=True):
-            logdet = logdet + self.base.log_prob(z, mask)
-        return logdet
+    def latent_masks(self, cond: Condition) -> list[Tensor | None]:
+        """Return one mask a level, an entry for each value: a place may exist although its block is not complete."""
+        if cond.mask is None:
+            return [None] * self.spec.levels
+        masks: list[Tensor | None] = []
+        squeeze = Squeeze(self.spec.ndim)
+        mask = cond.mask.expand(-1, self.spec.channels, *cond.mask.shape[2:])
+        for _ in self.splits:
+            folded = squeeze.fold(mask)
+            kept = folded.shape[1] - folded.shape[1] // 2
+            mask = folded[:, :kept]
+            masks.append(folded[:, kept:])
+        return [*masks, squeeze.fold(mask)]
 
     def bits_per_dim(self, x: Tensor, cond: Condition = NOTHING) -> Tensor:
-        """Return the density as bits a value, shape ``(B,)``; see :func:`~.dequantise.bits_per_dim`."""
+        """Return the density as bits a value, shape ``(B,)``; see :func:`~.latent.bits_per_dim`."""
         dims = self.spec.channels * places(x, cond)
-        return dequantise.bits_per_dim(self.log_prob(x, cond), dims, self.spec.grey_levels)
+        return bits_per_dim(self.log_prob(x, cond), dims, self.spec.grey_levels)
 
     @torch.no_grad()
     def sample(
@@ -233,7 +245,7 @@ class MultiScaleFlow(nn.Module):
         """Draw ``n`` images of size ``space``, shape ``(n, C, *space)``; zero at places that do not exist."""
         weight = next(self.parameters())
         latents = [
-            self.base.sample((n, *shape), temperature=temperature, generator=generator, like=weight)
+            StandardNormal().sample((n, *shape), temperature=temperature, generator=generator, like=weight)
             for shape in self.latent_shapes(space)
         ]
         return visible(self.to_image(latents, cond)[0], cond)
@@ -279,23 +291,9 @@ class MultiScaleFlow(nn.Module):
         splits = [split for split in self.splits if isinstance(split, Split)]
         return list(zip(stages, [*splits, None], strict=True))
 
-    def _latent_masks(self, cond: Condition) -> list[Tensor | None]:
-        # One mask value for each latent value: a place may exist although its block is not complete.
-        if cond.mask is None:
-            return [None] * self.spec.levels
-        masks: list[Tensor | None] = []
-        squeeze = Squeeze(self.spec.ndim)
-        mask = cond.mask.expand(-1, self.spec.channels, *cond.mask.shape[2:])
-        for _ in self.splits:
-            folded = squeeze.fold(mask)
-            kept = folded.shape[1] - folded.shape[1] // 2
-            mask = folded[:, :kept]
-            masks.append(folded[:, kept:])
-        return [*masks, squeeze.fold(mask)]
 
-
-def _steps(spec: MultiScaleSpec, channels: int) -> list[Bijection]:
-    parts: list[Bijection] = []
+def _steps(spec: MultiScaleSpec, channels: int) -> list[Bijection[Tensor]]:
+    parts: list[Bijection[Tensor]] = []
     for step in range(spec.steps):
         parts.append(ActNorm(channels))
         if spec.mixing:

@@ -1,10 +1,8 @@
-"""The latent variable: its density, factored-out parts, and the step from integers to it.
+"""The two ends of a flow over several resolutions: parts that leave early, and grey levels.
 
-The densities that latents are measured against.
-
-Half of the channels are done; the other half goes on to the next level.
-
-From grey levels to continuous values and back, and what a density of either is worth in bits.
+:class:`Split` lets half of the channels leave for the latent, where wanted standardised given the other half
+(:class:`GaussianGiven`). :func:`dequantise` turns the grey levels of a stored image into continuous values, which a
+density needs; :func:`bits_per_dim` says what a density of either is worth.
 """
 
 from __future__ import annotations
@@ -17,7 +15,9 @@ from torch import Tensor, nn
 from blindharmony.flows.bijection import (
     LOG_SCALE_CAP,
     NOTHING,
+    Bijection,
     Condition,
+    StandardNormal,
     bounded,
     full_precision,
     keep_outside,
@@ -25,41 +25,6 @@ from blindharmony.flows.bijection import (
     total,
     visible,
 )
-
-
-class StandardNormal:
-    r"""Independent numbers of mean 0 and variance 1.
-
-    .. math:: \log p(z) = -\tfrac12 \sum \left(z^2 + \log 2\pi\right)
-
-    Example:
-        >>> round(StandardNormal().log_prob(torch.zeros(1, 1, 2)).item(), 4)
-        -1.8379
-    """
-
-    def log_prob(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the log-density, shape ``(B,)``, of the values of ``z`` at which ``mask`` is not zero."""
-        with full_precision(z):
-            return total(-0.5 * (z.square() + math.log(2 * math.pi)), mask)
-
-    def sample(
-        self,
-        shape: tuple[int, ...],
-        *,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-        like: Tensor | None = None,
-    ) -> Tensor:
-        """Draw values of standard deviation ``temperature``, with the dtype and device of ``like``.
-
-        Raises:
-            ValueError: If the temperature is negative.
-        """
-        if temperature < 0:
-            msg = f"the temperature must not be negative, got {temperature}"
-            raise ValueError(msg)
-        like = torch.empty(0) if like is None else like
-        return temperature * torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 class GaussianGiven(nn.Module):
@@ -124,7 +89,7 @@ class GaussianGiven(nn.Module):
         return visible(torch.addcmul(mean, z, log_spread.exp()), cond)
 
 
-class Split(nn.Module):
+class Split(Bijection[list[Tensor]]):
     r"""Let the second half of the channels leave for the latent.
 
     .. math:: (x_{kept}, x_{out}) \mapsto (x_{kept}, z), \qquad
@@ -143,7 +108,7 @@ class Split(nn.Module):
         ValueError: If there are fewer than two channels.
 
     Example:
-        >>> kept, z, logdet = Split(4).to_latent(torch.ones(1, 4, 2, 2))
+        >>> (kept, z), logdet = Split(4).to_latent(torch.ones(1, 4, 2, 2))
         >>> kept.shape[1], z.shape[1], logdet.tolist()
         (2, 2, [0.0])
     """
@@ -157,20 +122,25 @@ class Split(nn.Module):
         self.kept = channels - self.leaving
         self.prior = prior
 
-    def to_latent(self, x: Tensor, cond: Condition = NOTHING) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the kept half, the latent of the leaving half, and log|det| of shape ``(B,)``."""
+    def to_latent(self, x: Tensor, cond: Condition = NOTHING) -> tuple[list[Tensor], Tensor]:
+        """Return the kept half and the latent of the leaving half, and log|det dz/dx|."""
         kept, leaving = x[:, : self.kept], x[:, self.kept :]
         if self.prior is None:
-            return kept, leaving, no_change(x)
+            return [kept, leaving], no_change(x)
         z, logdet = self.prior.to_standard(leaving, kept, cond)
-        return kept, z, logdet
+        return [kept, z], logdet
 
-    def to_image(self, kept: Tensor, z: Tensor, cond: Condition = NOTHING) -> tuple[Tensor, Tensor]:
-        """Return both halves together and log|det| of shape ``(B,)``."""
+    def to_image(self, z: list[Tensor], cond: Condition = NOTHING) -> tuple[Tensor, Tensor]:
+        """Return both halves together and log|det dx/dz|."""
+        kept, leaving = z
         if self.prior is None:
-            return torch.cat([kept, z], 1), no_change(kept)
-        leaving, logdet = self.prior.from_standard(z, kept, cond)
+            return torch.cat([kept, leaving], 1), no_change(kept)
+        leaving, logdet = self.prior.from_standard(leaving, kept, cond)
         return torch.cat([kept, leaving], 1), logdet
+
+    def latent_masks(self, cond: Condition) -> list[Tensor | None]:
+        """Return the mask of both halves."""
+        return [cond.mask, cond.mask]
 
 
 def dequantise(x: Tensor, levels: int = 2**12, *, generator: torch.Generator | None = None) -> Tensor:

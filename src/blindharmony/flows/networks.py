@@ -1,8 +1,7 @@
-"""The networks that give couplings their parameters.
+"""The networks that give couplings their parameters: they read one part of an image and say how to bend the other.
 
-A convolution that is fast for one small image on a processor too.
-
-Networks that read one part of an image and say how to transform the other.
+:class:`ConvResNet` is the published one, :class:`Bottleneck` the cheap one. :class:`Convolution` is a 3-D
+convolution that is fast for one small image on a processor, too; the pyramid is built of it.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ class Convolution(nn.Conv3d):
         half = (length + 1) // 2
         padded = F.pad(x, (0, 0, 0, 0, reach, reach))
         slabs = torch.cat([padded[:, :, : half + 2 * reach], padded[:, :, length - half :]])
-        found = F.conv3d(slabs, self.weight, self.bias, padding=(0, reach, reach))
-        return torch.cat([found[:1], found[1:, :, 2 * half - length :]], 2)
+        answers = F.conv3d(slabs, self.weight, self.bias, padding=(0, reach, reach))
+        return torch.cat([answers[:1], answers[1:, :, 2 * half - length :]], 2)
 
 
 Norm = Literal["none", "batch"]
@@ -234,7 +233,7 @@ def with_context(x: Tensor, context: Tensor | None, expected: int) -> Tensor:
     if expected == 0:
         return x
     if context is None or context.shape[1] != expected:
-        found = "none" if context is None else context.shape[1]
-        msg = f"expected a context of {expected} channels, got {found}"
+        count = "none" if context is None else context.shape[1]
+        msg = f"expected a context of {expected} channels, got {count}"
         raise ValueError(msg)
     return torch.cat([x, context.to(x.dtype).expand(len(x), *context.shape[1:])], 1)

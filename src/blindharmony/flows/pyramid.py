@@ -1,35 +1,20 @@
-r"""The default flow: a pyramid of conditional flows, its density, and whether it is honest.
-
-The density of one resolution's details, given the coarser image and the place in the head.
-
-.. math:: \log p(d \mid c) = \log \mathcal N(f(d; c)) + \log|\det \partial f/\partial d|
-
-``f`` is a chain: first every channel is shifted and scaled by what the context predicts, then couplings do so with
-places of one colour of a checkerboard as those of the other say, then with some channels as the others say, or bend
-them with splines. The convolutions over the context are shared by all of them, and curves are evaluated only where
-the mask says there is something: about a third of the box around a head.
-
-Source: affine and checkerboard couplings, Dinh et al. 2017; spline couplings, Durkan et al. 2019; conditioning on the
-coarser image, Yu et al. 2020.
-
-The whole-volume density of the target scanner: one conditional flow for each resolution.
+r"""The default flow: the density of a whole head, resolution by resolution.
 
 .. math:: \log p(x) = \log p(c_K) + \sum_{k=1}^{K} \log p(d_k \mid c_k, \text{place})
 
-:math:`c_0 = x` is the image at the finest resolution, and :math:`(c_k, d_k)` the Haar split of
-:math:`c_{k-1}`. Every level can be trained, calibrated and used alone: coarse levels know contrast, fine ones
-texture.
+:math:`c_0 = x` is the image at the finest resolution, and :math:`(c_k, d_k)` its Haar split into a coarser image and
+details (:func:`~blindharmony.flows.transforms.haar_split`). Every level can be trained, calibrated and used alone:
+coarse levels know contrast, fine ones texture. In reading order:
 
-A given image with its fine details drawn anew: what the coarse levels of a pyramid leave open.
+* :class:`LevelFlow` is the density of one resolution's details, given the coarser image and the place in the head:
+  a chain of sparse couplings that share the convolutions over the context;
+* :class:`Pyramid` puts one for each resolution together: :meth:`~Pyramid.density`, :meth:`~Pyramid.sample`;
+* :func:`redraw` keeps the coarse levels of an image and draws the fine ones anew;
+* :func:`most_probable` asks whether the density is an honest judge.
 
-Is a density an honest judge? Where the likelihood of a changed image has its optimum, for images it never saw.
-
-For a family of invertible changes :math:`T_t` of the image, :math:`T_0` the identity,
-
-.. math:: t^* = \arg\max_t\; \log p(T_t(x)) + \log\left|\det \partial T_t / \partial x\right|
-
-A judge without fault has :math:`t^* = 0` on average over unseen scans; how much it differs between people is how
-much it believes to know about one person.
+Source: affine and checkerboard couplings, Dinh et al. 2017; spline couplings, Durkan et al. 2019; a flow for each level
+of a wavelet transform, Yu et al. 2020 (Wavelet Flow, arXiv:2010.13821). Masks, the place in the head as context, and
+couplings that look at neighbours are ours.
 """
 
 from __future__ import annotations
@@ -45,10 +30,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from blindharmony.flows.bijection import check_range, full_precision
-from blindharmony.flows.networks import Convolution
-from blindharmony.flows.transforms import Affine, Elementwise, HaarLevel, Spline, haar_merge, haar_split
+from blindharmony.flows.bijection import (
+    NOTHING,
+    Bijection,
+    Condition,
+    check_range,
+    keep_outside,
+    no_change,
+    visible,
+)
+from blindharmony.flows.couplings import Affine, Sites, SparseCoupling, Spline, full_mask
+from blindharmony.flows.networks import Convolution, with_context
+from blindharmony.flows.transforms import HaarLevel, haar_merge, haar_split
 
+# Which of the seven details are moved while the others look: halves, then every other one.
 _SEVEN = ((0, 1, 2, 3), (4, 5, 6), (0, 2, 4, 6), (1, 3, 5))
 
 
@@ -57,6 +52,7 @@ class ContextNet(nn.Module):
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         super().__init__()
+        self.channels = channels
         self.first = Convolution(channels, width)
         self.blocks = nn.ModuleList(Convolution(width, width) for _ in range(blocks))
 
@@ -68,66 +64,14 @@ class ContextNet(nn.Module):
         return F.silu(hidden)
 
 
-class _Sites(NamedTuple):
-    """Places where there is something: their flat index, their image, and which channels are there ``(C, sites)``."""
+class LevelFlow(Bijection[Tensor]):
+    r"""Details to latents and back, at the places and channels where they exist.
 
-    at: Tensor
-    image: Tensor
-    valid: Tensor
+    .. math:: \log p(d \mid c) = \log \mathcal N(f(d; c)) + \log|\det \partial f/\partial d|
 
-    def where(self, chosen: Tensor) -> _Sites:
-        return _Sites(self.at[chosen], self.image[chosen], self.valid[:, chosen])
-
-
-def _colours(x: Tensor) -> Tensor:
-    """0 or 1 at each place of a checkerboard, shape ``(X, Y, Z)``."""
-    a, b, c = (torch.arange(n, device=x.device) for n in x.shape[2:])
-    return (a[:, None, None] + b[:, None] + c) % 2
-
-
-class _Layer(nn.Module):
-    """One elementwise bijection of the channels ``moved``, decided by the context and what is not moved.
-
-    That are the other channels or, with a ``colour``, all channels at the places of the other colour.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        moved: tuple[int, ...],
-        transform: Elementwise,
-        width: int,
-        dropout: float,
-        colour: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.moved = moved
-        self.colour = colour
-        self.kept = tuple(c for c in range(channels) if c not in moved or colour is not None)
-        self.transform = transform
-        self.look = Convolution(2 * len(self.kept), width) if self.kept else None
-        self.hidden = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width, len(moved) * transform.size)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def params(self, x: Tensor, mask: Tensor, features: Tensor, sites: Tensor) -> Tensor:
-        """Curve parameters at the ``sites`` (flat places), shape ``(1, moved, size, sites)``."""
-        kept = list(self.kept)
-        if self.look is not None:
-            seen = torch.cat([x[:, kept], mask[:, kept].to(x.dtype)], 1)
-            if self.colour is not None:
-                seen = seen * (_colours(x) != self.colour)
-            features = F.silu(features + self.look(seen))
-        at_sites = features.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])[sites]
-        raw: Tensor = self.head(self.dropout(F.silu(self.hidden(at_sites))))
-        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        return raw.T.reshape(1, len(self.moved), self.transform.size, -1)
-
-
-class LevelFlow(nn.Module):
-    """Details to latents and back, at the places and channels where they exist.
+    First every channel is shifted and scaled by what the context predicts, then couplings do so with places of one
+    colour of a checkerboard as those of the other say, then with some channels as the others say, or bend them with
+    splines. The condition's context is ``(B, context, *space)``, its mask may differ between channels.
 
     Args:
         channels: Detail channels: 7, or 1 for the coarsest image itself.
@@ -144,8 +88,8 @@ class LevelFlow(nn.Module):
         >>> level = LevelFlow(7, context=2, width=8, blocks=1, rounds=1)
         >>> d, c = torch.randn(1, 7, 4, 4, 4), torch.randn(1, 2, 4, 4, 4)
         >>> mask = torch.rand(1, 7, 4, 4, 4) > 0.3
-        >>> z, logdet = level.to_latent(d * mask, c, mask)
-        >>> bool(torch.allclose(level.to_image(z, c, mask)[0], d * mask, atol=1e-5))
+        >>> z, logdet = level.to_latent(d * mask, Condition(c, mask))
+        >>> bool(torch.allclose(level.to_image(z, Condition(c, mask))[0], d * mask, atol=1e-5))
         True
     """
 
@@ -167,15 +111,17 @@ class LevelFlow(nn.Module):
         everything = tuple(range(channels))
         patterns = _SEVEN if channels == 7 else ()
         spline = Spline(bins=bins, bound=4.0)
-        self.layers = nn.ModuleList([_Layer(channels, everything, Affine(), width, dropout)])
+        self.layers = nn.ModuleList([SparseCoupling(channels, everything, Affine(), width, dropout)])
         for _ in range(checkerboards):
-            self.layers.extend(_Layer(channels, everything, Affine(), width, dropout, colour) for colour in (0, 1))
+            self.layers.extend(
+                SparseCoupling(channels, everything, Affine(), width, dropout, colour) for colour in (0, 1)
+            )
         for _ in range(affine_rounds):
-            self.layers.extend(_Layer(channels, moved, Affine(), width, dropout) for moved in patterns)
+            self.layers.extend(SparseCoupling(channels, moved, Affine(), width, dropout) for moved in patterns)
         for _ in range(rounds):
-            self.layers.extend(_Layer(channels, moved, spline, width, dropout) for moved in patterns)
+            self.layers.extend(SparseCoupling(channels, moved, spline, width, dropout) for moved in patterns)
         if channels == 1 and rounds:
-            self.layers.append(_Layer(channels, everything, spline, width, dropout))
+            self.layers.append(SparseCoupling(channels, everything, spline, width, dropout))
         # The typical size of each channel, so that the network meets numbers around one.
         self.register_buffer("input_sd", torch.ones(channels))
         self.input_sd: Tensor
@@ -185,13 +131,13 @@ class LevelFlow(nn.Module):
         self.latent_mean: Tensor
         self.latent_log_sd: Tensor
 
-    def to_latent(self, x: Tensor, context: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents like ``x`` (zero where masked) and log|det dz/dx|, shape ``(B,)``."""
-        return self._run(x, context, mask, inverse=False)
+    def to_latent(self, x: Tensor, cond: Condition = NOTHING) -> tuple[Tensor, Tensor]:
+        """Return latents like ``x`` and log|det dz/dx|."""
+        return self._run(x, cond, inverse=False)
 
-    def to_image(self, z: Tensor, context: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Details like ``z`` and log|det dx/dz|, shape ``(B,)``."""
-        return self._run(z, context, mask, inverse=True)
+    def to_image(self, z: Tensor, cond: Condition = NOTHING) -> tuple[Tensor, Tensor]:
+        """Return details like ``z`` and log|det dx/dz|."""
+        return self._run(z, cond, inverse=True)
 
     @torch.no_grad()
     def absorb_gain(self, log_gain: float) -> None:
@@ -203,45 +149,42 @@ class LevelFlow(nn.Module):
         self.input_sd.mul_(math.exp(-log_gain))
         self.net.first.weight[:, 0].mul_(math.exp(log_gain))
 
-    def _run(self, x: Tensor, context: Tensor, mask: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        features = self.net(context)
-        sites = mask.any(1).flatten().nonzero().squeeze(1)
-        image = torch.arange(len(x), device=x.device).repeat_interleave(mask[0, 0].numel())[sites]
-        everything = _Sites(sites, image, mask.transpose(0, 1).flatten(1)[:, sites])
-        colours = _colours(x).flatten().repeat(len(x))[sites]
-        exact = torch.promote_types(self.input_sd.dtype, torch.float32)
-        logdet = x.new_zeros(len(x), dtype=exact)
-        scale = self.input_sd.view(1, -1, 1, 1, 1)
-        change = (everything.valid * self.input_sd.log()[:, None]).sum(0)
+    def _run(self, x: Tensor, cond: Condition, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        mask = full_mask(x, cond)
+        features = self.net(with_context(x[:, :0], cond.context, self.net.channels))
+        # The places are looked up once for all couplings, and log-determinants are added up in one running sum.
+        sites = Sites.of(mask)
+        dtype = torch.promote_types(self.input_sd.dtype, torch.float32)
+        logdet = no_change(x).to(dtype)
+        start = visible(x, cond)
         if inverse:
-            x, logdet = self._standardise(x, mask, logdet, everything, inverse=True)
+            y, logdet = self._calibrate(start, mask, logdet, sites, inverse=True)
+            for coupling in reversed(self.couplings):
+                y, logdet = coupling.bend(y, logdet, mask, features, sites, inverse=True)
+            y, logdet = self._scale(y, mask, logdet, sites, inverse=True)
         else:
-            x = (x / scale).where(mask, 0.0)
-            logdet = logdet.index_add(0, image, -change)
-        for module in reversed(self.layers) if inverse else self.layers:
-            layer = cast(_Layer, module)
-            some = everything if layer.colour is None else everything.where(colours == layer.colour)
-            params = layer.params(x, mask, features, some.at)
-            moved = list(layer.moved)
-            with full_precision(x):
-                flat = x.transpose(0, 1).flatten(1)  # (C, B·places)
-                values = flat[moved][:, some.at][None].to(params.dtype)
-                bend = layer.transform.to_image if inverse else layer.transform.to_latent
-                new, slope = bend(values, params)
-                keep = some.valid[moved][None]
-                new, slope = new.where(keep, 0.0), slope.where(keep, 0.0)
-                logdet = logdet.index_add(0, some.image, slope.sum((0, 1)))
-                flat = flat.to(new.dtype).index_put(
-                    (torch.tensor(moved, device=x.device)[:, None], some.at[None]), new[0]
-                )
-                x = flat.reshape(len(flat), len(x), *x.shape[2:]).transpose(0, 1)
-        if not inverse:
-            return self._standardise(x, mask, logdet, everything, inverse=False)
-        return x * scale, logdet.index_add(0, image, change)
+            y, logdet = self._scale(start, mask, logdet, sites, inverse=False)
+            for coupling in self.couplings:
+                y, logdet = coupling.bend(y, logdet, mask, features, sites, inverse=False)
+            y, logdet = self._calibrate(y, mask, logdet, sites, inverse=False)
+        return keep_outside(y, x, cond), logdet
 
-    def _standardise(
-        self, x: Tensor, mask: Tensor, logdet: Tensor, sites: _Sites, *, inverse: bool
+    @property
+    def couplings(self) -> list[SparseCoupling]:
+        """The couplings, image side first."""
+        return [cast(SparseCoupling, layer) for layer in self.layers]
+
+    def _scale(self, x: Tensor, mask: Tensor, logdet: Tensor, sites: Sites, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Divide by the typical size of each channel."""
+        scale = self.input_sd.view(1, -1, 1, 1, 1)
+        change = (sites.valid * self.input_sd.log()[:, None]).sum(0)
+        x = x * scale if inverse else (x / scale).where(mask, 0.0)
+        return x, logdet.index_add(0, sites.image, change if inverse else -change)
+
+    def _calibrate(
+        self, x: Tensor, mask: Tensor, logdet: Tensor, sites: Sites, *, inverse: bool
     ) -> tuple[Tensor, Tensor]:
+        """Standardise each latent channel by what was left after training."""
         mean, log_sd = self.latent_mean.view(1, -1, 1, 1, 1), self.latent_log_sd.view(1, -1, 1, 1, 1)
         x = (x * log_sd.exp() + mean) if inverse else (x - mean) * (-log_sd).exp()
         change = (sites.valid * self.latent_log_sd[:, None]).sum(0)
@@ -306,15 +249,16 @@ class Density(NamedTuple):
         return -self.nats[:, first:].sum(1) / self.numbers[:, first:].sum(1) / math.log(2) + 8
 
 
-class Pyramid(nn.Module):
+class Pyramid(Bijection[list[Tensor]]):
     """A multi-resolution flow of masked 3-D images.
 
     Args:
         spec: Its shape.
         atlas: What a brain usually has at each place, shape ``spec.shape``, roughly in [0, 1].
 
-    Source: a flow for each level of a wavelet transform, Yu et al. 2020 (Wavelet Flow, arXiv:2010.13821); here with
-    masks, the place in the head as context, and couplings that see neighbours.
+    An image is ``(B, 1, *spec.shape)`` and its condition a mask alone: a pyramid makes its own context. Its latents are
+    ``(B, 7, ...)`` for each level, finest first, and ``(B, 1, ...)`` for the coarsest image. What lies outside the mask
+    is lost: :meth:`to_image` puts zero there.
 
     Example:
         >>> flow = Pyramid(PyramidSpec(shape=(16, 16, 16), widths=(4, 4)), torch.rand(16, 16, 16))
@@ -343,34 +287,38 @@ class Pyramid(nn.Module):
         )
         width = spec.widths[-1]
         self.base = LevelFlow(1, context=_CONTEXT, width=width, blocks=0, rounds=0, dropout=spec.dropout)
-        # Without memory there are no positions either: only the names and shapes of the weights are asked for.
-        self._places = [] if atlas.is_meta else self._positions(atlas.float())
+        # What a brain usually has at each place of a level: moves with the flow, but the target stores the atlas.
+        for k, place in enumerate(self._positions(atlas.float())):
+            self.register_buffer(f"place_{k}", place, persistent=False)
 
     def _positions(self, atlas: Tensor) -> list[Tensor]:
         """Atlas, its details, and coordinates at the resolution of each level's coarse image."""
-        places = []
+        positions = []
         image = atlas[None, None]
         everywhere = torch.ones_like(image, dtype=torch.bool)
         for _ in self.spec.widths:
             level = haar_split(image, everywhere)
             axes = [torch.linspace(-1, 1, n) for n in level.coarse.shape[2:]]
             grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
-            places.append(torch.cat([level.coarse, level.detail * 4, grid], 1))
+            positions.append(torch.cat([level.coarse, level.detail * 4, grid], 1))
             image, everywhere = level.coarse, level.coarse_mask
-        return places
+        return positions
 
-    def split(self, x: Tensor, mask: Tensor) -> list[HaarLevel]:
-        """All levels of an image, finest first."""
-        levels = []
-        for _ in self.levels:
-            levels.append(haar_split(x, mask))
-            x, mask = levels[-1].coarse, levels[-1].coarse_mask
-        return levels
+    def split(self, x: Tensor, mask: Tensor, first: int = 0) -> list[HaarLevel]:
+        """Split an image of level ``first``'s resolution into that level and all coarser ones, finest first."""
+        parts = []
+        for _ in range(first, len(self.levels)):
+            parts.append(haar_split(x, mask))
+            x, mask = parts[-1].coarse, parts[-1].coarse_mask
+        return parts
+
+    def level(self, k: int) -> LevelFlow:
+        """The flow of level ``k``, 0 the finest; the last one, ``k = len(levels)``, is that of the coarsest image."""
+        return self.base if k == len(self.levels) else cast(LevelFlow, self.levels[k])
 
     def context(self, k: int, level: HaarLevel) -> Tensor:
         """What level ``k`` may look at: the coarser image, its mask, and the place."""
-        place = self._places[k].to(level.coarse)
-        place = place.expand(len(level.coarse), -1, -1, -1, -1)
+        place = self.get_buffer(f"place_{k}").to(level.coarse).expand(len(level.coarse), -1, -1, -1, -1)
         return torch.cat([level.coarse, level.coarse_mask.to(level.coarse), place], 1)
 
     def base_context(self, level: HaarLevel) -> Tensor:
@@ -378,19 +326,68 @@ class Pyramid(nn.Module):
         context = self.context(len(self.levels) - 1, level)
         return torch.cat([torch.zeros_like(context[:, :1]), context[:, 1:]], 1)
 
-    def latents(self, levels: list[HaarLevel], first: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Latent, log-det and mask of each level from ``first`` on, and of the coarsest image at the end."""
-        found = []
-        for k in range(first, len(levels)):
-            flow: LevelFlow = self.levels[k]  # type: ignore[assignment]
-            z, logdet = flow.to_latent(levels[k].detail, self.context(k, levels[k]), levels[k].detail_mask)
-            found.append((z, logdet, levels[k].detail_mask))
-        last = levels[-1]
-        z, logdet = self.base.to_latent(last.coarse, self.base_context(last), last.coarse_mask)
-        return [*found, (z, logdet, last.coarse_mask)]
+    def latents(self, parts: list[HaarLevel], first: int = 0) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Latent, log-determinant and mask of each of the levels from ``first`` on, and of the coarsest image."""
+        latents = []
+        for k, part in enumerate(parts, first):
+            z, logdet = self.level(k).to_latent(part.detail, Condition(self.context(k, part), part.detail_mask))
+            latents.append((z, logdet, part.detail_mask))
+        last = parts[-1]
+        z, logdet = self.base.to_latent(last.coarse, Condition(self.base_context(last), last.coarse_mask))
+        return [*latents, (z, logdet, last.coarse_mask)]
+
+    def to_latent(self, x: Tensor, cond: Condition = NOTHING) -> tuple[list[Tensor], Tensor]:
+        """Return the latent of each level, finest first, and log|det dz/dx| of shape ``(B,)``."""
+        mask = full_mask(x, cond)
+        check_range(x, mask)
+        latents = self.latents(self.split(x, mask))
+        return [z for z, _, _ in latents], torch.stack([logdet for _, logdet, _ in latents]).sum(0)
+
+    def to_image(self, z: list[Tensor], cond: Condition = NOTHING) -> tuple[Tensor, Tensor]:
+        """Return the image, zero outside the mask, and log|det dx/dz| of shape ``(B,)``."""
+        mask = self._mask(z[-1], cond)
+        parts = self._empty(mask)
+        last = parts[-1]
+        x, logdet = self.base.to_image(z[-1], Condition(self.base_context(last), last.coarse_mask))
+        x = x.where(last.coarse_mask, 0.0)
+        for k in reversed(range(len(parts))):
+            x, change = self.finer(k, x, z[k], parts[k], parts[k - 1].coarse_mask if k else mask)
+            logdet = logdet + change
+        return x, logdet
+
+    def finer(self, k: int, coarse: Tensor, z: Tensor, part: HaarLevel, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the details that have the latent ``z`` at level ``k`` to a coarse image.
+
+        Args:
+            k: The level.
+            coarse: ``(B, 1, ...)``, the image that level ``k`` makes finer.
+            z: ``(B, 7, ...)``, same grid.
+            part: The level's split; only its masks matter.
+            mask: Bool, that of the finer image.
+
+        Returns:
+            The finer image, zero outside ``mask``, and log|det| of shape ``(B,)``.
+        """
+        part = part._replace(coarse=coarse)
+        detail, logdet = self.level(k).to_image(z, Condition(self.context(k, part), part.detail_mask))
+        return haar_merge(part._replace(detail=detail), mask), logdet
+
+    def latent_masks(self, cond: Condition) -> list[Tensor | None]:
+        """Return the mask of each level's details, and of the coarsest image."""
+        if cond.mask is None:
+            return [None] * (len(self.levels) + 1)
+        parts = self._empty(cond.mask != 0)
+        return [*(part.detail_mask for part in parts), parts[-1].coarse_mask]
+
+    def _empty(self, mask: Tensor) -> list[HaarLevel]:
+        return self.split(torch.zeros_like(mask, dtype=self.base.input_sd.dtype), mask)
+
+    def _mask(self, coarsest: Tensor, cond: Condition) -> Tensor:
+        whole = coarsest.new_ones(len(coarsest), 1, *self.spec.shape, dtype=torch.bool)
+        return whole if cond.mask is None else (cond.mask != 0).expand_as(whole)
 
     def density(self, x: Tensor, mask: Tensor, *, first: int = 0) -> Density:
-        """Log-density of the image at level ``first``'s resolution (0: the finest).
+        """Log-density of the image at level ``first``'s resolution (0: the finest), level by level.
 
         Args:
             x: ``(B, 1, *shape)`` with the shape of that resolution; values in the flow's units.
@@ -401,18 +398,14 @@ class Pyramid(nn.Module):
             ValueError: If values inside the mask are not finite or far outside any image's range.
         """
         check_range(x, mask)
-        levels: list[HaarLevel] = []
-        for _ in self.levels[first:]:
-            levels.append(haar_split(x, mask))
-            x, mask = levels[-1].coarse, levels[-1].coarse_mask
-        padded = [levels[0]] * first + levels
-        parts = self.latents(padded, first)
+        latents = self.latents(self.split(x, mask, first), first)
         nats = [
             logdet - 0.5 * (z.square() + math.log(2 * math.pi)).where(m, 0.0).flatten(1).sum(1)
-            for z, logdet, m in parts
+            for z, logdet, m in latents
         ]
-        return Density(torch.stack(nats, 1), torch.stack([m.flatten(1).sum(1) for _, _, m in parts], 1))
+        return Density(torch.stack(nats, 1), torch.stack([m.flatten(1).sum(1) for _, _, m in latents], 1))
 
+    @torch.no_grad()
     def sample(self, mask: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Images of the target scanner inside ``mask``, shape like it.
 
@@ -421,24 +414,10 @@ class Pyramid(nn.Module):
             temperature: Standard deviation of the latents.
             generator: Source of randomness, on the CPU; equal states give equal images on every device.
         """
-        dtype = self.base.input_sd.dtype
-        masks = [mask]
-        shells = []
-        for _ in self.levels:
-            shells.append(haar_split(torch.zeros_like(masks[-1], dtype=dtype), masks[-1]))
-            masks.append(shells[-1].coarse_mask)
-
-        def draw(like: Tensor) -> Tensor:
-            noise = torch.randn(like.shape, generator=generator, dtype=torch.float32)
-            return temperature * noise.to(like)
-
-        x, _ = self.base.to_image(draw(shells[-1].coarse), self.base_context(shells[-1]), masks[-1])
-        for k in reversed(range(len(self.levels))):
-            flow: LevelFlow = self.levels[k]  # type: ignore[assignment]
-            level = shells[k]._replace(coarse=x)
-            detail, _ = flow.to_image(draw(level.detail), self.context(k, level), level.detail_mask)
-            x = haar_merge(level._replace(detail=detail), masks[k])
-        return x
+        parts = self._empty(mask)
+        like = [parts[-1].coarse, *(part.detail for part in reversed(parts))]
+        noise = [temperature * torch.randn(part.shape, generator=generator).to(part) for part in like]
+        return self.to_image(noise[::-1], Condition(mask=mask))[0]
 
 
 @torch.no_grad()
@@ -465,7 +444,6 @@ def redraw(
         An image like ``x``, zero outside the mask.
 
     Example:
-        >>> from blindharmony.flows.pyramid import PyramidSpec
         >>> spec = PyramidSpec(shape=(8, 8, 8), widths=(4, 4), blocks=0, bins=4)
         >>> flow = Pyramid(spec, torch.rand(8, 8, 8)).eval()
         >>> x, mask = torch.rand(1, 1, 8, 8, 8), torch.rand(1, 1, 8, 8, 8) > 0.2
@@ -476,11 +454,8 @@ def redraw(
     masks = [mask, *(part.coarse_mask for part in parts)]
     image = parts[levels - 1].coarse if levels else x.where(mask, 0.0)
     for k in reversed(range(levels)):
-        level = parts[k]._replace(coarse=image)
-        noise = temperature * torch.randn(level.detail.shape, generator=generator).to(level.detail)
-        own: LevelFlow = flow.levels[k]  # type: ignore[assignment]
-        detail, _ = own.to_image(noise, flow.context(k, level), level.detail_mask)
-        image = haar_merge(level._replace(detail=detail), masks[k])
+        noise = temperature * torch.randn(parts[k].detail.shape, generator=generator).to(parts[k].detail)
+        image, _ = flow.finer(k, image, noise, parts[k], masks[k])
     return image
 
 
@@ -546,7 +521,14 @@ def optimum(grid: NDArray[np.float64], values: Sequence[float]) -> float:
 def most_probable(
     flow: Pyramid, x: Tensor, mask: Tensor, grid: NDArray[np.float64], families: Sequence[str] = tuple(FAMILIES)
 ) -> list[dict[str, float]]:
-    """For each resolution, finest first, and each family the most probable change of one image.
+    r"""Ask whether the density is an honest judge: the most probable change of an image that it never saw.
+
+    For a family of invertible changes :math:`T_t`, :math:`T_0` the identity,
+
+    .. math:: t^* = \arg\max_t\; \log p(T_t(x)) + \log\left|\det \partial T_t / \partial x\right|
+
+    A judge without fault has :math:`t^* = 0` on average over unseen scans; how much it differs between people is how
+    much it believes to know about one person.
 
     Args:
         flow: The density.
@@ -554,12 +536,15 @@ def most_probable(
         mask: Bool, same shape.
         grid: Even values of t that are tried.
         families: Names out of :data:`FAMILIES`.
+
+    Returns:
+        For each resolution, finest first, :math:`t^*` by family.
     """
 
     def likelihood(level: int, image: Tensor) -> float:
         return float(flow.density(image.where(mask, 0.0), mask, first=level).nats.double().sum())
 
-    found = []
+    optima = []
     for level in range(len(flow.levels)):
         unchanged = likelihood(level, x)
         row = {}
@@ -570,7 +555,7 @@ def most_probable(
                 for t, (bent, jacobian) in zip(grid, changed, strict=True)
             ]
             row[name] = optimum(grid, values)
-        found.append(row)
+        optima.append(row)
         split = haar_split(x, mask)
         x, mask = split.coarse, split.coarse_mask
-    return found
+    return optima

@@ -1,35 +1,23 @@
-r"""The layers: affine and spline maps, couplings, mixing of channels, squeezing, wavelets.
+r"""The other layers: norms, mixing of channels, and the two ways to another resolution.
 
-A scale and a shift for every single value.
+:class:`ActNorm` and :class:`Mixing` prepare channels for a coupling (:mod:`blindharmony.flows.couplings`).
+:class:`Squeeze` folds neighbouring places into channels: the published flow. :func:`haar_split` and
+:func:`haar_merge` turn a masked volume into a coarse image and details: the pyramid.
 
-A flexible increasing curve for every single value.
+Haar pyramid. Neighbours are split in pairs, axis by axis: :math:`s = (a + b)/2,\; d = a - b`. Where only one of a pair
+lies inside the mask, :math:`s` is that one and there is no :math:`d`. Three axes make one level: a coarse image of half
+the resolution and seven detail channels, each with its own mask. Nothing outside the mask is invented and nothing
+inside is lost: every voxel inside the mask becomes exactly one number. So a density of the coefficients is a density of
+the voxels; each pair split has :math:`|\det| = 1`.
 
-A scale and a shift for each channel, started from data.
-
-An invertible mixing of the channels at each place.
-
-Fold neighbouring places into channels.
-
-A Haar pyramid of a masked volume: every voxel inside the mask becomes exactly one number.
-
-Neighbours are split in pairs, axis by axis: :math:`s = (a + b)/2,\; d = a - b`. Where only one of a pair
-lies inside the mask, :math:`s` is that one and there is no :math:`d`. Three axes make one level: a coarse
-image of half the resolution and seven detail channels, each with its own mask. Nothing outside the mask is
-invented and nothing inside is lost, so a density of the coefficients is a density of the voxels; each pair
-split has :math:`|\det| = 1`.
-
-Source: lifting form of the Haar transform (Sweldens 1998); flows on it: Yu et al., "Wavelet Flow" (2020).
-
-One part of the channels decides how the other part is transformed.
+Source: Kingma & Dhariwal 2018 (Glow); lifting form of the Haar transform, Sweldens 1998; flows on it, Yu et al. 2020
+(Wavelet Flow).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,179 +33,15 @@ from blindharmony.flows.bijection import (
     keep_outside,
     no_change,
     places,
-    total,
     unbounded,
     visible,
 )
-
-
-class Elementwise(Protocol):
-    """A family of increasing functions of one number, for couplings to choose from."""
-
-    @property
-    def size(self) -> int:
-        """How many parameters one value needs."""
-        ...
-
-    def to_latent(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and log dz/dx, both like ``x``; ``params`` is ``(B, C, size, *space)``."""
-        ...
-
-    def to_image(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and log dx/dz, both like ``z``; ``params`` is ``(B, C, size, *space)``."""
-        ...
-
-
-@dataclass(frozen=True)
-class Affine:
-    r"""Stretch and shift each value; the identity where the parameters are zero.
-
-    .. math:: z = x\,e^{s} + t, \qquad s = c\,\tanh(r / c)
-
-    for parameters :math:`(r, t)`.
-
-    Source: Dinh et al. 2017 (Real NVP), equation 7, with a capped log-scale.
-
-    Args:
-        cap: The largest log-scale :math:`c`.
-
-    Example:
-        >>> z, slope = Affine().to_latent(torch.ones(1, 1, 1), torch.tensor([[[[0.0], [3.0]]]]))
-        >>> z.item(), slope.item()
-        (4.0, 0.0)
-    """
-
-    cap: float = LOG_SCALE_CAP
-
-    @property
-    def size(self) -> int:
-        """Two parameters a value: raw log-scale and shift."""
-        return 2
-
-    def to_latent(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and log dz/dx, both like ``x``; ``params`` is ``(B, C, 2, *space)``."""
-        log_scale = bounded(params[:, :, 0], self.cap)
-        return torch.addcmul(params[:, :, 1], x, log_scale.exp()), log_scale
-
-    def to_image(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and log dx/dz, both like ``z``; ``params`` is ``(B, C, 2, *space)``."""
-        log_scale = bounded(params[:, :, 0], self.cap)
-        return (z - params[:, :, 1]) * (-log_scale).exp(), -log_scale
-
-
-@dataclass(frozen=True)
-class Spline:
-    r"""Bend each value by a monotone rational-quadratic spline; the identity at zero parameters.
-
-    Inside [−B, B], with :math:`\xi = (x - x_k) / (x_{k+1} - x_k)`, :math:`h_k = y_{k+1} - y_k` and
-    :math:`s_k = h_k / (x_{k+1} - x_k)`,
-
-    .. math:: z = y_k + \frac{h_k\,[s_k \xi^2 + \delta_k \xi (1 - \xi)]}
-        {s_k + [\delta_{k+1} + \delta_k - 2 s_k]\,\xi (1 - \xi)}
-
-    and :math:`z = x` outside. Of the 3K − 1 parameters of a value, K give the widths of the bins,
-    K their heights and K − 1 the slopes :math:`\delta` at the inner knots. Widths and heights have a
-    floor, and raw slopes go through :math:`c\tanh(r/c)`, so that every curve can be inverted.
-
-    Warning:
-        Values beyond ±B pass unchanged: standardise them first.
-
-    Source: Durkan et al. 2019 (Neural spline flows), equations 4 to 8.
-
-    Args:
-        bins: Number of bins K.
-        bound: Half-width B of the interval.
-        minimum: Smallest width and height, as a share of the interval, and smallest slope.
-        cap: The limit c of a raw slope; slopes stay below about c + 0.6.
-
-    Raises:
-        ValueError: If the bins cannot all have the smallest width, or an option is not positive.
-
-    Example:
-        >>> curve, x = Spline(bins=4), torch.linspace(-4, 4, 5).view(1, 1, 5)
-        >>> curve.to_latent(x, torch.zeros(1, 1, curve.size, 5))[0].flatten().tolist()
-        [-4.0, -2.0, 0.0, 2.0, 4.0]
-    """
-
-    bins: int = 8
-    bound: float = 3.0
-    minimum: float = 1e-3
-    cap: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.bins < 2 or self.bound <= 0 or self.cap <= 0 or not 0 < self.minimum * self.bins < 1:
-            msg = f"a spline needs 2 or more bins, bound and cap > 0, 0 < minimum·bins < 1, got {self}"
-            raise ValueError(msg)
-
-    @property
-    def size(self) -> int:
-        """How many parameters a value needs: 3K − 1."""
-        return 3 * self.bins - 1
-
-    def to_latent(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and log dz/dx, both like ``x``; ``params`` is ``(B, C, 3K − 1, *space)``."""
-        inside = (x > -self.bound) & (x < self.bound)
-        # The curve is evaluated at clamped values, so that its gradient stays finite where it is not used.
-        u = x.clamp(-self.bound, self.bound).unsqueeze(2)
-        knots_x, knots_y, slopes = self._curve(params)
-        bin_ = (u >= knots_x[:, :, 1:-1]).sum(2, keepdim=True)
-        x0, y0, width, height, low, high = _at(bin_, knots_x, knots_y, slopes)
-        xi, slope = (u - x0) / width, height / width
-        inner = xi * (1 - xi)
-        z = y0 + height * (slope * xi.square() + low * inner) / (slope + (high + low - 2 * slope) * inner)
-        log_slope = _log_derivative(xi, slope, low, high)
-        return torch.where(inside, z.squeeze(2), x), torch.where(inside, log_slope.squeeze(2), 0.0)
-
-    def to_image(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and log dx/dz, both like ``z``; ``params`` is ``(B, C, 3K − 1, *space)``."""
-        inside = (z > -self.bound) & (z < self.bound)
-        v = z.clamp(-self.bound, self.bound).unsqueeze(2)
-        knots_x, knots_y, slopes = self._curve(params)
-        bin_ = (v >= knots_y[:, :, 1:-1]).sum(2, keepdim=True)
-        x0, y0, width, height, low, high = _at(bin_, knots_x, knots_y, slopes)
-        share, slope = (v - y0) / height, height / width
-        bend = share * (high + low - 2 * slope)
-        a, b, c = slope - low + bend, low - bend, -slope * share
-        root = (b.square() - 4 * a * c).clamp_min(torch.finfo(z.dtype).tiny).sqrt()
-        # Of the two forms of the same root, take the one that does not subtract nearly equal numbers.
-        xi = torch.where(b >= 0, 2 * c, root - b) / torch.where(b >= 0, -b - root, 2 * a)
-        xi = xi.clamp(0.0, 1.0)
-        x = x0 + xi * width
-        log_slope = _log_derivative(xi, slope, low, high)
-        return torch.where(inside, x.squeeze(2), z), torch.where(inside, -log_slope.squeeze(2), 0.0)
-
-    def _curve(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        widths, heights, raw = torch.split(params, [self.bins, self.bins, self.bins - 1], 2)
-        # A raw slope of zero means slope one; the outer slopes are one, to meet the straight tails.
-        inner = self.minimum + F.softplus(bounded(raw, self.cap) + math.log(math.expm1(1 - self.minimum)))
-        ends = torch.ones_like(inner[:, :, :1])
-        return self._knots(widths), self._knots(heights), torch.cat([ends, inner, ends], 2)
-
-    def _knots(self, raw: Tensor) -> Tensor:
-        shares = self.minimum + (1 - self.minimum * self.bins) * raw.softmax(2)
-        inner = self.bound * (2 * shares[:, :, :-1].cumsum(2) - 1)
-        end = torch.full_like(inner[:, :, :1], self.bound)
-        return torch.cat([-end, inner, end], 2)
-
-
-def _at(bin_: Tensor, knots_x: Tensor, knots_y: Tensor, slopes: Tensor) -> tuple[Tensor, ...]:
-    x0, y0, low = (curve.gather(2, bin_) for curve in (knots_x, knots_y, slopes))
-    x1, y1, high = (curve.gather(2, bin_ + 1) for curve in (knots_x, knots_y, slopes))
-    return x0, y0, x1 - x0, y1 - y0, low, high
-
-
-def _log_derivative(xi: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    inner = xi * (1 - xi)
-    top = high * xi.square() + 2 * slope * inner + low * (1 - xi).square()
-    bottom = slope + (high + low - 2 * slope) * inner
-    return 2 * (slope.log() - bottom.log()) + top.log()
-
 
 #: A channel may be stretched by at most e⁵ ≈ 148: enough for a nearly constant one.
 CAP = 5.0
 
 
-class ActNorm(Bijection):
+class ActNorm(Bijection[Tensor]):
     r"""Give every channel mean 0 and variance 1 at the start, then learn scale and shift.
 
     .. math:: z_c = (x_c + b_c)\,e^{s_c}, \qquad
@@ -299,7 +123,7 @@ class ActNorm(Bijection):
         self._ready = bool(self.initialised)
 
 
-class Mixing(Bijection):
+class Mixing(Bijection[Tensor]):
     r"""Mix channels with one invertible matrix, the same at every place (a 1×1 convolution).
 
     .. math:: z = W x + b, \quad W = P\,L\,(\operatorname{diag}(e^{s}) + U), \quad
@@ -378,7 +202,7 @@ def _apply(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix.to(x.dtype) @ x.flatten(2)).reshape(x.shape)
 
 
-class Squeeze(Bijection):
+class Squeeze(Bijection[Tensor]):
     r"""Halve every spatial axis by moving each 2×2(×2) block into the channels.
 
     .. math:: z_{c\,2^n + o}(p) = x_c(2p + o), \qquad \log|\det| = 0
@@ -526,79 +350,3 @@ def _merge_pairs(s: Tensor, d: Tensor, mask: Tensor, axis: int) -> Tensor:
     both = a_in & b_in
     half = torch.where(both, d / 2, 0.0)
     return _weave((s + half).where(a_in, 0.0), (s - half).where(b_in, 0.0), axis)
-
-
-Half = Literal["first", "second"]
-
-
-class Coupling(Bijection):
-    r"""Transform some channels, value by value, in a way that the other channels decide.
-
-    .. math:: z_b = x_b, \qquad z_a = T\bigl(x_a; \theta(x_b)\bigr), \qquad
-        \log|\det| = \sum \log T'
-
-    where :math:`a` is ``half`` of the channels and :math:`b` the rest. Both directions are exact,
-    since :math:`x_b` is known in both. The network sees zeros at places that do not exist.
-
-    Source: Dinh et al. 2017 (Real NVP), section 3.2; Durkan et al. 2019, equations 1 to 3.
-
-    Args:
-        channels: Number of channels of ``x``, at least 2.
-        transform: The family of curves :math:`T`: :class:`Affine` or :class:`Spline`.
-        conditioner: Makes the network :math:`\theta` from the channels it reads and returns.
-        half: Channels to transform: the ``"first"`` or ``"second"`` half.
-
-    Raises:
-        ValueError: If there are fewer than two channels.
-
-    Example:
-        >>> from blindharmony.flows.transforms import Affine
-        >>> from blindharmony.flows.networks import Bottleneck
-        >>> layer = Coupling(4, Affine(), Bottleneck)
-        >>> x = torch.randn(1, 4, 6, 6)
-        >>> torch.equal(layer.to_latent(x)[0], x)  # a new coupling is the identity
-        True
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        transform: Elementwise,
-        conditioner: Callable[[int, int], nn.Module],
-        half: Half = "second",
-    ) -> None:
-        super().__init__()
-        if channels < 2:
-            msg = f"a coupling needs at least 2 channels, got {channels}; squeeze the image first"
-            raise ValueError(msg)
-        middle = channels // 2
-        halves = slice(0, middle, 1), slice(middle, channels, 1)
-        self.moved, self.kept = halves if half == "first" else halves[::-1]
-        self.transform = transform
-        count = len(range(channels)[self.moved])
-        self.conditioner = conditioner(channels - count, count * transform.size)
-
-    def _params(self, x: Tensor, cond: Condition) -> Tensor:
-        params: Tensor = self.conditioner(visible(x[:, self.kept], cond), cond.context)
-        # Under autocast the network may answer in half precision; the curve is always exact.
-        params = params.to(torch.promote_types(x.dtype, torch.float32))
-        return params.reshape(len(x), -1, self.transform.size, *x.shape[2:])
-
-    def to_latent(self, x: Tensor, cond: Condition = NOTHING) -> tuple[Tensor, Tensor]:
-        """Return z and log|det dz/dx|."""
-        params = self._params(x, cond)
-        with full_precision(x):
-            moved, slopes = self.transform.to_latent(visible(x[:, self.moved], cond), params)
-            return self._join(moved, x, cond), total(slopes, cond.mask)
-
-    def to_image(self, z: Tensor, cond: Condition = NOTHING) -> tuple[Tensor, Tensor]:
-        """Return x and log|det dx/dz|."""
-        params = self._params(z, cond)
-        with full_precision(z):
-            moved, slopes = self.transform.to_image(visible(z[:, self.moved], cond), params)
-            return self._join(moved, z, cond), total(slopes, cond.mask)
-
-    def _join(self, moved: Tensor, old: Tensor, cond: Condition) -> Tensor:
-        moved = keep_outside(moved, old[:, self.moved], cond)
-        where = self.moved
-        return old.to(moved.dtype).slice_scatter(moved, 1, where.start, where.stop, where.step)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from blindharmony.files import write_text
+from blindharmony.flows.bijection import Condition
 from blindharmony.flows.pyramid import LevelFlow, Pyramid, optimum
 from blindharmony.flows.transforms import HaarLevel
 from blindharmony.settings import FlowFitSettings
@@ -76,7 +77,7 @@ def level_data(level: HaarLevel, context: Tensor, *, base: bool) -> LevelData:
 
 def nats_per_number(flow: LevelFlow, data: LevelData) -> tuple[Tensor, Tensor]:
     """Mean negative log-density of the numbers in ``data``, and their latents."""
-    z, logdet = flow.to_latent(data.values, data.context, data.mask)
+    z, logdet = flow.to_latent(data.values, Condition(data.context, data.mask))
     energy = 0.5 * (z.square() + math.log(2 * math.pi)).where(data.mask, 0.0).sum()
     return (energy - logdet.sum()) / data.mask.sum().clamp_min(1), z
 
