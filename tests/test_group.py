@@ -2,6 +2,10 @@
 
 import errno
 import json
+import multiprocessing
+import os
+import signal
+import time
 from dataclasses import replace
 
 import nibabel as nib
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 
 from blindharmony.api import harmonize, learn_scanner
-from blindharmony.cli.harmonize import prepared_scans
+from blindharmony.cli.harmonize import prepared_scans, sweep_prepared
 from blindharmony.cli.main import main
 from blindharmony.errors import DiskFullError, InputError, OutputError, TooFewScansError, UsageError
 from blindharmony.harmonization.curve import ScannerRounds
@@ -116,14 +120,36 @@ def test_every_scan_of_a_group_has_its_own_mask(scans, tiny_target_file, tmp_pat
 
 
 def test_prepared_scans_go_whatever_happens_and_take_no_more_than_their_share(scans, tmp_path, monkeypatch):
-    (tmp_path / ".prepared").mkdir()
     with pytest.raises(KeyboardInterrupt), prepared_scans(tmp_path, scans) as cache:
         raise KeyboardInterrupt
-    assert cache == tmp_path / ".prepared"
-    assert not cache.exists()
+    assert cache.parent == tmp_path / ".prepared"
+    assert not cache.parent.exists()
     monkeypatch.setattr("blindharmony.cli.harmonize._MOST_GB", 1e-3)
     with prepared_scans(tmp_path, scans) as none:
         assert none is None
+
+
+def _hold(out, scans, ready):
+    with prepared_scans(out, scans) as cache:
+        (cache / "brain.nii").write_text("patient")
+        ready.set()
+        time.sleep(60)
+
+
+def test_what_a_killed_run_has_left_is_swept_and_its_place_is_said(scans, tmp_path, capsys):
+    fork, out = multiprocessing.get_context("fork"), tmp_path / "out"
+    ready = fork.Event()
+    run = fork.Process(target=_hold, args=(out, scans, ready))
+    run.start()
+    assert ready.wait(20)
+    assert sweep_prepared(out) is None, "somebody works with it"
+    assert len(list(out.rglob("brain.nii"))) == 1
+    os.kill(run.pid, signal.SIGKILL)
+    run.join()
+    (out / ".prepared" / "of-an-older-version").mkdir()
+    assert main(["harmonize", str(tmp_path / "no-such-scan.nii"), "--out", str(out)]) != 0
+    assert f"a killed run had left in {out / '.prepared'} are removed" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
 
 
 def test_python_has_the_same(scans, tiny_target_file, tmp_path):

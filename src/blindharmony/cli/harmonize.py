@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import secrets
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ from blindharmony.errors import (
     UsageError,
     reportable,
 )
-from blindharmony.files import output_name, result_names, slug, write_bytes
+from blindharmony.files import locked, output_name, result_names, slug, write_bytes
 from blindharmony.io.bids import find_scans
 from blindharmony.io.dicom import choose, convert, is_dicom
 from blindharmony.io.tables import scanner_table
@@ -275,14 +276,53 @@ def _mask_not_there(file: Path, arguments: argparse.Namespace) -> None:
         raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
 
 
+_PREPARED = ".prepared"
+
+
 @contextmanager
 def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
-    """A folder for prepared scans, so that each is prepared once; None if they would take too much of the disk."""
-    cache = out / ".prepared"
+    """A folder for prepared scans, so that each is prepared once; None if they would take too much of the disk.
+
+    A lock in it tells the next command that somebody works with it, see :func:`sweep_prepared`.
+    """
+    if kept_gb(largest(paths)) * len(paths) > _MOST_GB:
+        yield None
+        return
+    cache = out / _PREPARED / f"run-{secrets.token_hex(6)}"
     try:
-        yield cache if kept_gb(largest(paths)) * len(paths) <= _MOST_GB else None
+        with locked(cache / "lock", optional=True):
+            yield cache
     finally:
         shutil.rmtree(cache, ignore_errors=True)
+        with suppress(OSError):  # another run's is still there
+            cache.parent.rmdir()
+
+
+def sweep_prepared(out: Path) -> Path | None:
+    """Remove prepared scans that killed runs have left: they are brains of patients.
+
+    Returns:
+        The folder they were in, None if nobody has left any. What a running command works with stays.
+    """
+    folder, swept = out / _PREPARED, False
+    for place in sorted(folder.glob("*")):
+        if place.name.startswith("run-"):
+            # Only the system knows whether the run is alive; without a lock it has only begun.
+            if not (place / "lock").exists():
+                continue
+            try:
+                with locked(place / "lock"):
+                    shutil.rmtree(place, ignore_errors=True)
+            except OutputError:
+                continue
+        elif place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+        swept = True
+    with suppress(OSError):
+        folder.rmdir()
+    return folder if swept else None
 
 
 def learnt_scanners(
@@ -394,6 +434,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
     settings = settings_of(arguments)
     check_group(arguments, settings.method)
+    if left := sweep_prepared(arguments.out):
+        screen.problem(f"blindharmony: warning: prepared scans that a killed run had left in {left} are removed")
     scans, unconverted = with_dicom_converted(arguments, screen)
     paths, unfound = found_scans(scans, arguments.participant_label, arguments.suffix, screen)
     missing = [*unconverted, *unfound]
