@@ -159,15 +159,15 @@ def _token(folder: Path) -> str:
     """The link's secret, kept so that a page that is open outlives a restart."""
     file = folder / _TOKEN
     try:
-        found = read_text(file).strip()
-        if len(found) == 32 and found.isalnum():
-            return found
+        token = read_text(file).strip()
+        if len(token) == 32 and token.isalnum():
+            return token
     except InputError:
         pass
-    found = secrets.token_hex(16)
-    write_text(file, found + "\n", overwrite=True)
+    token = secrets.token_hex(16)
+    write_text(file, token + "\n", overwrite=True)
     try:
         file.chmod(0o600)
     except OSError as error:
         raise OutputError("cannot be made private", remedy="choose another --folder", path=file) from error
-    return found
+    return token

@@ -1,8 +1,8 @@
-"""Who may ask: addresses, tokens, headers.
+"""Who may ask: this page, in a browser that was given the link, and no page of anybody else.
 
-The address: this computer alone unless asked otherwise, and a port that is free.
-
-Who may ask: this page in a browser that was given the link, and no page of anybody else.
+The server listens at this computer alone unless asked otherwise (:func:`listening`). A request has to name it by an
+address that is its own, to hold the link's token as a cookie, and to come from the page itself (:class:`Door`); every
+answer says that it is private and may load nothing from elsewhere (:class:`Guard`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def listening(host: str, port: int | None) -> socket.socket:
         UsageError: If the address is not this computer's, or the port is taken.
 
     Example:
-        >>> with listening("127.0.0.1", 0) as found:
-        ...     found.getsockname()[0]
+        >>> with listening("127.0.0.1", 0) as free:
+        ...     free.getsockname()[0]
         '127.0.0.1'
     """
     ports = range(FIRST_PORT, FIRST_PORT + _TRIED) if port is None else (port,)
@@ -55,16 +55,16 @@ def listening(host: str, port: int | None) -> socket.socket:
 
 def _bound(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    found = socket.socket(family, kind, protocol)
+    bound = socket.socket(family, kind, protocol)
     try:
         if platform.system() != "Windows":  # there it would share the port with another program
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(64)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(64)
     except OSError:
-        found.close()
+        bound.close()
         raise
-    return found
+    return bound
 
 
 def is_loopback(host: str) -> bool:

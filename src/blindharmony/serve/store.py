@@ -1,12 +1,9 @@
-"""Uploads, jobs and results on the disk.
+"""Scans on their way in, and jobs with their results, in a folder of which this process is the only writer.
 
-Names that browsers send: shown as they are, used as file names only after washing.
-
-A job: one scan, or several of one scanner, and what became of it.
-
-Scans on their way in: piece by piece to disk, within limits, then looked at by the package's readers.
-
-Jobs in a folder: one writer, whole files, nothing lost when the program ends in whatever way.
+In reading order: names that browsers send (shown as they are, used as file names only after washing); a job, which is
+one scan or several of one scanner and what became of them (:class:`Job`); uploads, written piece by piece within limits
+and looked at by the package's readers (:class:`Uploads`); and the jobs on disk, whole files, nothing lost in whatever
+way the program ends (:class:`Store`).
 """
 
 from __future__ import annotations

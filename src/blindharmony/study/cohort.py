@@ -1,16 +1,8 @@
-"""The cohort page.
+"""A cohort as a whole: a table with a row for each scan, and one HTML page that asks for nothing else.
 
-The intensities of every scan in a hundred numbers, so that a page can show a whole cohort.
-
-Which scans of a cohort to look at first, and why.
-
-The cohort as a table: a row a scan.
-
-A cohort in short: what a reader should know first.
-
-The pictures of a cohort: distances, histograms, profiles.
-
-The cohort as one HTML page that asks for nothing else.
+The intensities of a scan before and after are kept as a hundred numbers, its profile, so that a page can show a whole
+cohort (:func:`scan_profiles`). In reading order: profiles; which scans to look at first, and why (:func:`outliers`);
+the table (:func:`cohort_rows`); what a reader should know first; the pictures; the page (:func:`render_cohort`).
 """
 
 from __future__ import annotations
@@ -69,15 +61,15 @@ def scan_profiles(result: HarmonizeResult) -> dict[str, Any]:
     """What a scan's record keeps: both profiles and both distances from the target's median scan, target units."""
     unit, inside = result.target.info.unit, result.prepared.scan.inside()
     before, after = (quantiles(image, inside, LEVELS) * unit for image in (result.source_image, result.estimate.image))
-    found: dict[str, Any] = {
+    profiles: dict[str, Any] = {
         "profile_before": before.round(1).tolist(),
         "profile_after": after.round(1).tolist(),
     }
     target = target_profiles(result.target)
     if len(target):
         distance = distances(before, after, target, LEVELS)
-        found |= {"distance_before": round(distance.before, 3), "distance_after": round(distance.after, 3)}
-    return found
+        profiles |= {"distance_before": round(distance.before, 3), "distance_after": round(distance.after, 3)}
+    return profiles
 
 
 def keep_target(ledger: Ledger, target: Target) -> None:
@@ -96,22 +88,22 @@ def keep_target(ledger: Ledger, target: Target) -> None:
 
 def kept_target(ledger: Ledger) -> TargetProfiles | None:
     """The target of the last run in this folder; None if it is not known or damaged."""
-    found = read_json(ledger.home / _FILE) or {}
-    rows = found.get("profiles")
+    content = read_json(ledger.home / _FILE) or {}
+    rows = content.get("profiles")
     profiles = [profile_of({"row": row}, "row") for row in rows] if isinstance(rows, list) else []
     whole = [p for p in profiles if p is not None]
     if not whole or len(whole) != len(profiles):
         return None
-    return TargetProfiles(str(found.get("name", "")), str(found.get("digest", "")), np.array(whole))
+    return TargetProfiles(str(content.get("name", "")), str(content.get("digest", "")), np.array(whole))
 
 
 def profile_of(record: Mapping[str, Any], key: str) -> Profile | None:
     """A profile in a record; None if it has none, as records of older runs."""
     try:
-        found = np.asarray(record.get(key), np.float64)
+        profile = np.asarray(record.get(key), np.float64)
     except (TypeError, ValueError):
         return None
-    return found if found.shape == LEVELS.shape and np.isfinite(found).all() else None
+    return profile if profile.shape == LEVELS.shape and np.isfinite(profile).all() else None
 
 
 # Median absolute deviations, scaled to be standard deviations of a normal sample: Iglewicz and Hoaglin, How to Detect
@@ -137,10 +129,10 @@ def outliers(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         >>> outliers([*usual, {"scan": "odd", "verdict": "good", "distance_after": 50.0}])
         {'odd': ['distance after 50.0, most have 5.5']}
     """
-    found: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.get("verdict") in WORDS:
-            found.setdefault(str(row["scan"]), []).append(f"verdict '{WORDS[row['verdict']]}'")
+            reasons.setdefault(str(row["scan"]), []).append(f"verdict '{WORDS[row['verdict']]}'")
     for measure, words in _MEASURES.items():
         known = [(str(r["scan"]), float(r[measure])) for r in rows if r.get(measure) is not None]
         if len(known) < _FEWEST:
@@ -151,8 +143,8 @@ def outliers(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         for scan, value in known:
             # Only the bad side: a scan closer to the target than the others is no trouble.
             if value - middle > _FAR * max(spread, 1e-3 * abs(middle), 1e-9):
-                found.setdefault(scan, []).append(f"{words} {value:.1f}, most have {middle:.1f}")
-    return found
+                reasons.setdefault(scan, []).append(f"{words} {value:.1f}, most have {middle:.1f}")
+    return reasons
 
 
 def severity(row: Mapping[str, Any], reasons: Mapping[str, Sequence[str]]) -> tuple[float, ...]:
@@ -324,14 +316,14 @@ def _scanners(rows: Sequence[Row]) -> list[Scanner]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(group_of(row), []).append(row)
-    found = []
+    scanners = []
     for name, members in groups.items():
         reasons = sorted({str(m["why"]) for m in members})
         more = f"; and {len(reasons) - _REASONS} reasons more" if len(reasons) > _REASONS else ""
         why = "; ".join(reasons[:_REASONS]) + more
         before, after = (_median(members, key) for key in ("distance_before", "distance_after"))
-        found.append(Scanner(name, len(members), before, after, why))
-    return sorted(found, key=lambda s: (-s.scans, s.name))
+        scanners.append(Scanner(name, len(members), before, after, why))
+    return sorted(scanners, key=lambda s: (-s.scans, s.name))
 
 
 def _median(rows: Sequence[Row], key: str) -> float | None:
@@ -455,19 +447,19 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
         title: Name of the data set.
         target: The target's own scans, if they are known.
     """
-    found = cohort(rows)
+    whole = cohort(rows)
     environment = page_environment().overlay()
     environment.filters = {**environment.filters, "link": _link}
     script = asset_text("cohort.js")
     limit = _limit(target)
-    pictures, lines = _pictures(found.done, target)
-    measured = [r for r in found.done if r["distance_after"] is not None]
+    pictures, lines = _pictures(whole.done, target)
+    measured = [r for r in whole.done if r["distance_after"] is not None]
     return environment.get_template("cohort.html").render(
         title=title,
-        cohort=found,
+        cohort=whole,
         target=target,
         limit=limit,
-        distances=distance_chart(found.done, limit) if measured else None,
+        distances=distance_chart(whole.done, limit) if measured else None,
         pictures=pictures,
         lines=Markup(json.dumps(lines, separators=(",", ":")).replace("<", "\\u003c")),
         version=VERSION,
@@ -490,22 +482,22 @@ def _pictures(rows: Sequence[Row], target: TargetProfiles | None) -> tuple[dict[
     which = [i for i, r in enumerate(rows) if r["profile_before"] is not None and r["profile_after"] is not None]
     if not which:
         return {}, {}
-    own = None if target is None else target.profiles
+    held_out = None if target is None else target.profiles
     values = {when: np.array([rows[i][f"profile_{when}"] for i in which]) for when in ("before", "after")}
-    every = [*values["before"], *values["after"], *(() if own is None else own)]
+    every = [*values["before"], *values["after"], *(() if held_out is None else held_out)]
     at = axis_of(every)
     drawn = {when: densities(list(rows_), at) for when, rows_ in values.items()}
-    band = None if own is None else densities(list(own), at)
+    band = None if held_out is None else densities(list(held_out), at)
     # The air at the left end may hold any share of voxels; it must not flatten the tissue.
     tops = [np.quantile(d[:, at > at[3]].max(1), 0.98) for d in (*drawn.values(), *(() if band is None else (band,)))]
-    middle = np.median(values["after"] if own is None else own, axis=0)
+    middle = np.median(values["after"] if held_out is None else held_out, axis=0)
     above = {when: rows_ - middle for when, rows_ in values.items()}
     reach = 1.1 * float(np.quantile(np.abs(np.concatenate(list(above.values()))), 0.995)) or 1.0
     pictures = {}
     for when in ("before", "after"):
         pictures[f"histogram {when}"] = histogram_chart(drawn[when], band, at, top=float(max(tops)), when=when)
         pictures[f"profile {when}"] = profile_chart(
-            above[when], None if own is None else own - middle, limits=(-reach, reach), when=when
+            above[when], None if held_out is None else held_out - middle, limits=(-reach, reach), when=when
         )
     scale = 1000 / float(max(tops))
     return pictures, {

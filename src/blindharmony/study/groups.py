@@ -30,10 +30,10 @@ def metadata(scan: Scan) -> dict[str, Any]:
     Source:
         BIDS specification 1.10, "The Inheritance Principle".
     """
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for file in _applying(scan):
-        found |= _content(file) or {}
-    return found
+        content |= _content(file) or {}
+    return content
 
 
 def damaged(scan: Scan) -> str:
@@ -43,7 +43,7 @@ def damaged(scan: Scan) -> str:
 
 def _applying(scan: Scan) -> list[Path]:
     """The sidecars of a scan, the farthest and least specific first."""
-    found: list[Path] = []
+    sidecars: list[Path] = []
     folder = scan.root
     for part in ("", *scan.folder.split("/")):
         folder = folder / part
@@ -52,8 +52,8 @@ def _applying(scan: Scan) -> list[Path]:
             for file, words in _sidecars(folder, scan.words["suffix"])
             if all(scan.words.get(k) == v for k, v in words.items())
         ]
-        found += [file for _, file in sorted(applying)]
-    return found
+        sidecars += [file for _, file in sorted(applying)]
+    return sidecars
 
 
 # Folders near the root are asked for by every scan.
@@ -140,8 +140,8 @@ def by_label(scans: Sequence[Scan], labels: Mapping[str, str], column: str) -> l
     """Group scans by a label of each scan's place; scans without label go one by one."""
 
     def label(scan: Scan) -> dict[str, Any]:
-        found = labels.get(scan.place, "")
-        return {column: found} if found else {}
+        text = labels.get(scan.place, "")
+        return {column: text} if text else {}
 
     described = lambda shared: f"{column} is {shared[column]}"  # noqa: E731
     return _grouped(scans, label, described, lambda shared: shared[column], lambda scan: f"no {column} is given for it")
@@ -158,7 +158,7 @@ def together(scans: Sequence[Scan]) -> list[Group]:
     return _grouped(scans, lambda scan: {"all": True}, lambda shared: why, lambda shared: "all", str)
 
 
-def signature(found: Mapping[str, Any]) -> dict[str, Any]:
+def signature(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What tells scanners and sequences apart, rounded to what one scanner repeats.
 
     Example:
@@ -167,12 +167,12 @@ def signature(found: Mapping[str, Any]) -> dict[str, Any]:
         >>> signature({"StationName": "MR1", "FlipAngle": "unknown"})
         {}
     """
-    words: dict[str, Any] = {k: text for k in _MACHINE if (text := _word(found.get(k)))}
-    numbers = {k: n for k, digits in _NUMBERS.items() if (n := _number(found.get(k), digits)) is not None}
+    words: dict[str, Any] = {k: text for k in _MACHINE if (text := _word(fields.get(k)))}
+    numbers = {k: n for k, digits in _NUMBERS.items() if (n := _number(fields.get(k), digits)) is not None}
     if not words and not numbers:
         return {}
     if "DeviceSerialNumber" not in words:
-        words |= {k: text for k in _PLACE if (text := _word(found.get(k)))}
+        words |= {k: text for k in _PLACE if (text := _word(fields.get(k)))}
     return words | numbers
 
 
@@ -199,11 +199,11 @@ def _grouped(
     members: dict[str, list[Scan]] = {}
     single = []
     for scan in sorted(scans, key=lambda s: s.place):
-        if not (found := key(scan)):
+        if not (fields := key(scan)):
             single.append(Group(f"alone-{scan.id}", f"alone: {without(scan)}", (scan,)))
             continue
-        text = json.dumps(found, sort_keys=True)
-        shared[text] = found
+        text = json.dumps(fields, sort_keys=True)
+        shared[text] = fields
         members.setdefault(text, []).append(scan)
     groups = []
     for text, together in members.items():

@@ -56,22 +56,22 @@ def hashed(paths: Iterable[Path], store: Path) -> dict[Path, str | None]:
     Raises:
         OutputError: If they cannot be kept.
     """
-    known = _kept(store)
+    earlier = _kept(store)
     wanted = sorted(set(paths))
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = dict(zip(wanted, pool.map(lambda p: _look(p, known), wanted), strict=True))
-    fresh = {**known, **{str(p): entry for p, entry in found.items() if entry}}
-    if fresh != known:
+        entries = dict(zip(wanted, pool.map(lambda p: _look(p, earlier), wanted), strict=True))
+    fresh = {**earlier, **{str(p): entry for p, entry in entries.items() if entry}}
+    if fresh != earlier:
         write_text(store, json.dumps(fresh, indent=0, sort_keys=True) + "\n", overwrite=True)
-    return {p: entry[-1] if entry else None for p, entry in found.items()}
+    return {p: entry[-1] if entry else None for p, entry in entries.items()}
 
 
-def _look(path: Path, known: Mapping[str, list[Any]]) -> list[Any] | None:
+def _look(path: Path, earlier: Mapping[str, list[Any]]) -> list[Any] | None:
     try:
         s = path.stat()
         # An inode can be larger than a number of JSON.
         state = [s.st_size, str(s.st_ino), s.st_mtime_ns, s.st_ctime_ns]
-        old = known.get(str(path))
+        old = earlier.get(str(path))
         if old and old[:-1] == state:
             return old
         with path.open("rb") as file:
@@ -266,14 +266,14 @@ def check_input(root: Path) -> dict[str, Any]:
     Raises:
         InputError: If it has none with a name and a BIDS version.
     """
-    found = read_json(root / _FILE)
-    if found is None or not all(isinstance(found.get(k), str) for k in ("Name", "BIDSVersion")):
+    description = read_json(root / _FILE)
+    if description is None or not all(isinstance(description.get(k), str) for k in ("Name", "BIDSVersion")):
         raise InputError(
             f"no {_FILE} with Name and BIDSVersion",
             remedy="write one, or pass --skip-bids-validation",
             path=root,
         )
-    return found
+    return description
 
 
 def check_output(root: Path, out: Path) -> None:
@@ -312,13 +312,13 @@ def describe(root: Path, out: Path, target: str, suffix: str = "T1w") -> None:
     Raises:
         OutputError: If they cannot be written.
     """
-    found = read_json(root / _FILE) or {}
+    description = read_json(root / _FILE) or {}
     # Relative, so that data set and results can be moved together.
     link = os.path.relpath(root.resolve(), out.resolve())
-    doi = found.get("DatasetDOI")
+    doi = description.get("DatasetDOI")
     source = {"URL": f"https://doi.org/{_bare(doi)}", "DOI": doi} if isinstance(doi, str) and doi else {"URL": link}
     content = {
-        "Name": f"{found.get('Name', root.resolve().name)}: {suffix} scans harmonized to '{target}'",
+        "Name": f"{description.get('Name', root.resolve().name)}: {suffix} scans harmonized to '{target}'",
         "BIDSVersion": _BIDS,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": _NAME, "Version": VERSION, **_home()}],
