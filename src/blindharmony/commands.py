@@ -76,6 +76,17 @@ def run_command(
     return done
 
 
+# Process groups of programs that run now: a worker that is ended ends them too.
+_RUNNING: set[int] = set()
+
+
+def end_programs() -> None:
+    """End every program that runs now, and what it has started."""
+    for group in list(_RUNNING):
+        with suppress(OSError):
+            os.killpg(group, signal.SIGKILL)
+
+
 def _run(words: Sequence[str], seconds: float, folder: Path | None) -> subprocess.CompletedProcess[str]:
     # A session of its own: what the program starts ends with it.
     process = subprocess.Popen(
@@ -88,6 +99,7 @@ def _run(words: Sequence[str], seconds: float, folder: Path | None) -> subproces
         cwd=folder,
         start_new_session=True,
     )
+    _RUNNING.add(process.pid)
     try:
         out, err = process.communicate(timeout=seconds)
     except BaseException:  # the time is up, or the user has enough
@@ -95,4 +107,6 @@ def _run(words: Sequence[str], seconds: float, folder: Path | None) -> subproces
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise
+    finally:
+        _RUNNING.discard(process.pid)
     return subprocess.CompletedProcess(words, process.returncode, out, err)

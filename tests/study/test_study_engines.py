@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blindharmony.commands import run_command
 from blindharmony.errors import ErrorCode, InputError
 from blindharmony.io.bids import Scan
 from blindharmony.jobs.engine import (
@@ -63,8 +64,7 @@ class Die(Work):
 
 class Sleep(Work):
     def do(self, tell):
-        subprocess.Popen(["sleep", "60"])
-        time.sleep(60)
+        run_command("sleep 60", called="it", seconds=90, remedy="")
 
 
 class Fails(Work):

@@ -38,6 +38,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GL
 
 _COMMAND = (sys.executable, "-m", "blindharmony.jobs.worker")
 _PIECE = 1 << 20
+_GRACE = 2.0  # seconds that a worker has to end what it has started
 
 
 def cores() -> int:
@@ -125,10 +126,18 @@ class WorkerProcess:
                 else:
                     return reply
 
+    def ask_to_end(self) -> None:
+        """Close its input: it then ends itself and all that it has started, as soon as it can."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
     def kill(self) -> None:
         """End it and whatever it has started, at once: a brain extractor may run for half an hour."""
-        # After wait() its number may be another process's.
-        if self._process.returncode is None:
+        self.ask_to_end()
+        try:
+            self._process.wait(_GRACE)
+        except subprocess.TimeoutExpired:  # it computes and does not hear; then it has no program running
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -205,6 +214,8 @@ class ProcessEngine:
     def close(self) -> None:
         """Kill all workers and what they started."""
         self._waiting.clear()
+        for slot in self._slots.values():
+            slot.worker.ask_to_end()
         for slot in list(self._slots.values()):
             slot.worker.kill()
             self._remove(slot)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from queue import SimpleQueue
 
+from blindharmony.commands import end_programs
 from blindharmony.jobs.engine import Progress, done_line, packed_reply
 
 
@@ -28,7 +30,11 @@ def main() -> None:
 def _listen(lines: SimpleQueue[bytes]) -> None:
     for line in sys.stdin.buffer:
         lines.put(line)
-    # The parent is gone, killed perhaps: nobody waits for this work, and a new run may already be doing it.
+    # The parent is gone, killed perhaps, or has enough: nobody waits for this work, and a new run may already be doing
+    # it. What the work has started ends too.
+    end_programs()
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
