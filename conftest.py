@@ -7,50 +7,61 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from blindharmony.api import harmonize
 from blindharmony.io.volume import Volume, read_volume
-from blindharmony.models.file import save_target
+from blindharmony.models.file import load_target, save_target
 from blindharmony.models.target import Target
-from blindharmony.preprocessing import registration as register
-from heads import Head, head_grid, synthetic_brain
+from blindharmony.preprocessing import registration
+from blindharmony.result import HarmonizeResult
+from heads import Head, head_grid, synthetic_brain, written
 from labelled import labelled_brain
-from targets import synthetic_target
+from targets import quick_included_target, synthetic_target
 
 # Time on a shared machine says nothing about a law.
 settings.register_profile("laws", deadline=None)
 settings.load_profile("laws")
 
 
-# Where registration itself is tested, half a head has to be placed, or other processes do the same.
-_PLACED_IN_EARNEST = (
-    "tests/preprocessing/test_prep_place.py",
-    "tests/preprocessing/test_prep_recipe.py",
-    "tests/cli/test_cli_assess.py::test_several_scans_as_json",
-    "tests/study/test_study_bytes.py",
+# Registration takes six seconds a head and hardly moves a synthetic one from where it starts, the moments of the masks.
+# It stays there in tests with the small target, whose untrained flow knows no anatomy, and in those about training and
+# keeping, which ask nothing about the place. Everywhere else, and always with the real target, it is run to its end.
+_SMALL_TARGETS = {"tiny_target", "tiny_target_file"}
+_STAYS_AT_THE_START = (
+    "tests/training/",
+    "tests/preprocessing/test_keep.py",
+    "tests/preprocessing/test_prep_lift.py",
 )
+# Half a head has to be placed, or other processes do the same.
+_RUNS_TO_ITS_END = ("tests/cli/test_cli_assess.py::test_several_scans_as_json", "tests/study/test_study_bytes.py")
+
+_registration = {"stays at its start": False}
 
 
-_running = {"in earnest": False}
+def stays_at_the_start(item: pytest.Item) -> bool:
+    """Whether registration is only its start in a test."""
+    names = set(getattr(item, "fixturenames", ()))
+    # Real scans, but for pages read with a small model.
+    slow = item.get_closest_marker("slow") is not None and "-small]" not in item.nodeid
+    if slow or "real_target_file" in names or item.nodeid.startswith(_RUNS_TO_ITS_END):
+        return False
+    return bool(names & _SMALL_TARGETS) or item.nodeid.startswith(_STAYS_AT_THE_START)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    # Real scans, but for pages read with a small model.
-    slow = item.get_closest_marker("slow") is not None and "-small]" not in item.nodeid
-    _running["in earnest"] = slow or item.nodeid.startswith(_PLACED_IN_EARNEST)
+    _registration["stays at its start"] = stays_at_the_start(item)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _placed_by_moments():
-    """Synthetic brains are placed by their moments alone, which is near enough and takes no six seconds a scan."""
-    climb = register._climb
+def _start_of_registration():
+    """Registration is its start alone where :func:`stays_at_the_start` says so."""
+    climb = registration._climb
 
-    def start_only(fixed, moving, around, start, *, share):
-        if _running["in earnest"]:
-            return climb(fixed, moving, around, start, share=share)
-        return start
+    def climb_or_stay(fixed, moving, around, start, *, share):
+        return start if _registration["stays at its start"] else climb(fixed, moving, around, start, share=share)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(register, "_climb", start_only)
+        patch.setattr(registration, "_climb", climb_or_stay)
         yield
 
 
@@ -82,6 +93,44 @@ def tiny_target_file(tiny_target: Target, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("target") / "tiny.safetensors"
     save_target(tiny_target, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def real_target_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The included target with everything that users have: N4, person model, trained flow and restorer."""
+    path = tmp_path_factory.mktemp("real") / "ds002748.safetensors"
+    save_target(quick_included_target(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_target(real_target_file: Path) -> Target:
+    return load_target(real_target_file)
+
+
+@pytest.fixture(scope="session")
+def noisy_head() -> Head:
+    """A brain of about 3 mm, more noise than the target's scans have, and a coil's bias field."""
+    return synthetic_brain(*head_grid(3, mm=3.0, axes="PIR"), seed=3, noise=0.06)
+
+
+@pytest.fixture(scope="session")
+def real_scan(noisy_head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The noisy head as a scanner with another contrast, a gamma, writes it."""
+    folder = tmp_path_factory.mktemp("scanner")
+    return written(folder / "sub-07_T1w.nii.gz", noisy_head.data**1.4, noisy_head.affine)
+
+
+@pytest.fixture(scope="session")
+def kept_preparation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the preparation of the real scan is kept for those who need it again."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="session")
+def real_result(real_scan: Path, real_target: Target, kept_preparation: Path) -> HarmonizeResult:
+    """What a user gets who gives nothing but a scan: the whole default method, registration run to its end."""
+    return harmonize(real_scan, real_target, cache=kept_preparation)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """Do the tests notice a wrong program? Seeded small mistakes in the flow and the harmonization, one at a time.
 
     python benchmarks/mutants.py --mutants 150 --seed 0 --minutes 60 --out docs/measured_mutants.json
+    python benchmarks/mutants.py --again docs/measured_mutants.json
 
 A mutant is one changed operator, comparison, number or branch, chosen by chance alone. It is killed if the tests that
 know its file best, or the module's own examples, fail or do not end. Survivors meet all tests of their folder and of
-the pipeline, unless --quick. They are printed as they come, and the JSON holds them too.
+the pipeline, unless --quick. They are printed as they come, and the JSON holds them too. With --again those that
+survived meet the tests of today, and so do programs that leave out a whole step.
 """
 
 import argparse
@@ -13,15 +15,38 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("flow", "harmonization")
+FOLDERS = ("flows", "harmonization", "quality")
+# What every user runs, from end to end.
+_WHOLE = ("tests/test_real_target.py", "tests/test_pipeline.py")
+# Programs that leave out a step: file, pattern, what stands there instead.
+_BIAS = (
+    "src/blindharmony/api.py",
+    r"\Z",
+    "\n\ndef corrected(prepared, model, shared, **_):\n    return prepared, shared\n",
+)
+_REFINEMENT = (
+    "src/blindharmony/harmonization/methods.py",
+    r"\Z",
+    "\n\ndef refined(estimate, *_, **__):\n    return estimate\n",
+)
+_OVERLAP = ("src/blindharmony/quality/verdict.py", r"\boverlap = .*", "overlap = 1.0")
+BY_HAND = {
+    "bias fields are never found again": [_BIAS],
+    "nothing is ever refined": [_REFINEMENT],
+    "the verdict takes every registration for perfect": [_OVERLAP],
+    "all three together": [_BIAS, _REFINEMENT, _OVERLAP],
+}
 _SWAPS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -114,34 +139,42 @@ def mutant(file: str, index: int) -> tuple[str, str, int]:
     return ast.unparse(tree), f"{before}  ->  {ast.unparse(node).splitlines()[0]}", node.lineno
 
 
-# Tests that are about a file without bearing its name.
+# The tests that know each room best; a room that is not here has the tests of its folder.
 _ABOUT = {
-    "pyramid": ("pyramid",),
-    "level": ("pyramid",),
-    "multiscale": ("multiscale",),
-    "presets": ("multiscale",),
-    "split": ("multiscale", "layers"),
-    "redraw": ("pyramid",),
-    "latent": ("latent",),
-    "dequantise": ("dequantise",),
+    "flows/bijection": ("flows/test_laws.py", "flows/test_layers.py"),
+    "flows/transforms": (
+        "flows/test_laws.py",
+        "flows/test_layers.py",
+        "flows/test_spline.py",
+        "flows/test_dequantise.py",
+    ),
+    "flows/networks": ("flows/test_layers.py", "flows/test_laws.py", "flows/test_refusals.py"),
+    "flows/glow": ("flows/test_multiscale.py", "flows/test_laws.py", "flows/test_refusals.py"),
+    "flows/latent": ("flows/test_multiscale.py", "flows/test_pyramid.py", "harmonization/test_latent.py"),
+    "flows/pyramid": ("flows/test_pyramid.py", "flows/test_refusals.py", "harmonization/test_assess_parts.py"),
+    "harmonization/native": ("harmonization/test_carry.py",),
+    "harmonization/published": ("harmonization/test_latent.py",),
+    "harmonization/refine": ("harmonization/test_refine.py",),
+    "harmonization/fidelity": ("harmonization/test_fidelity.py",),
+    "harmonization/scanner": ("harmonization/test_scanner.py",),
+    "harmonization/intensity": (
+        *("harmonization/test_curve_map.py", "harmonization/test_smooth.py", "harmonization/test_error_bar.py"),
+    ),
+    "quality/metrics": ("report/test_report_metrics.py",),
 }
 
 
 def tests_of(tree: Path, file: str) -> list[str]:
-    """The tests that know a file best: those of its name, and of the flow's laws or the parts of a verdict."""
-    folder, stem = Path(file).parent.name, Path(file).stem
-    words = {stem, *_ABOUT.get(stem, ("laws", "layers") if folder == "flow" else ())}
-    if stem in ("coverage", "draw", "standing", "trust", "typicality"):
-        words |= {"assess_parts"}
-    if folder == "harmonization" and stem in ("curve", "match", "summary", "carry", "lifting", "methods", "order"):
-        words |= {"curve_map", "ranks", "scanner", "carry", "match"}
-    found = [p for p in sorted((tree / "tests" / folder).glob("test_*.py")) if p.stem.removeprefix("test_") in words]
-    return [file, *map(str, found)]
+    """The module's own examples, and the tests that know it best."""
+    room = f"{Path(file).parent.name}/{Path(file).stem}"
+    folder = "harmonization" if room.startswith(("quality", "blindharmony/sampling")) else Path(file).parent.name
+    return [file, *(str(tree / "tests" / name) for name in _ABOUT.get(room, (folder,)))]
 
 
 def all_tests_of(tree: Path, file: str) -> list[str]:
     """Every test of the folder, and the method from end to end."""
-    return [str(tree / "tests" / Path(file).parent.name), str(tree / "tests/test_pipeline.py"), file]
+    folder = Path(file).parent.name
+    return [str(tree / "tests" / (folder if folder in ("flows", "harmonization") else "harmonization")), *_WHOLE, file]
 
 
 def run_tests(tree: Path, tests: list[str], limit: float) -> tuple[bool, float]:
@@ -158,21 +191,86 @@ def run_tests(tree: Path, tests: list[str], limit: float) -> tuple[bool, float]:
     return done.returncode == 0, time.monotonic() - start
 
 
+def nearest(file: str, change: str, line: int) -> int | None:
+    """The number of the place in a file where a change can be made, the nearest to a line; None if there is none."""
+    lines = {}
+    for index, node in enumerate(places(ast.parse((ROOT / file).read_text()))):
+        before = ast.unparse(node).splitlines()[0]
+        changed = copy.deepcopy(node)
+        mutate(changed)
+        if f"{before}  ->  {ast.unparse(ast.fix_missing_locations(changed)).splitlines()[0]}" == change:
+            lines[index] = node.lineno
+    return min(lines, key=lambda index: abs(lines[index] - line), default=None)
+
+
+def meet_again(records: Path, limit: float) -> None:
+    """Try those that survived, and programs that leave out a step, with the tests of today; write what comes of it."""
+    summary = json.loads(records.read_text())
+    with copied() as tree:
+        for row in summary["mutants"]:
+            if not row["alive"]:
+                continue
+            index = nearest(row["file"], row["change"], row["line"])
+            if index is None:
+                raise SystemExit(f"{row['file']} has no place for {row['change']}; say in the record where it went")
+            source, _, row["line"] = mutant(row["file"], index)
+            (tree / row["file"]).write_text(source)
+            row["alive"], seconds = run_tests(tree, tests_of(tree, row["file"]), limit)
+            if row["alive"]:
+                row["alive"], more = run_tests(tree, all_tests_of(tree, row["file"]), 4 * limit)
+                seconds += more
+            else:
+                row["first"] = "not noticed"
+            shutil.copy(ROOT / row["file"], tree / row["file"])
+            print("ALIVE" if row["alive"] else "killed", f"{seconds:.0f} s", row["file"], row["change"], flush=True)
+            records.write_text(json.dumps(summary, indent=1) + "\n")
+        summary["by_hand"] = []
+        for what, edits in BY_HAND.items():
+            for file, pattern, instead in edits:
+                text, times = re.subn(pattern, lambda _, new=instead: new, (tree / file).read_text(), count=1)
+                if not times:
+                    raise SystemExit(f"{file} has nothing like {pattern}: '{what}' is to be written anew")
+                (tree / file).write_text(text)
+            alive, seconds = run_tests(tree, list(_WHOLE), 4 * limit)
+            for file, _, _ in edits:
+                shutil.copy(ROOT / file, tree / file)
+            summary["by_hand"].append({"what": what, "alive": alive})
+            print("ALIVE" if alive else "killed", f"{seconds:.0f} s", what, flush=True)
+            records.write_text(json.dumps(summary, indent=1) + "\n")
+
+
+@contextmanager
+def copied() -> Iterator[Path]:
+    """A copy of what tests need, to be changed; hypothesis does not look for smaller failures in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "tree")
+        tree.mkdir()
+        for part in ("src", "tests", "conftest.py", "pyproject.toml"):
+            copier = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copier(ROOT / part, tree / part)
+        with (tree / "conftest.py").open("a") as conftest:
+            conftest.write(_NO_SHRINKING)
+        yield tree
+
+
 def page(summary: dict[str, object]) -> str:
     """The records as a page: how many were noticed, and those that were not, each with what was found about it."""
     mutants = summary["mutants"]
     rows = []
-    for folder in FOLDERS:
-        own = [m for m in mutants if f"/{folder}/" in m["file"]]
-        if own:
-            now = len(own) - sum(m["alive"] for m in own)
-            first = now - sum("first" in m for m in own)
-            rows.append(f"| {folder} | {len(own)} | {first} | {now} |")
-    alive = [
-        f"| `{m['file'].removeprefix('src/blindharmony/')}:{m['line']}` | `{m['change']}` | {m.get('note', '')} |"
+    for folder in (*FOLDERS, "sampling"):
+        changed = [m for m in mutants if m["file"].startswith(f"src/blindharmony/{folder}")]
+        if changed:
+            now = len(changed) - sum(m["alive"] for m in changed)
+            first = now - sum("first" in m and not m["alive"] for m in changed)
+            rows.append(f"| {folder} | {len(changed)} | {first} | {now} |")
+    where = "`{file}:{line}`"
+    table = [
+        f"| {where.format(**m | {'file': m['file'].removeprefix('src/blindharmony/')})} | `{m['change']}` "
+        f"| {m.get('note', '')} | {'no' if m['alive'] else 'yes'} |"
         for m in mutants
-        if m["alive"]
+        if m["alive"] or "note" in m
     ]
+    by_hand = [f"| {m['what']} | {'no' if m['alive'] else 'yes'} |" for m in summary.get("by_hand", [])]
     return "\n".join(
         [
             "# Do the tests notice a wrong program?",
@@ -180,17 +278,24 @@ def page(summary: dict[str, object]) -> str:
             f"Made by `python benchmarks/mutants.py --page docs/measured_mutants.json`. {len(mutants)} of "
             f"{summary['places']} places in the flow and the harmonization were changed, one at a time, chosen by "
             f"chance (seed {summary['seed']}): an operator, a comparison, a number, a branch."
-            + (" Only the tests that know a file best were asked." if summary["quick"] else ""),
+            + (" Only the tests that know a file best were asked." if summary["quick"] else "")
+            + " Those that survived were tried again after more tests were written (`--again`); the others were not.",
             "",
             "| part | changed | noticed at first | with the tests then added |",
             "|---|---|---|---|",
             *rows,
             "",
-            "## Not noticed",
+            "## Small changes that were missed for long",
             "",
-            "| place | change | what it is |",
-            "|---|---|---|",
-            *alive,
+            "| place | change | what it is | noticed now |",
+            "|---|---|---|---|",
+            *table,
+            "",
+            "## Whole steps left out",
+            "",
+            "| program | noticed |",
+            "|---|---|",
+            *by_hand,
             "",
         ]
     )
@@ -201,45 +306,44 @@ def main() -> None:
     arguments.add_argument("--mutants", type=int, default=150)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--minutes", type=float, default=60)
-    arguments.add_argument("--folder", choices=FOLDERS, help="one of the two only")
+    arguments.add_argument("--folder", choices=FOLDERS, help="one of them only")
     arguments.add_argument("--out", type=Path)
     arguments.add_argument(
         "--page", type=Path, metavar="JSON", help="write the page of these records, and nothing else"
     )
     arguments.add_argument("--limit", type=float, default=300, help="seconds after which a mutant counts as killed")
     arguments.add_argument("--quick", action="store_true", help="only the tests that know a file best")
-    given = arguments.parse_args()
-    if given.page:
-        given.page.with_suffix(".md").write_text(page(json.loads(given.page.read_text())))
+    arguments.add_argument(
+        "--again", type=Path, metavar="JSON", help="only those that survived, and programs that leave out a step"
+    )
+    options = arguments.parse_args()
+    if options.again:
+        meet_again(options.again, options.limit)
         return
-    chosen = [p for p in every_place() if given.folder in (None, Path(p[0]).parent.name)]
+    if options.page:
+        options.page.with_suffix(".md").write_text(page(json.loads(options.page.read_text())))
+        return
+    chosen = [p for p in every_place() if options.folder in (None, Path(p[0]).parent.name)]
     total = len(chosen)
-    random.Random(given.seed).shuffle(chosen)
-    end = time.monotonic() + 60 * given.minutes
+    random.Random(options.seed).shuffle(chosen)
+    end = time.monotonic() + 60 * options.minutes
     results: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder, "tree")
-        for part in ("src", "tests", "pyproject.toml"):
-            copier = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-            tree.mkdir(exist_ok=True)
-            copier(ROOT / part, tree / part)
-        with (tree / "tests/conftest.py").open("a") as conftest:
-            conftest.write(_NO_SHRINKING)
-        for file, index in chosen[: given.mutants]:
+    with copied() as tree:
+        for file, index in chosen[: options.mutants]:
             if time.monotonic() > end:
                 break
             source, change, line = mutant(file, index)
             (tree / file).write_text(source)
-            alive, seconds = run_tests(tree, tests_of(tree, file), given.limit)
-            if alive and not given.quick:
-                alive, more = run_tests(tree, all_tests_of(tree, file), 4 * given.limit)
+            alive, seconds = run_tests(tree, tests_of(tree, file), options.limit)
+            if alive and not options.quick:
+                alive, more = run_tests(tree, all_tests_of(tree, file), 4 * options.limit)
                 seconds += more
             shutil.copy(ROOT / file, tree / file)
             results.append({"file": file, "line": line, "change": change, "alive": alive})
             print(len(results), "ALIVE" if alive else "killed", f"{seconds:.0f} s", file, line, change, flush=True)
-            summary = {"places": total, "seed": given.seed, "quick": given.quick, "mutants": results}
-            if given.out:
-                given.out.write_text(json.dumps(summary, indent=1) + "\n")
+            summary = {"places": total, "seed": options.seed, "quick": options.quick, "mutants": results}
+            if options.out:
+                options.out.write_text(json.dumps(summary, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Synthetic heads with a known truth: the included template, deformed, on any grid, with noise and bias."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from hypothesis import strategies as st
 from nibabel.eulerangles import euler2mat
@@ -113,6 +115,19 @@ def synthetic_brain(
     data = tissue * np.exp(log_bias) + noise * rng.standard_normal(shape)
     data = np.where(brain, np.maximum(data, 0.01), np.maximum(data, 0) if skull else 0)
     return Head((600 * data).astype(np.float32), affine, brain, to_scan, log_bias.astype(np.float32))
+
+
+def written(path: Path, data: NDArray[np.float32], affine: NDArray[np.float64], *, top: float = 4000) -> Path:
+    """A scan as scanners write it: int16 with a slope, codes for scanner and aligned space, and a trailing axis."""
+    image = nib.Nifti1Image(np.zeros((*data.shape, 1), np.int16), affine)
+    image.header.set_slope_inter(0.5, 0)
+    stored = np.round(data / data.max() * top)[..., None].astype(np.int16)
+    image = nib.Nifti1Image(stored, affine, image.header)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 2)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+    return path
 
 
 def smooth_field(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -1,9 +1,12 @@
-"""A small target model, made without training."""
+"""Two targets for tests: a small one made without training, and the included one, quicker at bias fields."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from blindharmony.flows.pyramid import Pyramid, PyramidSpec
+from blindharmony.models.file import load_target
 from blindharmony.models.target import HeldOut, Target, TargetInfo, atlas_tensor
 from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony.preprocessing.registration import load_template
@@ -33,3 +36,13 @@ def synthetic_target() -> Target:
     coverage = inside.reshape(80, 2, 96, 2, 80, 2).mean((1, 3, 5)).astype(np.float32)
     mean = (brain / brain[inside].mean()).reshape(80, 2, 96, 2, 80, 2).mean((1, 3, 5)).astype(np.float32)
     return Target(info=info, levels=levels, quantiles=curves, coverage=coverage, mean_image=mean, pyramid=flow)
+
+
+def quick_included_target() -> Target:
+    """The included target, all of it, but for the voxels in which bias fields are fitted: 12 mm instead of 4.
+
+    On a scan of 3 mm N4 then takes one second and not twenty.
+    """
+    target = load_target("ds002748")
+    recipe = target.info.recipe.model_copy(update={"n4_shrink_mm": 12.0})
+    return replace(target, info=target.info.model_copy(update={"recipe": recipe}))

@@ -67,6 +67,59 @@ def test_what_the_reference_lists_has_an_example(name):
         assert ">>>" in inspect.getdoc(thing), name
 
 
+READ_BY_PEOPLE = [
+    path
+    for place in (".", "docs", "src", "benchmarks")
+    for path in ((ROOT / place).glob("*") if place == "." else (ROOT / place).rglob("*"))
+    if path.suffix in {".md", ".py", ".toml", ".yml", ".html"} and "site-packages" not in path.parts
+]
+HOMES = {PACKAGE.name: PACKAGE, "blindharmony_benchmark": ROOT / "benchmarks/src/blindharmony_benchmark"}
+# A group of entry points and the image of a container: names that are no modules.
+NO_MODULES = {"blindharmony.commands", "blindharmony.sif"}
+DOTTED = re.compile(r"(?<![\w/.@-])((?:blindharmony|blindharmony_benchmark)(?:\.[A-Za-z_]\w*)+)")
+FILES = re.compile(r"(?<![\w/.-])((?:src|tests|benchmarks|docs)/[\w./-]+\.(?:py|md|json|toml))\b")
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something that the module before it speaks of."""
+    package, *parts = name.split(".")
+    place = HOMES[package]
+    for part in parts:
+        if (place / part).is_dir():
+            place /= part
+        elif (place / f"{part}.py").is_file():
+            place /= f"{part}.py"
+        else:
+            module = place if place.suffix else place / "__init__.py"
+            return module.is_file() and re.search(rf"\b{part}\b", module.read_text()) is not None
+    return True
+
+
+def test_a_module_that_is_gone_is_noticed():
+    assert exists("blindharmony.io.volume.read_volume")
+    assert exists("blindharmony.cli")
+    assert not exists("blindharmony.image.volume")
+    assert not exists("blindharmony.io.volume.nothing_of_this_name")
+
+
+def test_every_module_that_is_named_exists():
+    named = {(name, path) for path in READ_BY_PEOPLE for name in DOTTED.findall(path.read_text())}
+    assert len(named) > 100
+    assert {
+        f"{path.relative_to(ROOT)}: {name}" for name, path in named if name not in NO_MODULES and not exists(name)
+    } == set()
+
+
+def test_every_file_that_a_page_names_exists():
+    pages = [
+        ROOT / "Makefile",
+        *(path for path in READ_BY_PEOPLE if path.suffix == ".md" or path.is_relative_to(ROOT / "benchmarks")),
+    ]
+    named = {(name, path) for path in pages for name in FILES.findall(path.read_text())}
+    assert len(named) > 20
+    assert {f"{path.relative_to(ROOT)}: {name}" for name, path in named if not (ROOT / name).exists()} == set()
+
+
 def test_the_package_stays_under_forty_megabytes():
     assert sum(p.stat().st_size for p in PACKAGE.rglob("*") if p.suffix != ".pyc" and p.is_file()) < 40e6
 

@@ -13,7 +13,7 @@ from blindharmony.api import judge_assessment as judge
 from blindharmony.errors import TargetError
 from blindharmony.flows.pyramid import redraw
 from blindharmony.preprocessing.registration import load_template
-from blindharmony.quality.checks import mask_fit, order_problem, tissue_order
+from blindharmony.quality.checks import _MISSED, _OUTSIDE, MaskFit, mask_fit, order_problem, tissue_order
 from blindharmony.quality.typicality import intensity_standing, standing, typicality
 from blindharmony.sampling import drawn_heads, redrawn
 
@@ -53,6 +53,15 @@ def test_a_good_mask_has_no_problem(brain, tiny_target):
     assert fit.grade == 0
     assert fit.problems() == []
     assert fit.size == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("limit", [_MISSED[0], _OUTSIDE[0]])
+def test_a_mask_at_its_limit_is_still_good(limit):
+    """What is graded is what is told: nothing at the limit, something beyond it."""
+    share = {"missed": limit, "outside": 0.0} if limit == _MISSED[0] else {"missed": 0.0, "outside": limit}
+    at, beyond = (MaskFit(size=1, **{k: v * by for k, v in share.items()}) for by in (1, 1.001))
+    assert (at.grade, at.problems()) == (0, [])
+    assert beyond.grade == len(beyond.problems()) == 1
 
 
 @pytest.mark.parametrize(
