@@ -11,6 +11,7 @@ from blindharmony.flows.glow import MultiScaleSpec
 from blindharmony.flows.networks import ConvResNet
 from blindharmony.flows.pyramid import PyramidSpec
 from blindharmony.harmonization.intensity import smooth_curve
+from blindharmony.harmonization.summary import rank_features
 from blindharmony.io.volume import read_volume
 from blindharmony.models.person import PersonModel
 from blindharmony.preprocessing.recipe import PrepRecipe
@@ -103,10 +104,12 @@ def test_the_curve_of_a_lone_scan_has_the_whole_usual_error(stripped_head, tiny_
         raise StopError(error)
 
     monkeypatch.setattr("blindharmony.harmonization.curve.lifting_curve", stop)
-    features = np.random.default_rng(0).normal(size=(3, 40))
+    brain = load_template().data
+    features = rank_features(brain, brain > 0, tiny_target.atlas)
+    rows = features + np.array([0.0, 1.0, -1.0])[:, None] * np.linspace(0.5, 1, features.size)
     curves = tiny_target.mean_curve * np.array([1.02, 1.0, 0.98])[:, None]
     recipe = PrepRecipe(n4_shrink_mm=12)
-    person = PersonModel(features, curves, np.arange(3))
+    person = PersonModel(rows, curves, np.arange(3))
     target = replace(tiny_target, person=person, info=tiny_target.info.model_copy(update={"recipe": recipe}))
     scan = read_volume((np.maximum(stripped_head.data, 0) ** 2).astype(np.float32), affine=stripped_head.affine)
     with pytest.raises(StopError) as stopped:

@@ -78,7 +78,8 @@ def test_what_does_not_show_the_same_head_is_not_believed(head, tiny_target, how
 
 def test_the_estimate_says_how_much_was_changed(head, tiny_target):
     image, mask = head
-    out = refined(Estimate(image), mask, with_restorer(tiny_target, smooth))
+    change = refine(image, mask, with_restorer(tiny_target, smooth), strength=1.0).change
+    out = refined(Estimate(image), mask, with_restorer(tiny_target, smooth, own=change / 7))
     assert out.figures["refinement strength"] == round(out.refinement, 3) != round(out.refinement, 4)
     assert refine(image, mask, tiny_target).strength == 0
 
