@@ -89,6 +89,18 @@ def test_a_mask_may_be_an_array_on_the_scans_grid(stripped_head, scan_file, tiny
     np.testing.assert_array_equal(prepared.to_file_grid(prepared.native.inside().astype(np.float32)) > 0.5, mask)
 
 
+def test_a_mask_without_the_lower_third_is_told_from_registration_to_verdict(scan_file, stripped_head, tiny_target):
+    up = stripped_head.affine[2, :3]
+    axis = int(np.abs(up).argmax())
+    height = np.indices(stripped_head.brain.shape)[axis] * np.sign(up[axis])
+    low, high = height[stripped_head.brain].min(), height[stripped_head.brain].max()
+    cut = harmonize(scan_file, tiny_target, mask=stripped_head.brain & (height > low + 0.35 * (high - low)))
+    overlap = cut.sidecar["Preparation"]["place"]["overlap"]
+    assert 0.8 < overlap < 0.9
+    assert any("overlap" in warning and f"{overlap:.2f}" in warning for warning in cut.warnings)
+    assert cut.trust.level != "good"
+
+
 def test_zero_outside_a_stripped_brain_stays_zero(result, stripped_head):
     assert (result.data[stripped_head.data == 0] == 0).all()
 
