@@ -161,6 +161,9 @@ _ABOUT = {
     "harmonization/intensity": (
         *("harmonization/test_curve_map.py", "harmonization/test_smooth.py", "harmonization/test_error_bar.py"),
     ),
+    "quality/checks": (
+        *("harmonization/test_assess_parts.py", "harmonization/test_trust.py", "harmonization/test_direction.py"),
+    ),
     "quality/metrics": ("report/test_report_metrics.py",),
 }
 
@@ -168,14 +171,15 @@ _ABOUT = {
 def tests_of(tree: Path, file: str) -> list[str]:
     """The module's own examples, and the tests that know it best."""
     room = f"{Path(file).parent.name}/{Path(file).stem}"
-    folder = "harmonization" if room.startswith(("quality", "blindharmony/sampling")) else Path(file).parent.name
-    return [file, *(str(tree / "tests" / name) for name in _ABOUT.get(room, (folder,)))]
+    folder = Path(file).parent.name if room.startswith(FOLDERS) else "harmonization"
+    known = [tree / "tests" / name for name in ("test_exact_numbers.py", *_ABOUT.get(room, (folder,)))]
+    return [file, *(str(path) for path in known if path.exists())]
 
 
 def all_tests_of(tree: Path, file: str) -> list[str]:
     """Every test of the folder, and the method from end to end."""
-    folder = Path(file).parent.name
-    return [str(tree / "tests" / (folder if folder in ("flows", "harmonization") else "harmonization")), *_WHOLE, file]
+    folders = [tree / "tests" / name for name in {Path(file).parent.name, "harmonization"}]
+    return [*(str(folder) for folder in folders if folder.is_dir()), *_WHOLE, file]
 
 
 def run_tests(tree: Path, tests: list[str], limit: float) -> tuple[bool, float]:
@@ -189,6 +193,8 @@ def run_tests(tree: Path, tests: list[str], limit: float) -> tuple[bool, float]:
         )
     except subprocess.TimeoutExpired:
         return False, limit  # a loop that no longer ends; give a busy machine a larger --limit
+    if done.returncode > 2:
+        raise SystemExit(f"pytest could not run {' '.join(tests)}:\n{done.stdout.decode()[-1000:]}")
     return done.returncode == 0, time.monotonic() - start
 
 

@@ -9,16 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from blindharmony.api import harmonize, learn_scanner
 from blindharmony.cli.main import main
 from blindharmony.files import file_sha256
-from heads import head_grid, synthetic_brain, written
-
-
-def change(result, other):
-    """How far two results are apart inside the brain, as a share of its mean."""
-    brain = result.mask & other.mask
-    return np.abs(result.data - other.data)[brain].mean() / result.data[brain].mean()
+from heads import synthetic_brain
 
 
 @pytest.fixture(scope="module")
@@ -105,30 +98,3 @@ def test_a_rerun_gives_the_same_bytes_of_every_file(folder, real_scan, real_targ
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
     assert {"".join(path.suffixes) for path in tmp_path.iterdir()} == {".nii.gz", ".html", ".json"}
-
-
-def test_a_monotone_change_of_the_source_does_not_matter(real_result, noisy_head, real_target, tmp_path):
-    scan = written(tmp_path / "sub-07_T1w.nii.gz", np.log1p(noisy_head.data / 300), noisy_head.affine)
-    assert change(real_result, harmonize(scan, real_target)) < 0.03
-
-
-def test_a_scan_like_the_targets_is_left_alone(real_result, real_target):
-    again = harmonize(real_result.image, real_target)
-    assert change(real_result, again) < 0.02
-    assert again.trust.level == "good"
-
-
-def test_two_scans_of_one_scanner_share_a_curve(
-    real_scan, real_result, real_target, kept_preparation, tmp_path_factory
-):
-    other = synthetic_brain(*head_grid(5, mm=3.0), seed=5, noise=0.06)
-    second = written(tmp_path_factory.mktemp("second") / "sub-08_T1w.nii.gz", other.data**1.4, other.affine, top=900)
-    scanner = learn_scanner([real_scan, second], real_target, cache=kept_preparation)
-    assert scanner.scans == 2
-    assert scanner.lift > 0
-    assert len(scanner.rounds) == 3
-    shared = harmonize(real_scan, real_target, scanner=scanner, cache=kept_preparation, refine=False)
-    assert "lift" in shared.sidecar["Preparation"]
-    assert shared.sidecar["Parameters"]["Scanner"]["Scans"] == 2
-    assert shared.trust.level == "good"
-    assert change(real_result, shared) < 0.1
