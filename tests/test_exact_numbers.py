@@ -107,7 +107,7 @@ def test_the_curve_of_a_lone_scan_has_the_whole_usual_error(stripped_head, tiny_
     brain = load_template().data
     features = rank_features(brain, brain > 0, tiny_target.atlas)
     rows = features + np.array([0.0, 1.0, -1.0])[:, None] * np.linspace(0.5, 1, features.size)
-    curves = tiny_target.mean_curve * np.array([1.02, 1.0, 0.98])[:, None]
+    curves = tiny_target.mean_curve * np.array([1.002, 1.0, 0.998])[:, None]
     recipe = PrepRecipe(n4_shrink_mm=12)
     person = PersonModel(rows, curves, np.arange(3))
     target = replace(tiny_target, person=person, info=tiny_target.info.model_copy(update={"recipe": recipe}))
