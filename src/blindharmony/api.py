@@ -27,7 +27,7 @@ from blindharmony.harmonization.methods import HarmonizationMethod, estimate, me
 from blindharmony.harmonization.native import to_scan
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import ScanSummary, source_quantiles, summarize
-from blindharmony.io.volume import Source, Volume, read_volume
+from blindharmony.io.volume import Source, Volume, noticed, read_volume
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.brain import read_mask
@@ -361,9 +361,10 @@ def prepared_for(
 
 @contextmanager
 def naming(source: Volume) -> Iterator[None]:
-    """Errors inside name the scan's file."""
+    """Errors inside name the scan's file, and what was noticed when it was read."""
     try:
-        yield
+        with noticed(source.warnings):
+            yield
     except BlindHarmonyError as error:
         if error.path is None and source.path is not None and not isinstance(error, UsageError):
             raise type(error)(error.what, remedy=error.remedy, path=source.path) from error

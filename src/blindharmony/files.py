@@ -17,7 +17,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike, fspath
 from pathlib import Path, PurePath
@@ -89,10 +89,22 @@ def entities(path: str | PurePath) -> dict[str, str]:
     return {**found, "suffix": suffix}
 
 
+def scan_name(path: str | PurePath) -> str:
+    """The name that results are called after: the file's own, for FreeSurfer's volumes with the subject before it.
+
+    Example:
+        >>> scan_name("subjects/sub-01/mri/orig.mgz"), scan_name("a/scan.mgz")
+        ('sub-01_orig.mgz', 'scan.mgz')
+    """
+    pure = PurePath(path)
+    subject = pure.parent.parent.name
+    return f"{subject}_{pure.name}" if pure.suffix == ".mgz" and pure.parent.name == "mri" and subject else pure.name
+
+
 def output_name(path: str | PurePath, desc: str, *, suffix_ext: str | None = None) -> str:
     """Name a result after its source: ``desc-<desc>`` goes last, before a BIDS suffix.
 
-    Only the file's name counts, never its folders, and no result can lie outside the output folder.
+    Only the file's name counts (:func:`scan_name`), and no result can lie outside the output folder.
 
     Args:
         path: The source scan.
@@ -174,9 +186,10 @@ def result_names(path: str | PurePath) -> dict[str, str]:
 def _named(path: str | PurePath, desc: str, *, suffix: str | None) -> str:
     if not (desc.isascii() and desc.isalnum()):
         raise ValueError(f"desc must be letters and digits, not {desc!r}")
-    parts = split_name(path)[0].split("_")
+    name = scan_name(path)
+    parts = split_name(name)[0].split("_")
     # Only in a BIDS name is the last word a suffix; a plain name is kept whole.
-    last = [_leaf(parts.pop())] if entities(path) else []
+    last = [_leaf(parts.pop())] if entities(name) else []
     stem = _leaf("_".join(part for part in parts if not part.startswith("desc-")), _LONGEST_SOURCE)
     return "_".join([stem, f"desc-{desc}", *([suffix] if suffix else last)])
 
@@ -258,8 +271,49 @@ def _whole(text: str) -> int:
     return value
 
 
-# What file systems without hard links (exFAT, some network shares) answer.
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+
+
+def check_outputs(outputs: Iterable[str | PathLike[str]], inputs: Iterable[str | PathLike[str] | None] = ()) -> None:
+    """Refuse outputs that are inputs (by path, link or inode), or that are no regular files.
+
+    Every command asks this before its work begins; ``overwrite`` is no permission to replace a scan.
+
+    Args:
+        outputs: Files that will be written.
+        inputs: Files that are read; None and what is not there count nothing.
+
+    Raises:
+        OutputError: If one is, or is a folder, pipe or device.
+
+    Example:
+        >>> check_outputs(["out/a.nii"], ["b.nii", None])
+        >>> check_outputs(["x/../b.nii"], ["b.nii"])
+        Traceback (most recent call last):
+        blindharmony.errors.OutputError: x/../b.nii: this is an input of the run; choose another folder or name
+    """
+    read = {identity for path in inputs if path is not None for identity in _identities(Path(path))}
+    for path in map(Path, outputs):
+        if read & _identities(path):
+            raise OutputError("this is an input of the run", remedy="choose another folder or name", path=path)
+        if path.exists() and not path.is_file():
+            what = (
+                "a file and a folder have the same name"
+                if path.is_dir()
+                else "this is a pipe or a device, no regular file"
+            )
+            raise OutputError(what, remedy="choose another folder or name", path=path)
+
+
+def _identities(path: Path) -> set[object]:
+    """What tells a file from all others: its real path, and its inode if it is there (hard links share it)."""
+    identities: set[object] = set()
+    with suppress(OSError, RuntimeError):
+        identities.add(path.resolve())
+    with suppress(OSError):
+        status = path.stat()
+        identities.add((status.st_dev, status.st_ino))
+    return identities
 
 
 @contextmanager
@@ -288,6 +342,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
         path.parent.mkdir(parents=True, exist_ok=True)
         if not overwrite and os.path.lexists(path):
             raise taken(path)
+        check_outputs([path])
         yield temporary
         _flush(temporary)
         move(temporary, path, overwrite=overwrite)
@@ -321,9 +376,14 @@ def write_text(path: str | os.PathLike[str], content: str, *, overwrite: bool = 
 
 
 def _flush(temporary: Path) -> None:
-    # Without it, a power cut after the rename can leave a complete name with no content.
+    # Without it, a power cut after the rename can leave a complete name with no content. Some network and user-space
+    # file systems have no such call: only what says that content is lost counts.
     with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno in _LOST:
+                raise
 
 
 def move(temporary: Path, path: Path, *, overwrite: bool = False) -> None:
@@ -340,11 +400,15 @@ def move(temporary: Path, path: Path, *, overwrite: bool = False) -> None:
         os.link(temporary, path)
     except FileExistsError as error:
         raise taken(path) from error
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
+    except OSError:
+        # File systems without hard links (exFAT, network shares, FUSE) answer with nearly any number. What is really
+        # wrong with the disk is wrong with the next call too.
         _claim(path)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _claim(path: Path) -> None:
@@ -402,10 +466,8 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
         ['a.json']
     """
     first, last, folder = places[0], places[-1], places[-1].parent
-    used = {path.resolve() for path in inputs}
+    check_outputs(places, inputs)
     for place in places:
-        if place.resolve() in used:
-            raise OutputError("this is an input of the run", remedy="choose another folder or name", path=place)
         if os.path.lexists(place) and not overwrite:
             raise taken(place)
     staged = folder / f".{last.name[:32]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"

@@ -19,7 +19,16 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from blindharmony.api import harmonize
 from blindharmony.errors import InputError, TargetError, UsageError
-from blindharmony.files import file_sha256, mask_name, parse_json, read_text, sidecar_name, split_name, viewer_name
+from blindharmony.files import (
+    check_outputs,
+    file_sha256,
+    mask_name,
+    parse_json,
+    read_text,
+    sidecar_name,
+    split_name,
+    viewer_name,
+)
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.io.volume import Volume, read_volume
 from blindharmony.models.file import load_target
@@ -327,10 +336,11 @@ def view(
     image = _image(result)
     pair = read_pair(image, scan=scan, inputs=inputs)
     packed = pack(pair.before.data, pair.after.data, pair.mask, pair.after.affine)
+    page = out or image.with_name(viewer_name(image))
+    sidecar = image.with_name(sidecar_name(image))
+    check_outputs([page], [image, sidecar, scan, pair.before.path])
     name = pair.before.path.name if pair.before.path else image.name
-    return write_viewer(
-        *packed, out or image.with_name(viewer_name(image)), name=name, unit=pair.unit, overwrite=overwrite
-    )
+    return write_viewer(*packed, page, name=name, unit=pair.unit, overwrite=overwrite)
 
 
 def read_pair(image: Path, *, scan: Path | None = None, inputs: Sequence[Path] = ()) -> Pair:

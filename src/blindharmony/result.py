@@ -531,7 +531,7 @@ class HarmonizeResult:
         Raises:
             OutputError: If a file exists and ``overwrite`` is false, or cannot be written.
         """
-        names = result_names(self.name)
+        names = result_names(self.source.path or self.name)
         places = [Path(folder) / name for name in names.values()]
         with written_together(places, overwrite=overwrite, inputs=self.inputs) as staged:
             files = [write_like(self.source, self.data, staged / names["scan"])]

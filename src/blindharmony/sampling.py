@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from blindharmony.api import naming, prepared_for
 from blindharmony.errors import OutputError, TargetError, UsageError
-from blindharmony.files import write_text
+from blindharmony.files import check_outputs, write_text
 from blindharmony.flows.pyramid import Pyramid, redraw
 from blindharmony.harmonization.summary import harmonize_match
 from blindharmony.io.volume import Source, read_volume
@@ -151,6 +151,7 @@ def sample(
     names = [[f"sample-{index + 1:02d}_temperature-{t:.2f}.nii.gz" for index in range(number)] for t in temperatures]
     sheet, notes = folder / "samples.html", folder / "samples.json"
     for file in [*(folder / n for row in names for n in row), notes, sheet]:
+        check_outputs([file], [source for source in (scan, mask) if isinstance(source, str | Path)])
         if file.exists() and not overwrite:
             raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)
     scanned = [] if scan is None else [_scan_section(model, scan, mask, seed)]

@@ -97,7 +97,7 @@ def test_wrong_checksum(scan):
 
 def test_analyze_does_not_tell_left_from_right(tmp_path, head):
     nib.save(nib.Spm99AnalyzeImage(head, np.eye(4)), tmp_path / "a.img")
-    refused(tmp_path / "a.img", "left from right", "dcm2niix")
+    refused(tmp_path / "a.img", "Analyze", "left and right", "nib-convert")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -99,7 +99,7 @@ def test_values(tmp_path, head):
 def test_few_bad_voxels_are_repaired_and_reported(head):
     data = head.astype(np.float32)
     data[5, 5, 5], data[6, 6, :2] = np.nan, np.inf
-    volume = read_volume(data)
+    volume = read_volume(data, affine=np.eye(4))
     assert volume.data[5, 5, 5] == 0
     assert volume.warnings == ("3 voxels were NaN or infinite and were set to 0",)
 

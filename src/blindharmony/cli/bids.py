@@ -206,6 +206,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise UsageError(f"--scanner-column and --scanner-grouping {how} exclude each other", remedy="use one of them")
     if arguments.mask_dir and not arguments.mask_dir.is_dir():
         raise UsageError(f"{arguments.mask_dir}: no such folder", remedy="check --mask-dir")
+    if arguments.mask_dir and arguments.mask_dir.resolve() == arguments.output_dir.resolve():
+        raise UsageError("--mask-dir is the output folder: masks would be replaced", remedy="choose another folder")
     if not arguments.skip_bids_validation:
         check_input(arguments.bids_dir)
         check_with_validator(arguments.bids_dir)

@@ -37,10 +37,10 @@ from blindharmony.errors import (
     UsageError,
     reportable,
 )
-from blindharmony.files import locked, output_name, result_names, slug, write_bytes
-from blindharmony.io.bids import find_scans
+from blindharmony.files import check_outputs, locked, output_name, result_names, slug, write_bytes
+from blindharmony.io.bids import list_scans
 from blindharmony.io.dicom import choose, convert, is_dicom
-from blindharmony.io.tables import scanner_table
+from blindharmony.io.tables import scanner_table, unmatched
 from blindharmony.settings import CHOICES, HarmonizeSettings
 from blindharmony.study.ledger import kept_gb, largest
 
@@ -150,7 +150,7 @@ def _only_dicom(path: Path) -> bool:
     try:
         if not path.is_dir():
             return path.is_file() and is_dicom(path)
-        find_scans([path])
+        list_scans([path])
     except NothingFoundError:
         return is_dicom(path)
     except OSError:
@@ -231,7 +231,7 @@ def check_group(arguments: argparse.Namespace, method: str) -> None:
         _mask_not_there(arguments.save_scanner, arguments)
 
 
-def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, list[Path]]:
+def groups_of(arguments: argparse.Namespace, paths: list[Path], screen: Screen) -> dict[str, list[Path]]:
     """Scanner's name → its scans; empty if scans go one by one.
 
     Raises:
@@ -247,6 +247,8 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
     for path in paths:
         if name := scanner_of.get(path.name, ""):
             found.setdefault(name, []).append(path)
+    for line in unmatched([path.name for path in paths], scanner_of):
+        screen.problem(f"blindharmony: warning: {arguments.group_table.name}: {line}")
     if not found:
         raise ScannerError(
             "none of the scans is in this table",
@@ -260,6 +262,8 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, lis
             remedy="give them names that differ in letters or digits",
             path=arguments.group_table,
         )
+    if arguments.save_scanner:
+        check_outputs([_scanner_file(arguments, name) for name in found], [*paths, *_inputs(arguments)])
     for name in found if arguments.save_scanner else ():
         _mask_not_there(_scanner_file(arguments, name), arguments)
     return found
@@ -440,6 +444,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     paths, unfound = found_scans(scans, arguments.participant_label, arguments.suffix, screen)
     missing = [*unconverted, *unfound]
     _check(paths)
+    if arguments.save_scanner:
+        check_outputs([arguments.save_scanner] if arguments.group else [], [*paths, *_inputs(arguments)])
     masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.api import harmonize
@@ -450,7 +456,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     outcomes = Outcomes(screen, json=arguments.json)
     for problem in missing:
         outcomes.fail(problem)
-    groups = groups_of(arguments, paths)
+    groups = groups_of(arguments, paths, screen)
     if groups:
         # A group takes a minute a scan before its first result would be refused.
         for path in paths:
@@ -499,7 +505,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
 
 def _check(paths: list[Path]) -> None:
-    names = Counter(name for p in paths for name in result_names(p.name).values())
+    names = Counter(name for p in paths for name in result_names(p).values())
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise UsageError(
@@ -507,10 +513,15 @@ def _check(paths: list[Path]) -> None:
         )
 
 
+def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:
+    """The files that options name."""
+    return [arguments.target, arguments.group_table, arguments.scanner, arguments.mask]
+
+
 def _not_there(arguments: argparse.Namespace, path: Path, masks: dict[Path, Path]) -> None:
     """Notice an existing result before the work, not after it."""
-    for file in (arguments.out / name for name in result_names(path.name).values()):
-        if path in masks and file.resolve() == masks[path].resolve():
-            raise OutputError("this mask would be replaced by a result", remedy="choose another --out", path=file)
+    places = [arguments.out / name for name in result_names(path).values()]
+    check_outputs(places, [*_inputs(arguments), path, masks.get(path)])
+    for file in places:
         if file.exists() and not arguments.overwrite:
             raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)

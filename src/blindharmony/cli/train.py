@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from blindharmony.cli.console import Screen, Stage
 from blindharmony.cli.options import amount, count, whole
 from blindharmony.errors import UsageError
+from blindharmony.files import check_outputs
 from blindharmony.io.bids import list_scans
 from blindharmony.settings import SettingsGroup, TrainSettings
 
@@ -177,6 +178,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     for line in listing.lines() if compute.group.first else ():
         screen.problem(f"blindharmony: warning: {line}")
     page = arguments.out.with_name(f"{arguments.out.stem}.training.html")
+    check_outputs([arguments.out, page, log_name(arguments.out)], listing.scans)
     with screen.progress("", left=False) as stage:
         target = train(
             listing.scans,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.errors import OutputError
-from blindharmony.files import write_bytes, write_text
+from blindharmony.files import check_outputs, write_bytes, write_text
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target, card_rows, included_targets
 from blindharmony.version import VERSION
@@ -42,7 +42,9 @@ def write_bundle(target: str | Path, folder: Path, *, overwrite: bool = False) -
     model = load_target(str(target))
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=folder)
-    content = included_targets().get(str(target), Path(target)).read_bytes()
+    source = included_targets().get(str(target), Path(target))
+    check_outputs([folder / MODEL, folder / "LICENSE"], [source])
+    content = source.read_bytes()
     write_bytes(folder / MODEL, content, overwrite=overwrite)
     texts = {
         "configs/metadata.json": json.dumps(bundle_metadata(model), indent=2) + "\n",

@@ -11,6 +11,7 @@ Source: BIDS specification 1.10, "Entities" and "Anatomy imaging data".
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from typing import Any
 
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.files import IMAGE_EXTENSIONS, entities, mask_name, output_name, parse_json, read_text, split_name
+from blindharmony.io.headers import FOREIGN, begins_as_dicom
 
 # Of an .img/.hdr pair only one half is listed.
 _LISTED = frozenset(IMAGE_EXTENSIONS) - {".hdr"}
 _NIFTI = (".nii", ".nii.gz")
 _MASKS = frozenset({"mask", "dseg"})
 _RESULTS = frozenset({"desc-harmonized", "desc-harmonizedSD"})
+_ORIG = Path("mri", "orig.mgz")
 # BIDS labels are letters and digits (since 1.9 also "+"): nothing that could lead out of a folder.
 _LABEL = re.compile(r"[A-Za-z0-9+]+")
 
@@ -134,7 +137,7 @@ def list_scans(
 
     A folder is a BIDS data set when it has a ``dataset_description.json`` or ``sub-*`` folders; there,
     ``sub-*/[ses-*/]anat/*_<suffix>.nii[.gz]`` are taken (:func:`bids_scans`). In other folders all images are taken,
-    without subfolders. A file is taken whatever its name says.
+    without subfolders, or the ``mri/orig.mgz`` of FreeSurfer subjects. A file is taken whatever its name says.
 
     Args:
         inputs: Files and folders, in the order wanted.
@@ -200,10 +203,25 @@ def _listed(path: Path, suffix: str, participants: Sequence[str] | None) -> List
     if is_bids(path):
         scans, passed_over = bids_scans(path, suffix=suffix, participants=participants)
         return Listing(tuple(scan.path for scan in scans), tuple(passed_over))
-    listing = _plain_folder(path)
+    listing = _freesurfer(path) or _plain_folder(path)
     if not listing.scans:
         raise _nothing(path, f"images ({', '.join(sorted(_LISTED))})", listing.passed_over, "the folder and the suffix")
     return listing
+
+
+def _freesurfer(folder: Path) -> Listing | None:
+    """The volumes of FreeSurfer subjects: of one, or of a ``$SUBJECTS_DIR``; None if the folder is neither."""
+    own = folder / _ORIG
+    if own.is_file():
+        return Listing((own,))
+    scans = sorted(subject / _ORIG for subject in folder.iterdir() if (subject / _ORIG).is_file())
+    # The average subjects that come with FreeSurfer are nobody's scans.
+    averages = [scan for scan in scans if scan.parent.parent.name.startswith("fsaverage")]
+    listing = Listing(
+        tuple(scan for scan in scans if scan not in averages),
+        tuple(PassedOver(scan, "an average of many people") for scan in averages),
+    )
+    return listing if listing.scans else None
 
 
 def _plain_folder(folder: Path) -> Listing:
@@ -212,9 +230,20 @@ def _plain_folder(folder: Path) -> Listing:
     for file in sorted(folder.iterdir()):
         stem, extension = split_name(file)
         # Hidden files are leftovers: macOS writes "._scan.nii.gz" beside each scan on a shared disk.
-        if stem.startswith(".") or extension.lower() not in _LISTED or file.is_dir():
+        if stem.startswith(".") or file.is_dir():
             continue
-        if why := _no_scan(file, entities(file)):
+        if file.is_symlink() and not file.exists() and _leads_back(file):
+            passed_over.append(PassedOver(file, "a link that leads back to itself"))
+        elif file.exists() and not file.is_file():
+            if extension.lower() in _LISTED:
+                passed_over.append(PassedOver(file, "no regular file"))
+        elif begins_as_dicom(file):  # whatever its name says
+            passed_over.append(PassedOver(file, "DICOM beside other images; give its series in a folder of their own"))
+        elif extension.lower() not in _LISTED:
+            if extension.lower() in FOREIGN:
+                what, remedy = FOREIGN[extension.lower()]
+                passed_over.append(PassedOver(file, f"{what}; {remedy}"))
+        elif why := _no_scan(file, entities(file)):
             passed_over.append(PassedOver(file, why))
         else:
             scans.append(file)
@@ -225,6 +254,14 @@ def _plain_folder(folder: Path) -> Listing:
 def _nothing(folder: Path, looked_for: str, passed_over: Sequence[PassedOver], check: str) -> NothingFoundError:
     lines = "".join(f"; {line}" for line in summarized(passed_over)[:3])
     return NothingFoundError(f"no scan found, looked for {looked_for}{lines}", remedy=f"check {check}", path=folder)
+
+
+def _leads_back(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _no_scan(file: Path, words: Mapping[str, str]) -> str:

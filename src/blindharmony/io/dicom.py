@@ -16,7 +16,7 @@ import nibabel as nib
 from blindharmony.commands import run_command
 from blindharmony.errors import InputError, NothingFoundError
 from blindharmony.files import parse_json, read_text
-from blindharmony.io.headers import MIN_VOXELS
+from blindharmony.io.headers import MIN_VOXELS, begins_as_dicom
 
 _DEPTH, _LOOKED_AT, _SECONDS = 5, 1000, 1800
 _T1 = re.compile(r"t1|mp-?rage|spgr|bravo|tfl3d|ir-?fspgr", re.IGNORECASE)
@@ -55,14 +55,7 @@ class Series:
 
 def is_dicom(path: Path) -> bool:
     """Say whether a file is DICOM, or a folder (five levels deep) holds some: by ``DICM`` at byte 128."""
-    for file in [path] if path.is_file() else _files(path):
-        try:
-            with file.open("rb") as opened:
-                if opened.read(132)[128:] == b"DICM":
-                    return True
-        except OSError:
-            continue
-    return False
+    return any(begins_as_dicom(file) for file in ([path] if path.is_file() else _files(path)))
 
 
 def _files(folder: Path) -> Iterator[Path]:

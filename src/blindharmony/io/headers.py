@@ -13,11 +13,13 @@ The order in which a file is judged, before any voxel is held in memory:
 
 from __future__ import annotations
 
+import errno
 import gzip
 import logging
+import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -38,15 +40,50 @@ _CHUNK = 2**20
 _SLACK = 2**24
 
 
+# "nib-convert" comes with nibabel, so it is there wherever this package is.
+_CONVERT = "convert it to NIfTI with 'nib-convert {} {}'"
+_SIDES = "and make sure of left and right, which this format does not tell"
+# Image formats of others: extension → what it is, and what helps.
+FOREIGN = {
+    **dict.fromkeys((".par", ".rec"), ("Philips PAR/REC", "convert it with dcm2niix or nib-convert")),
+    ".mnc": ("MINC", "convert it with nib-convert (MINC 1), mnc2nii or mri_convert"),
+    **dict.fromkeys((".head", ".brik"), ("AFNI", "convert it with nib-convert or 3dAFNItoNIFTI")),
+    **dict.fromkeys(
+        (".nrrd", ".nhdr", ".mha", ".mhd"), ("an ITK format", "read it with SimpleITK and give that image")
+    ),
+    **dict.fromkeys(
+        (".dcm", ".ima"), ("DICOM by its name, not by its content", "download it again, then use dcm2niix")
+    ),
+    ".gii": ("GIFTI, a surface", "give the volume that it was made from"),
+}
+# Formats that nibabel reads and that are no single volume with a place.
+_ANALYZE = f"{_CONVERT}, or fslchfiletype, {_SIDES}"
+_KINDS = {
+    "Analyze": ("Analyze 7.5", _ANALYZE),
+    "Spm99Analyze": ("Analyze 7.5 (SPM99)", _ANALYZE),
+    "Spm2Analyze": ("Analyze 7.5 (SPM2)", _ANALYZE),
+    "Cifti2": ("CIFTI, values on surfaces and not a volume", "give the volume that it was made from"),
+}
+
+
+def no_scan_format(kind: str, path: Path) -> InputError:
+    """What is said of a file that nibabel can read and that is no NIfTI or FreeSurfer volume."""
+    what, remedy = _KINDS.get(kind, (kind, f"{_CONVERT} {_SIDES}"))
+    return InputError(
+        f"this is {what}", remedy=remedy.format(path.name, f"{split_name(path)[0]}_converted.nii.gz"), path=path
+    )
+
+
 def check_file(path: Path) -> None:
     """Refuse what cannot be a scan from its name and first bytes.
 
     Raises:
-        InputError: If the file is missing, empty, a folder, DICOM, of an unknown extension, lacks its
-            ``.img``/``.hdr`` partner, or is named ``.gz`` without being compressed or the other way round.
+        InputError: If the file is missing, empty, a folder, a pointer to content that was not fetched, a web page,
+            DICOM, of an unknown extension, lacks its ``.img``/``.hdr`` partner, or is named ``.gz`` without being
+            compressed or the other way round.
     """
     if path.is_symlink() and not path.exists():
-        raise InputError("the link points to nothing", remedy="fetch the content, e.g. with datalad get", path=path)
+        raise _broken_link(path)
     if path.is_dir():
         raise InputError("this is a folder", remedy="name one scan in it", path=path)
     if not path.exists():
@@ -55,13 +92,17 @@ def check_file(path: Path) -> None:
         raise InputError("this is no regular file", remedy="save the scan to disk first", path=path)
     try:
         with path.open("rb") as file:
-            start = file.read(132)
+            start = file.read(348)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", remedy="check its permissions", path=path) from error
-    if start[128:] == b"DICM":
+    if _is_dicom(start):
         raise InputError("this is a DICOM file", remedy="convert its series with dcm2niix", path=path)
+    _check_fetched(path, start)
     stem, extension = split_name(path)
     if extension.lower() not in IMAGE_EXTENSIONS:
+        if extension.lower() in FOREIGN:
+            what, remedy = FOREIGN[extension.lower()]
+            raise InputError(f"this is {what}", remedy=remedy, path=path)
         raise InputError(
             f"{extension or 'a name without extension'} is not a known image type",
             remedy=f"give one of {', '.join(IMAGE_EXTENSIONS)}",
@@ -73,10 +114,63 @@ def check_file(path: Path) -> None:
     _check_partner(path, stem, extension)
 
 
+def begins_as_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its first bytes; False for what cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return _is_dicom(file.read(132))
+    except OSError:
+        return False
+
+
+def _is_dicom(start: bytes) -> bool:
+    return start[128:132] == b"DICM"
+
+
+def _broken_link(path: Path) -> InputError:
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return InputError("the link leads back to itself", remedy="replace it by the scan", path=path)
+    leads = os.fsdecode(path.readlink())
+    if "annex/objects" in leads:
+        return InputError("its content was not fetched", remedy=_FETCH.format(path.name), path=path)
+    remedy = "bring the file back, or fetch the content, e.g. with datalad get"
+    return InputError("the link points to nothing", remedy=remedy, path=path)
+
+
+_FETCH = "fetch the content with 'datalad get {0}' or 'git annex get {0}'"
+
+
+def _check_fetched(path: Path, start: bytes) -> None:
+    """Refuse the small text files that stand for a scan whose content is elsewhere."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
+    if text.startswith((b"/annex/objects/", b"../.git/annex")) or b".git/annex/objects/" in start:
+        raise InputError(
+            "its content was not fetched (a git-annex pointer)", remedy=_FETCH.format(path.name), path=path
+        )
+    if text.startswith(b"version https://git-lfs"):
+        remedy = f"fetch the content with 'git lfs pull --include={path.name}'"
+        raise InputError("its content was not fetched (a git-lfs pointer)", remedy=remedy, path=path)
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        remedy = "download it again; the site may ask for a login first"
+        raise InputError("this is a web page, not a scan", remedy=remedy, path=path)
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first bytes of a file, uncompressed."""
+    with gzip.open(path) if path.name.lower().endswith((".gz", ".mgz")) else path.open("rb") as file:
+        return file.read(count)
+
+
 def _check_compression(path: Path, extension: str, start: bytes) -> None:
     named, packed = extension.endswith((".gz", ".mgz")), start[:2] == b"\x1f\x8b"
     if named and not packed:
-        raise InputError(f"named {extension} but not compressed", remedy="rename it or download it again", path=path)
+        whole = start[344:347] in (b"n+1", b"ni1") or start[4:7] in (b"n+2", b"ni2") or start[:4] == b"\0\0\0\1"
+        plain = extension.removesuffix(".gz") if extension != ".mgz" else ".mgh"
+        remedy = f"rename it to {plain}" if whole else "it is no image; convert or download it again"
+        raise InputError(f"named {extension} but not compressed", remedy=remedy, path=path)
     if packed and not named:
         raise InputError(f"compressed but named {extension}", remedy=f"rename it to {extension}.gz", path=path)
 
@@ -315,6 +409,49 @@ def check_affine(affine: npt.NDArray[np.generic], path: Path | None) -> npt.NDAr
     return matrix
 
 
+def best_affine(image: SpatialImage) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    """The affine to be used, in mm, and what had to be chosen or converted for it.
+
+    It is the image's own, which may have been changed in memory. Where that is the header's sform and no place at all
+    (zeros, NaN), the qform is used, as ITK and fMRIPrep do. Metres and micrometres that the header declares are
+    converted, unless the numbers make sense only as millimetres.
+    """
+    header: Any = image.header
+    # An image made in memory may leave its affine to the header.
+    matrix = np.array(header.get_best_affine() if image.affine is None else image.affine, dtype=np.float64)
+    notes: list[str] = []
+    if not isinstance(image.header, nib.nifti1.Nifti1Header):
+        return matrix, ()
+    if not _usable(matrix) and int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
+        with suppress(HeaderDataError, ValueError, np.linalg.LinAlgError), np.errstate(all="ignore"):
+            qform = np.array(header.get_qform(), dtype=np.float64)
+            if _usable(qform):
+                matrix = qform
+                notes.append("the sform is no place (zeros, NaN or without volume); the qform was used")
+    unit = _UNITS.get(int(header["xyzt_units"]) & 7)
+    if unit and _usable(matrix):
+        name, millimetres = unit
+        with np.errstate(all="ignore"):
+            size = voxel_size(matrix)
+            converted = millimetres * size
+        if not _head_sized(size) and _head_sized(converted):
+            matrix[:3] *= millimetres
+            notes.append(f"the header is in {name}, which were converted to millimetres")
+    return matrix, tuple(notes)
+
+
+def _usable(matrix: npt.NDArray[np.float64]) -> bool:
+    if not np.isfinite(matrix).all():
+        return False
+    with np.errstate(all="ignore"):
+        size = voxel_size(matrix)
+        return bool((size > 0).all() and np.isfinite(size).all() and abs(np.linalg.det(matrix[:3, :3] / size)) >= 1e-3)
+
+
+def _head_sized(size: npt.NDArray[np.float64]) -> bool:
+    return bool(size.min() > MIN_SPACING and size.max() < MAX_SPACING)
+
+
 def voxel_size(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the length of a step along each axis in mm, shape ``(3,)``: the affine's column norms."""
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
@@ -323,11 +460,11 @@ def voxel_size(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 MAX_DISAGREEMENT = 1.0
 # Cosine of the angle between two axes, and share of a voxel, that are more than rounding.
 MAX_SHEAR, MAX_STRETCH = 0.02, 0.05
-_UNITS = {1: "metres", 3: "micrometres"}
+_UNITS = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
 
 
 def orientation_warnings(
-    image: SpatialImage, affine: npt.NDArray[np.float64], shape: tuple[int, int, int]
+    image: SpatialImage, affine: npt.NDArray[np.float64], shape: tuple[int, int, int], *, mended: bool = False
 ) -> tuple[str, ...]:
     """Say what the header leaves unknown, or says twice and differently, one sentence each.
 
@@ -335,13 +472,14 @@ def orientation_warnings(
         image: The image with its header.
         affine: The affine that is used, shape ``(4, 4)``.
         shape: Voxels along each axis.
+        mended: Whether :func:`best_affine` has chosen or converted it and has said so: then the header disagrees.
     """
     axes = affine[:3, :3] / voxel_size(affine)
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
     slanted = (f"the axes are {np.degrees(np.arcsin(min(1.0, shear))):.0f} degrees off a right angle",)
     # Wild numbers overflow on the way to a place that is then found to disagree.
     with np.errstate(all="ignore"):
-        places = _places(image, affine, shape)
+        places = () if mended else _places(image, affine, shape)
     return (*places, *(slanted if shear > MAX_SHEAR else ()))
 
 
@@ -352,7 +490,7 @@ def _places(image: SpatialImage, affine: npt.NDArray[np.float64], shape: tuple[i
     if not isinstance(image.header, nib.nifti1.Nifti1Header):
         return ()
     unit = _UNITS.get(int(header["xyzt_units"]) & 7)
-    units = (f"the header says {unit}; millimetres were assumed",) if unit else ()
+    units = (f"the header says {unit[0]}; millimetres were assumed",) if unit else ()
     codes = int(header["sform_code"]), int(header["qform_code"])
     if max(codes) <= 0:
         return (*units, _UNKNOWN)
@@ -404,15 +542,36 @@ class Template:
     header: Any  # nibabel's headers share no typed interface
 
     @classmethod
-    def of(cls, image: nib.spatialimages.SpatialImage) -> Template:
-        """Take the template from an image.
+    def of(cls, image: nib.spatialimages.SpatialImage, affine: npt.NDArray[np.float64] | None = None) -> Template:
+        """Take the template from an image; a NIfTI header gets the affine that is used, if it has another one.
+
+        Args:
+            image: The image.
+            affine: What is used, in mm, shape ``(4, 4)``; the header's own if None.
 
         Example:
             >>> import numpy as np
             >>> Template.of(nib.Nifti1Image(np.zeros((4, 4, 4, 1), np.int16), np.eye(4))).shape
             (4, 4, 4, 1)
         """
-        return cls(_kind(image), tuple(int(n) for n in image.shape), image.header.copy())
+        header: Any = image.header.copy()
+        if affine is not None and isinstance(image.header, nib.nifti1.Nifti1Header):
+            _put(header, affine)
+        return cls(_kind(image), tuple(int(n) for n in image.shape), header)
+
+
+def _put(header: Any, affine: npt.NDArray[np.float64]) -> None:
+    """Give a NIfTI header the affine that is used, with the codes that it has, if it says anything else."""
+    with np.errstate(all="ignore"):
+        if np.allclose(header.get_best_affine(), affine, rtol=1e-5, atol=1e-4):
+            return
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    header.set_xyzt_units("mm", header.get_xyzt_units()[1])
+    # The qform first: it sets the voxel sizes as well.
+    header.set_qform(affine, max(codes[1], 0), strip_shears=True)
+    header.set_sform(affine, codes[0] if codes[0] > 0 else max(codes[1], 1))
+    if codes[1] > 0 and not np.allclose(header.get_qform(), affine, atol=1e-3):
+        header["qform_code"] = 0
 
 
 def _kind(image: nib.spatialimages.SpatialImage) -> Kind:

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from blindharmony.commands import run_command
 from blindharmony.errors import InputError, PreprocessingError
-from blindharmony.io.volume import Source, read_volume
-from blindharmony.preprocessing.steps import Scan, Step
+from blindharmony.io.masks import load_mask
+from blindharmony.io.volume import Source, border
+from blindharmony.preprocessing.steps import Reorient, Scan, Step
 
 
 class _Unit(nn.Sequential):
@@ -217,7 +218,14 @@ def _box(coarse: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[slice, ...]
 
 
 # A brain with its CSF has 900 to 2000 ml; the smallest whole head on record here has 4000.
-_STRIPPED_ML = (300.0, 2300.0)
+_STRIPPED_ML, _SURE_ML = (300.0, 2300.0), 1900.0
+# Share of the volume's border that is background: of a scan that can be stripped, and of one that nothing cuts.
+_LEAST_BORDER, _WHOLE_BORDER = 0.5, 0.95
+# Of the brightest intensities: what interpolation and filters leave around a stripped brain.
+_NOISE = 0.02
+_SHELL_MM, _DARK_RIM = 3.0, 0.45
+# Two opinions on one brain overlap at least so much (Dice).
+_SAME_BRAIN = 0.85
 _COMMAND_TIMEOUT_S = 1800
 
 
@@ -267,12 +275,17 @@ class ExtractBrain(Step[BrainMask]):
         """
         if self.given is not None:
             return BrainMask(_fitting(self.given, scan), "given")
-        foreground = stripped_foreground(scan)
-        if foreground is not None:
+        foreground, sure = foreground_brain(scan)
+        if foreground is not None and sure:
             return BrainMask(foreground, "stripped")
         if self.command is not None:
-            return BrainMask(_from_command(self.command, scan), "command")
-        return BrainMask(extract_brain(scan.data, scan.spacing, device=self.device), "network")
+            brain = BrainMask(_from_command(self.command, scan), "command")
+        else:
+            brain = BrainMask(extract_brain(scan.data, scan.spacing, device=self.device), "network")
+        # A slab, or something unusual around the brain: what was found is the foreground, or else it is a head.
+        if foreground is not None and _dice(foreground, brain.mask) >= _SAME_BRAIN:
+            return BrainMask(foreground, "stripped")
+        return brain
 
     def apply(self, scan: Scan, result: BrainMask) -> Scan:
         """The same scan, with its mask."""
@@ -283,10 +296,12 @@ class ExtractBrain(Step[BrainMask]):
         return replace(changed, mask=before.mask)
 
 
-def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
-    """The brain of a scan whose skull is already removed, or None for a whole head.
+def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return 2 * int((one & other).sum()) / max(int(one.sum()) + int(other.sum()), 1)
 
-    Stripped means: the background has one exact value, and what is left is the size of a brain, not a head.
+
+def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
+    """The brain of a scan whose skull is surely removed, or None; see :func:`foreground_brain`.
 
     Example:
         >>> ball = (np.indices((80, 80, 80)) - 40).astype(float)
@@ -296,54 +311,117 @@ def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
         >>> stripped_foreground(Scan(head, np.diag([3.0, 3, 3, 1]))) is None               # 5275 ml
         True
     """
-    background = scan.data[0, 0, 0]
-    foreground = scan.data != background
-    millilitres = foreground.sum() * float(np.prod(scan.spacing)) / 1000
-    if not _STRIPPED_ML[0] <= millilitres <= _STRIPPED_ML[1]:
-        return None
-    labels, count = ndimage.label(foreground)
-    if count > 1:
-        foreground = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
-    return np.asarray(foreground)
+    foreground, sure = foreground_brain(scan)
+    return foreground if sure else None
+
+
+def foreground_brain(scan: Scan) -> tuple[NDArray[np.bool_] | None, bool]:
+    """What stands out from the background, if that can be a brain without skull, and whether it surely is.
+
+    It can be one if at least half of the volume's border is background (one value, or noise of 2 % around it) and what
+    is left, in one piece, has 300 to 2300 ml. It surely is one if it has no more than 1900 ml, does not reach the
+    border (a slab does), and has no skull: going inwards from its surface, the median intensity of a head falls from
+    scalp to bone and rises again behind it, and noise around a head is a dark rim; a brain has neither.
+
+    Returns:
+        The foreground or None, and whether no other opinion is needed.
+    """
+    level, tolerance, share = _background(scan.data)
+    if share < _LEAST_BORDER:
+        return None, False
+    foreground: NDArray[np.bool_] = np.abs(scan.data - level) > tolerance
+    if not foreground.any():
+        return None, False
+    # Up to 2.5 l of noise would be labelled in vain.
+    millilitres = float(np.prod(scan.spacing)) / 1000
+    if foreground.sum() * millilitres > _STRIPPED_ML[1] * (1 if tolerance == 0 else 2):
+        return None, False
+    foreground = _largest(foreground)
+    if tolerance > 0:
+        foreground = _filled(foreground)
+    volume = foreground.sum() * millilitres
+    if not _STRIPPED_ML[0] <= volume <= _STRIPPED_ML[1]:
+        return None, False
+    return foreground, bool(share >= _WHOLE_BORDER and volume <= _SURE_ML and not _has_skull(foreground, scan))
+
+
+def _background(data: NDArray[np.float32]) -> tuple[float, float, float]:
+    """The background's value, how far its voxels are from it at most, and its share of the volume's border."""
+    edge = data[border(data.shape)]
+    values, counts = np.unique(edge, return_counts=True)
+    level = float(values[counts.argmax()])
+    share = int(counts[counts.argmax()]) / edge.size
+    if share >= _LEAST_BORDER:
+        return level, 0.0, share
+    if share < 0.05:
+        level = float(np.median(edge))
+    bright = float(np.quantile(data[data > level], 0.98)) if (data > level).any() else level
+    tolerance = _NOISE * (bright - level)
+    return level, tolerance, float(np.mean(np.abs(edge - level) <= tolerance))
+
+
+def _has_skull(foreground: NDArray[np.bool_], scan: Scan) -> bool:
+    """Whether the foreground has a dark rim, or a dark shell between two bright ones, within 2 cm of its surface."""
+    thin = tuple(slice(None, None, max(1, round(2 / s))) for s in scan.spacing)
+    inside, data = foreground[thin], scan.data[thin]
+    spacing = [s * t.step for s, t in zip(scan.spacing, thin, strict=True)]
+    depth = ndimage.distance_transform_edt(inside, sampling=spacing)
+    values = data[inside] - _background(scan.data)[0]
+    shells = np.ceil(depth[inside] / _SHELL_MM).astype(int)
+    top = np.quantile(values, 0.98)
+    rim = values[shells == 1]
+    if rim.size and np.mean(rim < 0.2 * top) > _DARK_RIM:
+        return True
+    medians = np.array([np.median(values[shells == n]) for n in range(1, 8) if (shells == n).any()])
+    # Falls by a fifth below what lies outside, and rises again by a fifth.
+    falls = [n for n in range(1, len(medians) - 1) if medians[n] < 0.8 * medians[:n].max()]
+    return any(medians[n + 1 :].max() > 1.2 * medians[n] for n in falls)
 
 
 def read_mask(mask: Source, affine: NDArray[np.float64] | None = None) -> Scan:
-    """A mask (file, image or array) as a scan, everything above zero inside; see :class:`ExtractBrain` for the checks.
+    """A mask (file, image or array) as a scan; see :func:`~blindharmony.io.masks.load_mask` for what is inside.
 
     Args:
         mask: The mask.
         affine: Of an array, which has no place of its own.
 
     Raises:
-        InputError: If it cannot be read, or everything or nothing is inside.
+        InputError: If it cannot be read, or is no plausible brain.
     """
-    try:
-        volume = (
-            read_volume(mask.astype(np.float32), affine=affine) if isinstance(mask, np.ndarray) else read_volume(mask)
-        )
-    except InputError as error:
-        if error.path is not None:
-            raise
-        # Without a name of its own the trouble would seem to be the scan's.
-        raise InputError(f"the mask cannot be used: {error.what}", remedy="give another mask") from error
-    return Scan(volume.data, volume.affine, volume.data > 0)
+    loaded = load_mask(mask, affine)
+    return Scan(loaded.inside.astype(np.float32), loaded.affine, loaded.inside)
 
 
-def check_grid(mask: Scan, scan: Scan) -> None:
-    """Check that a mask lies on the scan's own grid: same voxels, and corners less than half a voxel apart.
+def mask_on(mask: Scan, scan: Scan) -> NDArray[np.bool_]:
+    """The mask in the axis order of a scan: same voxels of the same space, corners less than half a voxel apart.
+
+    fMRIPrep and others turn scans to RAS+ before they find the brain: both are turned before they are compared.
 
     Raises:
-        InputError: If it does not.
+        InputError: If the mask lies on another grid.
     """
-    _check_shape(mask.data.shape, scan)
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(scan.data.shape) - 1)
-    apart = corners @ (mask.affine - scan.affine)[:3, :3].T + (mask.affine - scan.affine)[:3, 3]
+    reorient = Reorient()
+    turn = reorient.estimate(scan)
+    there, turned = reorient.apply(scan, turn), reorient.apply(mask, reorient.estimate(mask))
+    _check_shape(turned.data.shape, there)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(there.data.shape) - 1)
+    apart = corners @ (turned.affine - there.affine)[:3, :3].T + (turned.affine - there.affine)[:3, 3]
     worst = float(np.linalg.norm(apart, axis=1).max())
     if worst > min(scan.spacing) / 2:
         raise InputError(
             f"the mask lies elsewhere than the scan (by up to {worst:.1f} mm)",
             remedy="give a mask on the scan's own grid, with the scan's own header",
         )
+    return reorient.undo(turned, turn, scan).inside()
+
+
+def check_grid(mask: Scan, scan: Scan) -> None:
+    """Check that a mask lies on the scan's own grid, in whatever axis order.
+
+    Raises:
+        InputError: If it does not.
+    """
+    mask_on(mask, scan)
 
 
 def _check_shape(shape: tuple[int, ...], scan: Scan) -> None:
@@ -356,7 +434,7 @@ def _check_shape(shape: tuple[int, ...], scan: Scan) -> None:
 
 def _fitting(mask: NDArray[np.bool_], scan: Scan) -> NDArray[np.bool_]:
     _check_shape(mask.shape, scan)
-    if not (mask & (scan.data != scan.data[0, 0, 0])).any():
+    if not (mask & (scan.data != _background(scan.data)[0])).any():
         raise InputError("the mask and the image do not overlap", remedy="check that they belong together")
     return mask
 
@@ -374,9 +452,7 @@ def _from_command(command: str, scan: Scan) -> NDArray[np.bool_]:
             remedy="check --mask-command",
         )
         try:
-            mask = read_mask(brain)
-            check_grid(mask, scan)
-            return _fitting(mask.inside(), scan)
+            return _fitting(mask_on(read_mask(brain), scan), scan)
         except InputError as error:
             raise PreprocessingError(
                 f"the mask command wrote no usable mask ({error.what})", remedy="check --mask-command"

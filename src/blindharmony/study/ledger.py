@@ -16,9 +16,11 @@ import io
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata
 from math import prod
@@ -69,6 +71,8 @@ def hashed(paths: Iterable[Path], store: Path) -> dict[Path, str | None]:
 def _look(path: Path, earlier: Mapping[str, list[Any]]) -> list[Any] | None:
     try:
         s = path.stat()
+        if not stat.S_ISREG(s.st_mode):  # a pipe would be waited for, a device read for ever
+            return None
         # An inode can be larger than a number of JSON.
         state = [s.st_size, str(s.st_ino), s.st_mtime_ns, s.st_ctime_ns]
         old = earlier.get(str(path))
@@ -218,6 +222,8 @@ def note_path(scanner: Path) -> Path:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object of any size (a plan grows with its cohort), None if it is not there or is none."""
     try:
+        if not path.is_file():
+            return None
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return None
@@ -442,6 +448,7 @@ def _settle(folder: Path) -> None:
     # After a power cut a record must not stand for moves that the disk has forgotten.
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with suppress(OSError):  # some network file systems have no such call for folders
+            os.fsync(handle)
     finally:
         os.close(handle)

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     _check(arguments)
     import hashlib
 
-    from blindharmony.files import sidecar_name, write_sidecar
+    from blindharmony.files import check_outputs, sidecar_name, write_sidecar
     from blindharmony.io.volume import read_volume
     from blindharmony.io.write import write_like
     from blindharmony.version import versions
@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
     draw_scanner(arguments.domain, arguments.seed)  # a wrong name or seed should not wait for the scan
     out, sidecar = arguments.out, arguments.out.with_name(sidecar_name(arguments.out))
+    check_outputs((out, sidecar), (arguments.scan, arguments.mask, arguments.labels))
     for file in (out, sidecar):
         if file.exists() and not arguments.overwrite:
             raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)

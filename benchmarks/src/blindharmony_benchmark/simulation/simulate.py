@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from blindharmony.errors import InputError, PreprocessingError, UsageError
 from blindharmony.io.volume import Volume, read_volume
-from blindharmony.preprocessing.brain import ExtractBrain, check_grid, read_mask
+from blindharmony.preprocessing.brain import ExtractBrain, check_grid, mask_on, read_mask
 from blindharmony.preprocessing.steps import Reorient, Scan
 from blindharmony_benchmark.simulation.domains import DOMAINS, Domain, View
 
@@ -217,11 +217,9 @@ def read_brain(path: Path, scan: Volume) -> NDArray[np.bool_]:
         InputError: If it cannot be read or lies elsewhere.
     """
     try:
-        found = read_mask(path)
-        check_grid(found, Scan(scan.data, scan.affine))
+        return mask_on(read_mask(path), Scan(scan.data, scan.affine))
     except InputError as error:
         raise InputError(error.what, remedy=error.remedy, path=path) from error
-    return found.inside()
 
 
 def read_labels(path: Path, scan: Volume) -> NDArray[np.float32]:

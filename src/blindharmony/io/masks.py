@@ -1,0 +1,155 @@
+"""Brain masks as people store them: binary, 0/255, probability, label image, stripped scan, with scaling slopes.
+
+A mask is no scan, and the checks of a scan do not fit it. What counts is which voxels are *inside*:
+
+- two levels, whatever they are: the upper one;
+- a plateau at the top with smooth edges (probability, resampled mask): above half-way between background and top;
+- labels or a stripped scan: everything that is not background;
+- a signed distance map has its outline at 0 and may have either sign inside: refused by name.
+
+A mask must be as plausible as one that the network finds: 300 to 2600 ml, less than nine tenths of the field of view,
+and not inside out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blindharmony.errors import InputError
+from blindharmony.io.volume import Source, border, load_array, noticed, opened, placed
+
+# A term neonate's brain has 350 ml, the largest healthy adult's 2000.
+MIN_ML, MAX_ML = 300.0, 2600.0
+# A brain in its own bounding box fills little more than half of it.
+MAX_SHARE = 0.9
+# Whole numbers up to here are labels of tissues (0 to 3, 0 to 9, ...), above they may be a probability (0 to 255).
+_MOST_TISSUES = 20
+# As many levels are labels, also where a scaling slope made them no whole numbers.
+_FEW_LEVELS = 8
+# Share of the foreground within a tenth of the top: nearly all of a mask, little of a stripped scan.
+_PLATEAU = 0.5
+# An interpolated mask overshoots by a tenth; a distance map is as far from 0 on both sides.
+_OVERSHOOT = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A brain mask with its place.
+
+    Attributes:
+        inside: Which voxels are brain, shape ``(i, j, k)``.
+        affine: Voxel to world (mm), shape ``(4, 4)``.
+        path: Its file, if it has one.
+        warnings: What is odd about it, one sentence each.
+    """
+
+    inside: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    path: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def load_mask(source: Source, affine: NDArray[np.float64] | None = None) -> Mask:
+    """Read a mask from a file, an image or an array.
+
+    Args:
+        source: As for :func:`~blindharmony.io.volume.read_volume`.
+        affine: Of an array, which has no place of its own.
+
+    Raises:
+        InputError: If it cannot be read, is a distance map, or is no plausible brain.
+    """
+    try:
+        in_memory = isinstance(source, np.ndarray) or hasattr(source, "detach")
+        image, path, notes = opened(source, affine if in_memory else None)
+        shape, matrix, oddities = placed(image, path)
+        notes = (*notes, *oddities)
+        with noticed(notes):
+            values, longer = load_array(image, path)
+            inside, repaired = inside_of(values.reshape(shape), path)
+            check_plausible(inside, float(abs(np.linalg.det(matrix[:3, :3]))), path)
+    except InputError as error:
+        if error.path is not None:
+            raise
+        # Without a name of its own the trouble would seem to be the scan's.
+        raise InputError(f"the mask cannot be used: {error.what}", remedy=error.remedy) from error
+    return Mask(inside, matrix, path, (*notes, *longer, *repaired))
+
+
+def inside_of(values: NDArray[np.generic], path: Path | None = None) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Which voxels a stored mask has inside, and what was repaired.
+
+    Args:
+        values: The voxels with slope and intercept applied.
+        path: The file, for messages.
+
+    Raises:
+        InputError: If all voxels are the same, or they are distances.
+
+    Example:
+        >>> inside_of(np.array([0, 0, 1, 2, 3]))[0].tolist()                    # tissue labels
+        [False, False, True, True, True]
+        >>> int(inside_of(np.append(np.linspace(0, 1, 11), np.ones(50)))[0].sum())    # a probability, above 0.5
+        55
+    """
+    repaired: tuple[str, ...] = ()
+    data: NDArray[Any] = np.asarray(values)
+    if data.dtype.kind == "f" and not (finite := np.isfinite(data)).all():
+        repaired = (f"{np.count_nonzero(~finite)} voxels of the mask were NaN or infinite and count as outside",)
+        data = np.where(finite, data, min(0.0, float(data[finite].min())) if finite.any() else 0)
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        what = "everything is inside" if high > 0 else "nothing is inside"
+        raise InputError(f"every voxel of the mask is {high:g}: {what}", remedy="give another mask", path=path)
+    levels = np.unique(data).astype(np.float64)
+    whole = data.dtype.kind in "biu" or bool((levels == np.rint(levels)).all())
+    # Of scaled integers the same level may differ in its last digits.
+    ends = np.minimum(levels - low, high - levels) < 1e-5 * (high - low)
+    if len(levels) == 2 or (ends.all() and not whole):
+        return data > low + (high - low) / 2, repaired
+    if low < -_OVERSHOOT * high:
+        raise InputError(
+            f"the mask is a map of distances, from {low:.3g} to {high:.3g}",
+            remedy="give the binary mask (of SynthStrip the one that -m writes, not --sdt)",
+            path=path,
+        )
+    background = max(low, 0.0)
+    if len(levels) <= _FEW_LEVELS or (whole and high <= _MOST_TISSUES):
+        return data > low + (levels[1] - low) / 2, repaired
+    foreground = data > background + 0.05 * (high - background)
+    top = data > background + 0.9 * (high - background)
+    if np.count_nonzero(top) > _PLATEAU * int(foreground.sum()):
+        return data > (low + high) / 2, repaired
+    return (data > low if whole and low >= 0 else data > background + 1e-3 * (high - background)), repaired
+
+
+def check_plausible(inside: NDArray[np.bool_], voxel_mm3: float, path: Path | None = None) -> None:
+    """Check that a mask can be a brain.
+
+    Args:
+        inside: The mask.
+        voxel_mm3: Volume of a voxel.
+        path: The file, for messages.
+
+    Raises:
+        InputError: If it covers the field of view, is inside out, or has a volume that no brain has.
+    """
+    share = float(inside.mean())
+    if share > MAX_SHARE or np.mean(inside[border(inside.shape)]) > MAX_SHARE:
+        raise InputError(
+            f"the mask has {share:.0%} of the field of view inside, to its very border",
+            remedy="give a mask that is 0 outside the brain",
+            path=path,
+        )
+    millilitres = float(np.count_nonzero(inside)) * voxel_mm3 / 1000
+    if not MIN_ML <= millilitres <= MAX_ML:
+        raise InputError(
+            f"the mask has {millilitres:.0f} ml inside, which no brain has",
+            remedy=f"give the mask of the whole brain ({MIN_ML:.0f} to {MAX_ML:.0f} ml)",
+            path=path,
+        )
