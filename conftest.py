@@ -138,7 +138,8 @@ def labelled_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``scan``, ``dseg`` and ``mask`` (``.nii.gz``) on an oblique LAS grid, with codes and units."""
     image, labels, _ = labelled_brain()
     folder = tmp_path_factory.mktemp("labelled")
-    affine = np.array([[-2.0, 0.1, 0, 40], [0.1, 2.0, 0, -50], [0, 0, 2.0, -30], [0, 0, 0, 1]])
+    # Voxels of 2.2 mm: the brain of the arrays is then as large as that of a small child, which is a brain.
+    affine = np.array([[-2.2, 0.1, 0, 40], [0.1, 2.2, 0, -50], [0, 0, 2.2, -30], [0, 0, 0, 1]])
     for name, data in {"scan": np.round(image), "dseg": labels, "mask": labels > 0}.items():
         nifti = nib.Nifti1Image(data.astype(np.int16), affine)
         nifti.set_qform(affine, 1)

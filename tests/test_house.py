@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import blindharmony
+from blindharmony.settings import Settings, SettingsGroup
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(blindharmony.__file__).parent
@@ -63,7 +64,10 @@ def test_no_small_module_serves_one_neighbour_alone():
 def test_what_the_reference_lists_has_an_example(name):
     module, _, last = name.rpartition(".")
     thing = pydoc.locate(name) or getattr(importlib.import_module(module), last)
-    if not inspect.ismodule(thing):
+    if inspect.isclass(thing) and issubclass(thing, SettingsGroup) and not issubclass(thing, Settings):
+        # A group of numbers is documented number by number.
+        assert all(field.description for field in thing.model_fields.values()), name
+    elif not inspect.ismodule(thing):
         assert ">>>" in inspect.getdoc(thing), name
 
 
@@ -103,7 +107,8 @@ def test_a_module_that_is_gone_is_noticed():
 
 
 def test_every_module_that_is_named_exists():
-    named = {(name, path) for path in READ_BY_PEOPLE for name in DOTTED.findall(path.read_text())}
+    now = [path for path in READ_BY_PEOPLE if path.name != "CHANGELOG.md"]  # it tells of names that are gone
+    named = {(name, path) for path in now for name in DOTTED.findall(path.read_text())}
     assert len(named) > 100
     assert {
         f"{path.relative_to(ROOT)}: {name}" for name, path in named if name not in NO_MODULES and not exists(name)

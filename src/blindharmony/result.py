@@ -258,7 +258,7 @@ class NamedTarget(SidecarPart):
 
     name: str
     file: FileName | None
-    digest: str = Field(min_length=12)
+    digest: str  # empty for a model in memory that was never saved
     preparation: str = ""
 
 
