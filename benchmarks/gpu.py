@@ -135,7 +135,7 @@ def main():
         (ours, seconds), (other, card_seconds) = made
         times = {"cpu_seconds": ours.seconds["harmonizing"], "card_seconds": other.seconds["harmonizing"]}
         whole = {"cpu_whole": round(seconds, 1), "card_whole": round(card_seconds, 1), "memory_mb": peak(card)}
-        verdicts = {"verdicts": [ours.trust.level, other.trust.level]}
+        verdicts = {"verdicts": [ours.verdict.level, other.verdict.level]}
         note(f"harmonize, {method}", {**times, **whole, **verdicts, **apart(ours.data, other.data, ours.mask)})
 
 

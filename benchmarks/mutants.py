@@ -40,7 +40,7 @@ _REFINEMENT = (
     r"\Z",
     "\n\ndef refined(estimate, *_, **__):\n    return estimate\n",
 )
-_OVERLAP = ("src/blindharmony/quality/verdict.py", r"\boverlap = .*", "overlap = 1.0")
+_OVERLAP = ("src/blindharmony/quality/checks.py", r"\boverlap = .*", "overlap = 1.0")
 _REAL, _SMALL = ("tests/test_real_target.py",), ("tests/test_pipeline.py",)
 BY_HAND = {
     "bias fields are never found again": (_REAL, [_BIAS]),
@@ -152,7 +152,7 @@ _ABOUT = {
     "flows/networks": ("flows/test_layers.py", "flows/test_laws.py", "flows/test_refusals.py"),
     "flows/glow": ("flows/test_multiscale.py", "flows/test_laws.py", "flows/test_refusals.py"),
     "flows/latent": ("flows/test_multiscale.py", "flows/test_pyramid.py", "harmonization/test_latent.py"),
-    "flows/pyramid": ("flows/test_pyramid.py", "flows/test_refusals.py", "harmonization/test_assess_parts.py"),
+    "flows/pyramid": ("flows/test_pyramid.py", "flows/test_refusals.py", "quality/test_typicality.py"),
     "harmonization/native": ("harmonization/test_carry.py",),
     "harmonization/published": ("harmonization/test_latent.py",),
     "harmonization/refine": ("harmonization/test_refine.py",),
@@ -161,9 +161,7 @@ _ABOUT = {
     "harmonization/intensity": (
         *("harmonization/test_curve_map.py", "harmonization/test_smooth.py", "harmonization/test_error_bar.py"),
     ),
-    "quality/checks": (
-        *("harmonization/test_assess_parts.py", "harmonization/test_trust.py", "harmonization/test_direction.py"),
-    ),
+    "quality/checks": ("quality",),
     "quality/metrics": ("report/test_report_metrics.py",),
 }
 

@@ -123,8 +123,9 @@ def trust(result: HarmonizeResult, folder: Path) -> None:
         show(axes[0, k], changed, name, 1.6)
         found = typicality(changed, inside, result.target)
         assert found is not None
-        high = np.clip(found.excesses, -6, 6)
-        colours = [BLUE if abs(e) < 3 else ORANGE for e in found.excesses]
+        z_scores = [score.z for score in found.levels]
+        high = np.clip(z_scores, -6, 6)
+        colours = [BLUE if abs(z) < 3 else ORANGE for z in z_scores]
         axes[1, k].bar(range(len(high)), high, color=colours)
         axes[1, k].axhspan(-2, 2, color=GREY, alpha=0.25, lw=0)
         axes[1, k].set(ylim=(-6.2, 6.2), xticks=range(len(high)), xticklabels=["2", "4", "8", "16", "32"])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from blindharmony.report.histogram import distances
+from blindharmony.quality.typicality import intensity_distance
 from blindharmony.study.cohort import LEVELS, TargetProfiles
 
 
@@ -22,7 +22,7 @@ def fake_rows(count, target, *, scanners=4, seed=1):
         after = _person(rng) * (1.25 if i % 50 == 7 else 1.0)
         gain, power = curves[which % scanners]
         before = gain * 1300 * (after / 1300) ** power
-        found = distances(before, after, target.profiles, LEVELS)
+        first, last = (intensity_distance(p, target.profiles, LEVELS) for p in (before, after))
         failed = i % 100 == 99
         rows.append(
             {
@@ -37,8 +37,8 @@ def fake_rows(count, target, *, scanners=4, seed=1):
                 if which == scanners
                 else f"same Manufacturer 'maker {which}'",
                 "verdict": None if failed else "caution" if i % 50 == 7 else "good",
-                "distance_before": None if failed else round(found.before, 3),
-                "distance_after": None if failed else round(found.after, 3),
+                "distance_before": None if failed else round(first, 3),
+                "distance_after": None if failed else round(last, 3),
                 "excess_before": None if failed else round(float(rng.normal(5, 2)), 3),
                 "excess_after": None if failed else round(float(rng.normal(0, 1)) + (6 if i % 50 == 7 else 0), 3),
                 "bits_before": None if failed else 6.5,

@@ -3,7 +3,25 @@
 import numpy as np
 from scipy import ndimage
 
-from blindharmony.report.evidence import Confidence, Curve, ScanEvidence, Verdict, methods_text
+from blindharmony.quality.checks import Check, Severity, Topic
+from blindharmony.quality.verdict import Verdict
+from blindharmony.report.evidence import Confidence, Curve, ScanEvidence, methods_text
+
+
+def made_verdict(severity=Severity.GOOD, *, words="Why it is so.", after=0.4):
+    """One check of each kind: with both limits, with one, without a number, not judged."""
+    like = Topic.LIKENESS
+    return Verdict(
+        (
+            Check("registration", severity, words, 0.96, (0.9, None), advice=words),
+            Check("intensities", Severity.GOOD, words, 3 * after, (None, 30.0), "target units", topic=like),
+            Check("gray / white contrast", Severity.GOOD, words, 0.6 + after / 10, (0.5, 0.8), topic=like),
+            Check("detail at 2 mm", Severity.GOOD, words, after, (-1.0, 4.0), "bits a voxel", topic=like),
+            Check("likelihood", Severity.GOOD, words, after, (None, 4.0), "bits a voxel", topic=like),
+            Check("file", Severity.GOOD, "One warning.", topic=Topic.FILE, note=True),
+        ),
+        "T",
+    )
 
 
 def made_evidence(shape=(48, 56, 52), **changes):
@@ -31,12 +49,13 @@ def made_evidence(shape=(48, 56, 52), **changes):
         "target_quantiles": target,
         "levels": levels,
         "held_out": 2,
-        "confidence": Confidence([("detail at 2 mm", 5.2, 0.4)], intensity=x, deviation=9 + x / 99, surprise=0.1),
-        "overlap": 0.96,
+        "quantiles": tuple(np.quantile(image[mask], levels) for image in (before, after)),
+        "confidence": Confidence(x, 9 + x / 99, surprise=0.1),
         "trace": [{"step": k, "objective": 3 + 1 / (k + 1), "step size": 0.5**k} for k in range(9)],
         "figures": {"bits/dim after": 2.345, "device": "cpu"},
-        "verdict": Verdict("good", "Like a target scan.", ["Why it is so."], ["What to do now."]),
-        "warnings": ["One warning."],
+        "verdict": made_verdict(),
+        "verdict_before": made_verdict(after=5.2),
+        "details": ["It hardly needed it."],
         "preparation": {"gain": {"gain": 1309.1}, "note": "plain words"},
         "methods": methods_text(target="T", scans=40, method="A curve was fitted.", version="0.1"),
         "provenance": {"command": "blindharmony harmonize"},

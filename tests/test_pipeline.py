@@ -20,7 +20,7 @@ from blindharmony.models.person import PersonModel
 from blindharmony.preprocessing.recipe import Applied
 from blindharmony.preprocessing.registration import load_template
 from blindharmony.preprocessing.steps import BiasField, CorrectBias
-from blindharmony.quality.typicality import rare_excess, standing
+from blindharmony.report.scan import gauges
 from blindharmony.result import scan_evidence
 from heads import written
 
@@ -98,7 +98,7 @@ def test_a_mask_without_the_lower_third_is_told_from_registration_to_verdict(sca
     overlap = cut.sidecar["Preparation"]["place"]["overlap"]
     assert 0.8 < overlap < 0.9
     assert any("overlap" in warning and f"{overlap:.2f}" in warning for warning in cut.warnings)
-    assert cut.trust.level != "good"
+    assert cut.verdict.level != "good"
 
 
 def test_zero_outside_a_stripped_brain_stays_zero(result, stripped_head):
@@ -184,7 +184,7 @@ def test_without_a_flow_the_default_is_histogram_matching(scan_file, tiny_target
     plain = replace(tiny_target, pyramid=None, info=tiny_target.info.model_copy(update={"pyramid": None}))
     a, b = harmonize(scan_file, plain), harmonize(scan_file, tiny_target, method="match")
     np.testing.assert_array_equal(a.data, b.data)
-    assert a.after is None
+    assert a.after.typicality is None
 
 
 def test_a_person_model_moves_the_curve_of_a_known_head(scan_file, tiny_target, result):
@@ -210,7 +210,7 @@ def test_the_curve_of_another_scanner_is_a_reason_to_look(scan_file, tiny_target
     other = ScannerModel(CurveMap.through(at, 2 * at**2), 4, tiny_target.digest, 0.0)
     alone, wrong = harmonize(scan_file, tiny_target), harmonize(scan_file, tiny_target, scanner=other)
     assert any("away from the target's" in w for w in wrong.warnings)
-    assert wrong.trust.level != "good"
+    assert wrong.verdict.level != "good"
     assert not any("away from the target's" in w for w in alone.warnings)
     assert repr(alone).startswith("<HarmonizeResult of ")
     assert len(repr(alone)) < 150 > len(repr(tiny_target))
@@ -238,11 +238,10 @@ def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result, tmp_path)
 
 
 def test_the_report_calls_usual_what_the_verdict_calls_usual(result):
-    """Three scans of the target were held out: rare is what lies farther out than one in fifty would."""
-    limit = scan_evidence(result, {}).confidence.limit
-    assert limit == round(rare_excess(3), 1) == pytest.approx(5.6)
-    known = [-1.0, 0.0, 1.0]
-    assert [standing("x", limit + off, known).high for off in (-0.1, 0.1)] == [False, True]
+    evidence = scan_evidence(result, {})
+    drawn = gauges(evidence, [check.name for check in result.verdict.checks])
+    limited = [check for check in result.verdict.checks if check.judged and check.limit]
+    assert [(g.low, g.high, g.within) for g in drawn] == [(*c.limit, c.severity == 0) for c in limited]
 
 
 def test_the_curve_of_another_target_is_refused(stripped_volume, tiny_target):

@@ -61,8 +61,8 @@ def test_the_intensities_are_those_that_this_person_has_on_the_target(real_resul
 
 def test_the_verdict_and_its_numbers_are_written(real_result, folder, real_target, real_scan):
     sidecar = sidecar_of(folder)
-    assert sidecar["Verdict"]["Level"] == real_result.trust.level == "good"
-    assert sidecar["Verdict"]["Headline"] == real_result.trust.headline
+    assert sidecar["Verdict"]["Level"] == real_result.verdict.level == "good"
+    assert sidecar["Verdict"]["Headline"] == real_result.verdict.headline
     assert sidecar["Target"]["Name"] == "ds002748"
     assert sidecar["Target"]["Digest"] == real_target.digest
     assert sidecar["Method"] == "curve"

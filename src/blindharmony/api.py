@@ -14,10 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from blindharmony.device import exact_convolutions, resolved_device
 from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, TooFewScansError, UsageError, reportable
@@ -26,16 +23,15 @@ from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again
 from blindharmony.harmonization.methods import HarmonizationMethod, estimate, method_named
 from blindharmony.harmonization.native import to_scan
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.harmonization.summary import ScanSummary, source_quantiles, summarize
+from blindharmony.harmonization.summary import ScanSummary, summarize
 from blindharmony.io.volume import Source, Volume, noticed, read_volume
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.brain import read_mask
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare
 from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
-from blindharmony.quality.checks import MaskFit, mask_fit, moved_away, order_problem, tissue_order
-from blindharmony.quality.typicality import Standing, flow_standings, intensity_standing, typicality
-from blindharmony.quality.verdict import brain_ml, judge
+from blindharmony.quality.checks import gather_evidence
+from blindharmony.quality.verdict import Assessment, judge
 from blindharmony.result import HarmonizeResult, NamedFile
 from blindharmony.settings import BiasAgainSettings, HarmonizeSettings
 
@@ -297,12 +293,15 @@ def harmonize(
                 progress=lambda done, of: say(done / of),
             )
         with stage("judging"):
-            before = typicality(first.scan.data, inside, model, device=settings.device)
-            after = typicality(estimated.image, inside, model, device=settings.device)
-            away = moved_away(first.scan.data, estimated.image, inside, model)
-            doubts = (*estimated.doubts, *([away] if away else []))
-            warnings = (*source.warnings, *estimated.warnings)
-            trust = judge(prepared, before, after, model, warnings, doubts, shared=shared is not None)
+            evidence = gather_evidence(
+                *(prepared, first.scan.data, estimated.image, model),
+                scanner=shared,
+                file_warnings=source.warnings,
+                method_warnings=estimated.warnings,
+                doubts=estimated.doubts,
+                settings=settings.checks,
+                device=settings.device,
+            )
         with stage("returning"):
             data, brain = to_scan(prepared, estimated, model, settings)
     return HarmonizeResult(
@@ -314,9 +313,8 @@ def harmonize(
         prepared=prepared,
         source_image=first.scan.data,
         estimate=estimated,
-        before=before,
-        after=after,
-        trust=trust,
+        evidence=evidence,
+        verdict=judge(evidence),
         seconds=stage.seconds,
         given_mask=named_file(mask),
         scanner=shared,
@@ -380,61 +378,6 @@ def named_file(mask: Source | None) -> NamedFile | None:
     return NamedFile(name=None, sha256=None)
 
 
-Verdict = Literal["target-like", "foreign", "not explainable"]
-
-_HEADLINES: dict[Verdict, str] = {
-    "target-like": "hardly to be told from the target's own scans",
-    "foreign": "not like the target's scans, but like them once harmonized",
-    "not explainable": "not like the target's scans, and harmonizing does not mend it",
-}
-
-
-class Assessment(BaseModel):
-    """What is known about one scan and the target scanner before anything is harmonized for good.
-
-    Attributes:
-        scan: File name.
-        path: The file, None for an image in memory.
-        target: Name of the target.
-        verdict: ``target-like``: nothing about the scan is rare among target scans. ``foreign``: something is, and
-            nothing after harmonization. ``not explainable``: something still is, or the mask or the order of tissues
-            is wrong, which no intensity curve can mend.
-        headline: The verdict in plain words.
-        reasons: What led to it, one sentence each; empty for ``target-like``.
-        warnings: What to look at, without weight in the verdict.
-        before: The scan beside the target's scans: intensities, each level of the flow, all levels together.
-        after: The same after harmonization.
-        mask: The brain mask beside those of the target.
-        brain_ml: Volume of the mask on the scan's own grid.
-        order: Rank correlation with the target's mean head.
-        overlap: Dice overlap of the mask with the template's brain after registration.
-        method: Harmonization that was tried.
-        seconds: Time it took.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scan: str
-    path: str | None
-    target: str
-    verdict: Verdict
-    headline: str
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...]
-    before: tuple[Standing, ...]
-    after: tuple[Standing, ...]
-    mask: MaskFit
-    brain_ml: float
-    order: float
-    overlap: float
-    method: str
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain numbers, words and lists."""
-        return self.model_dump(mode="json")
-
-
 @exact_convolutions()
 def assess(
     scan: Source,
@@ -468,98 +411,26 @@ def assess(
     """
     began = time.perf_counter()
     model, steps, settings = chosen(target, settings, method, changes)
-    device = settings.device
     say = progress or (lambda stage, share: None)
     source = read_volume(scan)
     with naming(source):
         say("preparing", 0.0)
         prepared = prepared_for(model, source, preparation=steps.preparation, settings=settings, mask=mask)
-        image, inside = prepared.scan.data, prepared.scan.inside()
-        say("judging", 0.6)
-        before = _standings(image, inside, model, device)
-        corrected, _ = steps.in_target_contrast(prepared, model, None, settings)
-        estimated = estimate(steps.harmonization, corrected.scan.data, inside, model, settings)
+        say("harmonizing", 0.6)
+        corrected, curve = steps.in_target_contrast(prepared, model, None, settings)
+        estimated = estimate(
+            steps.harmonization, corrected.scan.data, corrected.scan.inside(), model, settings, scanner=curve
+        )
         say("judging", 0.9)
-        after = _standings(estimated.image, inside, model, device)
-    fit, order = mask_fit(inside, model), tissue_order(image, inside, model)
-    verdict, reasons = judge_assessment(before, after, fit, order, contrast=model.info.suffix)
-    return Assessment(
-        scan=source.path.name if source.path else "scan",
-        path=str(source.path) if source.path else None,
-        target=model.info.name,
-        verdict=verdict,
-        headline=_HEADLINES[verdict],
-        reasons=tuple(reasons),
-        warnings=tuple(_warnings(prepared, fit, model, (*source.warnings, *estimated.warnings))),
-        before=tuple(before),
-        after=tuple(after),
-        mask=fit,
-        brain_ml=brain_ml(prepared.native.inside(), prepared.native.spacing),
-        order=order,
-        overlap=prepared.registration.overlap,
-        method=settings.method,
-        seconds=round(time.perf_counter() - began, 2),
-    )
-
-
-def judge_assessment(
-    before: list[Standing], after: list[Standing], fit: MaskFit, order: float, *, contrast: str
-) -> tuple[Verdict, list[str]]:
-    """The verdict and its reasons.
-
-    Args:
-        before: The scan beside the target's scans.
-        after: The same after harmonization, in the same order.
-        fit: Its mask beside the target's.
-        order: See :func:`~blindharmony.quality.checks.tissue_order`.
-        contrast: Of the target, for the words.
-    """
-    reasons = fit.problems() if fit.grade > 1 else []
-    swapped = order_problem(order, contrast)
-    reasons += [swapped] if swapped else []
-    still = rare(after)
-    if reasons or still:
-        return "not explainable", reasons + [f"After harmonization: {text}" for text in still]
-    first = rare(before)
-    return ("foreign", first) if first else ("target-like", [])
-
-
-def rare(rows: list[Standing]) -> list[str]:
-    """What hardly any target scan has, one sentence each."""
-    found = []
-    for index, row in enumerate(r for r in rows if r.name != "in all"):
-        among = f"{row.excess:+.1f} spreads of {row.known} target scans"
-        if row.high and row.name == "intensities":
-            found.append(f"the intensities are not those of the target ({among}).")
-        elif row.high:
-            found.append(f"the {row.name} is improbable on the target scanner ({among}).")
-        elif row.low and row.name.startswith("detail") and index <= 1:
-            # Coarser levels that are more probable than usual are no fault; a finest level is: detail is missing.
-            found.append(f"the {row.name} is smoother than the target's ({among}): what was not scanned is missing.")
-    return found
-
-
-def _standings(
-    image: np.ndarray[Any, np.dtype[np.float32]],
-    inside: np.ndarray[Any, np.dtype[np.bool_]],
-    target: Target,
-    device: str,
-) -> list[Standing]:
-    quantiles, _ = source_quantiles(image, inside, target)
-    intensities = intensity_standing(quantiles, target)
-    rows = flow_standings(typicality(image, inside, target, device=device), target)
-    return [*([intensities] if intensities else []), *rows]
-
-
-def _warnings(prepared: Prepared, fit: MaskFit, target: Target, seen: tuple[str, ...]) -> list[str]:
-    found = list(seen)
-    if fit.grade == 1:
-        found += fit.problems()
-    if target.pyramid is None:
-        found.append("This target has no whole-volume flow: only intensities, mask and order of tissues are judged.")
-    elif target.info.held_out.scans < 2:
-        found.append("This target has too few held-out scans to say what is usual: 4 rough spreads are the limit.")
-    return found
+        evidence = gather_evidence(
+            *(corrected, prepared.scan.data, estimated.image, model),
+            file_warnings=source.warnings,
+            method_warnings=estimated.warnings,
+            doubts=estimated.doubts,
+            settings=settings.checks,
+            device=settings.device,
+        )
+    return Assessment.of(evidence, source.path, method=settings.method, seconds=round(time.perf_counter() - began, 2))
 
 
 @exact_convolutions()

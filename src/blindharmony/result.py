@@ -33,10 +33,11 @@ from blindharmony.io.write import write_like
 from blindharmony.models.target import Target, included_targets
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import load_template
+from blindharmony.quality.checks import Evidence
 from blindharmony.quality.metrics import ncc
-from blindharmony.quality.typicality import Typicality, level_names, rare_excess
-from blindharmony.quality.verdict import Trust, brain_ml
-from blindharmony.report.evidence import Confidence, Curve, ScanEvidence, Verdict, methods_text
+from blindharmony.quality.typicality import Comparison
+from blindharmony.quality.verdict import Verdict, judge
+from blindharmony.report.evidence import Confidence, Curve, ScanEvidence, methods_text
 from blindharmony.report.scan import write_report
 from blindharmony.report.viewer import pack, write_viewer
 from blindharmony.settings import HarmonizeSettings
@@ -78,9 +79,10 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
         unit=f"target units ({target.info.name} scanner intensity)",
         target_quantiles=target.quantiles * unit,
         levels=target.levels,
-        verdict=Verdict(
-            result.trust.level, result.trust.headline, details=_details(result), advice=result.trust.advice
-        ),
+        verdict=result.verdict,
+        verdict_before=judge(result.evidence.as_it_came()),
+        quantiles=(result.before.quantiles * unit, result.after.quantiles * unit),
+        details=_details(result),
         methods=methods_text(
             target=target.info.name,
             scans=target.info.scans,
@@ -97,8 +99,6 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
         confidence=_confidence(result, unit),
         trace=estimate.trace,
         figures=result.figures,
-        warnings=result.warnings,
-        overlap=prepared.registration.overlap,
         preparation=_preparation(result),
         provenance=provenance,
     )
@@ -131,17 +131,13 @@ def _held_out(target: Target) -> int:
 
 
 def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
-    before, after, bar = result.before, result.after, result.estimate.error
-    names = level_names(result.target)
-    levels = list(zip(names, before.excesses, after.excesses, strict=True)) if before and after else []
-    if not levels and bar is None:
+    bar = result.estimate.error
+    if bar is None:
         return None
     surprise = result.figures.get("surprise")
     return Confidence(
-        levels,
-        limit=round(rare_excess(result.target.info.held_out.scans), 1),
-        intensity=np.asarray(bar.at) * unit if bar else np.zeros(0),
-        deviation=np.asarray(bar.deviation) * unit if bar else np.zeros(0),
+        intensity=np.asarray(bar.at) * unit,
+        deviation=np.asarray(bar.deviation) * unit,
         surprise=surprise if isinstance(surprise, float) else None,
     )
 
@@ -149,12 +145,12 @@ def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
 def _preparation(result: HarmonizeResult) -> dict[str, Any]:
     """What each step found, in words."""
     prepared = result.prepared
-    native, bias, registration = prepared.native, prepared.bias_field, prepared.registration
+    bias, registration = prepared.bias_field, prepared.registration
     return {
         "orientation": {"axes of the file": prepared.orientation.axes},
         "brain mask": {
             "from": prepared.brain_mask.source,
-            "brain (ml)": round(brain_ml(native.inside(), native.spacing)),
+            "brain (ml)": round(result.evidence.brain_ml),
         },
         **({"bias field": {"N4, spread of its logarithm": bias.log_bias_sd}} if bias else {}),
         "gain": {"factor": prepared.gain},
@@ -167,12 +163,6 @@ def _preparation(result: HarmonizeResult) -> dict[str, Any]:
 
 def _details(result: HarmonizeResult) -> list[str]:
     details = []
-    known = result.target.info.held_out.bits_per_dim
-    if result.after is not None and result.before is not None and known:
-        details.append(
-            f"Under the target's flow the scan cost {result.before.bits:.2f} bits a voxel before and "
-            f"{result.after.bits:.2f} after; the target's own unseen scans cost {min(known):.2f} to {max(known):.2f}."
-        )
     correlation = result.figures["correlation with the scan"]
     details.append(f"The result correlates {correlation} with the scan inside the brain.")
     change, bar = (result.figures.get(k) for k in ("mean change (%)", "error bar (% of the brightest tissue)"))
@@ -359,9 +349,8 @@ class HarmonizeResult:
         prepared: Every preparation step and what it found.
         source_image: The scan as prepared in its own contrast, template grid, flow units.
         estimate: The result on the template grid.
-        before: How typical the scan was for the target, if the target can tell.
-        after: How typical the result is.
-        trust: Verdict, warnings and advice.
+        evidence: What the checks looked at.
+        verdict: Every check, and the level, headline, warnings and advice that follow.
         seconds: Time of each stage.
         given_mask: Name and hash of the mask that was given, if one was.
         scanner: Model of the scanner, if one was given.
@@ -370,7 +359,7 @@ class HarmonizeResult:
 
     Example:
         >>> result = harmonize("scan.nii.gz")                                     # doctest: +SKIP
-        >>> result.image.shape, result.trust.level, result.warnings               # doctest: +SKIP
+        >>> result.image.shape, result.verdict.level, result.warnings               # doctest: +SKIP
         ((256, 256, 180), 'good', ())
     """
 
@@ -382,9 +371,8 @@ class HarmonizeResult:
     prepared: Prepared
     source_image: NDArray[np.float32]
     estimate: Estimate
-    before: Typicality | None
-    after: Typicality | None
-    trust: Trust
+    evidence: Evidence
+    verdict: Verdict
     seconds: Mapping[str, float]
     given_mask: NamedFile | None = None
     scanner: ScannerModel | None = None
@@ -393,16 +381,16 @@ class HarmonizeResult:
 
     def __repr__(self) -> str:
         found = f"{len(self.warnings)} warnings" if len(self.warnings) != 1 else "1 warning"
-        return f"<HarmonizeResult of {self.name} to {self.target.info.name}: {self.trust.level}, {found}>"
+        return f"<HarmonizeResult of {self.name} to {self.target.info.name}: {self.verdict.level}, {found}>"
 
     @cached_property
     def figures(self) -> dict[str, float | str]:
         """Numbers worth keeping; no times among them: equal input gives equal bytes, sidecar and report included."""
-        inside, before, after = self.prepared.scan.inside(), self.before, self.after
+        inside, before, after = self.prepared.scan.inside(), self.before.typicality, self.after.typicality
         moved = np.abs(self.estimate.image - self.source_image)[inside].mean()
         judged = {"bits/voxel before": round(before.bits, 3)} if before else {}
         if after:
-            judged |= {"bits/voxel after": round(after.bits, 3), "excess after (sd)": round(after.excess, 2)}
+            judged |= {"bits/voxel after": round(after.bits, 3), "excess after (sd)": round(after.worst.z, 2)}
         return {
             "correlation with the scan": round(ncc(self.source_image, self.estimate.image, inside), 5),
             "mean change (%)": round(100 * float(moved / self.source_image[inside].mean()), 2),
@@ -428,7 +416,22 @@ class HarmonizeResult:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to know before using the result."""
-        return self.trust.warnings
+        return self.verdict.warnings
+
+    @property
+    def before(self) -> Comparison:
+        """The scan, as prepared in its own contrast, beside the target's own scans."""
+        return self.evidence.before
+
+    @property
+    def after(self) -> Comparison:
+        """The result beside the target's own scans."""
+        return self.evidence.after
+
+    @property
+    def trust(self) -> Verdict:
+        """The verdict, by the name it had first."""
+        return self.verdict
 
     @property
     def trace(self) -> Sequence[Mapping[str, float]]:
@@ -502,7 +505,7 @@ class HarmonizeResult:
             ),
             preparation=self.prepared.summary(),
             figures=dict(self.figures),
-            verdict={"Level": self.trust.level, "Headline": self.trust.headline},
+            verdict={"Level": self.verdict.level, "Headline": self.verdict.headline},
             warnings=self.warnings,
             versions=versions(),
             results=dict(results or {}),

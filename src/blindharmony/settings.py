@@ -277,6 +277,25 @@ class CheckSettings(SettingsGroup):
         default=8.0,
         description="Spreads of the held-out scans beyond which an improbable result is poor, not to be looked at.",
     )
+    least_distance_spread: Share = Field(
+        default=0.3,
+        description="Smallest spread of the target scans' intensity distances that is believed, as a share of their "
+        "mean; the included target's is 0.32.",
+    )
+    least_tissue_spread: Share = Field(
+        default=0.01,
+        description="Smallest spread of the target scans' tissue intensities that is believed, as a share of their "
+        "mean; the included target's is 0.015 (white matter) to 0.07 (fluid).",
+    )
+    farther_spreads: Positive = Field(
+        default=1.0,
+        description="Spreads of the target's own scans by which a result may be farther from them than the scan was "
+        "while it stays among them; beyond all of them it may not be farther at all.",
+    )
+    not_needed_excess: float = Field(
+        default=1.0,
+        description="Spreads of the held-out scans up to which a scan looks like the target's to begin with.",
+    )
     least_overlap: Share = Field(
         default=0.90, description="Dice overlap with the template's brain below which one must look."
     )

@@ -5,6 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from blindharmony.quality.checks import Check, Severity
+from blindharmony.quality.verdict import Verdict
 from blindharmony.report.page import Section, Strip, render_page
 from blindharmony.report.scan import render_report
 
@@ -35,11 +37,13 @@ def test_a_report_about_a_scan_called_script(evidence):
                     name=name,
                     unit=name,
                     methods=name,
-                    warnings=(name,),
+                    details=(name,),
                     figures={name: name},
                     provenance={name: name},
                     preparation={name: {name: [name]}},
-                    verdict=replace(evidence.verdict, headline=name, details=(name,), advice=(name,)),
+                    verdict=Verdict(
+                        (Check(name, Severity.POOR, name, 1.0, (None, 0.5), name, name), *evidence.verdict.checks), name
+                    ),
                 )
             )
         )

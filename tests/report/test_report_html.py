@@ -1,16 +1,17 @@
 import base64
 import hashlib
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from blindharmony.errors import OutputError
-from blindharmony.report.evidence import Confidence, Verdict
+from blindharmony.quality.checks import Check, Severity
+from blindharmony.quality.verdict import Verdict
 from blindharmony.report.pictures import slice_of
 from blindharmony.report.scan import render_report, write_report
+from report_evidence import made_verdict
 
 SECTIONS = [
     "verdict",
@@ -121,8 +122,8 @@ def test_every_name_is_escaped(make_evidence):
         make_evidence(
             name=evil,
             unit=evil,
-            verdict=Verdict("poor", evil, [evil], [evil]),
-            warnings=[evil],
+            verdict=Verdict((Check(evil, Severity.POOR, evil, 1.0, (None, 0.5), evil, evil),), evil),
+            details=[evil],
             figures={evil: evil},
             preparation={evil: {evil: [evil]}},
             trace=[{"step": 0, evil: 1.0}, {"step": 1, evil: 2.0}],
@@ -141,33 +142,38 @@ def test_it_does_without_the_optional_parts(make_evidence):
             log_bias=None,
             held_out=0,
             confidence=None,
-            overlap=None,
+            verdict=Verdict((Check("registration", Severity.GOOD, "It fits.", 0.96, (0.9, None)),), "T"),
             trace=(),
             figures={},
-            warnings=(),
+            details=(),
             preparation={},
             provenance={},
         )
     )
-    assert [a["id"] for tag, a in Page(text).elements if tag == "section"] == SECTIONS
-    for words in (
-        "No intensity curve was fitted.",
-        "No bias field was fitted.",
-        "say nothing about their own errors",
-        "Nothing was iterated",
-        "None.",
-    ):
-        assert words in text
+    page = Page(text)
+    kept = [name for name in SECTIONS if name not in ("tissue", "fit", "confidence", "trace")]
+    assert [a["id"] for tag, a in page.elements if tag == "section"] == kept
+    assert {a["href"] for tag, a in page.elements if tag == "a"} == {f"#{name}" for name in kept}
+    assert "Every check is good." in text
 
 
 def test_confidence_may_be_known_in_part(make_evidence, evidence):
-    levels = Confidence([("detail at 2 mm", 9.5, -0.3)])
-    text = render_report(make_evidence(confidence=levels))
-    assert "error of the intensities is not known" in text
-    assert "detail at 2 mm: before 9.5, after −0.3, like the target −4 to 4" in text
-    text = render_report(make_evidence(confidence=replace(evidence.confidence, levels=())))
-    assert "no whole-volume flow" in text
+    text = render_report(make_evidence(confidence=None))
+    assert "Error of the harmonized intensity" not in text
+    assert "Detail at 2 mm: before 5.2, after 0.4, usual −1 to 4" in text
+    bare = Verdict(tuple(check for check in evidence.verdict.checks if "bits" not in check.unit), "T")
+    text = render_report(make_evidence(verdict=bare))
+    assert "by level of detail" not in text
     assert "Error of the harmonized intensity" in text
+
+
+def test_the_verdict_lists_every_check(make_evidence):
+    """Name, value, limit, severity, sentence, advice."""
+    text = render_report(make_evidence(verdict=made_verdict(Severity.CAUTION, words="What <is> so.")))
+    for words in ("registration", "0.96 (at least 0.9)", "Check", "What &lt;is&gt; so.", "One warning."):
+        assert words in text
+    assert text.count('<li class="caution">') == 1
+    assert "All 6 checks" in text
 
 
 def test_held_out_scans_are_drawn_one_by_one(make_evidence):

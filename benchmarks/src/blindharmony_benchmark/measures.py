@@ -214,7 +214,7 @@ def features(image: NDArray[np.float32], region: NDArray[np.bool_]) -> NDArray[n
 def site(scan: Picture, image: NDArray[np.float32], where: Regions, target: Target) -> dict[str, Any]:
     """Of one harmonized scan: its profile, its typicality under the flow, and whether the anatomy was kept."""
     found = typicality(image, scan.mask, target)
-    judged = {} if found is None else {"excess": found.excess, "bits": found.bits}
+    judged = {} if found is None else {"excess": found.worst.z, "bits": found.bits}
     return {**profile(image, scan.mask, where), **judged, **anatomy(scan, image)}
 
 

@@ -11,7 +11,7 @@ import pytest
 from blindharmony.cli.main import main
 from blindharmony.errors import BlindHarmonyError, UsageError
 from blindharmony.files import file_sha256
-from blindharmony.quality.typicality import Typicality
+from blindharmony.quality.typicality import Typicality, reference_score
 from blindharmony_benchmark import run as running
 from blindharmony_benchmark.cost import cost
 from blindharmony_benchmark.plan import Plan, read_splits
@@ -80,7 +80,8 @@ def cheap_measures(monkeypatch):
         monkeypatch.setattr(f"blindharmony_benchmark.measures.{name}", lambda *a, **k: 0.5)
     few = np.linspace(0, 1, 5)
     monkeypatch.setattr("blindharmony_benchmark.measures.features", lambda x, where: np.quantile(x[where][::50], few))
-    found = Typicality(9.0, (9.0,) * 5, (0.0,) * 5)
+    score = reference_score("in all", 9.0, [8.9, 9.0, 9.1])
+    found = Typicality((score,) * 5, score)
     monkeypatch.setattr("blindharmony_benchmark.measures.typicality", lambda *a: found)
 
 

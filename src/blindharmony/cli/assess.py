@@ -13,9 +13,10 @@ from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, re
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
-    from blindharmony.api import Assessment
     from blindharmony.models.target import Target
-    from blindharmony.quality.typicality import Standing
+    from blindharmony.quality.checks import Check
+    from blindharmony.quality.typicality import ReferenceScore
+    from blindharmony.quality.verdict import Assessment
 
 _EPILOG = """\
 Verdicts:
@@ -23,9 +24,10 @@ Verdicts:
   foreign          something is, and nothing after harmonization: what harmonization is for
   not explainable  something still is afterwards (noise, pathology, wrong sequence, ...), or part of the head is
                    missing, the skull is still on, or bright and dark tissue are swapped
+They follow from the checks that 'harmonize' makes: what it calls good is never called not explainable here.
 
-Excess is the distance from the target's own scans in their spreads: 0 is the middle, above 0 is less usual. The
-quantile is the share of target scans expected below; with few held-out scans (see 'known') it is coarse. Rare means
+z is the distance from the mean of the target's own scans in their standard deviations: 0 is the middle, above 0 is
+less usual. The quantile is the share of target scans expected below; with few held-out scans it is coarse. Rare means
 beyond one target scan in fifty. Nothing is written.
 
 examples:
@@ -35,7 +37,7 @@ examples:
 """
 
 _LEGEND = (
-    "numbers: distance from the target's own scans in their spreads (0 is the middle), before -> after harmonization; "
+    "numbers: z-scores among the target's own scans (0 is the middle), before -> after harmonization; "
     "worst level: the farthest of the details at four resolutions and the brightness; see 'blindharmony assess --help'"
 )
 
@@ -73,7 +75,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     for problem in missing:
         screen.problem(f"blindharmony: {problem}")
     failed: list[BlindHarmonyError] = list(missing)
-    found: list[Assessment] = []
+    assessments: list[Assessment] = []
     width = max(len(p.name) for p in paths)
     if len(paths) > 1 and not arguments.json:
         screen.result(f"{'scan':<{width}}  {'verdict':<15}  intensities  worst level     in all          mask")
@@ -95,14 +97,14 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             failed.append(reportable(error, path))
             screen.problem(f"blindharmony: {failed[-1]}")
             continue
-        found.append(result)
+        assessments.append(result)
         if not arguments.json:
             for line in table(result) if len(paths) == 1 else row(result, width):
                 screen.result(line)
             for warning in result.warnings:
                 screen.problem(f"{path.name}: warning: {warning}")
     if arguments.json:
-        screen.result(json.dumps(document(target, found, failed), indent=2, allow_nan=False))
+        screen.result(json.dumps(document(target, assessments, failed), indent=2, allow_nan=False))
     elif len(paths) > 1:
         screen.note(_LEGEND)
     screen.failures(len(failed), len(paths) + len(missing))
@@ -111,7 +113,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     return 1 if failed else 0
 
 
-def document(target: Target, found: list[Assessment], failed: list[BlindHarmonyError]) -> dict[str, Any]:
+def document(target: Target, assessments: list[Assessment], failed: list[BlindHarmonyError]) -> dict[str, Any]:
     """Everything as one JSON object."""
     return {
         "blindharmony": VERSION,
@@ -120,53 +122,53 @@ def document(target: Target, found: list[Assessment], failed: list[BlindHarmonyE
             "digest": target.digest,
             "held_out_scans": target.info.held_out.scans,
         },
-        "scans": [f.as_json() for f in found],
+        "scans": [assessment.as_json() for assessment in assessments],
         "failed": [{"path": str(e.path) if e.path else None, "what": e.what, "remedy": e.remedy} for e in failed],
     }
 
 
-def table(found: Assessment) -> list[str]:
+def table(result: Assessment) -> list[str]:
     """One scan in full."""
+    columns = f"{'z':>7} {'quantile':>9} {'rank':>6}"
     lines = [
-        f"{found.scan}: {found.verdict} for {found.target} ({found.headline})",
-        *(f"  - {reason}" for reason in found.reasons),
+        f"{result.scan}: {result.verdict} for {result.target} ({result.headline})",
+        *(f"  - {reason}" for reason in result.reasons),
         "",
-        f"{'':<20}  {'before':^24}  {'after ' + found.method:^24}",
-        f"{'':<20}  {'excess':>7} {'quantile':>9} {'rank':>6}  {'excess':>7} {'quantile':>9} {'rank':>6}",
+        f"{'':<20}  {'before':^24}  {'after ' + result.method:^24}",
+        f"{'':<20}  {columns}  {columns}",
     ]
-    for before, after in zip(found.before, found.after, strict=True):
+    for before, after in zip(result.before, result.after, strict=True):
         lines.append(f"{before.name:<20}  {_cells(before)}  {_cells(after)}")
-    mask = found.mask
-    return [
-        *lines,
+    lines += [
         "",
-        f"mask: {found.brain_ml:.0f} ml; misses {100 * mask.missed:.1f} % of the brain all target scans have; "
-        f"{100 * mask.outside:.1f} % lies where none has",
-        f"order of tissues: {found.order:.2f} (rank correlation with the target's mean head)",
-        "excess in spreads of target scans; rank: how many known scans lie below",
+        f"harmonize says: {result.harmonized}",
+        *(f"  {mark(c)} {c.name}: {c.message}" for c in result.checks),
     ]
+    return [*lines, "", "rank: how many of the target's scans lie below; !: look at it; x: do not use it as it is"]
 
 
-def _cells(row: Standing) -> str:
-    quantile = "-" if row.quantile is None else f"{row.quantile:.3f}"
-    return f"{row.excess:>7.1f} {quantile:>9} {f'{row.rank}/{row.known}':>6}"
+def mark(check: Check) -> str:
+    """One sign for a check's severity."""
+    return " !x"[check.severity]
 
 
-def row(found: Assessment, width: int) -> list[str]:
+def _cells(score: ReferenceScore) -> str:
+    quantile = "-" if score.quantile is None else f"{score.quantile:.3f}"
+    return f"{score.z:>7.1f} {quantile:>9} {f'{score.rank}/{score.count}':>6}"
+
+
+def row(result: Assessment, width: int) -> list[str]:
     """One scan of several: a line, and its reasons."""
-    levels = [(b, a) for b, a in zip(found.before, found.after, strict=True) if b.name not in ("intensities", "in all")]
+    from blindharmony.quality.typicality import INTENSITIES, LIKELIHOOD
+
+    pairs = list(zip(result.before, result.after, strict=True))
+    levels = [(b, a) for b, a in pairs if b.name not in (INTENSITIES, LIKELIHOOD)]
     cells = [
-        next((f"{b.excess:+.1f}" for b in found.before if b.name == "intensities"), "-"),
-        f"{max(b.excess for b, _ in levels):+.1f} -> {max(a.excess for _, a in levels):+.1f}" if levels else "-",
-        next(
-            (
-                f"{b.excess:+.1f} -> {a.excess:+.1f}"
-                for b, a in zip(found.before, found.after, strict=True)
-                if b.name == "in all"
-            ),
-            "-",
-        ),
+        next((f"{b.z:+.1f}" for b, _ in pairs if b.name == INTENSITIES), "-"),
+        f"{max(b.z for b, _ in levels):+.1f} -> {max(a.z for _, a in levels):+.1f}" if levels else "-",
+        next((f"{b.z:+.1f} -> {a.z:+.1f}" for b, a in pairs if b.name == LIKELIHOOD), "-"),
     ]
-    mask = ("good", "look at it", "wrong")[found.mask.grade]
-    first = f"{found.scan:<{width}}  {found.verdict:<15}  {cells[0]:<11}  {cells[1]:<14}  {cells[2]:<14}  {mask}"
-    return [first, *(f"{'':<{width}}  - {reason}" for reason in found.reasons)]
+    severity = max(check.severity for check in result.checks if "mask" in check.name)
+    mask = ("good", "look at it", "wrong")[severity]
+    first = f"{result.scan:<{width}}  {result.verdict:<15}  {cells[0]:<11}  {cells[1]:<14}  {cells[2]:<14}  {mask}"
+    return [first, *(f"{'':<{width}}  - {reason}" for reason in result.reasons)]

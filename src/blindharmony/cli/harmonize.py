@@ -75,15 +75,15 @@ class Outcomes:
                 status="done",
                 result=files[0],
                 files=files,
-                verdict=result.trust.level,
-                headline=result.trust.headline,
+                verdict=result.verdict.level,
+                headline=result.verdict.headline,
                 warnings=result.warnings,
                 figures=result.figures,
                 seconds=round(seconds, 1),
             )
             return
         self.screen.result(str(files[0]))
-        self.screen.note(f"{path.name}: {result.trust.headline} ({seconds:.0f} s)")
+        self.screen.note(f"{path.name}: {result.verdict.headline} ({seconds:.0f} s)")
         for warning in result.warnings:
             self.screen.problem(f"{path.name}: warning: {warning}")
         for what, ending in (("viewer", ".viewer.html"), ("report", ".html")):

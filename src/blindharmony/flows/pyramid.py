@@ -246,7 +246,15 @@ class Density(NamedTuple):
 
     def bits_per_dim(self, first: int = 0) -> Tensor:
         r""":math:`-\log_2 p(x)/n + 8`: bits a voxel at 256 grey levels between 0 and 1, shape ``(B,)``."""
-        return -self.nats[:, first:].sum(1) / self.numbers[:, first:].sum(1) / math.log(2) + 8
+        return _bits(self.nats[:, first:].sum(1), self.numbers[:, first:].sum(1))
+
+    def level_bits(self) -> Tensor:
+        """The same for each level by itself, finest first, shape ``(B, levels)``."""
+        return _bits(self.nats.double(), self.numbers.double())
+
+
+def _bits(nats: Tensor, numbers: Tensor) -> Tensor:
+    return -nats / numbers / math.log(2) + 8
 
 
 class Pyramid(Bijection[list[Tensor]]):

@@ -81,8 +81,8 @@ class BlindHarmonizeD(MapTransform):
             changed = torch.from_numpy(result.data[None]).to(image.device)
             out[key] = MetaTensor(changed, meta=image.meta, applied_operations=image.applied_operations)
             if self.verdict_postfix is not None:
-                trust = result.trust
-                verdict = {"level": trust.level, "headline": trust.headline, "warnings": list(trust.warnings)}
+                judged = result.verdict
+                verdict = {"level": judged.level, "headline": judged.headline, "warnings": list(judged.warnings)}
                 out[f"{key}_{self.verdict_postfix}"] = verdict
         return out
 

@@ -1,31 +1,167 @@
-r"""What is wrong with a mask, the order of tissues, or the way a scan was moved.
+r"""The checks of a scan and its result: each with a value, a limit, a severity, a sentence and what to do.
 
-Whether a brain mask covers the brain, the whole brain, and nothing but the brain.
+A check is a function that takes the :class:`Evidence` and gives one or several :class:`Check`. The verdict is the worst
+of them (:mod:`blindharmony.quality.verdict`). In the order in which they are made:
 
-Whether tissues have the target's order of brightness: T1-weighted scans have dark CSF and bright white matter.
+* the **head**: registration, volume of the mask, whether it covers the brain and nothing else, whether bright and dark
+  tissue are where the target has them, thickness of slices;
+* **likeness**: whether the result's intensities, tissues and likelihood would be rare among the target's own scans;
+* **direction**: whether harmonizing moved the scan away from the target;
+* the **method** and the **file**: what they noticed by themselves.
 
-Whether a result's intensities are nearer to the target's people than the scan's were.
+What cannot be measured is said to be not judged, and is a reason to look: nothing counts as perfect because it is
+missing.
 
-.. math:: d(x) = \frac1U \sum_u \bigl| Q_x(u) - \operatorname{med}_s Q_s(u) \bigr|
+Example:
+    A check of one's own: results darker than a limit must be looked at.
 
-:math:`Q_s` are the quantile curves of the target's scans. A person may be far from the median and stay there; a scan
-that was nearer and ends beyond everybody was given a curve that is not its own.
+    >>> from blindharmony.quality.checks import Check, Evidence, graded, register_check, registered_checks
+    >>> @register_check
+    ... def brightness(evidence: Evidence) -> list[Check]:
+    ...     value = float(evidence.after.quantiles.mean())
+    ...     return [Check(
+    ...         name="brightness",
+    ...         severity=graded(value, (0.5, None)),
+    ...         message=f"The brain's mean intensity is {value:.2f}; at least 0.50 is expected.",
+    ...         value=value,
+    ...         limit=(0.5, None),
+    ...         advice="Compare before and after.",
+    ...     )]
+    >>> brightness in registered_checks()
+    True
+    >>> unregister_check(brightness)
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage, stats
 
-from blindharmony.harmonization.summary import source_quantiles
+from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.models.target import Target
-from blindharmony.quality.typicality import reduced
+from blindharmony.preprocessing.recipe import Prepared
+from blindharmony.preprocessing.registration import Registration
+from blindharmony.quality.typicality import CONTRAST, Comparison, Image, Mask, ReferenceScore, compare, rare_z, reduced
+from blindharmony.settings import CheckSettings
 
-# The worst of 63 good masks of four scanners misses 1.5 % and has 0.1 % outside. A missing cerebellum is 7 %, half
-# a head 52 %; a mask that is 6 mm too thick has 2 % outside, a whole head 40 to 50 %.
-_MISSED, _OUTSIDE = (0.03, 0.12), (0.01, 0.08)
+# An end of None is open.
+Limit = tuple[float | None, float | None]
+
+
+class Severity(IntEnum):
+    """How bad a check is; the verdict is the worst of all.
+
+    Example:
+        >>> max(Severity.GOOD, Severity.POOR).word
+        'poor'
+    """
+
+    GOOD = 0
+    CAUTION = 1
+    POOR = 2
+
+    @property
+    def word(self) -> str:
+        """``good``, ``caution`` (look at it) or ``poor`` (do not use it without a reason)."""
+        return self.name.lower()
+
+
+class Topic(StrEnum):
+    """What a check is about: the head, likeness to the target, direction of the change, the method, the file."""
+
+    HEAD = "head"
+    LIKENESS = "likeness"
+    DIRECTION = "direction"
+    METHOD = "method"
+    FILE = "file"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What it is, a few words.
+        severity: How bad it is.
+        message: One sentence with the value and its limit.
+        value: What was measured; None if it was not judged, or is no number.
+        limit: Lowest and highest value that is good, None for an open end; None if there is no such limit.
+        unit: Of both; empty for pure numbers.
+        advice: What to do, one sentence; empty if nothing.
+        topic: What it is about.
+        note: Whether a reader should be told though it is no reason to doubt the result.
+    """
+
+    name: str
+    severity: Severity
+    message: str
+    value: float | None = None
+    limit: Limit | None = None
+    unit: str = ""
+    advice: str = ""
+    topic: Topic = Topic.HEAD
+    note: bool = False
+
+    @property
+    def judged(self) -> bool:
+        """Whether a value was measured and compared with a limit."""
+        return self.value is not None
+
+    @property
+    def told(self) -> bool:
+        """Whether it stands among the warnings."""
+        return self.note or self.severity > Severity.GOOD
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers and words."""
+        return {
+            "name": self.name,
+            "severity": self.severity.word,
+            "message": self.message,
+            "value": self.value,
+            "limit": None if self.limit is None else list(self.limit),
+            "unit": self.unit,
+            "advice": self.advice,
+            "topic": self.topic.value,
+        }
+
+
+def graded(value: float, good: Limit, usable: Limit | None = None) -> Severity:
+    """The severity of a value: good within ``good``, a caution beyond it, poor beyond ``usable`` if that is given.
+
+    A value that is no number is as bad as can be.
+
+    Example:
+        >>> [graded(x, (None, 1.0), (None, 5.0)).word for x in (1.0, 2.0, 9.0, float("nan"))]
+        ['good', 'caution', 'poor', 'poor']
+    """
+    worst = Severity.CAUTION if usable is None else Severity.POOR
+    if _within(value, good):
+        return Severity.GOOD
+    return Severity.CAUTION if usable is not None and _within(value, usable) else worst
+
+
+def _within(value: float, limit: Limit) -> bool:
+    low, high = limit
+    return bool(np.isfinite(value)) and (low is None or value >= low) and (high is None or value <= high)
+
+
+def not_judged(name: str, why: str, topic: Topic) -> Check:
+    """What stands in the place of a check that cannot be made: a reason to look, never a pass.
+
+    Example:
+        >>> not_judged("registration", "the scan was not registered", Topic.HEAD).message
+        'registration not judged: the scan was not registered.'
+    """
+    advice = "Judge by the pictures: nothing else does here."
+    return Check(name, Severity.CAUTION, f"{name} not judged: {why}.", advice=advice, topic=topic)
 
 
 class MaskFit(BaseModel):
@@ -33,45 +169,120 @@ class MaskFit(BaseModel):
 
     Attributes:
         missed: Share that the mask leaves out of what *all* training masks cover (one voxel of 2 mm inside its
-            border).
+            border); None if there is nothing that all of them cover.
         outside: Share of the mask where *no* training mask has brain (one voxel of 2 mm beyond their border).
         size: Volume of the mask in units of the mean training mask, both on the template grid.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    missed: float
+    missed: float | None
     outside: float
     size: float
 
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Everything that checks look at.
+
+    Attributes:
+        prepared: The scan with the result of every preparation step.
+        target: The target.
+        before: The scan as prepared in its own contrast, beside the target's own scans.
+        after: The result, likewise.
+        mask: The scan's brain mask beside those of the target.
+        order: Rank correlation of the scan with the target's mean head.
+        scanner: Model of the scanner, if scans shared one.
+        file_warnings: What reading the file noticed.
+        method_warnings: What the method noticed, without weight.
+        doubts: What the method noticed for which a result must be looked at.
+        settings: The limits.
+        harmonized: Whether ``after`` is a result; else it is the scan itself.
+    """
+
+    prepared: Prepared
+    target: Target
+    before: Comparison
+    after: Comparison
+    mask: MaskFit
+    order: float
+    scanner: ScannerModel | None = None
+    file_warnings: Sequence[str] = ()
+    method_warnings: Sequence[str] = ()
+    doubts: Sequence[str] = ()
+    settings: CheckSettings = field(default_factory=CheckSettings)
+    harmonized: bool = True
+
     @property
-    def grade(self) -> int:
-        """0: like the target's masks, 1: to be looked at, 2: not the brain.
+    def subject(self) -> str:
+        """What sentences are about."""
+        return "result" if self.harmonized else "scan"
 
-        Example:
-            >>> [MaskFit(missed=m, outside=0, size=1).grade for m in (0.01, 0.07, 0.5)]
-            [0, 1, 2]
-        """
-        pairs = ((self.missed, _MISSED), (self.outside, _OUTSIDE))
-        return max(sum(value > limit for limit in limits) for value, limits in pairs)
+    @property
+    def overlap(self) -> float | None:
+        """Dice overlap of the brain mask with the template's; None if the scan was not registered."""
+        registered = self.prepared.optional(Registration)
+        return None if registered is None else registered.overlap
 
-    def problems(self) -> list[str]:
-        """What is wrong with it, one plain sentence each."""
-        found = []
-        if self.missed > _MISSED[0]:
-            found.append(
-                f"The mask misses {100 * self.missed:.0f} % of the brain that every scan of the target has: part of "
-                "the head is cut off, or the mask is too small or misplaced."
-            )
-        if self.outside > _OUTSIDE[0]:
-            found.append(
-                f"{100 * self.outside:.0f} % of the mask lies where no scan of the target has brain: the mask is too "
-                "big or misplaced, or the skull is not removed."
-            )
-        return found
+    @property
+    def brain_ml(self) -> float:
+        """Volume of the brain mask on the scan's own grid."""
+        return brain_ml(self.prepared.native.inside(), self.prepared.native.spacing)
+
+    def as_it_came(self) -> Evidence:
+        """The same of the scan without harmonization, so that the same checks judge it."""
+        return replace(self, after=self.before, method_warnings=(), doubts=(), harmonized=False)
 
 
-def mask_fit(mask: NDArray[np.bool_], target: Target) -> MaskFit:
+def gather_evidence(
+    prepared: Prepared,
+    source_image: Image,
+    result_image: Image,
+    target: Target,
+    *,
+    scanner: ScannerModel | None = None,
+    file_warnings: Sequence[str] = (),
+    method_warnings: Sequence[str] = (),
+    doubts: Sequence[str] = (),
+    settings: CheckSettings | None = None,
+    device: str = "cpu",
+) -> Evidence:
+    """Measure what the checks look at.
+
+    Args:
+        prepared: The prepared scan.
+        source_image: The scan as prepared in its own contrast, template grid, flow units.
+        result_image: The result, likewise.
+        target: The target.
+        scanner: Model of the scanner, if scans shared one.
+        file_warnings: What reading the file noticed.
+        method_warnings: What the method noticed.
+        doubts: What of it means that the result must be looked at.
+        settings: The limits.
+        device: Where the target's flow runs.
+
+    Raises:
+        PreprocessingError: If hardly any brain lies where the target has brain.
+    """
+    inside = prepared.scan.inside()
+    limits = settings or CheckSettings()
+    before, after = (compare(x, inside, target, device=device, settings=limits) for x in (source_image, result_image))
+    return Evidence(
+        prepared=prepared,
+        target=target,
+        before=before,
+        after=after,
+        mask=mask_fit(inside, target),
+        order=tissue_order(source_image, inside, target),
+        scanner=scanner,
+        file_warnings=file_warnings,
+        method_warnings=method_warnings,
+        doubts=doubts,
+        settings=limits,
+    )
+
+
+def mask_fit(mask: Mask, target: Target) -> MaskFit:
     """Compare a mask on the 1 mm template grid with the target's coverage.
 
     Args:
@@ -87,17 +298,13 @@ def mask_fit(mask: NDArray[np.bool_], target: Target) -> MaskFit:
     never = ndimage.binary_erosion(target.coverage <= 0, border_value=1)
     total = float(share.sum())
     return MaskFit(
-        missed=float(1 - share[core].mean()) if core.any() else 0.0,
-        outside=float(share[never].sum()) / total if total else 0.0,
+        missed=float(1 - share[core].mean()) if core.any() else None,
+        outside=float(share[never].sum()) / total if total else 1.0,
         size=total / max(float(target.coverage.sum()), 1.0),
     )
 
 
-# T1-weighted scans of four scanners have 0.52 to 0.71; noise has 0, an inverted scan the same with a minus sign.
-_LEAST = 0.25
-
-
-def tissue_order(image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target) -> float:
+def tissue_order(image: Image, mask: Mask, target: Target) -> float:
     r"""Spearman's rank correlation of the scan with the target's mean head at 2 mm.
 
     No increasing intensity curve changes it, so what it finds wrong no such curve can mend.
@@ -117,46 +324,400 @@ def tissue_order(image: NDArray[np.float32], mask: NDArray[np.bool_], target: Ta
     return float(stats.spearmanr(x[region], target.mean_image[region]).statistic)
 
 
-def order_problem(order: float, contrast: str) -> str | None:
-    """One plain sentence if the order is not the target's, else None.
+def brain_ml(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> float:
+    """Volume of a mask in millilitres.
 
     Example:
-        >>> order_problem(0.6, "T1w") is None, "swapped" in order_problem(-0.5, "T1w")
-        (True, True)
+        >>> brain_ml(np.ones((10, 10, 10), bool), (2.0, 2.0, 1.0))
+        4.0
     """
-    if order >= _LEAST:
-        return None
-    if order <= -_LEAST:
-        return (
-            f"Dark and bright tissue are swapped (rank correlation with the target's mean head {order:.2f}): the "
-            f"target is {contrast}, this looks like another contrast, such as T2, or an inverted image."
-        )
-    return (
-        f"Bright and dark are not where the target has them (rank correlation with its mean head {order:.2f}): "
-        "noise, a misplaced head, or no brain."
-    )
+    return float(mask.sum() * np.prod(spacing) / 1000)
 
 
-def moved_away(
-    before: NDArray[np.float32], after: NDArray[np.float32], mask: NDArray[np.bool_], target: Target
-) -> str | None:
-    """One sentence if the result is farther from the target than the scan, and than all of the target's own scans.
+CheckFunction = Callable[[Evidence], Iterable[Check]]
+
+_CHECKS: list[CheckFunction] = []
+
+
+def register_check(function: CheckFunction) -> CheckFunction:
+    """Add a check to those that every verdict is made of; a decorator.
 
     Args:
-        before: Prepared scan, template grid, flow units.
-        after: Result, likewise.
-        mask: Brain.
-        target: The target.
+        function: Takes the evidence, gives checks. It is asked for the result and, by ``assess``, for the scan too.
+    """
+    _CHECKS.append(function)
+    return function
+
+
+def unregister_check(function: CheckFunction) -> None:
+    """Take a check out again.
 
     Raises:
-        PreprocessingError: If hardly any brain lies where the target has brain.
+        ValueError: If it is not registered.
     """
-    middle = np.median(target.quantiles, axis=0)
-    one, other = (float(np.abs(source_quantiles(x, mask, target)[0] - middle).mean()) for x in (before, after))
-    usual = float(np.abs(target.quantiles - middle).mean(1).max())
-    if other <= max(one, usual):
-        return None
-    return (
-        f"Harmonizing moved the scan's intensities away from the target's: {other / usual:.1f} times as far from its "
-        f"median scan as the farthest of its own ({one / usual:.1f} times before)."
+    _CHECKS.remove(function)
+
+
+def registered_checks() -> tuple[CheckFunction, ...]:
+    """All checks, in the order in which they are made."""
+    return tuple(_CHECKS)
+
+
+def run_checks(evidence: Evidence) -> tuple[Check, ...]:
+    """Make every check."""
+    return tuple(check for function in _CHECKS for check in function(evidence))
+
+
+@register_check
+def registration(evidence: Evidence) -> list[Check]:
+    """Whether the brain lies on the template's."""
+    least = evidence.settings.least_overlap
+    overlap = evidence.overlap
+    if overlap is None:
+        return [not_judged("registration", "the scan was not registered to the template", Topic.HEAD)]
+    severity = graded(overlap, (least, None))
+    words = f"The brain overlaps the template's by {overlap:.2f} (Dice); at least {least:.2f} is expected"
+    odd = severity > Severity.GOOD
+    return [
+        Check(
+            name="registration",
+            severity=severity,
+            message=f"{words}: the registration or the mask is off." if odd else f"{words}.",
+            value=overlap,
+            limit=(least, None),
+            advice="Look at the mask and template outlines under 'Preparation'." if odd else "",
+        )
+    ]
+
+
+@register_check
+def brain_volume(evidence: Evidence) -> list[Check]:
+    """Whether the mask has an adult brain's volume."""
+    limit, millilitres = evidence.settings.brain_ml, evidence.brain_ml
+    severity = graded(millilitres, limit)
+    return [
+        Check(
+            name="brain volume",
+            severity=severity,
+            message=f"The brain mask has {millilitres:.0f} ml; {limit[0]:.0f} to {limit[1]:.0f} are expected of an "
+            "adult's.",
+            value=millilitres,
+            limit=limit,
+            unit="ml",
+            advice="Check the mask, or give one with --mask." if severity else "",
+        )
+    ]
+
+
+@register_check
+def mask_coverage(evidence: Evidence) -> list[Check]:
+    """Whether the mask covers the brain, the whole brain, and nothing but the brain."""
+    settings, fit = evidence.settings, evidence.mask
+    advice = "Check the mask and the field of view under 'Preparation'."
+    checks = []
+    for name, value, (good, usable), sentence, wrong in (
+        (
+            "brain covered by the mask",
+            fit.missed,
+            settings.mask_missed,
+            "The mask misses {} % of the brain that every scan of the target has; at most {} % is expected",
+            "part of the head is cut off, or the mask is too small or misplaced",
+        ),
+        (
+            "mask outside the brain",
+            fit.outside,
+            settings.mask_outside,
+            "{} % of the mask lies where no scan of the target has brain; at most {} % is expected",
+            "the mask is too big or misplaced, or the skull is not removed",
+        ),
+    ):
+        if value is None:
+            checks.append(not_judged(name, "the target's own masks agree nowhere", Topic.HEAD))
+            continue
+        severity = graded(value, (None, good), (None, usable))
+        words = sentence.format(f"{100 * value:.1f}", f"{100 * good:g}")
+        checks.append(
+            Check(
+                name=name,
+                severity=severity,
+                message=f"{words}: {wrong}." if severity else f"{words}.",
+                value=100 * value,
+                limit=(None, 100 * good),
+                unit="%",
+                advice=advice if severity else "",
+            )
+        )
+    return checks
+
+
+@register_check
+def order_of_tissues(evidence: Evidence) -> list[Check]:
+    """Whether bright and dark are where the target has them; what is not, no intensity curve can mend."""
+    least, order, info = evidence.settings.least_order, evidence.order, evidence.target.info
+    wrong = not _within(order, (least, None))
+    words = f"the rank correlation with the target's mean head is {order:.2f}, at least {least:.2f} is expected"
+    if not wrong:
+        message = f"Bright and dark tissue are where the target has them: {words}."
+    elif order <= -least:
+        message = (
+            f"Dark and bright tissue are swapped: {words}. The target is {info.suffix}, this looks like another "
+            "contrast, such as T2, or an inverted image."
+        )
+    else:
+        message = f"Bright and dark are not where the target has them: {words}. Noise, a misplaced head, or no brain."
+    return [
+        Check(
+            name="order of tissues",
+            severity=Severity.POOR if wrong else Severity.GOOD,
+            message=message,
+            value=order,
+            limit=(least, None),
+            advice="Check that this is the right sequence." if wrong else "",
+        )
+    ]
+
+
+@register_check
+def slice_thickness(evidence: Evidence) -> list[Check]:
+    """Whether detail was scanned at all; thick slices are no reason to doubt a result."""
+    limit, thickest = evidence.settings.coarse_mm, max(evidence.prepared.native.spacing)
+    thick = thickest > limit
+    words = f"The scan's voxels are up to {thickest:.1f} mm thick (coarse is more than {limit:g} mm)"
+    message = f"{words}: detail that was not scanned is not invented." if thick else f"{words}."
+    return [Check("slice thickness", Severity.GOOD, message, value=thickest, unit="mm", note=thick)]
+
+
+_TARGET_UNITS = "target units"
+_COMPARE = "Compare before and after; look for a wrong sequence, pathology, contrast agent, noise or motion."
+
+
+@register_check
+def intensities(evidence: Evidence) -> list[Check]:
+    """Whether the distribution of the intensities is like the target's people's."""
+    score = evidence.after.intensities
+    if score is None:
+        why = f"the target knows {len(evidence.target.quantiles)} scans, three are needed"
+        return [not_judged("intensities", why, Topic.LIKENESS)]
+    score = score.scaled(evidence.target.info.unit)
+    limit = (None, score.usual[1])
+    severity = _rarity(score, limit, evidence.settings)
+    words = (
+        f"The {evidence.subject}'s intensities are {_digits(score.value)} target units from the target's median scan "
+        f"on average; at most {_digits(score.usual[1])} is usual ({_among(score)})"
     )
+    message = f"{words}: they are not those of the target." if severity else f"{words}."
+    return [_likeness("intensities", severity, message, score, limit, _TARGET_UNITS)]
+
+
+@register_check
+def tissues(evidence: Evidence) -> list[Check]:
+    """Whether contrast and the three tissues' intensities are usual."""
+    scores = evidence.after.tissues
+    if not scores:
+        return [not_judged("tissues", "fluid, gray and white matter cannot be told apart", Topic.LIKENESS)]
+    checks = []
+    for ratio_or_intensity in scores:
+        ratio = ratio_or_intensity.name == CONTRAST
+        score = ratio_or_intensity if ratio else ratio_or_intensity.scaled(evidence.target.info.unit)
+        severity = _rarity(score, score.usual, evidence.settings)
+        unit = "" if ratio else _TARGET_UNITS
+        words = (
+            f"The {evidence.subject}'s {score.name} is {_digits(score.value)}{' ' + unit if unit else ''}; "
+            f"{_digits(score.usual[0])} to {_digits(score.usual[1])} is usual for the target ({_among(score)})"
+        )
+        checks.append(_likeness(score.name, severity, f"{words}.", score, score.usual, unit))
+    return checks
+
+
+@register_check
+def likelihood(evidence: Evidence) -> list[Check]:
+    """Whether the target's flow finds every level of detail as probable as unseen scans of the target."""
+    judged = evidence.after.typicality
+    if judged is None:
+        bare = evidence.target.pyramid is None
+        why = "the target has no whole-volume flow" if bare else "the target has no held-out scans to compare with"
+        return [not_judged("likelihood", why, Topic.LIKENESS)]
+    checks = []
+    for index, score in enumerate((*judged.levels, judged.in_all)):
+        # Coarser levels that are more probable than usual are no fault; a finest level is: detail is missing.
+        limit = (score.usual[0] if index == 0 else None, score.usual[1])
+        severity = _rarity(score, limit, evidence.settings)
+        if score.low:
+            # A smooth image is no wrong one.
+            severity = min(severity, Severity.CAUTION)
+        what = "likelihood" if score is judged.in_all else score.name
+        where = "" if score is judged.in_all else f" in its {what}"
+        ends = f"{score.usual[0]:.2f} to {score.usual[1]:.2f}" if index == 0 else f"at most {score.usual[1]:.2f}"
+        words = (
+            f"Under the target's flow the {evidence.subject} costs {score.value:.2f} bits a voxel{where}; {ends} is "
+            f"usual for unseen scans of the target ({_among(score)})"
+        )
+        if severity and score.low:
+            message = f"{words}: it is smoother than the target's scans, what was not scanned is missing."
+        else:
+            message = f"{words}: it is improbable on the target scanner." if severity else f"{words}."
+        checks.append(_likeness(what, severity, message, score, limit, "bits a voxel"))
+    return checks
+
+
+def _rarity(score: ReferenceScore, limit: Limit, settings: CheckSettings) -> Severity:
+    """Good if not rare, poor if beyond what noise or another person explains, a caution between."""
+    # With very few reference scans even the limit of what is rare may lie farther out.
+    reach = max(settings.unexplained_excess, rare_z(score.count, settings)) * score.spread
+    return graded(score.value, limit, (score.mean - reach, score.mean + reach))
+
+
+def _digits(value: float) -> str:
+    """Four digits that count, without an exponent where people do not use one."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
+
+
+def _among(score: ReferenceScore) -> str:
+    return f"z {score.z:+.1f} among {score.count} target scan{'s' if score.count > 1 else ''}".replace("-", "−")
+
+
+def _likeness(name: str, severity: Severity, message: str, score: ReferenceScore, limit: Limit, unit: str) -> Check:
+    return Check(
+        name=name,
+        severity=severity,
+        message=message,
+        value=score.value,
+        limit=limit,
+        unit=unit,
+        advice=_COMPARE if severity else "",
+        topic=Topic.LIKENESS,
+    )
+
+
+@register_check
+def held_out_scans(evidence: Evidence) -> list[Check]:
+    """Whether enough of the target's scans never trained to say what is usual for its flow."""
+    held_out = evidence.target.info.held_out.scans
+    few = held_out < 2 and evidence.after.typicality is not None
+    words = f"The target kept {held_out} scans out of training (at least 2 are needed to say what is usual)"
+    rough = f"{evidence.settings.rare_excess:g} rough spreads are the limit of its likelihood"
+    message = f"{words}: {rough}." if few else f"{words}."
+    return [Check("held-out scans", Severity.GOOD, message, value=held_out, topic=Topic.METHOD, note=few)]
+
+
+@register_check
+def direction(evidence: Evidence) -> list[Check]:
+    """Whether the result is nearer to the target than the scan was, or stays among the target's own scans."""
+    checks = []
+    for quantity, score_of, unit in (
+        ("intensities", _distance, _TARGET_UNITS),
+        ("likelihood", _bits, "bits a voxel"),
+        ("contrast", _contrast, ""),
+    ):
+        name, two_sided = f"direction of {quantity}", quantity == "contrast"
+        first, second = score_of(evidence.before), score_of(evidence.after)
+        if first is None or second is None:
+            # The checks of likeness say that the result was not judged.
+            continue
+        if unit == _TARGET_UNITS:
+            first, second = (score.scaled(evidence.target.info.unit) for score in (first, second))
+        limit = farthest(first, second, evidence.settings, two_sided=two_sided)
+        severity = graded(second.value, limit)
+        words = _DIRECTION[quantity].format(before=_digits(first.value), after=_digits(second.value))
+        ends = " to ".join(_digits(end) for end in limit if end is not None)
+        allowed = ends if two_sided else f"at most {ends}"
+        moved = f"harmonizing moved the scan's {quantity} away from the target's" if severity else "it may stay there"
+        checks.append(
+            Check(
+                name=name,
+                severity=severity,
+                message=f"{words}; {allowed} is allowed{f': {moved}' if severity else ''}.",
+                value=second.value,
+                limit=limit,
+                unit=unit,
+                advice=_away(evidence) if severity else "",
+                topic=Topic.DIRECTION,
+            )
+        )
+    return checks
+
+
+_DIRECTION = {
+    "intensities": "The intensities were {before} target units from the target's median scan before and are "
+    "{after} after",
+    "likelihood": "The scan cost {before} bits a voxel under the target's flow before and costs {after} after",
+    "contrast": "The ratio of gray to white matter was {before} before and is {after} after",
+}
+
+
+def _distance(comparison: Comparison) -> ReferenceScore | None:
+    return comparison.intensities
+
+
+def _bits(comparison: Comparison) -> ReferenceScore | None:
+    return comparison.typicality.in_all if comparison.typicality else None
+
+
+def _contrast(comparison: Comparison) -> ReferenceScore | None:
+    return next((score for score in comparison.tissues if score.name == CONTRAST), None)
+
+
+def farthest(
+    before: ReferenceScore, after: ReferenceScore, settings: CheckSettings, *, two_sided: bool = False
+) -> Limit:
+    r"""How far a result may lie, given where the scan was.
+
+    A result may be as far as the scan was. Among the target's own scans it may be one standard deviation farther: a
+    curve is known no better than that. Beyond the farthest of them it may not be farther at all.
+
+    .. math:: x' \le \max\bigl(x,\; \min(x + s,\; \max_k r_k)\bigr)
+
+    Args:
+        before: Of the scan.
+        after: Of the result; the reference is the same.
+        settings: How many standard deviations are allowed.
+        two_sided: Whether both ends are limited, by the distance from the mean; else only the upper one.
+
+    Example:
+        >>> from blindharmony.quality.typicality import reference_score
+        >>> near, far = (reference_score("x", value, [0.0, 1.0, 2.0]) for value in (1.5, 5.0))
+        >>> farthest(near, far, CheckSettings()), farthest(far, far, CheckSettings())
+        ((None, 2.0), (None, 5.0))
+    """
+    step = settings.farther_spreads * after.spread
+    if not two_sided:
+        return None, max(before.value, min(before.value + step, after.span[1]))
+    off = abs(before.value - after.mean)
+    widest = max(abs(end - after.mean) for end in after.span)
+    reach = max(off, min(off + step, widest))
+    # The scan's own value is allowed to the last digit.
+    return min(after.mean - reach, before.value), max(after.mean + reach, before.value)
+
+
+def _away(evidence: Evidence) -> str:
+    if evidence.scanner is not None:
+        return "Compare with the scan harmonized alone: without --scanner or --group."
+    return "Compare before and after, and with other scans of its scanner; the scan as it came may be the better one."
+
+
+@register_check
+def need(evidence: Evidence) -> list[Check]:
+    """Whether the scan looked like the target to begin with."""
+    judged = evidence.before.typicality
+    if judged is None or not evidence.harmonized:
+        return []
+    limit, worst = evidence.settings.not_needed_excess, judged.worst
+    alike = worst.z < limit
+    words = (
+        f"The scan's least probable level was {worst.name} before (z {worst.z:+.1f}; below {limit:g} a scan looks like "
+        "the target to begin with)"
+    ).replace("-", "−")
+    advice = "The scan looked like the target to begin with; harmonizing it may not be needed." if alike else ""
+    return [Check("need", Severity.GOOD, f"{words}.", value=worst.z, advice=advice, topic=Topic.METHOD)]
+
+
+@register_check
+def method_and_file(evidence: Evidence) -> list[Check]:
+    """What the reader and the method noticed by themselves."""
+    alone = "Compare before and after, and with other scans of its scanner."
+    advice = alone if evidence.scanner is None else _away(evidence)
+    return [
+        *(Check("file", Severity.GOOD, text, topic=Topic.FILE, note=True) for text in evidence.file_warnings),
+        *(Check("method", Severity.GOOD, text, topic=Topic.METHOD, note=True) for text in evidence.method_warnings),
+        *(Check("fit", Severity.CAUTION, text, advice=advice, topic=Topic.METHOD) for text in evidence.doubts),
+    ]

@@ -1,15 +1,20 @@
-r"""How probable an image is under the flow, beside unseen scans of the target.
+r"""How a scan compares with the target's own scans: one reference score for every quantity.
 
-How surprised the target's flow is by an image, and what its own unseen scans usually cost.
+With :math:`n` reference values of mean :math:`m` and standard deviation :math:`s`, a new value :math:`x` of the same
+kind has the z-score and, if values are about normal, the predictive distribution
 
-Where a number stands among the same number of a few known scans.
+.. math:: z = \frac{x - m}{s}, \qquad \frac{z}{\sqrt{1 + 1/n}} \sim t_{n-1}.
 
-With :math:`n` known values of mean :math:`m` and spread :math:`s`, a new value :math:`x` of the same kind has
+That is wide where :math:`n` is small, as it should be: four scans do not tell what one scan in a hundred looks like.
+A value is called rare if fewer than one target scan in fifty would be expected beyond it.
 
-.. math:: \frac{x - m}{s\sqrt{1 + 1/n}} \sim t_{n-1},
+Three kinds of quantity are compared:
 
-if values are about normal. That is wide where :math:`n` is small, as it should be: four scans do not tell what one
-scan in a hundred looks like.
+* **intensities**: how far an average voxel's intensity is from the target's median quantile curve,
+  :math:`d(x) = \frac1U \sum_u |Q_x(u) - \operatorname{med}_s Q_s(u)|`;
+* **tissues**: the medians of the histogram's three clusters, and the ratio of gray to white matter;
+* **likelihood**: bits a voxel under the target's flow, of every level of detail and of all together, beside target
+  scans that never trained.
 
 Source: the predictive distribution of a normal sample, e.g. Gelman et al., Bayesian Data Analysis, section 3.2.
 """
@@ -18,152 +23,285 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
 
 from blindharmony.device import on_device
 from blindharmony.flows.bijection import LARGEST_VALUE
-from blindharmony.flows.pyramid import Density
 from blindharmony.flows.transforms import haar_split
+from blindharmony.harmonization.summary import source_quantiles
 from blindharmony.models.target import Target
+from blindharmony.quality.metrics import tissue_medians, wasserstein
+from blindharmony.settings import CheckSettings
 
-LEAST_SPREAD = 0.15
+Image = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Quantiles = NDArray[np.floating[Any]]
 
-
-def reduced(values: NDArray[np.float32], mask: NDArray[np.bool_], halvings: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A template-grid image at ``1 mm · 2^halvings``, masked means, as ``(1, 1, ...)`` tensors with its mask."""
-    x = torch.from_numpy(np.where(mask, values, 0).astype(np.float32))[None, None]
-    inside = torch.from_numpy(mask)[None, None]
-    for _ in range(halvings):
-        level = haar_split(x, inside)
-        x, inside = level.coarse, level.coarse_mask
-    return x, inside
-
-
-@dataclass(frozen=True)
-class Typicality:
-    """Bits a voxel of an image under the target's flow, beside those of held-out target scans.
-
-    Attributes:
-        bits: Of this image, all levels together.
-        levels: Of each level, finest first, the coarsest image last.
-        excesses: ``(bits − mean) / sd`` of the held-out scans for each level; 0 is typical.
-    """
-
-    bits: float
-    levels: tuple[float, ...]
-    excesses: tuple[float, ...]
-
-    @property
-    def excess(self) -> float:
-        """The largest excess of any level: contrast shows in coarse levels, which hold few of the voxels."""
-        return max(self.excesses)
+INTENSITIES, LIKELIHOOD, CONTRAST = "intensities", "in all", "gray / white contrast"
+_TISSUES = (CONTRAST, "white matter", "gray matter", "fluid")
+# Fewer curves have no spread that could be believed.
+_FEWEST_CURVES = 3
+_DEFAULT = CheckSettings()
 
 
-def typicality(
-    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target, *, device: str = "cpu"
-) -> Typicality | None:
-    """Judge a template-grid image in flow units; None if the target has no whole-volume flow or no held-out scans."""
-    if target.pyramid is None or not target.info.held_out.level_bits:
-        return None
-    # A single wild voxel is improbable enough at the largest value that the flow takes.
-    image = np.clip(image, -LARGEST_VALUE, LARGEST_VALUE)
-    with torch.inference_mode(), on_device(target.pyramid, device) as flow:
-        x, inside = reduced(image, mask & target.fit_region, 1)
-        density = flow.density(x.to(device), inside.to(device))
-    found = level_bits(density)
-    known = np.array(target.info.held_out.level_bits)
-    spread = known.std(0, ddof=1) if len(known) > 1 else np.zeros(len(found))
-    # With a handful of held-out scans the spread is a guess; a small one would cry wolf.
-    excesses = (np.array(found) - known.mean(0)) / np.maximum(spread, LEAST_SPREAD)
-    return Typicality(float(density.bits_per_dim()[0]), found, tuple(excesses.tolist()))
-
-
-def level_bits(density: Density) -> tuple[float, ...]:
-    """Bits a number of each level of one image, finest first."""
-    nats, numbers = density.nats[0].double(), density.numbers[0].double()
-    return tuple((-nats / numbers / np.log(2) + 8).tolist())
-
-
-# One target scan in fifty. With four held-out scans that is 4 of their spreads.
-_RARE = 0.02
-_FEW = 4.0
-
-
-class Standing(BaseModel):
-    """One number of a scan beside those of known target scans.
+class ReferenceScore(BaseModel):
+    """One number of a scan beside the same number of the target's own scans.
 
     Attributes:
         name: What was measured.
-        value: Of this scan; bits a voxel, or the unit that ``name`` implies.
-        excess: ``(value − mean) / spread`` of the known scans.
-        quantile: Share of target scans expected below this value (predictive t); None with fewer than two known.
-        rank: How many of the known scans lie below.
-        known: How many there are.
+        value: Of this scan; intensities and tissues in flow units, likelihood in bits a voxel.
+        z: ``(value − mean) / standard deviation`` of the reference scans; in JSON its name is ``excess``.
+        quantile: Share of target scans expected below this value (predictive t); None with fewer than two of them.
+        rank: How many of the reference scans lie below.
+        count: How many reference scans there are; in JSON its name is ``known``.
+        mean: Of the reference scans.
+        spread: Their standard deviation, or the least that is believed.
+        span: Smallest and largest value among them.
+        usual: Values between which a scan is not rare.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     value: float
-    excess: float
+    z: float = Field(serialization_alias="excess")
     quantile: float | None
     rank: int
-    known: int
+    count: int = Field(serialization_alias="known")
+    mean: float
+    spread: float
+    span: tuple[float, float]
+    usual: tuple[float, float]
 
     @property
     def high(self) -> bool:
         """Whether hardly any target scan has so much."""
-        return self.excess > _FEW if self.quantile is None else self.quantile > 1 - _RARE
+        return self.value > self.usual[1]
 
     @property
     def low(self) -> bool:
         """Whether hardly any target scan has so little."""
-        return self.excess < -_FEW if self.quantile is None else self.quantile < _RARE
+        return self.value < self.usual[0]
+
+    def scaled(self, factor: float) -> ReferenceScore:
+        """The same in another unit; z-score, quantile and rank stay."""
+        return self.model_copy(
+            update={
+                "value": factor * self.value,
+                "mean": factor * self.mean,
+                "spread": factor * self.spread,
+                "span": (factor * self.span[0], factor * self.span[1]),
+                "usual": (factor * self.usual[0], factor * self.usual[1]),
+            }
+        )
 
 
-def standing(name: str, value: float, known: Sequence[float], *, least_spread: float = 0.0) -> Standing:
-    """Compare a value with known ones.
+def reference_score(
+    name: str,
+    value: float,
+    reference: Sequence[float] | NDArray[np.float64],
+    *,
+    least_spread: float = 0.0,
+    settings: CheckSettings = _DEFAULT,
+) -> ReferenceScore:
+    """Compare a value with those of reference scans.
 
     Args:
         name: What was measured.
         value: Of the scan.
-        known: Of target scans.
-        least_spread: A smaller spread of the known ones is not believed.
+        reference: Of the target's scans.
+        least_spread: A smaller standard deviation of the reference is not believed.
+        settings: What is called rare.
+
+    Raises:
+        ValueError: If there is no reference value: nothing is then known about what is usual.
 
     Example:
-        >>> found = standing("x", 4.0, [0.0, 1.0, 2.0])
-        >>> found.excess, found.rank, round(found.quantile, 3), found.high
+        >>> score = reference_score("x", 4.0, [0.0, 1.0, 2.0])
+        >>> score.z, score.rank, round(score.quantile, 3), score.high
         (3.0, 3, 0.939, False)
     """
-    values = np.array(known, np.float64)
-    spread = max(float(values.std(ddof=1)) if values.size > 1 else 0.0, least_spread, np.finfo(np.float64).tiny)
-    excess = (value - float(values.mean())) / spread if values.size else 0.0
-    quantile = None
-    if values.size > 1:
-        quantile = float(stats.t.cdf(excess / np.sqrt(1 + 1 / values.size), values.size - 1))
-    return Standing(
+    values = np.array(reference, np.float64)
+    if not values.size:
+        raise ValueError(f"no target scan tells which '{name}' is usual")
+    mean = float(values.mean())
+    deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
+    spread = max(deviation, least_spread, float(np.finfo(np.float64).tiny))
+    z = (value - mean) / spread
+    quantile = float(stats.t.cdf(z / np.sqrt(1 + 1 / values.size), values.size - 1)) if values.size > 1 else None
+    reach = rare_z(values.size, settings) * spread
+    return ReferenceScore(
         name=name,
         value=value,
-        excess=excess,
+        z=z,
         quantile=quantile,
         rank=int((values < value).sum()),
-        known=values.size,
+        count=values.size,
+        mean=mean,
+        spread=spread,
+        span=(float(values.min()), float(values.max())),
+        usual=(mean - reach, mean + reach),
     )
 
 
-def rare_excess(known: int) -> float:
-    """The excess that one target scan in fifty has, as far as so many known ones can tell.
+def rare_z(count: int, settings: CheckSettings = _DEFAULT) -> float:
+    r"""The z-score beyond which one target scan in fifty lies, :math:`t_{n-1}(0.98)\sqrt{1 + 1/n}`.
+
+    Args:
+        count: Number of reference scans.
+        settings: What is called rare, and the z-score that is taken where one scan is all there is.
 
     Example:
-        >>> [round(rare_excess(n), 1) for n in (1, 4, 20)]
+        >>> [round(rare_z(n), 1) for n in (1, 4, 20)]
         [4.0, 3.9, 2.3]
     """
-    return float(stats.t.ppf(1 - _RARE, known - 1) * np.sqrt(1 + 1 / known)) if known > 1 else _FEW
+    if count < 2:
+        return settings.rare_excess
+    return float(stats.t.ppf(1 - settings.rare, count - 1) * np.sqrt(1 + 1 / count))
+
+
+def intensity_distance(quantiles: Quantiles, reference: Quantiles, levels: Quantiles) -> float:
+    r"""How far an average voxel's intensity is from the reference's median quantile curve, in the curves' unit.
+
+    Args:
+        quantiles: Of one scan, shape ``(Q,)``.
+        reference: Of the target's scans, shape ``(S, Q)``.
+        levels: Ranks of the quantiles, shape ``(Q,)``.
+
+    Example:
+        >>> levels = np.linspace(0, 1, 5)
+        >>> intensity_distance(levels + 3, np.stack([levels - 1, levels, levels + 1]), levels)
+        3.0
+    """
+    return wasserstein(quantiles, np.median(reference, axis=0), levels)
+
+
+def intensity_score(
+    quantiles: Quantiles, reference: Quantiles, levels: Quantiles, *, settings: CheckSettings = _DEFAULT
+) -> ReferenceScore | None:
+    """The intensity distance of a scan, beside that of each of the target's scans to the others.
+
+    Args:
+        quantiles: Of the scan, shape ``(Q,)``.
+        reference: Of the target's scans, same unit, shape ``(S, Q)``.
+        levels: Ranks of the quantiles, shape ``(Q,)``.
+        settings: What is called rare.
+
+    Returns:
+        None with fewer than three curves.
+    """
+    if len(reference) < _FEWEST_CURVES:
+        return None
+    usual = [intensity_distance(row, np.delete(reference, k, axis=0), levels) for k, row in enumerate(reference)]
+    return reference_score(
+        INTENSITIES,
+        intensity_distance(quantiles, reference, levels),
+        usual,
+        least_spread=settings.least_distance_spread * float(np.mean(usual)),
+        settings=settings,
+    )
+
+
+def tissue_scores(
+    quantiles: Quantiles, reference: Quantiles, levels: Quantiles, *, settings: CheckSettings = _DEFAULT
+) -> tuple[ReferenceScore, ...]:
+    """The ratio of gray to white matter and the medians of white matter, gray matter and fluid.
+
+    Args:
+        quantiles: Of the scan, shape ``(Q,)``.
+        reference: Of the target's scans, same unit, shape ``(S, Q)``.
+        levels: Ranks of the quantiles, shape ``(Q,)``.
+        settings: What is called rare.
+
+    Returns:
+        Empty with fewer than three curves, or if the tissues of the scan or of a reference scan cannot be told apart.
+    """
+    if len(reference) < _FEWEST_CURVES:
+        return ()
+    try:
+        scan = _tissues(quantiles, levels)
+        rows = np.array([_tissues(row, levels) for row in reference])
+    except ValueError:
+        return ()
+    least = settings.least_tissue_spread
+    return tuple(
+        reference_score(name, value, column, least_spread=least * abs(float(column.mean())), settings=settings)
+        for name, value, column in zip(_TISSUES, scan, rows.T, strict=True)
+    )
+
+
+def _tissues(quantiles: Quantiles, levels: Quantiles) -> tuple[float, float, float, float]:
+    # Quantiles at even levels are a sample of the scan: all scans are treated alike.
+    even = np.interp(np.linspace(levels[0], levels[-1], 1000), levels, quantiles)
+    fluid, gray, white = tissue_medians(even)
+    if white == 0:
+        raise ValueError("white matter is dark")
+    return gray / white, white, gray, fluid
+
+
+@dataclass(frozen=True)
+class Typicality:
+    """Bits a voxel of an image under the target's flow, beside those of target scans that never trained.
+
+    Attributes:
+        levels: Of each level, finest first, the coarsest image last.
+        in_all: All levels together.
+    """
+
+    levels: tuple[ReferenceScore, ...]
+    in_all: ReferenceScore
+
+    @property
+    def bits(self) -> float:
+        """Bits a voxel, all levels together."""
+        return self.in_all.value
+
+    @property
+    def worst(self) -> ReferenceScore:
+        """The least probable level: contrast shows in coarse levels, which hold few of the voxels."""
+        return max(self.levels, key=lambda score: score.z)
+
+
+def typicality(
+    image: Image, mask: Mask, target: Target, *, device: str = "cpu", settings: CheckSettings = _DEFAULT
+) -> Typicality | None:
+    """How probable a template-grid image is under the target's flow.
+
+    Args:
+        image: Template grid, flow units.
+        mask: Brain.
+        target: Its flow is asked, and its held-out scans are the reference.
+        device: Where the flow runs.
+        settings: What is called rare.
+
+    Returns:
+        None if the target has no whole-volume flow or no held-out scans.
+    """
+    held_out = target.info.held_out
+    if target.pyramid is None or not held_out.level_bits or not held_out.bits_per_dim:
+        return None
+    with on_device(target.pyramid, device) as flow, torch.inference_mode():
+        # A single wild voxel is improbable enough at the largest value that the flow takes.
+        image = np.clip(image, -LARGEST_VALUE, LARGEST_VALUE)
+        x, inside = reduced(image, mask & target.fit_region, 1)
+        density = flow.density(x.to(device), inside.to(device))
+    # With a handful of held-out scans the spread is a guess; a small one would cry wolf.
+    least = settings.least_spread
+    levels = tuple(
+        reference_score(name, bits, reference, least_spread=least, settings=settings)
+        for name, bits, reference in zip(
+            level_names(target), density.level_bits()[0].tolist(), zip(*held_out.level_bits, strict=True), strict=True
+        )
+    )
+    bits = float(density.bits_per_dim()[0])
+    in_all = reference_score(LIKELIHOOD, bits, held_out.bits_per_dim, least_spread=least, settings=settings)
+    return Typicality(levels, in_all)
 
 
 def level_names(target: Target) -> list[str]:
@@ -181,37 +319,58 @@ def level_names(target: Target) -> list[str]:
     return [*details, f"brightness at {pyramid.finest_mm * 2 ** len(pyramid.widths):g} mm"]
 
 
-def flow_standings(found: Typicality | None, target: Target) -> list[Standing]:
-    """Bits a voxel of every level, then of all together, beside the held-out scans; empty without a flow."""
-    if found is None:
-        return []
-    held_out = target.info.held_out
-    known = list(zip(*held_out.level_bits, strict=True)) or [()] * len(found.levels)
-    rows = [
-        standing(name, bits, of_known, least_spread=LEAST_SPREAD)
-        for name, bits, of_known in zip(level_names(target), found.levels, known, strict=True)
-    ]
-    return [*rows, standing("in all", found.bits, held_out.bits_per_dim, least_spread=LEAST_SPREAD)]
+def reduced(values: Image, mask: Mask, halvings: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A template-grid image at ``1 mm · 2^halvings``, masked means, as ``(1, 1, ...)`` tensors with its mask."""
+    x = torch.from_numpy(np.where(mask, values, 0).astype(np.float32))[None, None]
+    inside = torch.from_numpy(mask)[None, None]
+    for _ in range(halvings):
+        level = haar_split(x, inside)
+        x, inside = level.coarse, level.coarse_mask
+    return x, inside
 
 
-def intensity_standing(quantiles: np.ndarray, target: Target) -> Standing | None:
-    r"""How far a scan's quantile curve lies from the target's mean curve, beside the target's own scans.
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One image beside the target's own scans, in everything that is measured.
 
-    The distance is the root mean square over ranks, in flow units; each scan of the target is compared with the mean
-    of the others. Distances are compared on a log scale, as they are positive and skewed.
+    Attributes:
+        quantiles: Its intensities at the target's ranks where both have brain, flow units, shape ``(Q,)``.
+        intensities: How far they are from the target's; None if the target has fewer than three scans.
+        tissues: Contrast, white matter, gray matter, fluid; empty if they cannot be told apart.
+        typicality: What the flow says; None if the target has no flow or no held-out scans.
+    """
+
+    quantiles: NDArray[np.float64]
+    intensities: ReferenceScore | None
+    tissues: tuple[ReferenceScore, ...]
+    typicality: Typicality | None
+
+    @property
+    def rows(self) -> tuple[ReferenceScore, ...]:
+        """Intensities, every level of the flow, all levels together: what ``assess`` lists."""
+        flow = (*self.typicality.levels, self.typicality.in_all) if self.typicality else ()
+        return (*((self.intensities,) if self.intensities else ()), *flow)
+
+
+def compare(
+    image: Image, mask: Mask, target: Target, *, device: str = "cpu", settings: CheckSettings = _DEFAULT
+) -> Comparison:
+    """Compare a template-grid image in flow units with the target's own scans.
 
     Args:
-        quantiles: Of the scan at the target's ranks, flow units, shape ``(Q,)``.
-        target: Its scans' curves are used.
+        image: Template grid, flow units.
+        mask: Brain.
+        target: The target.
+        device: Where its flow runs.
+        settings: What is called rare.
 
-    Returns:
-        None with fewer than three curves.
+    Raises:
+        PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    curves = target.quantiles
-    if len(curves) < 3:
-        return None
-    others = (curves.sum(0) - curves) / (len(curves) - 1)
-    known = np.sqrt(((curves - others) ** 2).mean(1))
-    distance = float(np.sqrt(((quantiles - curves.mean(0)) ** 2).mean()))
-    found = standing("intensities", float(np.log(distance + 1e-6)), np.log(known + 1e-6).tolist(), least_spread=0.3)
-    return found.model_copy(update={"value": distance})
+    quantiles, _ = source_quantiles(image, mask, target)
+    return Comparison(
+        quantiles=quantiles,
+        intensities=intensity_score(quantiles, target.quantiles, target.levels, settings=settings),
+        tissues=tissue_scores(quantiles, target.quantiles, target.levels, settings=settings),
+        typicality=typicality(image, mask, target, device=device, settings=settings),
+    )

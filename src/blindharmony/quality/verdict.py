@@ -1,126 +1,235 @@
-"""Whether a result can be trusted, in plain words."""
+"""The verdict on a result: the worst of its checks, in plain words.
+
+``harmonize``, ``assess``, ``bids``, the browser page and Python all give this verdict. What ``assess`` says beside it
+(target-like, foreign, not explainable) is a view of the same checks, made once of the scan as it came and once of its
+result: a result that is good is never called not explainable, and one that is called so is never good.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
-from blindharmony.models.target import Target
-from blindharmony.preprocessing.recipe import Prepared
-from blindharmony.quality.checks import mask_fit, order_problem, tissue_order
-from blindharmony.quality.typicality import Typicality, flow_standings
-
-# Spreads of the held-out scans beyond which an improbable result is not just to be looked at.
-_UNEXPLAINED = 8.0
-_POOR_OVERLAP = 0.90
-_COARSE_MM = 2.2
-_BRAIN_ML = (850.0, 2100.0)
+from blindharmony.quality.checks import Check, Evidence, MaskFit, Severity, Topic, run_checks
+from blindharmony.quality.typicality import ReferenceScore
 
 Level = Literal["good", "caution", "poor"]
+_LEVELS: dict[Severity, Level] = {Severity.GOOD: "good", Severity.CAUTION: "caution", Severity.POOR: "poor"}
+# A headline with more names is no headline.
+_MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
-class Trust:
-    """A verdict and its reasons.
+class Verdict:
+    """All checks of a result, and what follows from them.
 
     Attributes:
-        level: ``good``, ``caution`` (look at it) or ``poor`` (do not use it without a reason).
-        headline: One sentence.
-        warnings: What is wrong, one sentence each.
-        advice: What to do.
-    """
-
-    level: Level
-    headline: str
-    warnings: tuple[str, ...]
-    advice: tuple[str, ...]
-
-
-def judge(
-    prepared: Prepared,
-    before: Typicality | None,
-    after: Typicality | None,
-    target: Target,
-    warnings: tuple[str, ...],
-    doubts: tuple[str, ...] = (),
-    *,
-    shared: bool = False,
-) -> Trust:
-    """Put together what preparation, flow and reader noticed.
-
-    Args:
-        prepared: The scan.
-        before: How typical the scan was for the target.
-        after: How typical the result is.
-        target: The target model.
-        warnings: What reading and the method noticed.
-        doubts: What of it means that the result must be looked at.
-        shared: Whether the curve is that of a scanner, not of this scan alone.
-    """
-    found, advice = [*warnings, *doubts], []
-    level: Level = "caution" if doubts else "good"
-    if doubts:
-        alone = "Compare with the scan harmonized alone: without --scanner or --group."
-        advice.append(alone if shared else "Compare before and after, and with other scans of its scanner.")
-    overlap = prepared.registration.overlap
-    if overlap < _POOR_OVERLAP:
-        found.append(
-            f"The brain overlaps the template by only {overlap:.2f} (Dice); the registration or the mask is off."
-        )
-        advice.append("Look at the mask and template outlines under 'Preparation'.")
-        level = "caution"
-    millilitres = brain_ml(prepared.native.inside(), prepared.native.spacing)
-    if not _BRAIN_ML[0] <= millilitres <= _BRAIN_ML[1]:
-        found.append(f"The brain mask has {millilitres:.0f} ml; adult brains have 900 to 2000.")
-        advice.append("Check the mask, or give one with --mask.")
-        level = "caution"
-    fit = mask_fit(prepared.scan.inside(), target)
-    if fit.grade:
-        found += fit.problems()
-        advice.append("Check the mask and the field of view under 'Preparation'.")
-        level = "poor" if fit.grade > 1 else "caution"
-    order = order_problem(tissue_order(prepared.scan.data, prepared.scan.inside(), target), target.info.suffix)
-    if order:
-        found.append(order)
-        advice.append("Check that this is the right sequence.")
-        level = "poor"
-    coarse = max(prepared.native.spacing)
-    if coarse > _COARSE_MM:
-        found.append(f"The scan's slices are {coarse:.1f} mm thick: detail that was not scanned is not invented.")
-    rows = flow_standings(after, target)[:-1]
-    if unusual := [row for row in rows if row.high]:
-        worst = max(unusual, key=lambda row: row.excess)
-        found.append(
-            f"The result is unusual for the target: in its {worst.name} it is {worst.excess:.1f} spreads less "
-            "probable than the target's own unseen scans."
-        )
-        advice.append(
-            "Compare before and after; look for a wrong sequence, pathology, contrast agent, noise or motion."
-        )
-        level = "poor" if worst.excess > _UNEXPLAINED or level == "poor" else "caution"
-    if rows and rows[0].low:
-        found.append("The scan is smoother than the target's: detail that was not scanned is not invented.")
-        level = "caution" if level == "good" else level
-    headline = {
-        "good": f"Harmonized: nothing that is measured would be rare among scans of {target.info.name}.",
-        "caution": "Harmonized, but look at it before you use it.",
-        "poor": f"Not explained: this does not look like any scan of {target.info.name}, before or after.",
-    }[level]
-    if level == "good" and after is None:
-        headline = "Harmonized; this target has no whole-volume flow, or no held-out scans, to judge the result."
-    if before is not None and before.excess < 1.0:
-        advice.append("The scan looked like the target to begin with; harmonizing it may not be needed.")
-    return Trust(level, headline, tuple(found), tuple(advice))
-
-
-def brain_ml(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> float:
-    """Volume of a mask in millilitres.
+        checks: In the order in which they were made.
+        target: Name of the target, for the words.
 
     Example:
-        >>> brain_ml(np.ones((10, 10, 10), bool), (2.0, 2.0, 1.0))
-        4.0
+        >>> fine = Check("registration", Severity.GOOD, "The overlap is 0.95; at least 0.90 is expected.", 0.95)
+        >>> odd = Check("brain volume", Severity.CAUTION, "The mask has 400 ml; 850 to 2100 are expected.", 400.0)
+        >>> Verdict((fine,), "mysite").level, Verdict((fine, odd), "mysite").headline
+        ('good', 'Harmonized, but look at it before you use it: brain volume.')
     """
-    return float(mask.sum() * np.prod(spacing) / 1000)
+
+    checks: tuple[Check, ...]
+    target: str
+
+    @property
+    def severity(self) -> Severity:
+        """The worst of all checks; a caution if there is none, because nothing was judged then."""
+        return max((check.severity for check in self.checks), default=Severity.CAUTION)
+
+    @property
+    def level(self) -> Level:
+        """``good``, ``caution`` (look at it) or ``poor`` (do not use it without a reason)."""
+        return _LEVELS[self.severity]
+
+    @property
+    def headline(self) -> str:
+        """One sentence."""
+        if self.severity is Severity.GOOD:
+            return f"Harmonized: nothing that is measured would be rare among scans of {self.target}."
+        worst = [check for check in self.checks if check.severity is self.severity]
+        names = list(
+            dict.fromkeys(check.name if _has_finding(check) else f"{check.name} not judged" for check in worst)
+        )
+        more = len(names) - _MOST_NAMES
+        listed = ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "") or "nothing was judged"
+        if self.severity is Severity.CAUTION:
+            return f"Harmonized, but look at it before you use it: {listed}."
+        return f"Not explained by what harmonizing can change, do not use it without a reason: {listed}."
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before using the result, one sentence each, the worst first."""
+        told = sorted((check for check in self.checks if check.told), key=lambda check: -check.severity)
+        return tuple(check.message for check in told)
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to do, one sentence each."""
+        ordered = sorted(self.checks, key=lambda check: -check.severity)
+        return tuple(dict.fromkeys(check.advice for check in ordered if check.advice))
+
+    def named(self, name: str) -> Check | None:
+        """The first check of this name, None if there is none."""
+        return next((check for check in self.checks if check.name == name), None)
+
+    def of(self, topic: Topic) -> tuple[Check, ...]:
+        """The checks of one topic."""
+        return tuple(check for check in self.checks if check.topic is topic)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, words and lists."""
+        return {
+            "level": self.level,
+            "headline": self.headline,
+            "checks": [check.as_json() for check in self.checks],
+        }
+
+
+def _has_finding(check: Check) -> bool:
+    # What the method or the file says by itself has no number, and is no missing judgement.
+    return check.judged or check.topic in (Topic.METHOD, Topic.FILE)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Make every registered check.
+
+    Args:
+        evidence: See :func:`~blindharmony.quality.checks.gather_evidence`.
+    """
+    return Verdict(run_checks(evidence), evidence.target.info.name)
+
+
+Likeness = Literal["target-like", "foreign", "not explainable"]
+
+_LIKENESS: dict[Likeness, str] = {
+    "target-like": "hardly to be told from the target's own scans",
+    "foreign": "not like the target's scans, but like them once harmonized",
+    "not explainable": "not like the target's scans, and harmonizing does not mend it",
+}
+
+
+def likeness(before: Verdict, after: Verdict) -> tuple[Likeness, tuple[str, ...]]:
+    """Whether a scan is like the target, like it once harmonized, or neither.
+
+    * *not explainable*: the result is poor, or it is unlike the target and so was the scan, or nothing tells how alike
+      they are;
+    * *target-like*: no check of likeness finds fault with the scan as it came;
+    * *foreign*: one does, and none with the result.
+
+    Args:
+        before: Verdict on the scan as it came (:meth:`~blindharmony.quality.checks.Evidence.as_it_came`).
+        after: Verdict on the result.
+
+    Returns:
+        The word, and the reasons, one sentence each; empty for ``target-like``.
+    """
+    scan_faults, result_faults = _faults(before), _faults(after)
+    if after.severity is Severity.POOR:
+        poor = [check for check in after.checks if check.severity is Severity.POOR]
+        return "not explainable", _messages([*poor, *result_faults])
+    if after.severity > Severity.GOOD and not any(check.judged for check in after.of(Topic.LIKENESS)):
+        return "not explainable", _messages(after.of(Topic.LIKENESS))
+    if not scan_faults:
+        return "target-like", ()
+    return ("not explainable", _messages(result_faults)) if result_faults else ("foreign", _messages(scan_faults))
+
+
+def _faults(verdict: Verdict) -> list[Check]:
+    return [check for check in verdict.of(Topic.LIKENESS) if check.judged and check.severity > Severity.GOOD]
+
+
+def _messages(checks: Sequence[Check]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(check.message for check in checks))
+
+
+class Assessment(BaseModel):
+    """What is known about one scan and the target scanner before anything is harmonized for good.
+
+    Attributes:
+        scan: File name.
+        path: The file, None for an image in memory.
+        target: Name of the target.
+        verdict: ``target-like``: nothing about the scan is rare among target scans. ``foreign``: something is, and
+            nothing after harmonization. ``not explainable``: something still is, or the mask or the order of tissues
+            is wrong, which no intensity curve can mend.
+        headline: The verdict in plain words.
+        harmonized: The verdict that ``harmonize`` gives: ``good``, ``caution`` or ``poor``.
+        reasons: What led to it, one sentence each; empty for ``target-like``.
+        warnings: What else to look at.
+        before: The scan beside the target's scans: intensities, each level of the flow, all levels together.
+        after: The same after harmonization.
+        checks: Every check of the result, with value, limit, severity, sentence and advice.
+        mask: The brain mask beside those of the target.
+        brain_ml: Volume of the mask on the scan's own grid.
+        order: Rank correlation with the target's mean head.
+        overlap: Dice overlap of the mask with the template's brain after registration; None if it was not registered.
+        method: Harmonization that was tried.
+        seconds: Time it took.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scan: str
+    path: str | None
+    target: str
+    verdict: Likeness
+    headline: str
+    harmonized: Level
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    before: tuple[ReferenceScore, ...]
+    after: tuple[ReferenceScore, ...]
+    checks: tuple[Check, ...]
+    mask: MaskFit
+    brain_ml: float
+    order: float
+    overlap: float | None
+    method: str
+    seconds: float
+
+    @classmethod
+    def of(cls, evidence: Evidence, path: Path | None, *, method: str, seconds: float) -> Assessment:
+        """Judge the evidence twice, as a result and as the scan that it came from.
+
+        Args:
+            evidence: Of the result that was tried.
+            path: The scan's file, None for an image in memory.
+            method: Harmonization that was tried.
+            seconds: Time it took.
+        """
+        verdict = judge(evidence)
+        word, reasons = likeness(judge(evidence.as_it_came()), verdict)
+        return cls(
+            scan=path.name if path else "scan",
+            path=str(path) if path else None,
+            target=verdict.target,
+            verdict=word,
+            headline=_LIKENESS[word],
+            harmonized=verdict.level,
+            reasons=reasons,
+            warnings=tuple(warning for warning in verdict.warnings if warning not in reasons),
+            before=evidence.before.rows,
+            after=evidence.after.rows,
+            checks=verdict.checks,
+            mask=evidence.mask,
+            brain_ml=evidence.brain_ml,
+            order=evidence.order,
+            overlap=evidence.overlap,
+            method=method,
+            seconds=seconds,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, words and lists."""
+        checks = [check.as_json() for check in self.checks]
+        return self.model_dump(mode="json", by_alias=True, exclude={"checks"}) | {"checks": checks}

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG without scripts, and one diverging colour scale.
+"""Line charts as inline SVG without scripts, densities to draw in them, and one diverging colour scale.
 
 Colours of lines come from the page, so that charts follow light and dark. The colour scale of difference maps is dark
 where nothing changed, blue below and orange above.
@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from blindharmony.report.html import number
 
@@ -255,3 +256,33 @@ def _limits(series: list[Series], *, margin: float) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     room = margin * (high - low) if high > low else max(abs(high), 1.0) * 0.5
     return low - room, high + room
+
+
+def quantiles(image: NDArray[np.floating[Any]], mask: NDArray[np.bool_], levels: Series) -> Series:
+    """Intensity quantiles inside the mask, shape ``(levels,)``; voxels that are not finite do not count.
+
+    Example:
+        >>> quantiles(np.arange(11.0), np.ones(11, bool), np.array([0.1, 0.5])).tolist()
+        [1.0, 5.0]
+    """
+    inside = image[mask].astype(np.float64)
+    inside = inside[np.isfinite(inside)]
+    return np.asarray(np.quantile(inside if inside.size else np.zeros(1), levels))
+
+
+def density(values: Series, levels: Series, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of voxels per unit of intensity, slightly smoothed.
+
+    Args:
+        values: Quantiles, shape ``(levels,)``.
+        levels: Their levels.
+        at: Evenly spaced intensities, shape ``(n,)``.
+
+    Returns:
+        Shape ``(n,)``.
+    """
+    # Equal intensities share many levels: the highest of them is where the distribution has got to.
+    borders, last = np.unique(np.asarray(values)[::-1], return_index=True)
+    # Beyond the outermost levels nothing is known: flat, rather than a heap at the end.
+    reached = np.interp(at, borders, np.asarray(levels)[::-1][last])
+    return np.asarray(ndimage.gaussian_filter1d(np.gradient(reached, at), sigma=at.size / 80))

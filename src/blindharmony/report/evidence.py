@@ -1,20 +1,15 @@
-"""What a report is told: plain numbers and pictures, and the methods paragraph.
-
-Everything a scan report shows, as plain arrays and numbers.
-
-The methods paragraph for a paper, with the works it rests on.
-"""
+"""What a scan's report is told, as plain arrays and numbers, and the methods paragraph with the works it rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Level: TypeAlias = Literal["good", "caution", "poor"]
+from blindharmony.quality.verdict import Verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,47 +36,21 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Confidence:
-    """How sure the result is.
+    """How far the intensity curve may be off.
 
     Attributes:
-        levels: For each level of detail, its name and how many spreads of the target's unseen scans the scan lies from
-            them, before and after.
-        limit: Spreads beyond which a scan is no longer like the target's.
-        intensity: Harmonized intensity, in target units, increasing, shape ``(n,)``; empty if errors are not known.
+        intensity: Harmonized intensity, in target units, increasing, shape ``(n,)``.
         deviation: One standard deviation of its error, same unit and shape.
         surprise: How unlike the target's people this head is, 0 to 1, if the method asks.
 
     Example:
-        >>> Confidence([("detail at 2 mm", 3.0, 0.5)]).levels[0][2]
-        0.5
+        >>> Confidence(np.array([0.0, 1.0]), np.array([0.0, 0.1]), surprise=0.2).surprise
+        0.2
     """
 
-    levels: Sequence[tuple[str, float, float]] = ()
-    limit: float = 4.0
-    intensity: NDArray[np.floating[Any]] = field(default_factory=lambda: np.zeros(0))
-    deviation: NDArray[np.floating[Any]] = field(default_factory=lambda: np.zeros(0))
+    intensity: NDArray[np.floating[Any]]
+    deviation: NDArray[np.floating[Any]]
     surprise: float | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a reader should know first.
-
-    Attributes:
-        level: ``good``, ``caution`` or ``poor``.
-        headline: One plain sentence.
-        details: What the sentence rests on.
-        advice: What to do now.
-
-    Example:
-        >>> Verdict("good", "Looks like a target scan.").advice
-        ()
-    """
-
-    level: Level
-    headline: str
-    details: Sequence[str] = ()
-    advice: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +68,14 @@ class ScanEvidence:
         log_bias: Logarithm of the smooth field that was taken out, same shape, if one was fitted.
         target_quantiles: Intensity quantiles of each target scan, shape ``(subjects, levels)``.
         levels: The quantiles' levels, increasing within 0…1, shape ``(levels,)``.
+        quantiles: Those of the scan before and after, where both it and the target have brain, each ``(levels,)``.
         held_out: How many of the target scans, the last of them, were never trained on.
         confidence: How sure the result is, if anything is known about it.
         trace: One mapping per optimisation step: ``step``, ``objective``, any other series.
         figures: Numbers for the table, by name.
-        verdict: What to read first.
-        warnings: Everything that went less than well.
-        overlap: Dice coefficient of the mask and the template's brain, if it was registered.
+        verdict: Every check of the result; gauges and limits are those of its checks.
+        verdict_before: The same checks of the scan as it came.
+        details: What else to know, one sentence each.
         preparation: For each step, the numbers it found.
         methods: The methods paragraph, see :func:`~blindharmony.report.evidence.methods_text`.
         provenance: Versions, command, hashes.
@@ -122,7 +92,9 @@ class ScanEvidence:
     unit: str
     target_quantiles: NDArray[np.floating[Any]]
     levels: NDArray[np.floating[Any]]
+    quantiles: tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
     verdict: Verdict
+    verdict_before: Verdict
     methods: str
     curve: Curve | None = None
     log_bias: NDArray[np.float32] | None = None
@@ -130,8 +102,7 @@ class ScanEvidence:
     confidence: Confidence | None = None
     trace: Sequence[Mapping[str, float]] = ()
     figures: Mapping[str, float | str] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-    overlap: float | None = None
+    details: Sequence[str] = ()
     preparation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -144,6 +115,8 @@ class ScanEvidence:
         if subjects < 1 or levels < 2 or self.levels.shape != (levels,):
             shape = self.target_quantiles.shape
             raise ValueError(f"target_quantiles has shape {shape} for {self.levels.size} levels")
+        if any(scan.shape != (levels,) for scan in self.quantiles):
+            raise ValueError(f"quantiles have shapes {[scan.shape for scan in self.quantiles]} for {levels} levels")
         if not self.mask.any():
             raise ValueError("the mask is empty")
 

@@ -38,6 +38,7 @@ def page_environment() -> Environment:
     )
     environment.filters["number"] = number
     environment.filters["plain"] = plain
+    environment.filters["limit"] = limit_text
     return environment
 
 
@@ -83,6 +84,21 @@ def number(value: float) -> str:
     else:
         text = f"{value:.4g}"
     return text.replace("-", "−")
+
+
+def limit_text(limit: tuple[float | None, float | None]) -> str:
+    """The values that are good, in words; an end of None is open.
+
+    Example:
+        >>> limit_text((0.9, None)), limit_text((None, 3.0)), limit_text((850, 2100)).split()[0]
+        ('at least 0.9', 'at most 3', '850')
+    """
+    low, high = limit
+    if low is None or high is None:
+        return (
+            f"at least {number(low)}" if low is not None else f"at most {number(high)}" if high is not None else "any"
+        )
+    return f"{number(low)} to {number(high)}"
 
 
 def plain(value: Any) -> str:

@@ -1,43 +1,33 @@
-"""The report of one scan.
+"""The report of one scan: evidence in, one HTML file out that asks for nothing else.
 
-The report's charts: histograms, intensity curve, optimisation.
-
-Scales that place the scan, before and after, against the range of the target's own scans.
-
-Evidence in, one HTML file out that asks for nothing else.
+It has the verdict with every check first, then pictures, charts (histograms, intensity curve, course of an
+optimisation), and gauges: scales that place the scan, before and after, against the limits of its checks.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from blindharmony.files import write_text
-from blindharmony.quality.metrics import tissue_medians
+from blindharmony.quality.checks import Check, Severity, Topic
+from blindharmony.quality.typicality import CONTRAST
 from blindharmony.report import pictures as viewers
-from blindharmony.report.charts import Band, Line, chart, gradient
-from blindharmony.report.evidence import Confidence, Curve, ScanEvidence
-from blindharmony.report.histogram import Distance, density, distances, quantiles
-from blindharmony.report.html import asset_text, number, page_environment, script_hash
+from blindharmony.report.charts import Band, Line, chart, density, gradient
+from blindharmony.report.evidence import Curve, ScanEvidence
+from blindharmony.report.html import asset_text, limit_text, number, page_environment, script_hash
 
 _MOST_SERIES = 6
 
 
-def histogram_chart(evidence: ScanEvidence, before: Quantiles, after: Quantiles) -> Markup:
-    """Densities of the scan and the harmonized scan over the band of the target scans.
-
-    Args:
-        evidence: The target's quantiles and their levels, the unit.
-        before: Quantiles of the scan at the same levels.
-        after: Quantiles of the harmonized scan at the same levels.
-    """
-    scans = (before, after, *evidence.target_quantiles)
+def histogram_chart(evidence: ScanEvidence) -> Markup:
+    """Densities of the scan and the harmonized scan over the band of the target scans."""
+    scans = (*evidence.quantiles, *evidence.target_quantiles)
     levels = evidence.levels
     low, high = min(float(q[0]) for q in scans), max(float(q[-1]) for q in scans)
     at = np.linspace(min(low, 0.0), high if high > low else low + 1.0, 400)
@@ -117,9 +107,6 @@ def short(unit: str) -> str:
     return unit.partition(" (")[0]
 
 
-Quantiles = NDArray[np.floating[Any]]
-
-
 @dataclass(frozen=True)
 class Gauge:
     """One quantity on a scale of its own.
@@ -128,111 +115,94 @@ class Gauge:
         label: What is measured.
         before: Of the scan.
         after: Of the harmonized scan.
-        low: Lower end of the middle nine tenths of the target scans.
-        high: Upper end; one odd scan among them does not widen the range.
+        low: Lower limit of the check, None if it has none.
+        high: Upper limit, likewise.
         start: Value at the left end of the scale.
         end: Value at the right end.
-        range: What lies between ``low`` and ``high``, one word.
+        within: Whether the harmonized scan lies within the limits: whether its check is good.
     """
 
     label: str
     before: float
     after: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     start: float
     end: float
-    range: str = "target"
+    within: bool
 
     @classmethod
-    def around(cls, label: str, before: float, after: float, target: list[float], *, zero: bool) -> Gauge:
-        """A gauge whose scale holds all values, from zero if ``zero``.
+    def of(cls, check: Check, before: Check | None, label: str = "") -> Gauge | None:
+        """The gauge of a check: its green range is the check's limit.
+
+        Args:
+            check: Of the result.
+            before: The same check of the scan as it came.
+            label: What is measured; the check's name if not given.
+
+        Returns:
+            None if the check has no value or no limit.
 
         Example:
-            >>> Gauge.around("distance", 8.0, 2.0, [1.0, 3.0], zero=True).position(2.0)
-            '23.1%'
+            >>> check = Check("distance", Severity.GOOD, "", value=2.0, limit=(None, 3.0))
+            >>> gauge = Gauge.of(check, Check("distance", Severity.CAUTION, "", value=8.0, limit=(None, 3.0)))
+            >>> gauge.words, gauge.within
+            ('before 8, after 2, usual at most 3', True)
         """
-        low, high = (float(end) for end in np.quantile(target, [0.05, 0.95]))
-        least, most = min(before, after, low), max(before, after, high)
+        if check.value is None or check.limit is None:
+            return None
+        low, high = check.limit
+        first = check.value if before is None or before.value is None else before.value
+        values = [value for value in (first, check.value, low, high) if value is not None]
+        least, most = min(values), max(values)
         room = 0.08 * (most - least) or 0.5 * abs(most) or 1.0
-        start = 0.0 if zero and least >= 0 else least - room
-        return cls(label, before, after, low, high, start, most + (0.0833 * most if zero else room))
+        # What cannot be negative starts at zero where nothing limits it from below.
+        start = 0.0 if low is None and 0 <= least < 0.5 * most else least - room
+        name = label or check.name
+        shown = name[:1].upper() + name[1:]
+        return cls(shown, first, check.value, low, high, start, most + room, check.severity is Severity.GOOD)
 
-    def position(self, value: float) -> str:
-        """Where the value lies on the scale, as a CSS length."""
-        return f"{100 * (value - self.start) / (self.end - self.start):.1f}%"
+    def position(self, value: float | None) -> str:
+        """Where the value lies on the scale, as a CSS length; an open low end is the scale's."""
+        at = self.start if value is None else value
+        return f"{100 * (at - self.start) / (self.end - self.start):.1f}%"
 
     def share(self) -> str:
-        """How wide the target's range is on the scale, as a CSS length; thin but visible at least."""
-        return f"{max(100 * (self.high - self.low) / (self.end - self.start), 0.6):.1f}%"
+        """How wide the green range is on the scale, as a CSS length; thin but visible at least."""
+        low = self.start if self.low is None else self.low
+        high = self.end if self.high is None else self.high
+        return f"{max(100 * (high - low) / (self.end - self.start), 0.6):.1f}%"
+
+    @property
+    def range(self) -> str:
+        """The green range in words."""
+        return limit_text((self.low, self.high))
 
     @property
     def words(self) -> str:
         """The gauge as a sentence."""
-        span = f"{self.range} {number(self.low)} to {number(self.high)}"
-        return f"before {number(self.before)}, after {number(self.after)}, {span}"
-
-    @property
-    def within(self) -> bool:
-        """Whether the harmonized scan lies in the target's range."""
-        return self.low <= self.after <= self.high
+        return f"before {number(self.before)}, after {number(self.after)}, usual {self.range}"
 
 
-def distance_gauge(distance: Distance) -> Gauge:
-    """Distance from the target's median scan; no distance is too small to be the target's."""
-    gauge = Gauge.around("Distance from the target", distance.before, distance.after, list(distance.usual), zero=True)
-    return replace(gauge, low=0.0)
+def gauges(evidence: ScanEvidence, names: Sequence[str]) -> list[Gauge]:
+    """The gauges of the checks of these names, as far as they have a value and a limit."""
+    drawn = []
+    for name in names:
+        check = evidence.verdict.named(name)
+        gauge = Gauge.of(check, evidence.verdict_before.named(name)) if check else None
+        drawn += [gauge] if gauge else []
+    return drawn
 
 
-def level_gauges(confidence: Confidence) -> list[Gauge]:
-    """How far each level of detail is from the target's unseen scans, in their spreads, beside the verdict's limit."""
-    limit, found = confidence.limit, []
-    for name, before, after in confidence.levels:
-        gauge = Gauge.around(name, round(before, 2), round(after, 2), [-limit, limit], zero=False)
-        # The limits themselves, not their middle nine tenths; one scale for all unless a level leaves it.
-        room = 1.5 * limit
-        found.append(
-            replace(
-                gauge,
-                low=-limit,
-                high=limit,
-                start=min(gauge.start, -room),
-                end=max(gauge.end, room),
-                range="like the target",
-            )
-        )
-    return found
-
-
-def tissue_gauges(before: Quantiles, after: Quantiles, target: Quantiles, levels: Quantiles) -> list[Gauge]:
-    """The gray/white ratio and the three tissues' intensities; empty if they cannot be told apart.
-
-    Args:
-        before: Quantiles of the scan, shape ``(levels,)``.
-        after: Quantiles of the harmonized scan, same shape.
-        target: Quantiles of the target scans, shape ``(subjects, levels)``.
-        levels: The levels.
-    """
-    try:
-        first, second, *rest = (_tissues(scan, levels) for scan in (before, after, *target))
-    except ValueError:
-        return []
-    names = ("Gray / white contrast", "White matter", "Gray matter", "Fluid")
-    return [
-        Gauge.around(name, first[i], second[i], [scan[i] for scan in rest], zero=False) for i, name in enumerate(names)
-    ]
-
-
-def _tissues(scan: Quantiles, levels: Quantiles) -> tuple[float, float, float, float]:
-    # Quantiles at even levels are a sample of the scan: all scans are treated alike.
-    even = np.interp(np.linspace(levels[0], levels[-1], 1000), levels, scan)
-    fluid, gray, white = tissue_medians(even)
-    if white == 0:
-        raise ValueError("white matter is dark")
-    return gray / white, white, gray, fluid
+def level_gauges(evidence: ScanEvidence) -> list[Gauge]:
+    """The gauges of every level of the flow, and of all together."""
+    names = [check.name for check in evidence.verdict.of(Topic.LIKENESS)]
+    shown = (*(name for name in names if name.startswith(("detail", "brightness"))), "likelihood")
+    return gauges(evidence, shown)
 
 
 _STYLES = ("style.css", "pictures.css", "charts.css")
+_TISSUES = (CONTRAST, "white matter", "gray matter", "fluid")
 _LEVELS = {"good": ("✓", "Good"), "caution": ("!", "Check"), "poor": ("✕", "Poor")}
 
 
@@ -245,42 +215,36 @@ def render_report(evidence: ScanEvidence) -> str:
     Returns:
         HTML with every picture, style and script inside.
     """
-    levels, target = evidence.levels, evidence.target_quantiles
-    before = quantiles(evidence.before, evidence.mask, levels)
-    after = quantiles(evidence.after, evidence.mask, levels)
-    distance = distances(before, after, target, levels)
     difference, difference_limit = viewers.difference(evidence)
     bias, bias_limit = viewers.bias(evidence) if evidence.log_bias is not None else ([], 0.0)
     script = asset_text("script.js")
     icon, word = _LEVELS[evidence.verdict.level]
-    return (
-        page_environment()
-        .get_template("report.html")
-        .render(
-            evidence=evidence,
-            icon=icon,
-            word=word,
-            unit=short(evidence.unit),
-            distance=distance,
-            distance_gauge=distance_gauge(distance),
-            window=viewers.window(evidence),
-            comparison=viewers.comparison(evidence),
-            difference=difference,
-            difference_limit=difference_limit,
-            bias=bias,
-            bias_limit=bias_limit,
-            registration=viewers.registration(evidence),
-            scale=gradient(),
-            histogram=histogram_chart(evidence, before, after),
-            curve=curve_chart(evidence.curve, evidence.unit) if evidence.curve else None,
-            tissues=tissue_gauges(before, after, target, levels),
-            levels=level_gauges(evidence.confidence) if evidence.confidence else [],
-            errors=error_chart(evidence),
-            trace=trace_charts(evidence),
-            style=asset_text(*_STYLES),
-            script=script,
-            script_hash=script_hash(script),
-        )
+    distance = gauges(evidence, ["intensities"])
+    template = page_environment().get_template("report.html")
+    return template.render(
+        evidence=evidence,
+        icon=icon,
+        word=word,
+        unit=short(evidence.unit),
+        levels_of={level: {"icon": sign, "word": name} for level, (sign, name) in _LEVELS.items()},
+        distance=distance[0] if distance else None,
+        window=viewers.window(evidence),
+        comparison=viewers.comparison(evidence),
+        difference=difference,
+        difference_limit=difference_limit,
+        bias=bias,
+        bias_limit=bias_limit,
+        registration=viewers.registration(evidence),
+        scale=gradient(),
+        histogram=histogram_chart(evidence),
+        curve=curve_chart(evidence.curve, evidence.unit) if evidence.curve else None,
+        tissues=gauges(evidence, _TISSUES),
+        levels=level_gauges(evidence),
+        errors=error_chart(evidence),
+        trace=trace_charts(evidence),
+        style=asset_text(*_STYLES),
+        script=script,
+        script_hash=script_hash(script),
     )
 
 

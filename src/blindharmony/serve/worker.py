@@ -146,8 +146,8 @@ class PageJob(Work):
             return on_the_page(failure)
         return Outcome(
             files=tuple(file.name for file in files),
-            verdict=result.trust.level,
-            headline=result.trust.headline,
+            verdict=result.verdict.level,
+            headline=result.verdict.headline,
             warnings=tuple(result.warnings),
             seconds=round(sum(result.seconds.values()), 1),
         )

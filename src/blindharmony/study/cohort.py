@@ -20,8 +20,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from blindharmony.files import entities, write_sidecar, write_text
-from blindharmony.report.charts import Band, Dots, Line, Mark, chart
-from blindharmony.report.histogram import density, distances, quantiles
+from blindharmony.quality.typicality import intensity_score
+from blindharmony.report.charts import Band, Dots, Line, Mark, chart, density, quantiles
 from blindharmony.report.html import asset_text, page_environment, script_hash
 from blindharmony.study.ledger import Ledger, planned, read_json, write_tsv
 from blindharmony.version import VERSION
@@ -65,10 +65,9 @@ def scan_profiles(result: HarmonizeResult) -> dict[str, Any]:
         "profile_before": before.round(1).tolist(),
         "profile_after": after.round(1).tolist(),
     }
-    target = target_profiles(result.target)
-    if len(target):
-        distance = distances(before, after, target, LEVELS)
-        profiles |= {"distance_before": round(distance.before, 3), "distance_after": round(distance.after, 3)}
+    for when, comparison in (("before", result.before), ("after", result.after)):
+        if comparison.intensities is not None:
+            profiles[f"distance_{when}"] = round(comparison.intensities.value * unit, 3)
     return profiles
 
 
@@ -470,11 +469,12 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
 
 
 def _limit(target: TargetProfiles | None) -> float | None:
-    """About nineteen in twenty of the target's own scans are this close to their median, or closer."""
+    """The verdict's limit: hardly any of the target's own scans is farther from their median."""
     if target is None:
         return None
     median = np.median(target.profiles, axis=0)
-    return float(np.quantile(distances(median, median, target.profiles, LEVELS).usual, 0.95))
+    score = intensity_score(median, target.profiles, LEVELS)
+    return score.usual[1] if score else None
 
 
 def _pictures(rows: Sequence[Row], target: TargetProfiles | None) -> tuple[dict[str, Markup], dict[str, Any]]:

@@ -405,18 +405,18 @@ class HarmonizeScan(StudyWork):
     def _record(self, result: HarmonizeResult) -> ScanRecord:
         from blindharmony.study.cohort import scan_profiles
 
-        before, after = result.before, result.after
+        before, after = result.before.typicality, result.after.typicality
         return ScanRecord(
             scan=self.item.scan.place,
             group=self.group,
             fingerprint=self.item.fingerprint(self.settings, self.scanner),
             status="done",
-            verdict=result.trust.level,
-            headline=result.trust.headline,
+            verdict=result.verdict.level,
+            headline=result.verdict.headline,
             warnings=tuple(result.warnings),
             seconds=round(sum(result.seconds.values()), 2),
-            excess_before=round(before.excess, 3) if before else None,
-            excess_after=round(after.excess, 3) if after else None,
+            excess_before=round(before.worst.z, 3) if before else None,
+            excess_after=round(after.worst.z, 3) if after else None,
             bits_before=round(before.bits, 4) if before else None,
             bits_after=round(after.bits, 4) if after else None,
             figures=dict(result.figures),

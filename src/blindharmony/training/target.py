@@ -34,7 +34,6 @@ from blindharmony.models.file import load_target, save_target
 from blindharmony.models.restorer import RestorerSpec
 from blindharmony.models.target import HeldOut, Target, TargetInfo, atlas_tensor
 from blindharmony.preprocessing.recipe import PrepRecipe
-from blindharmony.quality.typicality import level_bits
 from blindharmony.settings import TrainSettings
 from blindharmony.training.data import (
     ImagePool,
@@ -282,7 +281,7 @@ def _judged(
     held_out = HeldOut(
         scans=len(images.files),
         bits_per_dim=tuple(float(d.bits_per_dim()[0]) for d in densities),
-        level_bits=tuple(level_bits(d) for d in densities),
+        level_bits=tuple(tuple(d.level_bits()[0].tolist()) for d in densities),
         latent_sd=tuple(c.spread for c in calibrations),
         latent_channels=tuple(c.spreads for c in calibrations),
         honesty={f: tuple(tuple(round(scan[k][f], 5) for scan in likes) for k in levels) for f in _FAMILIES},
