@@ -261,7 +261,12 @@ class PublishedSettings(SettingsGroup):
 
 
 class CheckSettings(SettingsGroup):
-    """Limits of the checks: what is normal, to be looked at, or not to be used."""
+    """Limits of the checks: what is normal, to be looked at, or not to be used.
+
+    Example:
+        >>> CheckSettings(least_overlap=0.95).differences()
+        {'least_overlap': 0.95}
+    """
 
     rare: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         default=0.02, description="Share of target scans that are called rare: one in fifty."

@@ -329,10 +329,13 @@ def test_what_a_scanners_curve_did_to_two_scans_is_no_good_result():
     """Measured: 23.6 to 33.2 target units where the target's own have up to 22.6; 5.93 to 6.05 bits, own up to 5.89."""
     own = np.linspace(5.6, 22.6, 22)
     bits = (5.70, 5.89, 5.63, 5.80)
-    for before, after, known in ((23.6, 33.2, own), (5.93, 6.05, bits)):
+    for before, after, known, two_sided in ((23.6, 33.2, own, False), (5.93, 6.05, bits, True)):
         first, second = (reference_score("x", v, known) for v in (before, after))
-        assert graded(after, farthest(first, second, LIMITS)) is Severity.CAUTION
-        assert graded(before, farthest(second, first, LIMITS)) is Severity.GOOD
+        assert graded(after, farthest(first, second, LIMITS, two_sided=two_sided)) is Severity.CAUTION
+        assert graded(before, farthest(second, first, LIMITS, two_sided=two_sided)) is Severity.GOOD
+    # A thick scan is more probable than any of the target's own; its result is as probable as they are.
+    thick, result = (reference_score("x", v, bits) for v in (5.30, 5.86))
+    assert graded(5.86, farthest(thick, result, LIMITS, two_sided=True)) is Severity.GOOD
 
 
 def test_notes_are_told_and_do_not_count(good):

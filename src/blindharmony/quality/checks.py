@@ -616,7 +616,11 @@ def direction(evidence: Evidence) -> list[Check]:
             continue
         if unit == _TARGET_UNITS:
             first, second = (score.scaled(evidence.target.info.unit) for score in (first, second))
-        limit = farthest(first, second, evidence.settings, two_sided=two_sided)
+        distance = quantity == "intensities"
+        limit = farthest(first, second, evidence.settings, two_sided=not distance)
+        if quantity == "likelihood":
+            # A blurred scan is more probable than the target's own; what is that probable is no fault of the result.
+            limit = (None, limit[1])
         severity = graded(second.value, limit)
         words = _DIRECTION[quantity].format(before=_digits(first.value), after=_digits(second.value))
         ends = " to ".join(_digits(end) for end in limit if end is not None)
@@ -671,7 +675,8 @@ def farthest(
         before: Of the scan.
         after: Of the result; the reference is the same.
         settings: How many standard deviations are allowed.
-        two_sided: Whether both ends are limited, by the distance from the mean; else only the upper one.
+        two_sided: Whether the value itself is compared, by its distance from the mean on either side; else it is a
+            distance already.
 
     Example:
         >>> from blindharmony.quality.typicality import reference_score
