@@ -100,7 +100,7 @@ class StopError(Exception):
 def test_the_curve_of_a_lone_scan_has_the_whole_usual_error(stripped_head, tiny_target, monkeypatch):
     """How far it may be from a parabola; that of two scans has less."""
 
-    def stop(curve, share, values, error, *settings):
+    def stop(curve, share, values, error, *_):
         raise StopError(error)
 
     monkeypatch.setattr("blindharmony.harmonization.curve.lifting_curve", stop)

@@ -127,6 +127,14 @@ def test_missing_inputs_are_named(sidecar, tmp_path, capsys):
     assert "scan a_T1w.nii.gz was not found; name the file or its folder with --inputs" in capsys.readouterr().err
 
 
+def test_a_target_that_was_never_saved_cannot_be_found(study, sidecar, tmp_path, capsys):
+    content = json.loads(sidecar.read_text())
+    content["Target"]["Digest"] = ""
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    assert rerun(study, tmp_path / "s.json") == 1
+    assert "its target model tiny was never saved" in capsys.readouterr().err
+
+
 def test_a_file_starts_no_program(study, sidecar, tmp_path, capsys):
     content = json.loads(sidecar.read_text())
     trace = tmp_path / "it ran"

@@ -277,6 +277,10 @@ def rerun(
 def _target(record: Record, given: str | None, places: Sequence[Path], sidecar: Path) -> Target:
     """The model of the first run, known by its digest."""
     wanted = record.target
+    if not wanted.digest:
+        raise TargetError(
+            f"its target model {wanted.name} was never saved", remedy="save it, and harmonize again", path=sidecar
+        )
     own = [str(p) for p in places if wanted.file and p.name == wanted.file and p.is_file()]
     names = [given] if given else [n for n in (wanted.name,) if n in included_targets()] + own
     models = []

@@ -244,11 +244,11 @@ class NamedFile(SidecarPart):
 
 
 class NamedTarget(SidecarPart):
-    """A target model known by its digest."""
+    """A target model known by its digest, which is empty if it was never saved."""
 
     name: str
     file: FileName | None
-    digest: str  # empty for a model in memory that was never saved
+    digest: str = Field(pattern=r"^(.{12,})?$")
     preparation: str = ""
 
 
