@@ -9,9 +9,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from blindharmony.api import harmonize, learn_scanner
+from blindharmony.cli.demo import demo_scan
 from blindharmony.cli.main import main
 from blindharmony.files import file_sha256
-from heads import synthetic_brain
+from heads import head_grid, synthetic_brain, written
+
+
+def change(result, other):
+    """How far two results are apart inside the brain, as a share of its mean."""
+    brain = result.mask & other.mask
+    return np.abs(result.data - other.data)[brain].mean() / result.data[brain].mean()
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +114,37 @@ def test_a_rerun_gives_the_same_bytes_of_every_file(folder, real_scan, real_targ
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
     assert {"".join(path.suffixes) for path in tmp_path.iterdir()} == {".nii.gz", ".html", ".json"}
+
+
+def test_a_monotone_change_of_the_source_does_not_matter(real_result, noisy_head, real_target, tmp_path):
+    """Not exactly: noise is bent with the head, and a bias field is found in what the first curve makes of it."""
+    scan = written(tmp_path / "sub-07_T1w.nii.gz", np.log1p(noisy_head.data / 300), noisy_head.affine)
+    assert change(real_result, harmonize(scan, real_target)) < 0.06
+
+
+def test_a_scan_like_the_targets_is_left_alone():
+    """The included scan and target as they are: a whole head, whose brain the included network finds, made alike."""
+    result = harmonize(demo_scan())
+    preparation, figures = result.sidecar["Preparation"], result.sidecar["Figures"]
+    assert "lift" not in preparation, "its curve is no surer than its error: there is no better contrast"
+    assert figures["mean change (%)"] < 2
+    assert figures["refinement change (rms)"] < 0.01
+    assert result.trust.level == "good"
+    assert preparation["brain-mask"]["source"] != "stripped"
+    assert (result.data[~result.mask] > 0).mean() > 0.3
+
+
+def test_two_scans_of_one_scanner_share_a_curve(
+    real_scan, real_result, real_target, kept_preparation, tmp_path_factory
+):
+    other = synthetic_brain(*head_grid(5, mm=3.0), seed=5, noise=0.06)
+    second = written(tmp_path_factory.mktemp("second") / "sub-08_T1w.nii.gz", other.data**1.4, other.affine, top=900)
+    scanner = learn_scanner([real_scan, second], real_target, cache=kept_preparation)
+    assert scanner.scans == 2
+    assert scanner.lift > 0
+    assert len(scanner.rounds) == 3
+    shared = harmonize(real_scan, real_target, scanner=scanner, cache=kept_preparation, refine=False)
+    assert "lift" in shared.sidecar["Preparation"]
+    assert shared.sidecar["Parameters"]["Scanner"]["Scans"] == 2
+    assert shared.trust.level == "good"
+    assert change(real_result, shared) < 0.1
