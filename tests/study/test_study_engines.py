@@ -156,7 +156,8 @@ def test_progress_comes_before_the_answer():
     assert unpacked_reply(Tells(), b'{"progress": {"stage": "a", "share": 1}}') == Progress(stage="a", share=1)
 
 
-def test_a_worker_that_talks_nonsense_is_ended():
+def test_a_worker_that_talks_nonsense_is_ended(monkeypatch):
+    monkeypatch.setattr("blindharmony.jobs.processes._GRACE", 0.5)
     mad = (sys.executable, "-S", "-c", "print('[' * 5000, flush=True); import time; time.sleep(60)")
     with WorkerProcess(command=mad) as worker:
         end = worker.do(Tells(), lambda *said: None)

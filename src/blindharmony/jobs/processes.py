@@ -38,7 +38,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GL
 
 _COMMAND = (sys.executable, "-m", "blindharmony.jobs.worker")
 _PIECE = 1 << 20
-_GRACE = 2.0  # seconds that a worker has to end what it has started
+_GRACE = 10.0  # seconds that a worker has to end what it has started; an idle machine needs a hundredth
 
 
 def cores() -> int:
