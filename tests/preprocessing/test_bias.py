@@ -1,0 +1,169 @@
+"""Laws of the bias field: known fields come back, whatever the contrast, and N4 is ITK's."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from scipy.ndimage import gaussian_filter
+
+from blindharmony.errors import PreprocessingError
+from blindharmony.preprocessing.bias import Cells, Splines, least_entropy, log_bias, n4, refined
+
+
+def head(gray=0.7, gamma=1.0, noise=0.02, size=64, seed=0):
+    """A ball of fluid, grey and white matter in folds, (image, mask); voxels of 2 mm."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*[np.linspace(-1, 1, size)] * 3, indexing="ij")
+    mask = sum(a**2 for a in axes) < 0.85
+    folds = gaussian_filter(rng.normal(size=mask.shape), 3)
+    low, high = np.quantile(folds[mask], [0.15, 0.55])
+    image = np.where(folds < low, 0.3, np.where(folds < high, gray, 1.0)) + noise * rng.normal(size=mask.shape)
+    return np.where(mask, np.maximum(image, 0.01) ** gamma, 0).astype(np.float32), mask
+
+
+def known_field(mask, sd=0.25, seed=1):
+    """A smooth log field of a given spread, mean zero in the mask."""
+    rng = np.random.default_rng(seed)
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in mask.shape], indexing="ij")
+    powers = [(i, j, k) for i in range(4) for j in range(4) for k in range(4) if 0 < i + j + k <= 3]
+    field = sum(rng.normal() * x**i * y**j * z**k for i, j, k in powers)
+    field = field - field[mask].mean()
+    return field * sd / field[mask].std()
+
+
+def error(field, truth, mask):
+    return float((field - truth)[mask].std())
+
+
+MM = (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(("gray", "gamma"), [(0.7, 1.0), (0.55, 1.0), (0.85, 1.0), (0.7, 0.7), (0.7, 1.5)])
+def test_a_known_field_comes_back_in_any_contrast(gray, gamma):
+    image, mask = head(gray, gamma)
+    truth = known_field(mask)
+    without = log_bias(image, MM, mask)
+    field = log_bias((image * np.exp(truth)).astype(np.float32), MM, mask)
+    assert error(field, truth, mask) < 0.03
+    assert error(field - without, truth, mask) < 0.012
+
+
+def test_n4_is_that_of_itk():
+    image, mask = head(size=40)
+    cells = Cells.of((image * np.exp(known_field(mask))).astype(np.float32), MM, mask, 4.0)
+    filter_ = SimpleITK.N4BiasFieldCorrectionImageFilter()
+    filter_.SetMaximumNumberOfIterations([8, 6, 4])
+    filter_.SetConvergenceThreshold(1e-4)
+    filter_.SetNumberOfControlPoints([4, 4, 4])
+    pixels = SimpleITK.GetImageFromArray(np.exp(cells.log).astype(np.float32))
+    filter_.Execute(pixels, SimpleITK.GetImageFromArray(cells.mask.astype(np.uint8)))
+    expected = SimpleITK.GetArrayFromImage(filter_.GetLogBiasFieldAsImage(pixels))
+    spans, control = n4(cells.log, cells.mask, (1, 1, 1), iterations=(8, 6, 4))
+    field = Splines.on(cells.mask.shape, spans).field(control)
+    assert field[cells.mask].std() > 0.02
+    assert error(field, expected, cells.mask) < 5e-4
+
+
+def test_least_entropy_beats_the_old_n4():
+    image, mask = head()
+    truth = known_field(mask)
+    cells = Cells.of((image * np.exp(truth)).astype(np.float32), MM, mask, 4.0)
+    small = Splines.at(cells.positions(mask.shape), (1, 1, 1))
+    sharp = small.field(least_entropy(cells.log, cells.mask, cells.spread, (1, 1, 1)))
+    spans, control = n4(cells.log, cells.mask, (1, 1, 1), iterations=(20,) * 4)
+    old = Splines.at(cells.positions(mask.shape), spans).field(control)
+    assert error(sharp, truth, mask) < error(old, truth, mask)
+
+
+@pytest.mark.parametrize("method", ["entropy", "n4"])
+def test_what_lies_outside_the_mask_does_not_enter(method):
+    image, mask = head(size=40)
+    scalp = np.where(mask, image, 1e4).astype(np.float32)
+    assert np.array_equal(log_bias(image, MM, mask, method=method), log_bias(scalp, MM, mask, method=method))
+
+
+@pytest.mark.parametrize("method", ["entropy", "n4"])
+def test_a_gain_changes_nothing(method):
+    image, mask = head(size=40)
+    field = log_bias(image, MM, mask, method=method)
+    assert abs(field[mask].mean()) < 1e-6
+    assert np.abs(field - log_bias(1000 * image, MM, mask, method=method)).max() < 1e-4
+
+
+_PRINT = """
+import hashlib
+from test_bias import *
+image, mask = head(size=40)
+for method in ("entropy", "n4"):
+    print(hashlib.sha256(log_bias(image, MM, mask, method=method).tobytes()).hexdigest())
+"""
+
+
+def test_equal_bytes_for_any_number_of_threads():
+    image, mask = head(size=40)
+    here = [hashlib.sha256(log_bias(image, MM, mask, method=m).tobytes()).hexdigest() for m in ("entropy", "n4")]
+    for count in ("1", "3"):
+        threads = {name: count for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        done = subprocess.run(
+            [sys.executable, "-c", _PRINT],
+            env={**os.environ, **threads, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == here
+
+
+class TestSplines:
+    splines = Splines.on((6, 7, 5), (1, 2, 1))
+
+    def dense(self):
+        size = int(np.prod(self.splines.shape))
+        return np.array([self.splines.field(row.reshape(self.splines.shape)).ravel() for row in np.eye(size)])
+
+    def test_gather_is_the_transpose_of_field(self):
+        values = np.random.default_rng(0).normal(size=(6, 7, 5))
+        np.testing.assert_allclose(self.splines.gather(values).ravel(), self.dense() @ values.ravel())
+
+    def test_gram_is_the_sum_of_products(self):
+        weights = np.random.default_rng(0).random((6, 7, 5))
+        rows = self.dense()
+        np.testing.assert_allclose(self.splines.gram(weights), (rows * weights.ravel()) @ rows.T, atol=1e-12)
+
+    def test_bending_of_a_parabola(self):
+        # On one span, (x²)'' = 2 along one axis: energy 4. The control points of x² are t² − 1/3 at the nodes t.
+        splines = Splines.on((5, 5, 5), (1, 1, 1))
+        nodes = np.arange(-1.0, 3.0)
+        control = np.broadcast_to((nodes**2 - 1 / 3)[:, None, None], (4, 4, 4))
+        field = splines.field(control)
+        np.testing.assert_allclose(field[:, 0, 0], np.linspace(0, 1, 5) ** 2, atol=1e-12)
+        assert control.ravel() @ splines.bending @ control.ravel() == pytest.approx(4)
+
+    def test_a_plane_does_not_bend(self):
+        control = np.broadcast_to(np.arange(5.0)[None, :, None], self.splines.shape).ravel()
+        assert abs(control @ self.splines.bending @ control) < 1e-9
+
+    def test_refining_keeps_the_function(self):
+        control = np.random.default_rng(0).normal(size=self.splines.shape)
+        fine = Splines.on((6, 7, 5), (2, 4, 2))
+        np.testing.assert_allclose(fine.field(refined(control, (1, 2, 1))), self.splines.field(control))
+
+
+@pytest.mark.parametrize(("size", "words"), [(6, "fewer than 1000 positive voxels"), (13, "cells of 8 mm")])
+def test_too_small_a_mask_is_refused(size, words):
+    mask = np.zeros((20, 20, 20), bool)
+    mask[:size, :size, :size] = True
+    with pytest.raises(PreprocessingError, match=words):
+        log_bias(mask.astype(np.float32), MM, mask, cell_mm=8.0)
+
+
+def test_a_uniform_head_has_no_field():
+    mask = np.ones((24, 24, 24), bool)
+    for method in ("entropy", "n4"):
+        assert np.abs(log_bias(mask.astype(np.float32), MM, mask, method=method)).max() < 1e-6
