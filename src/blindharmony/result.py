@@ -89,6 +89,7 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
             method=_method(result),
             version=provenance["blindharmony"],
             n4=target.info.recipe.n4,
+            bias=target.info.recipe.bias,
             mask=prepared.brain_mask.source,
             flow=target.pyramid is not None,
             splines=bool(target.info.pyramid and target.info.pyramid.rounds),

@@ -614,6 +614,10 @@ class TrainSettings(Settings):
     mask_command: str | None = Field(
         default=None, description="Brain extractor for whole heads, with {input} and {output} in it."
     )
+    bias: Literal["n4-itk", "n4", "entropy"] = Field(
+        default="n4-itk",
+        description="Bias field of every scan: N4 by ITK, N4 with clean cells, or least entropy.",
+    )
     suffix: str = Field(default="T1w", min_length=1, description="BIDS suffix of the contrast.")
     batch: AboveZero | None = Field(
         default=None, description="Patches a step; one for each process of torchrun by default."

@@ -13,6 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from blindharmony.errors import PreprocessingError
 from blindharmony.preprocessing.bias import Cells, Splines, least_entropy, log_bias, n4, refined
+from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.preprocessing.steps import CorrectBias, Scan
 
 
 def head(gray=0.7, gamma=1.0, noise=0.02, size=64, seed=0):
@@ -118,6 +120,32 @@ def test_equal_bytes_for_any_number_of_threads():
             check=True,
         )
         assert done.stdout.split() == here
+
+
+class TestRecipe:
+    def test_old_recipes_mean_itk_and_keep_their_digests(self):
+        old = {"template": "icbm152-brain-1mm", "n4": True, "n4_shrink_mm": 4.0, "gain": "rms"}
+        recipe = PrepRecipe.model_validate(old)
+        assert recipe.bias == "n4-itk"
+        assert recipe.model_dump() == old
+        assert recipe.digest() == "cce20d053179"
+        assert len({PrepRecipe(bias=bias).digest() for bias in ("n4-itk", "n4", "entropy")}) == 3
+
+    @pytest.mark.parametrize("bias", ["n4", "entropy"])
+    def test_a_recipe_names_its_estimator(self, bias):
+        recipe = PrepRecipe(bias=bias)
+        assert PrepRecipe.model_validate_json(recipe.model_dump_json()) == recipe
+        image, mask = head(size=40)
+        scan = Scan(image, np.diag([*MM, 1.0]), mask)
+        (step,) = [step for step in recipe.preparation.steps if isinstance(step, CorrectBias)]
+        result = step.estimate(scan)
+        assert np.array_equal(result.log_bias, log_bias(image, MM, mask, method=bias))
+        back = step.undo(step.apply(scan, result), result, scan)
+        np.testing.assert_allclose(back.data, image, rtol=1e-5)
+
+    def test_an_unknown_estimator_is_refused(self):
+        with pytest.raises(ValueError, match="bias"):
+            PrepRecipe(bias="n5")
 
 
 class TestSplines:

@@ -226,7 +226,7 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         ("licence", info.licence or "not recorded"),
         (
             "preparation",
-            f"{recipe.digest()}: template {recipe.template}, N4 {'on' if recipe.n4 else 'off'}, gain {recipe.gain}",
+            f"{recipe.digest()}: template {recipe.template}, {_bias_words(recipe)}, gain {recipe.gain}",
         ),
         ("weights", f"{weights:,}"),
         ("networks", ", ".join(_networks(target)) or "none"),
@@ -280,6 +280,12 @@ def _changed(settings: TrainSettings) -> str:
         for inner, value in ([((k,), v) for k, v in group.items()] if isinstance(group, dict) else [((), group)])
     }
     return "".join(f", {name} {value}" for name, value in flat.items())
+
+
+def _bias_words(recipe: PrepRecipe) -> str:
+    if not recipe.n4:
+        return "N4 off"
+    return {"n4-itk": "N4 on", "n4": "N4 with clean cells", "entropy": "bias field of least entropy"}[recipe.bias]
 
 
 def _networks(target: Target) -> list[str]:

@@ -270,7 +270,7 @@ def contract(values: Array, weights: Sequence[Array]) -> Array:
     a, b, c = weights
     values = np.einsum("xyz,cz->xyc", values, c)
     values = np.einsum("xyc,by->xbc", values, b)
-    return np.einsum("xbc,ax->abc", values, a)
+    return np.asarray(np.einsum("xbc,ax->abc", values, a), np.float64)
 
 
 def n4(
@@ -377,7 +377,8 @@ def spread_histogram(place: Array, weights: Array | None, bins: int) -> Array:
     first = np.minimum(place.astype(np.intp), bins - 1)
     share = place - first
     near, far = (1 - share, share) if weights is None else (weights * (1 - share), weights * share)
-    return np.bincount(first, near, bins)[:bins] + np.bincount(first + 1, far, bins + 1)[:bins]
+    counts = np.bincount(first, near, bins)[:bins] + np.bincount(first + 1, far, bins + 1)[:bins]
+    return np.asarray(counts, np.float64)
 
 
 def refined(control: Array, spans: Sequence[int]) -> Array:
@@ -425,7 +426,7 @@ def least_entropy(
     with the splines B, their bending energy E, and a damping :math:`\delta` that starts at 1/2 and halves when steps
     grow. The bandwidth shrinks, so that the field does not lock on to a wrong peak. The weight of a cell is
     :math:`w = \exp(-\tfrac12 (\sigma/\tilde\sigma)^2)`, :math:`\sigma` its spread and :math:`\tilde\sigma` the median
-    spread: a cell of one tissue counts up to 1, one across a border little. Being relative, the weights are the same for
+    spread: a cell of one tissue counts up to 1, one across a border little. Being relative, weights are the same for
     a scan of higher contrast.
 
     Args:
@@ -505,4 +506,5 @@ def score(values: Array, weights: Array, bandwidth: float, bins: int = 400) -> A
     smooth = np.fft.irfft(np.fft.rfft(spread_histogram(place, weights, bins), padded) * np.exp(-0.5 * wave**2), padded)
     # Rounding of the transform is far below this, and no value lies where the density is.
     density = np.maximum(smooth[:bins], 1e-5 * smooth.max())
-    return np.interp(place, np.arange(bins), np.gradient(np.log(density), step))
+    slope = np.gradient(np.log(density), step)
+    return np.asarray(np.interp(place, np.arange(bins), slope), np.float64)

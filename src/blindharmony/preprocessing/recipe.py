@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -55,6 +55,9 @@ class PrepRecipe(BaseModel):
     Attributes:
         n4: Whether the bias field is estimated and removed.
         n4_shrink_mm: Voxel size for fitting it.
+        bias: What estimates it: ITK's N4 (``n4-itk``, that of every recipe that does not say), or
+            :func:`~blindharmony.preprocessing.bias.log_bias` with ``n4`` or ``entropy``. Targets and scans are prepared
+            alike: the target's recipe decides.
         gain: What becomes 1 inside the mask: the root mean square, robustly
             (see :class:`~blindharmony.preprocessing.steps.NormalizeGain`).
         template: Name of the template and grid.
@@ -62,6 +65,8 @@ class PrepRecipe(BaseModel):
     Example:
         >>> PrepRecipe().digest() == PrepRecipe(n4=False).digest()
         False
+        >>> "bias" in PrepRecipe().model_dump(), PrepRecipe(bias="entropy").model_dump()["bias"]
+        (False, 'entropy')
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +75,13 @@ class PrepRecipe(BaseModel):
     n4: bool = True
     n4_shrink_mm: float = Field(default=4.0, gt=0, le=50)
     gain: Literal["rms"] = "rms"
+    bias: Literal["n4-itk", "n4", "entropy"] = "n4-itk"
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was_a_choice(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes of ITK's N4 are written as they always were, so that their digests and files stay the same.
+        known: dict[str, Any] = handler(self)
+        return {name: value for name, value in known.items() if name != "bias" or value != "n4-itk"}
 
     def digest(self) -> str:
         """A short hash: equal recipes prepare equally."""
@@ -78,7 +90,7 @@ class PrepRecipe(BaseModel):
     @property
     def preparation(self) -> Preparation:
         """The steps, in order."""
-        bias = (CorrectBias(shrink_mm=self.n4_shrink_mm),) if self.n4 else ()
+        bias = (CorrectBias(self.n4_shrink_mm, self.bias),) if self.n4 else ()
         return Preparation((Reorient(), ExtractBrain(), *bias, NormalizeGain(), Register()), self)
 
     def with_step(self, step: Step[Any], **where: str) -> Preparation:

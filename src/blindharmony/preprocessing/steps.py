@@ -5,7 +5,8 @@ A step looks at a scan (:meth:`Step.estimate`) and writes what it learnt into a 
 alone, every number can be kept in a sidecar, and every step can be undone.
 
 - **Orientation**: axes in the order right, anterior, superior; a permutation and flips, no interpolation.
-- **Bias field**: the smooth brightness drift of the receive coil, estimated by N4 inside the brain, and divided out.
+- **Bias field**: the smooth brightness drift of the receive coil, estimated inside the brain by N4 (here, by
+  ITK) or by least entropy (:mod:`~blindharmony.preprocessing.bias`), and divided out.
 - **Gain**: one number, so that the root mean square inside the brain is 1.
 
 The brain mask is in :mod:`~blindharmony.preprocessing.brain`, the registration to the template in
@@ -16,13 +17,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
 
 from blindharmony.errors import PreprocessingError
+from blindharmony.preprocessing.bias import log_bias
 from blindharmony.preprocessing.grid import from_itk, mask_box, sitk, threads, to_itk
 
 Result = TypeVar("Result")
@@ -232,9 +234,20 @@ class BiasField:
 
 @dataclass(frozen=True)
 class CorrectBias(Step[BiasField]):
-    """Divide by the coil's bias field, ``data / exp(b)``; see :func:`~blindharmony.preprocessing.steps.log_bias_n4`."""
+    """Divide by the coil's bias field, ``data / exp(b)``.
+
+    Attributes:
+        shrink_mm: Size of the cells that the field is fitted to.
+        method: ``"n4-itk"``: :func:`~blindharmony.preprocessing.steps.log_bias_n4`; ``"n4"`` and ``"entropy"``:
+            :func:`~blindharmony.preprocessing.bias.log_bias`.
+
+    Example:
+        >>> print(CorrectBias(method="entropy"))
+        least entropy inside the brain, fitted at 4 mm
+    """
 
     shrink_mm: float = 4.0
+    method: Literal["n4-itk", "n4", "entropy"] = "n4-itk"
 
     name = "bias field"
     key = "n4"
@@ -242,11 +255,15 @@ class CorrectBias(Step[BiasField]):
     harmonizes = True
 
     def __str__(self) -> str:
-        return f"N4 inside the brain, fitted at {self.shrink_mm:g} mm"
+        estimator = "least entropy" if self.method == "entropy" else "N4"
+        return f"{estimator} inside the brain, fitted at {self.shrink_mm:g} mm"
 
     def estimate(self, scan: Scan) -> BiasField:
         """The log bias field and its standard deviation inside the mask."""
-        field = log_bias_n4(scan.data, scan.affine, scan.inside(), shrink_mm=self.shrink_mm)
+        if self.method == "n4-itk":
+            field = log_bias_n4(scan.data, scan.affine, scan.inside(), shrink_mm=self.shrink_mm)
+        else:
+            field = log_bias(scan.data, scan.spacing, scan.inside(), method=self.method, cell_mm=self.shrink_mm)
         return BiasField(field, float(field[scan.inside()].std()))
 
     def apply(self, scan: Scan, result: BiasField) -> Scan:

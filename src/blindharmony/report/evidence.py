@@ -135,6 +135,11 @@ _MASKS = {
 }
 _FLOW = "; a multi-resolution normalizing flow of {couplings} fitted to them judged scan and result"
 
+_BIAS = {
+    "n4-itk": "with N4 (Tustison et al., 2010)",
+    "n4": "with N4 (Tustison et al., 2010)",
+    "entropy": "by the smooth field that leaves least entropy (Likar et al., 2001)",
+}
 _REFERENCES = {
     "dinh": "Dinh L, Sohl-Dickstein J, Bengio S. Density estimation using Real NVP. International Conference on "
     "Learning Representations (ICLR), 2017. arXiv:1605.08803.",
@@ -146,6 +151,8 @@ _REFERENCES = {
     "age-appropriate atlases for pediatric studies. NeuroImage 54(1):313–327, 2011.",
     "jeong": "Jeong H, Byun H, Kang DU, Lee J. BlindHarmony: “blind” harmonization for MR images via flow "
     "model. IEEE/CVF International Conference on Computer Vision (ICCV), 2023. arXiv:2305.10732.",
+    "likar": "Likar B, Viergever MA, Pernuš F. Retrospective correction of MR intensity inhomogeneity by information "
+    "minimization. IEEE Transactions on Medical Imaging 20(12):1398–1410, 2001.",
     "tustison": "Tustison NJ, et al. N4ITK: improved N3 bias correction. "
     "IEEE Transactions on Medical Imaging 29(6):1310–1320, 2010.",
     "yu": "Yu JJ, Derpanis KG, Brubaker MA. Wavelet Flow: fast training of high resolution normalizing flows. "
@@ -160,6 +167,7 @@ def methods_text(
     method: str,
     version: str,
     n4: bool = True,
+    bias: str = "n4-itk",
     mask: str = "network",
     flow: bool = True,
     splines: bool = False,
@@ -172,6 +180,7 @@ def methods_text(
         method: What was done, in sentences.
         version: Version of this package.
         n4: Whether the bias field was removed beforehand.
+        bias: What estimated it, as :class:`~blindharmony.preprocessing.recipe.PrepRecipe` names it.
         mask: Where the brain mask came from: ``network``, ``stripped``, ``command`` or ``given``.
         flow: Whether the target has a whole-volume flow.
         splines: Whether that flow has spline couplings.
@@ -186,7 +195,7 @@ def methods_text(
         target=target,
         version=version,
         mask=_MASKS[mask],
-        n4=", intensity non-uniformity was corrected with N4 (Tustison et al., 2010)" if n4 else "",
+        n4=f", intensity non-uniformity was corrected {_BIAS[bias]}" if n4 else "",
         scans=f"{scans} scan" if scans == 1 else f"{scans} scans",
         flow=_FLOW.format(couplings=couplings + "Yu et al., 2020)") if flow else "",
         method=method,
@@ -197,7 +206,8 @@ def methods_text(
         "fisch": mask == "network",
         "fonov": True,
         "jeong": True,
-        "tustison": n4,
+        "likar": n4 and bias == "entropy",
+        "tustison": n4 and bias != "entropy",
         "yu": flow,
     }
     return "\n".join([paragraph, "", *(text for name, text in _REFERENCES.items() if used[name])])

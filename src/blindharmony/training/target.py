@@ -90,7 +90,7 @@ def train(
         compute: Device, precision and the processes that share the work; made from ``device`` and the settings if
             None. The first process alone does what follows the flow.
         spec: Shape of the flow.
-        recipe: Preparation.
+        recipe: Preparation; the included one with the settings' bias field by default.
         notes: Anything else for the model card.
         report: Called with stage, share done and numbers.
         choices: Fields of :class:`~blindharmony.settings.TrainSettings` in place of those of ``settings``, such as
@@ -114,7 +114,7 @@ def train(
     training, unseen = hold_out(scans, named_scans(scans, held_out))
     masks = find_masks(training + unseen, Path(mask_dir) if mask_dir else None, command=settings.mask_command)
     compute = compute or Compute.of(settings, device)
-    recipe, spec = recipe or PrepRecipe(), spec or PyramidSpec()
+    recipe, spec = recipe or PrepRecipe(bias=settings.bias), spec or PyramidSpec()
     report = report or _silent
     with work_folder(out, resume=resume, first=compute.group.first) as work:
         compute.group.wait()
