@@ -407,7 +407,7 @@ def least_entropy(
     spread: Array,
     spans: Sequence[int],
     *,
-    stiffness: float = 3e-4,
+    stiffness: float = 1e-4,
     bandwidths: Sequence[float] = (0.2, 0.1, 0.05, 0.025),
     steps: int = 25,
     tolerance: float = 1e-4,
