@@ -75,7 +75,9 @@ READ_BY_PEOPLE = [
     path
     for place in (".", "docs", "src", "benchmarks")
     for path in ((ROOT / place).glob("*") if place == "." else (ROOT / place).rglob("*"))
-    if path.suffix in {".md", ".py", ".toml", ".yml", ".html"} and "site-packages" not in path.parts
+    if path.suffix in {".md", ".py", ".toml", ".yml", ".html"}
+    and "site-packages" not in path.parts
+    and path.name != "CHANGELOG.md"  # it may speak of what was
 ]
 HOMES = {PACKAGE.name: PACKAGE, "blindharmony_benchmark": ROOT / "benchmarks/src/blindharmony_benchmark"}
 # A group of entry points and the image of a container: names that are no modules.

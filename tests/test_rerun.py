@@ -131,7 +131,7 @@ def test_a_target_that_was_never_saved_cannot_be_found(study, sidecar, tmp_path,
     content = json.loads(sidecar.read_text())
     content["Target"]["Digest"] = ""
     (tmp_path / "s.json").write_text(json.dumps(content))
-    assert rerun(study, tmp_path / "s.json") == 1
+    assert rerun(study, tmp_path / "s.json") != 0
     assert "its target model tiny was never saved" in capsys.readouterr().err
 
 
