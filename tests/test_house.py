@@ -127,6 +127,35 @@ def test_every_file_that_a_page_names_exists():
     assert {f"{path.relative_to(ROOT)}: {name}" for name, path in named if not (ROOT / name).exists()} == set()
 
 
+OLD = {
+    "pipeline": "api",
+    "image": "io",
+    "prep": "preprocessing",
+    "flow": "flows",
+    "target": "models",
+    "interop": "integrations",
+    "evidence": "blindharmony_benchmark",
+}
+
+
+@pytest.mark.parametrize(("old", "new"), OLD.items())
+def test_an_old_name_is_answered_with_the_new_one(old, new):
+    whole = new if new.startswith("blindharmony") else f"blindharmony.{new}"
+    importlib.import_module(whole)
+    for statement in (f"import blindharmony.{old}", f"import blindharmony.{old}.part", f"from blindharmony import {old}"):
+        with pytest.raises(ModuleNotFoundError, match=rf"blindharmony\.{old} has another name .*: {whole}\b"):
+            exec(statement)
+    with pytest.raises(AttributeError, match=rf": {whole}\b"):
+        getattr(blindharmony, old)
+
+
+def test_a_name_that_never_was_is_python_s_to_answer():
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'blindharmony\.nothing'"):
+        importlib.import_module("blindharmony.nothing")
+    assert importlib.util.find_spec("blindharmony.nothing") is None
+    assert not hasattr(blindharmony, "prep")
+
+
 def test_the_package_stays_under_forty_megabytes():
     assert sum(p.stat().st_size for p in PACKAGE.rglob("*") if p.suffix != ".pyc" and p.is_file()) < 40e6
 

@@ -1,6 +1,6 @@
 """The method as an object: what it lists runs, what is added is recorded and undone on the way back."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from blindharmony.harmonization.methods import register_method, unregister_metho
 from blindharmony.io.volume import read_volume
 from blindharmony.preprocessing.recipe import PrepRecipe, prepare
 from blindharmony.preprocessing.steps import CorrectBias, Gain, NormalizeGain, Scan, Step
+from blindharmony.settings import HarmonizeSettings
 from heads import scans
 
 
@@ -153,10 +154,33 @@ class TestMethod:
         method = Method.default("ds002748")
         names = [name for name, _ in method.steps]
         assert names[6:] == ["bias field again", "curve", "refinement", "checks", "native space"]
-        once = replace(method, bias_rounds=0, refine=False)
+        once = method.updated(bias_again={"rounds": 0}, refine=False)
         assert [name for name, _ in once.steps][6:] == ["curve", "checks", "native space"]
         assert "undone but bias field, gain" in str(method)
-        assert "bias field, gain" not in str(replace(method, keep_bias=True))
+        assert "bias field, gain" not in str(method.updated(keep_bias=True))
+        assert "other than the defaults" not in str(method)
+        assert "other than the defaults: curve.degree=1" in str(method.updated(curve={"degree": 1}))
+
+    def test_settings_stand_in_the_method_alone(self, stripped_volume, target, plain):
+        method = Method.default(target, "match", curve={"degree": 1}).updated(seed=5)
+        assert method.settings.differences() == {"method": "match", "curve": {"degree": 1}, "seed": 5}
+        assert Method.default(target, settings=method.settings) == method
+        assert not {"refine", "keep_bias", "bias_rounds"} & {field.name for field in fields(method)}
+        result = harmonize(stripped_volume, target, method=method, keep_bias=True)
+        assert result.settings == method.settings.updated(keep_bias=True, refine=False)
+        assert result.sidecar["Parameters"]["Settings"] == {"Curve": {"Degree": 1}}
+        same = harmonize(stripped_volume, target, method=Method.default(target))
+        assert (same.settings, same.sidecar) == (plain.settings, plain.sidecar)
+        np.testing.assert_array_equal(same.data, plain.data)
+
+    def test_two_places_for_settings_are_refused(self, stripped_volume, target):
+        with pytest.raises(UsageError, match="settings of its own"):
+            harmonize(stripped_volume, target, HarmonizeSettings(seed=1), method=Method.default(target))
+
+    @pytest.mark.parametrize("options", [{"name": "tenth"}, {"method": "tenth"}, {"refined": False}])
+    def test_a_method_or_setting_that_is_none_is_refused(self, target, options):
+        with pytest.raises(UsageError, match="no method 'tenth'|refined is unknown; did you mean refine"):
+            Method.default(target, **options)
 
     def test_one_that_was_made_for_another_target_is_refused(self, stripped_volume, target):
         with pytest.raises(UsageError, match="otherwise than the target 'tiny' wants"):
@@ -165,12 +189,13 @@ class TestMethod:
     def test_a_method_is_added_by_name(self, stripped_volume, target):
         @register_method("tenth", about="Intensities became a tenth.")
         def tenth(image, mask, target, options):
-            assert options.seed == 7
+            assert options.settings.seed == 7
             return Estimate(image / 10, intensity_map=CurveMap(np.array([0.0, 1.0]), np.array([0.0, 0.1])))
 
         try:
             result = harmonize(stripped_volume, target, method="tenth", seed=7)
             assert (result.method, result.sidecar["Method"]) == ("tenth", "tenth")
+            assert "tenth" in dict(Method.default(target, "tenth").steps)
             inside = result.prepared.native.inside()
             back = result.prepared.to_file_grid(np.where(inside, result.prepared.native.data, 0))
             np.testing.assert_allclose(result.data[result.mask], 100 * back[result.mask], rtol=1e-4)

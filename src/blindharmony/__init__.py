@@ -9,10 +9,12 @@ Example:
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.version import VERSION as __version__
+from blindharmony.version import OldNames
 
 if TYPE_CHECKING:
     from blindharmony.api import Method, assess, harmonize, learn_scanner
@@ -59,7 +61,12 @@ __all__ = [
 ]
 
 
+sys.meta_path.append(OldNames)  # asked last
+
+
 def __getattr__(name: str) -> Any:
+    if hint := OldNames.hint(f"{__name__}.{name}"):
+        raise AttributeError(hint)
     if name not in _WHERE:
         msg = f"module 'blindharmony' has no attribute '{name}'"
         raise AttributeError(msg)

@@ -33,7 +33,7 @@ from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
 from blindharmony.quality.checks import gather_evidence
 from blindharmony.quality.verdict import Assessment, judge
 from blindharmony.result import HarmonizeResult, NamedFile
-from blindharmony.settings import BiasAgainSettings, HarmonizeSettings
+from blindharmony.settings import HarmonizeSettings
 
 Progress = Callable[[str, float], None]
 
@@ -71,14 +71,14 @@ class Stages:
 class Method:
     """The steps from the file that is read to the file that is written, in the order in which they run.
 
-    :func:`harmonize` runs it. It never changes: :meth:`with_step` and :func:`dataclasses.replace` give another one.
+    :func:`harmonize` runs it. It never changes: :meth:`with_step` and :meth:`updated` give another one.
 
     Attributes:
         preparation: Orientation, brain mask, bias field, gain, registration, and what was added to them.
-        harmonization: How the prepared scan is harmonized.
-        bias_rounds: How often the bias field is estimated again in the target's contrast, if the method does that.
-        refine: Whether noise and blur are taken out after the curve, if target and method can.
-        keep_bias: Whether the scan's own bias field is put back at the end.
+        settings: Every choice and number; ``settings.method`` names the way in which the prepared scan is harmonized.
+
+    Raises:
+        UsageError: If there is no method of this name.
 
     Example:
         >>> print(Method.default("ds002748", "match"))
@@ -92,27 +92,51 @@ class Method:
                           curve; no flow was used.
          8  checks        mask, order of tissues, and how typical the scan is for the target, before and after
          9  native space  the change goes to the scan's own voxels; every step is undone but bias field, gain
+        >>> Method.default("ds002748").updated(seed=3, curve={"degree": 1}).settings.differences()
+        {'seed': 3, 'curve': {'degree': 1}}
     """
 
     preparation: Preparation
-    harmonization: HarmonizationMethod
-    bias_rounds: int = BiasAgainSettings().rounds
-    refine: bool = True
-    keep_bias: bool = False
+    settings: HarmonizeSettings = HarmonizeSettings()
+
+    def __post_init__(self) -> None:
+        method_named(self.settings.method)
 
     @classmethod
-    def default(cls, target: str | PathLike[str] | Target = "ds002748", name: str = "curve", **options: Any) -> Method:
+    def default(
+        cls,
+        target: str | PathLike[str] | Target = "ds002748",
+        name: str | None = None,
+        settings: HarmonizeSettings | None = None,
+        **changes: Any,
+    ) -> Method:
         """The method of this name for a target, with its recipe of preparation.
 
         Args:
             target: A model, its file, or the name of an included one.
-            name: ``curve``, ``match``, ``latent``, ``latent-published`` or one that was registered.
-            **options: Other attributes.
+            name: ``curve``, ``match``, ``latent``, ``latent-published`` or one that was registered; that of the
+                settings if not given.
+            settings: Every choice and number; the defaults if not given.
+            **changes: Of ``settings``, as for :func:`harmonize`.
 
         Raises:
-            UsageError: If there is no such method.
+            UsageError: If there is no such method or setting.
         """
-        return cls(load_target(target).info.recipe.preparation, method_named(name), **options)
+        settings = (settings or HarmonizeSettings()).updated(**changes, **({"method": name} if name else {}))
+        return cls(load_target(target).info.recipe.preparation, settings)
+
+    @property
+    def harmonization(self) -> HarmonizationMethod:
+        """How the prepared scan is harmonized."""
+        return method_named(self.settings.method)
+
+    def updated(self, **changes: Any) -> Method:
+        """The method with other settings, see :meth:`~blindharmony.settings.HarmonizeSettings.updated`.
+
+        Raises:
+            UsageError: If a name is unknown or a value makes no sense.
+        """
+        return replace(self, settings=self.settings.updated(**changes))
 
     def with_step(self, step: Step[Any], **where: str) -> Method:
         """The method with another preparation step: ``before``, ``after`` or ``instead_of`` the step of a name.
@@ -128,15 +152,15 @@ class Method:
         steps = [("read", "every format that nibabel knows; no voxel is resampled")]
         steps += [(step.name, str(step)) for step in self.preparation.steps]
         bias = any(step.result is BiasField for step in self.preparation.steps)
-        if self.harmonization.target_contrast and bias and self.bias_rounds:
-            again = f"contrast, bias field and gain again through the curve so far; {self.bias_rounds} rounds at most"
+        if self.harmonization.target_contrast and bias and (rounds := self.settings.bias_again.rounds):
+            again = f"contrast, bias field and gain again through the curve so far; {rounds} rounds at most"
             steps.append(("bias field again", again))
         steps.append((self.harmonization.name, self.harmonization.about))
-        if self.harmonization.refines and self.refine:
+        if self.harmonization.refines and self.settings.refine:
             steps.append(("refinement", "noise and blur taken out by the target's restorer, as far as the scan allows"))
         steps.append(("checks", "mask, order of tissues, and how typical the scan is for the target, before and after"))
         stays = [step.name for step in self.preparation.steps if step.harmonizes]
-        stays = [name for name in stays if not (self.keep_bias and name == CorrectBias.name)]
+        stays = [name for name in stays if not (self.settings.keep_bias and name == CorrectBias.name)]
         back = "the change goes to the scan's own voxels; every step is undone but " + ", ".join(stays)
         return (*steps, ("native space", back))
 
@@ -146,6 +170,10 @@ class Method:
         for number, (name, words) in enumerate(self.steps, 1):
             first, *more = textwrap.wrap(words, 86)
             lines += [f"{number:2}  {name:{width}}  {first}", *(f"{'':{width + 6}}{line}" for line in more)]
+        numbers = self.settings.groups()
+        changed = [f"{group}.{name}={value}" for group, values in numbers.items() for name, value in values.items()]
+        if changed:
+            lines += textwrap.wrap(f"other than the defaults: {', '.join(changed)}", 110, subsequent_indent="    ")
         return "\n".join(lines)
 
     @property
@@ -158,7 +186,6 @@ class Method:
         prepared: Prepared,
         target: Target,
         scanner: ScannerModel | None,
-        settings: HarmonizeSettings = HarmonizeSettings(),
         *,
         cache: Path | None = None,
     ) -> tuple[Prepared, ScannerModel | None]:
@@ -168,7 +195,8 @@ class Method:
         """
         if not self.harmonization.target_contrast:
             return prepared, scanner
-        return in_target_contrast(prepared, target, scanner, settings=settings, recipe=self.preparation, cache=cache)
+        recipe, settings = self.preparation, self.settings
+        return in_target_contrast(prepared, target, scanner, settings=settings, recipe=recipe, cache=cache)
 
     def checked_for(self, target: Target) -> Method:
         """This method, if it prepares scans as this target was trained to see them, but for steps that were added.
@@ -193,24 +221,25 @@ def chosen(
     """Target, steps and settings of a call, so that each says the same.
 
     Raises:
-        UsageError: If there is no such method or setting, or the method was made for another recipe.
+        UsageError: If there is no such method or setting, the method was made for another recipe, or it has settings of
+            its own beside those that were given.
     """
-    model, wanted = load_target(target), settings or HarmonizeSettings()
-    if isinstance(method, Method):
-        steps, usual = method.checked_for(model), BiasAgainSettings().rounds
-        wanted = wanted.updated(**{**changes, "method": steps.harmonization.name})
-        rounds = wanted.bias_again.rounds if steps.bias_rounds == usual else steps.bias_rounds
-        refine, keep_bias = wanted.refine and steps.refine, wanted.keep_bias or steps.keep_bias
-        wanted = wanted.updated(refine=refine, keep_bias=keep_bias, bias_again={"rounds": rounds})
+    model = load_target(target)
+    if not isinstance(method, Method):
+        steps = Method.default(model, method, settings, **changes)
+    elif settings is None:
+        steps = method.checked_for(model).updated(**changes)
     else:
-        wanted = wanted.updated(**{**changes, **({"method": method} if method else {})})
-        steps = Method(model.info.recipe.preparation, method_named(wanted.method))
-    refine = wanted.refine and steps.harmonization.refines
-    wanted = wanted.updated(refine=refine, device=resolved_device(wanted.device))
-    steps = replace(steps, refine=refine, keep_bias=wanted.keep_bias, bias_rounds=wanted.bias_again.rounds)
-    if model.person is not None and model.person.settings != wanted.person:
-        model = replace(model, person=replace(model.person, settings=wanted.person))
-    return model, steps, wanted
+        raise UsageError(
+            "a method has settings of its own, and others were given beside it",
+            remedy="give them to the method: Method.default(target, settings=settings)",
+        )
+    refine = steps.settings.refine and steps.harmonization.refines
+    steps = steps.updated(refine=refine, device=resolved_device(steps.settings.device))
+    person = steps.settings.person
+    if model.person is not None and model.person.settings != person:
+        model = replace(model, person=replace(model.person, settings=person))
+    return model, steps, steps.settings
 
 
 @exact_convolutions()
@@ -248,7 +277,7 @@ def harmonize(
     Args:
         scan: A file, a nibabel image or an array.
         target: A model, its file, or the name of an included one.
-        settings: Every choice and number; the defaults if not given.
+        settings: Every choice and number; the defaults if not given, or those of a :class:`Method`.
         mask: Brain mask on the scan's grid (an array is taken to lie there); found automatically if not given.
         method: ``curve`` (default), ``match``, ``latent``, ``latent-published``, one that was registered
             (:func:`~blindharmony.harmonization.methods.register_method`), or a :class:`Method` with steps of your own.
@@ -280,7 +309,7 @@ def harmonize(
                 progress=say,
             )
         with stage("correcting"):
-            prepared, curve = steps.in_target_contrast(first, model, shared, settings, cache=cache)
+            prepared, curve = steps.in_target_contrast(first, model, shared, cache=cache)
             inside = prepared.scan.inside()
         with stage("harmonizing") as say:
             estimated = estimate(
@@ -417,7 +446,7 @@ def assess(
         say("preparing", 0.0)
         prepared = prepared_for(model, source, preparation=steps.preparation, settings=settings, mask=mask)
         say("harmonizing", 0.6)
-        corrected, curve = steps.in_target_contrast(prepared, model, None, settings)
+        corrected, curve = steps.in_target_contrast(prepared, model, None)
         estimated = estimate(
             steps.harmonization, corrected.scan.data, corrected.scan.inside(), model, settings, scanner=curve
         )

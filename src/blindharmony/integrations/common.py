@@ -1,9 +1,4 @@
-"""What the adapters share.
-
-One line for a library that is not installed.
-
-What the pipelines of others have in common: an image with one channel, its affine, and options checked early.
-"""
+"""What all adapters need: an image of one channel with its affine, options checked early, a library that is missing."""
 
 from __future__ import annotations
 
@@ -17,6 +12,7 @@ from numpy.typing import NDArray
 
 from blindharmony.api import harmonize
 from blindharmony.errors import BlindHarmonyError, InputError, UsageError
+from blindharmony.settings import HarmonizeSettings
 
 
 class MissingLibraryError(BlindHarmonyError, ImportError):  # type: ignore[misc]  # both have a path, None here
@@ -31,27 +27,31 @@ class MissingLibraryError(BlindHarmonyError, ImportError):  # type: ignore[misc]
         super().__init__(f"{library} is not installed", remedy=f"run 'pip install blindharmony[{extra}]'")
 
 
-# A pipeline gives these itself.
-_GIVEN = {"scan", "target", "mask", "progress"}
+# A pipeline gives the first four itself; the last stands for the fields of the settings.
+_NO_OPTIONS = {"scan", "target", "mask", "progress", "changes"}
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of :func:`~blindharmony.api.harmonize`, known before the first scan is read.
+    """Options of :func:`~blindharmony.api.harmonize`, checked before the first scan is read.
+
+    They are its keyword arguments, the fields of :class:`~blindharmony.settings.HarmonizeSettings` among them.
 
     Raises:
-        UsageError: If one does not exist.
+        UsageError: If one does not exist, or a setting makes no sense.
 
     Example:
-        >>> checked_options({"refine": False})
-        {'refine': False}
+        >>> checked_options({"refine": False, "curve": {"degree": 1}})
+        {'refine': False, 'curve': {'degree': 1}}
         >>> checked_options({"refined": False})
         Traceback (most recent call last):
         blindharmony.errors.UsageError: there is no option 'refined'; ...
     """
-    known = [name for name in inspect.signature(harmonize).parameters if name not in _GIVEN]
+    arguments = [name for name in inspect.signature(harmonize).parameters if name not in _NO_OPTIONS]
+    names = list(dict.fromkeys((*arguments, *HarmonizeSettings.model_fields)))
     for name in options:
-        if name not in known:
-            raise UsageError(f"there is no option '{name}'", remedy=f"choose from {', '.join(known)}")
+        if name not in names:
+            raise UsageError(f"there is no option '{name}'", remedy=f"choose from {', '.join(names)}")
+    HarmonizeSettings().updated(**{name: value for name, value in options.items() if name not in arguments})
     return dict(options)
 
 

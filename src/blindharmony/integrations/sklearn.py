@@ -16,6 +16,7 @@ from blindharmony.integrations.common import MissingLibraryError, checked_option
 from blindharmony.io.volume import Source, Volume
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target
+from blindharmony.settings import HarmonizeSettings
 from blindharmony.training.target import train
 
 try:
@@ -93,10 +94,15 @@ class Harmonizer(TransformerMixin, BaseEstimator):
         scans: list[Any] = [X] if alone else _listed(X)
         options = checked_options(self.options or {})
         if self.one_scanner:
-            same = {name: options[name] for name in ("mask_command", "device", "cache") if name in options}
-            options["scanner"] = learn_scanner(scans, self.target_, **same)
+            options["scanner"] = learn_scanner(scans, self.target_, **_of_all_scans(options))
         images = [harmonize(scan, self.target_, **options).image for scan in scans]
         return images[0] if alone else images
+
+
+def _of_all_scans(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that learning a scanner has too: all settings but the method, which is the curve."""
+    shared = {"settings", "cache", *HarmonizeSettings.model_fields} - {"method"}
+    return {name: value for name, value in options.items() if name in shared}
 
 
 def _names(X: object) -> bool:
