@@ -142,7 +142,11 @@ OLD = {
 def test_an_old_name_is_answered_with_the_new_one(old, new):
     whole = new if new.startswith("blindharmony") else f"blindharmony.{new}"
     importlib.import_module(whole)
-    for statement in (f"import blindharmony.{old}", f"import blindharmony.{old}.part", f"from blindharmony import {old}"):
+    for statement in (
+        f"import blindharmony.{old}",
+        f"import blindharmony.{old}.part",
+        f"from blindharmony import {old}",
+    ):
         with pytest.raises(ModuleNotFoundError, match=rf"blindharmony\.{old} has another name .*: {whole}\b"):
             exec(statement)
     with pytest.raises(AttributeError, match=rf": {whole}\b"):

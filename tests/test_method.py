@@ -179,7 +179,7 @@ class TestMethod:
 
     @pytest.mark.parametrize("options", [{"name": "tenth"}, {"method": "tenth"}, {"refined": False}])
     def test_a_method_or_setting_that_is_none_is_refused(self, target, options):
-        with pytest.raises(UsageError, match="no method 'tenth'|refined is unknown; did you mean refine"):
+        with pytest.raises(UsageError, match=r"no method 'tenth'|refined is unknown; did you mean refine"):
             Method.default(target, **options)
 
     def test_one_that_was_made_for_another_target_is_refused(self, stripped_volume, target):

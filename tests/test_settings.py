@@ -109,7 +109,7 @@ def parsed(*words):
     """The settings that a command line asks for."""
     grammar = argparse.ArgumentParser()
     add_settings(grammar, CHOICES)
-    return settings_of(grammar.parse_args(words))
+    return settings_of(grammar.parse_args(words), HarmonizeSettings)
 
 
 def option(name, value):

@@ -1,7 +1,8 @@
 """Text and bytes on the disk: safe names, bounded reading, atomic writing, locks.
 
 Every name that a stranger chose passes :func:`slug`, every text passes :func:`read_text`, and every result passes
-:func:`atomic_path` (one file) or :func:`written_together` (all files of one run): it appears whole or not at all.
+:func:`atomic_path` (one file) or :func:`written_together` (all files of one run): it appears whole or not at all, and
+no input is ever replaced (:func:`check_outputs`). Two runs in one folder know of each other by :func:`locked`.
 """
 
 from __future__ import annotations
@@ -85,8 +86,7 @@ def entities(path: str | PurePath) -> dict[str, str]:
     *pairs, suffix = split_name(path)[0].split("_")
     if not pairs or not pairs[0].startswith("sub-") or "-" in suffix:
         return {}
-    found = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-    return {**found, "suffix": suffix}
+    return {**dict(pair.split("-", 1) for pair in pairs if "-" in pair), "suffix": suffix}
 
 
 def scan_name(path: str | PurePath) -> str:

@@ -1,8 +1,8 @@
 """From a result on disk back to the run that made it.
 
-Its sidecar names scan, mask, target and settings (:func:`read_record`); the files are found again by their names and
-hashes (:func:`find_input`); the run is repeated and its bytes are compared (:func:`rerun`); the harmonized scan and the
-scan it was made from are looked at side by side (:func:`view`).
+:func:`rerun` repeats the run and compares the bytes; :func:`view` shows the harmonized scan beside the scan it was made
+from. Both read the sidecar, which names scan, mask, target and settings (:func:`read_record`), and find the files again
+by their names and hashes (:func:`find_input`).
 """
 
 from __future__ import annotations
@@ -103,79 +103,6 @@ def read_record(path: Path) -> Record:
         raise InputError(f"this is no sidecar ({str(error)[:80]})", remedy=remedy, path=path) from None
 
 
-_FOLDERS_UP = 4
-
-
-def places_for(sidecar: Path, inputs: Sequence[Path]) -> list[Path]:
-    """Files that may belong to a run: in ``inputs`` with their subfolders, then near its sidecar.
-
-    Raises:
-        InputError: If one of ``inputs`` does not exist.
-    """
-    return [*(f for item in inputs for f in _files(item)), *_near(sidecar)]
-
-
-def find_input(wanted: Named, what: str, places: Sequence[Path], sidecar: Path) -> Path:
-    """The file with this name and hash.
-
-    Raises:
-        InputError: If there is none of this name, or none of them has the hash.
-    """
-    found = [place for place in places if place.name == wanted.name and place.is_file()]
-    for file in found:
-        if file_sha256(file) == wanted.sha256:
-            return file
-    included = Path(__file__).parent / "assets" / wanted.name  # the demo's scan, wherever its result is
-    if not found and included.is_file() and file_sha256(included) == wanted.sha256:
-        return included
-    if found:
-        raise InputError(
-            f"this {what} has changed: its SHA-256 begins with {file_sha256(found[0])[:12]}, that of the run's {what} "
-            f"with {wanted.sha256[:12]}",
-            remedy=f"give the unchanged {what} with --inputs",
-            path=found[0],
-        )
-    raise InputError(
-        f"its {what} {wanted.name} was not found", remedy="name the file or its folder with --inputs", path=sidecar
-    )
-
-
-def in_study(result: Path, source: str) -> list[Path]:
-    """Where BIDS derivatives say that a result's scan is; empty if they do not, or it is not there.
-
-    Args:
-        result: A file among the derivatives.
-        source: What its sidecar names as its source.
-    """
-    place = source.removeprefix(BIDS_RAW)
-    if ".." in Path(place).parts:
-        return []
-    for folder in list(result.resolve().parents)[:_FOLDERS_UP]:
-        try:
-            said = parse_json(read_text(folder / "dataset_description.json"))
-        except (InputError, ValueError):
-            continue
-        link = said.get("DatasetLinks", {}).get("raw") if isinstance(said, dict) else None
-        if isinstance(link, str) and (file := folder / link / place).is_file():
-            return [file]
-    return []
-
-
-def _near(sidecar: Path) -> Iterator[Path]:
-    for folder in (sidecar.parent, sidecar.parent / "converted", sidecar.parent.parent, Path()):
-        if folder.is_dir():
-            yield from folder.iterdir()
-
-
-def _files(item: Path) -> Iterator[Path]:
-    if not item.exists():
-        raise InputError("no such file or folder", remedy="check --inputs", path=item)
-    if item.is_file():
-        yield item
-    for folder, _, names in os.walk(item):
-        yield from (Path(folder, name) for name in sorted(names))
-
-
 @dataclass(frozen=True)
 class Rerun:
     """A repeated run beside the first.
@@ -274,28 +201,28 @@ def rerun(
     )
 
 
-def _target(record: Record, given: str | None, places: Sequence[Path], sidecar: Path) -> Target:
+def _target(record: Record, named: str | None, places: Sequence[Path], sidecar: Path) -> Target:
     """The model of the first run, known by its digest."""
-    wanted = record.target
-    if not wanted.digest:
+    recorded = record.target
+    if not recorded.digest:
         raise TargetError(
-            f"its target model {wanted.name} was never saved", remedy="save it, and harmonize again", path=sidecar
+            f"its target model {recorded.name} was never saved", remedy="save it, and harmonize again", path=sidecar
         )
-    own = [str(p) for p in places if wanted.file and p.name == wanted.file and p.is_file()]
-    names = [given] if given else [n for n in (wanted.name,) if n in included_targets()] + own
+    files = [str(p) for p in places if recorded.file and p.name == recorded.file and p.is_file()]
+    names = [named] if named else [n for n in (recorded.name,) if n in included_targets()] + files
     models = []
     for name in names:
         models.append(load_target(name))
-        if models[-1].digest == wanted.digest:
+        if models[-1].digest == recorded.digest:
             return models[-1]
     if models:
         raise TargetError(
-            f"this target model has changed: its digest is {models[0].digest}, that of the run's {wanted.digest}",
+            f"this target model has changed: its digest is {models[0].digest}, that of the run's {recorded.digest}",
             remedy="give the unchanged model with --target",
             path=names[0],
         )
     raise TargetError(
-        f"its target model {wanted.file or wanted.name} was not found", remedy="give it with --target", path=sidecar
+        f"its target model {recorded.file or recorded.name} was not found", remedy="give it with --target", path=sidecar
     )
 
 
@@ -354,15 +281,15 @@ def read_pair(image: Path, *, scan: Path | None = None, inputs: Sequence[Path] =
         InputError: As for :func:`view`.
     """
     after = read_volume(image)
-    said = _sidecar(image)
-    before = read_volume(_scan(image, said, scan, inputs))
+    sidecar = _sidecar(image)
+    before = read_volume(_scan(image, sidecar, scan, inputs))
     if before.shape != after.shape:
         raise InputError(
             f"the scan has shape {before.shape}, the result {after.shape}",
             remedy="give the scan it was made from with --scan",
             path=before.path,
         )
-    target = said.get("Target")
+    target = sidecar.get("Target")
     name = target.get("Name") if isinstance(target, dict) else None
     return Pair(before, after, _mask(image, after), f"{name} units" if isinstance(name, str) else "its units")
 
@@ -375,8 +302,8 @@ def _image(result: Path) -> Path:
         return result
     stem = result.name.removesuffix(result.suffix).removesuffix(".viewer")
     for extension in (".nii.gz", ".nii", ".mgz"):
-        if (found := result.with_name(stem + extension)).exists():
-            return found
+        if (image := result.with_name(stem + extension)).exists():
+            return image
     raise InputError("no harmonized scan lies beside this file", remedy="give the scan itself", path=result)
 
 
@@ -385,32 +312,32 @@ def _sidecar(image: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        found = parse_json(read_text(file))
+        content = parse_json(read_text(file))
     except ValueError as error:
         raise InputError(f"this is no sidecar ({str(error)[:80]})", remedy="remove it", path=file) from None
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _scan(image: Path, said: dict[str, Any], given: Path | None, inputs: Sequence[Path]) -> Path:
-    digest, sources = said.get("SourceSHA256"), said.get("Sources")
-    if given is not None:
-        if isinstance(digest, str) and given.is_file() and file_sha256(given) != digest:
+def _scan(image: Path, content: dict[str, Any], scan: Path | None, inputs: Sequence[Path]) -> Path:
+    digest, sources = content.get("SourceSHA256"), content.get("Sources")
+    if scan is not None:
+        if isinstance(digest, str) and scan.is_file() and file_sha256(scan) != digest:
             raise InputError(
                 f"this is not the scan that {image.name} was made from: its hash is another",
                 remedy="give the unchanged scan",
-                path=given,
+                path=scan,
             )
-        return given
+        return scan
     if not (isinstance(digest, str) and isinstance(sources, list) and sources and isinstance(sources[0], str)):
         raise InputError(
             "which scan this was made from is not recorded beside it", remedy="name the scan with --scan", path=image
         )
     sidecar = image.with_name(sidecar_name(image))
     try:
-        wanted = Named(name=Path(sources[0]).name, sha256=digest)
+        recorded = Named(name=Path(sources[0]).name, sha256=digest)
     except ValidationError:
         raise InputError("this is no sidecar", remedy="name the scan with --scan", path=sidecar) from None
-    return find_input(wanted, "scan", [*in_study(image, sources[0]), *places_for(sidecar, inputs)], sidecar)
+    return find_input(recorded, "scan", [*in_study(image, sources[0]), *places_for(sidecar, inputs)], sidecar)
 
 
 def _mask(image: Path, after: Volume) -> NDArray[np.bool_]:
@@ -421,3 +348,76 @@ def _mask(image: Path, after: Volume) -> NDArray[np.bool_]:
             return inside
     # Without a mask the window comes from whatever is not dark.
     return np.asarray(after.data > 0.2 * np.quantile(after.data, 0.99))
+
+
+def places_for(sidecar: Path, inputs: Sequence[Path]) -> list[Path]:
+    """Files that may belong to a run: in ``inputs`` with their subfolders, then near its sidecar.
+
+    Raises:
+        InputError: If one of ``inputs`` does not exist.
+    """
+    return [*(f for item in inputs for f in _files(item)), *_near(sidecar)]
+
+
+def find_input(recorded: Named, what: str, places: Sequence[Path], sidecar: Path) -> Path:
+    """The file with this name and hash.
+
+    Raises:
+        InputError: If there is none of this name, or none of them has the hash.
+    """
+    namesakes = [place for place in places if place.name == recorded.name and place.is_file()]
+    for file in namesakes:
+        if file_sha256(file) == recorded.sha256:
+            return file
+    included = Path(__file__).parent / "assets" / recorded.name  # the demo's scan, wherever its result is
+    if not namesakes and included.is_file() and file_sha256(included) == recorded.sha256:
+        return included
+    if namesakes:
+        raise InputError(
+            f"this {what} has changed: its SHA-256 begins with {file_sha256(namesakes[0])[:12]}, "
+            f"that of the run's {what} with {recorded.sha256[:12]}",
+            remedy=f"give the unchanged {what} with --inputs",
+            path=namesakes[0],
+        )
+    raise InputError(
+        f"its {what} {recorded.name} was not found", remedy="name the file or its folder with --inputs", path=sidecar
+    )
+
+
+_FOLDERS_UP = 4
+
+
+def in_study(result: Path, source: str) -> list[Path]:
+    """Where BIDS derivatives say that a result's scan is; empty if they do not, or it is not there.
+
+    Args:
+        result: A file among the derivatives.
+        source: What its sidecar names as its source.
+    """
+    place = source.removeprefix(BIDS_RAW)
+    if ".." in Path(place).parts:
+        return []
+    for folder in list(result.resolve().parents)[:_FOLDERS_UP]:
+        try:
+            description = parse_json(read_text(folder / "dataset_description.json"))
+        except (InputError, ValueError):
+            continue
+        link = description.get("DatasetLinks", {}).get("raw") if isinstance(description, dict) else None
+        if isinstance(link, str) and (file := folder / link / place).is_file():
+            return [file]
+    return []
+
+
+def _near(sidecar: Path) -> Iterator[Path]:
+    for folder in (sidecar.parent, sidecar.parent / "converted", sidecar.parent.parent, Path()):
+        if folder.is_dir():
+            yield from folder.iterdir()
+
+
+def _files(item: Path) -> Iterator[Path]:
+    if not item.exists():
+        raise InputError("no such file or folder", remedy="check --inputs", path=item)
+    if item.is_file():
+        yield item
+    for folder, _, names in os.walk(item):
+        yield from (Path(folder, name) for name in sorted(names))

@@ -1,4 +1,9 @@
-"""What harmonize returns and what is written of it: the harmonized scan, its sidecar, the evidence of its report."""
+"""What harmonize returns, and what is written of it.
+
+:class:`HarmonizeResult` holds the harmonized scan with all that is known about how it came about, and writes it. Its
+:class:`Sidecar` is the JSON beside the scan: what repeating the run needs (:mod:`~blindharmony.provenance`). Its
+evidence, for the report, is pictures, curves and numbers in the target scanner's units (:func:`scan_evidence`).
+"""
 
 from __future__ import annotations
 
@@ -46,296 +51,6 @@ from blindharmony.version import versions
 if TYPE_CHECKING:
     import nibabel as nib
 
-_CURVE_POINTS = 120
-
-
-def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = None) -> ScanEvidence:
-    """Collect pictures, curves and numbers, all in the target scanner's units.
-
-    Args:
-        result: The harmonized scan.
-        written: Name of each file already written → its SHA-256.
-    """
-    target, prepared, estimate = result.target, result.prepared, result.estimate
-    unit = target.info.unit
-    inside = prepared.scan.inside()
-    template = load_template()
-    provenance = {
-        **versions(),
-        "target model": f"{target.info.name} ({target.digest or 'not saved'})",
-        "preparation": target.info.recipe.digest(),
-        "method": result.settings.method,
-        "seed": str(result.settings.seed),
-        "command": command(result),
-        "scan (SHA-256)": str(result.source_sha256 or "in memory"),
-        **{f"{name} (SHA-256)": digest for name, digest in (written or {}).items()},
-    }
-    return ScanEvidence(
-        name=result.name,
-        before=result.source_image * np.float32(unit),
-        after=estimate.image * np.float32(unit),
-        mask=inside,
-        atlas=template.data / template.data.max(),
-        unit=f"target units ({target.info.name} scanner intensity)",
-        target_quantiles=target.quantiles * unit,
-        levels=target.levels,
-        verdict=result.verdict,
-        verdict_before=judge(result.evidence.as_it_came()),
-        quantiles=(result.before.quantiles * unit, result.after.quantiles * unit),
-        details=_details(result),
-        methods=methods_text(
-            target=target.info.name,
-            scans=target.info.scans,
-            method=_method(result),
-            version=provenance["blindharmony"],
-            n4=target.info.recipe.n4,
-            bias=target.info.recipe.bias,
-            mask=prepared.brain_mask.source,
-            flow=target.pyramid is not None,
-            splines=bool(target.info.pyramid and target.info.pyramid.rounds),
-        ),
-        curve=_curve(result, unit),
-        log_bias=_bias(result),
-        held_out=_held_out(target),
-        confidence=_confidence(result, unit),
-        trace=estimate.trace,
-        figures=result.figures,
-        preparation=_preparation(result),
-        provenance=provenance,
-    )
-
-
-def command(result: HarmonizeResult) -> str:
-    """The command line that makes this result; folders are nobody's business and left out."""
-    words = ["blindharmony", "harmonize", result.name, "--target", result.target.file or result.target.info.name]
-    if result.target.info.name in included_targets():
-        words[-1] = result.target.info.name
-    settings = result.settings
-    words += ["--method", settings.method, "--seed", str(settings.seed), "--device", settings.device]
-    if result.given_mask:
-        words += ["--mask", result.given_mask.name or "MASK"]
-    if settings.mask_command:
-        words += ["--mask-command", settings.mask_command]
-    if result.scanner:
-        words += ["--scanner", "SCANNER.json"]
-    words += [] if settings.refine else ["--no-refine"]
-    words += ["--keep-bias"] if settings.keep_bias else []
-    for group, numbers in settings.groups().items():
-        words += [word for name, value in numbers.items() for word in ("--set", f"{group}.{name}={json.dumps(value)}")]
-    return shlex.join([*words, "--out", "DIR"])
-
-
-def _held_out(target: Target) -> int:
-    """How many of the target's quantile curves, the last ones, are of scans that never trained."""
-    unseen = target.info.held_out.scans
-    return unseen if target.info.scans + unseen == len(target.quantiles) else 0
-
-
-def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
-    bar = result.estimate.error
-    if bar is None:
-        return None
-    surprise = result.figures.get("surprise")
-    return Confidence(
-        intensity=np.asarray(bar.at) * unit,
-        deviation=np.asarray(bar.deviation) * unit,
-        surprise=surprise if isinstance(surprise, float) else None,
-    )
-
-
-def _preparation(result: HarmonizeResult) -> dict[str, Any]:
-    """What each step found, in words."""
-    prepared = result.prepared
-    bias, registration = prepared.bias_field, prepared.registration
-    return {
-        "orientation": {"axes of the file": prepared.orientation.axes},
-        "brain mask": {
-            "from": prepared.brain_mask.source,
-            "brain (ml)": round(result.evidence.brain_ml),
-        },
-        **({"bias field": {"N4, spread of its logarithm": bias.log_bias_sd}} if bias else {}),
-        "gain": {"factor": prepared.gain},
-        "registration": {
-            "overlap with the template (Dice)": registration.overlap,
-            "affine matrix (mm, rows)": registration.matrix,
-        },
-    }
-
-
-def _details(result: HarmonizeResult) -> list[str]:
-    details = []
-    correlation = result.figures["correlation with the scan"]
-    details.append(f"The result correlates {correlation} with the scan inside the brain.")
-    change, bar = (result.figures.get(k) for k in ("mean change (%)", "error bar (% of the brightest tissue)"))
-    if isinstance(change, float) and isinstance(bar, float):
-        hardly = "within its own error: this scan hardly needed it" if change < bar else "more than its own error"
-        details.append(f"The brain changed by {change:g} % on average, the error bar is {bar:g} %: {hardly}.")
-    return details
-
-
-def _method(result: HarmonizeResult) -> str:
-    """What was done, in sentences for a paper."""
-    words = method_named(result.settings.method).about
-    if result.scanner:
-        words = (
-            f"One increasing intensity curve was shared by the {result.scanner.scans} scans of its scanner: the one "
-            "that gives their mean the intensities that these persons together would have on the target scanner, "
-            "predicted from the order of the intensities and their place in the head; each scan kept a gain of its own."
-        )
-    if result.estimate.refinement:
-        words += (
-            " Noise and blur were then reduced by a network that had learnt from target scans "
-            f"seen through random simulated scanners (strength {result.estimate.refinement:.2f})."
-        )
-    return words
-
-
-def _curve(result: HarmonizeResult, unit: float) -> Curve | None:
-    """Where voxels of each intensity went, with the spread that place or detail adds."""
-    inside = result.prepared.scan.inside()
-    before, after = result.source_image[inside], result.estimate.image[inside]
-    low, high = np.quantile(before, [0.002, 0.998])
-    edges = np.linspace(low, high, _CURVE_POINTS + 1)
-    # Small integers are sorted in no time, and every voxel is looked at once.
-    which = (np.digitize(before, edges) - 1).astype(np.int16)
-    order = np.argsort(which, kind="stable")
-    starts = np.searchsorted(which[order], np.arange(_CURVE_POINTS + 1))
-    rows = []
-    for b in range(_CURVE_POINTS):
-        values = after[order[starts[b] : starts[b + 1]]]
-        if values.size > 20:
-            rows.append(((edges[b] + edges[b + 1]) / 2, *np.quantile(values, [0.5, 0.05, 0.95])))
-    if len(rows) < 2:
-        return None
-    x, y, lower, upper = np.array(rows).T * unit
-    return Curve(x, y, lower, upper)
-
-
-def _bias(result: HarmonizeResult) -> np.ndarray | None:
-    """The bias field taken out by preparation, brought to the template grid."""
-    bias = result.prepared.bias_field
-    if bias is None:
-        return None
-    last = result.prepared.history[-1]
-    field: np.ndarray = last.step.apply(replace(last.before, data=bias.log_bias), last.result).data
-    return field
-
-
-# A name may not lead into another folder.
-FileName = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^/\\]+$")]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
-def _key(name: str) -> str:
-    """A field's name in the JSON: ``source_sha256`` is ``SourceSHA256``."""
-    return to_pascal(name).replace("Sha256", "SHA256")
-
-
-class SidecarPart(BaseModel):
-    """A part of a sidecar: names in the JSON begin with capitals, and what a later version adds is passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=_key, validate_by_name=True)
-
-
-class NamedFile(SidecarPart):
-    """A file known by its name and its SHA-256; both None if it was an image in memory."""
-
-    name: FileName | None
-    sha256: Digest | None
-
-
-class NamedTarget(SidecarPart):
-    """A target model known by its digest, which is empty if it was never saved."""
-
-    name: str
-    file: FileName | None
-    digest: str = Field(pattern=r"^(.{12,})?$")
-    preparation: str = ""
-
-
-class NamedScanner(SidecarPart):
-    """A scanner model, whole."""
-
-    scans: int = 1
-    digest: str
-    model: dict[str, Any]
-
-
-class Parameters(SidecarPart):
-    """The settings of a run, what it was given beside the scan, and the settings' digest.
-
-    Of the numbers only those that are not the defaults are written.
-    """
-
-    seed: int
-    device: str
-    keep_bias: bool
-    mask: NamedFile | None
-    mask_command: str | None
-    refine: bool
-    scanner: NamedScanner | None
-    steps: tuple[str, ...] = ()
-    settings: dict[str, Any] = Field(default_factory=dict)
-    settings_digest: str | None = None
-
-    @classmethod
-    def of(
-        cls,
-        settings: HarmonizeSettings,
-        *,
-        mask: NamedFile | None,
-        scanner: NamedScanner | None,
-        steps: tuple[str, ...] = (),
-    ) -> Parameters:
-        """What a sidecar says about these settings."""
-        return cls(
-            **settings.model_dump(include={"seed", "device", "keep_bias", "mask_command", "refine"}),
-            mask=mask,
-            scanner=scanner,
-            steps=steps,
-            settings=settings.groups(by_alias=True),
-            settings_digest=settings.digest,
-        )
-
-    def settings_of(self, method: str) -> HarmonizeSettings:
-        """The settings of the run.
-
-        Raises:
-            UsageError: If they are none.
-        """
-        choices = self.model_dump(include={"seed", "device", "keep_bias", "mask_command", "refine"})
-        return HarmonizeSettings().updated(**self.settings).updated(method=method, **choices)
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = write(self)
-        return {key: value for key, value in content.items() if key not in ("Steps", "Settings") or value}
-
-
-class Sidecar(SidecarPart):
-    """The JSON beside a harmonized scan, in the order in which it is written."""
-
-    description: str
-    sources: tuple[str, ...]
-    source_sha256: str | None
-    skull_stripped: bool
-    spatial_reference: str = "orig"
-    units: str
-    target: NamedTarget
-    method: str
-    parameters: Parameters
-    preparation: dict[str, Any]
-    figures: dict[str, Any]
-    verdict: dict[str, str]
-    warnings: tuple[str, ...]
-    versions: dict[str, str]
-    results: dict[str, str]
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """What is written: plain numbers, words and lists; without ``Results`` as long as nothing is written."""
-        return self.model_dump(by_alias=True, exclude=set() if self.results else {"results"})
-
 
 @dataclass(frozen=True, eq=False)
 class HarmonizeResult:
@@ -381,8 +96,8 @@ class HarmonizeResult:
     inputs: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
-        found = f"{len(self.warnings)} warnings" if len(self.warnings) != 1 else "1 warning"
-        return f"<HarmonizeResult of {self.name} to {self.target.info.name}: {self.verdict.level}, {found}>"
+        count = f"{len(self.warnings)} warnings" if len(self.warnings) != 1 else "1 warning"
+        return f"<HarmonizeResult of {self.name} to {self.target.info.name}: {self.verdict.level}, {count}>"
 
     @cached_property
     def figures(self) -> dict[str, float | str]:
@@ -560,3 +275,294 @@ class HarmonizeResult:
         pair = pack(self.source.data, self.data, self.mask, self.source.affine)
         unit = f"{self.target.info.name} units"
         return write_viewer(*pair, Path(path), name=self.name, unit=unit, overwrite=overwrite)
+
+
+# A name may not lead into another folder.
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^/\\]+$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _key(name: str) -> str:
+    """A field's name in the JSON: ``source_sha256`` is ``SourceSHA256``."""
+    return to_pascal(name).replace("Sha256", "SHA256")
+
+
+class SidecarPart(BaseModel):
+    """A part of a sidecar: names in the JSON begin with capitals, and what a later version adds is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=_key, validate_by_name=True)
+
+
+class NamedFile(SidecarPart):
+    """A file known by its name and its SHA-256; both None if it was an image in memory."""
+
+    name: FileName | None
+    sha256: Digest | None
+
+
+class NamedTarget(SidecarPart):
+    """A target model known by its digest, which is empty if it was never saved."""
+
+    name: str
+    file: FileName | None
+    digest: str = Field(pattern=r"^(.{12,})?$")
+    preparation: str = ""
+
+
+class NamedScanner(SidecarPart):
+    """A scanner model, whole."""
+
+    scans: int = 1
+    digest: str
+    model: dict[str, Any]
+
+
+class Parameters(SidecarPart):
+    """The settings of a run, what it was given beside the scan, and the settings' digest.
+
+    Of the numbers only those that are not the defaults are written.
+    """
+
+    seed: int
+    device: str
+    keep_bias: bool
+    mask: NamedFile | None
+    mask_command: str | None
+    refine: bool
+    scanner: NamedScanner | None
+    steps: tuple[str, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    settings_digest: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: HarmonizeSettings,
+        *,
+        mask: NamedFile | None,
+        scanner: NamedScanner | None,
+        steps: tuple[str, ...] = (),
+    ) -> Parameters:
+        """What a sidecar says about these settings."""
+        return cls(
+            **settings.model_dump(include={"seed", "device", "keep_bias", "mask_command", "refine"}),
+            mask=mask,
+            scanner=scanner,
+            steps=steps,
+            settings=settings.groups(by_alias=True),
+            settings_digest=settings.digest,
+        )
+
+    def settings_of(self, method: str) -> HarmonizeSettings:
+        """The settings of the run.
+
+        Raises:
+            UsageError: If they are none.
+        """
+        choices = self.model_dump(include={"seed", "device", "keep_bias", "mask_command", "refine"})
+        return HarmonizeSettings().updated(**self.settings).updated(method=method, **choices)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        return {key: value for key, value in content.items() if key not in ("Steps", "Settings") or value}
+
+
+class Sidecar(SidecarPart):
+    """The JSON beside a harmonized scan, in the order in which it is written."""
+
+    description: str
+    sources: tuple[str, ...]
+    source_sha256: str | None
+    skull_stripped: bool
+    spatial_reference: str = "orig"
+    units: str
+    target: NamedTarget
+    method: str
+    parameters: Parameters
+    preparation: dict[str, Any]
+    figures: dict[str, Any]
+    verdict: dict[str, str]
+    warnings: tuple[str, ...]
+    versions: dict[str, str]
+    results: dict[str, str]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What is written: plain numbers, words and lists; without ``Results`` as long as nothing is written."""
+        return self.model_dump(by_alias=True, exclude=set() if self.results else {"results"})
+
+
+def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = None) -> ScanEvidence:
+    """Collect pictures, curves and numbers, all in the target scanner's units.
+
+    Args:
+        result: The harmonized scan.
+        written: Name of each file already written → its SHA-256.
+    """
+    target, prepared, estimate = result.target, result.prepared, result.estimate
+    unit = target.info.unit
+    inside = prepared.scan.inside()
+    template = load_template()
+    provenance = {
+        **versions(),
+        "target model": f"{target.info.name} ({target.digest or 'not saved'})",
+        "preparation": target.info.recipe.digest(),
+        "method": result.settings.method,
+        "seed": str(result.settings.seed),
+        "command": command(result),
+        "scan (SHA-256)": str(result.source_sha256 or "in memory"),
+        **{f"{name} (SHA-256)": digest for name, digest in (written or {}).items()},
+    }
+    return ScanEvidence(
+        name=result.name,
+        before=result.source_image * np.float32(unit),
+        after=estimate.image * np.float32(unit),
+        mask=inside,
+        atlas=template.data / template.data.max(),
+        unit=f"target units ({target.info.name} scanner intensity)",
+        target_quantiles=target.quantiles * unit,
+        levels=target.levels,
+        verdict=result.verdict,
+        verdict_before=judge(result.evidence.as_it_came()),
+        quantiles=(result.before.quantiles * unit, result.after.quantiles * unit),
+        details=_details(result),
+        methods=methods_text(
+            target=target.info.name,
+            scans=target.info.scans,
+            method=_method(result),
+            version=provenance["blindharmony"],
+            n4=target.info.recipe.n4,
+            bias=target.info.recipe.bias,
+            mask=prepared.brain_mask.source,
+            flow=target.pyramid is not None,
+            splines=bool(target.info.pyramid and target.info.pyramid.rounds),
+        ),
+        curve=_curve(result, unit),
+        log_bias=_bias(result),
+        held_out=_held_out(target),
+        confidence=_confidence(result, unit),
+        trace=estimate.trace,
+        figures=result.figures,
+        preparation=_preparation(result),
+        provenance=provenance,
+    )
+
+
+def command(result: HarmonizeResult) -> str:
+    """The command line that makes this result; folders are nobody's business and left out."""
+    words = ["blindharmony", "harmonize", result.name, "--target", result.target.file or result.target.info.name]
+    if result.target.info.name in included_targets():
+        words[-1] = result.target.info.name
+    settings = result.settings
+    words += ["--method", settings.method, "--seed", str(settings.seed), "--device", settings.device]
+    if result.given_mask:
+        words += ["--mask", result.given_mask.name or "MASK"]
+    if settings.mask_command:
+        words += ["--mask-command", settings.mask_command]
+    if result.scanner:
+        words += ["--scanner", "SCANNER.json"]
+    words += [] if settings.refine else ["--no-refine"]
+    words += ["--keep-bias"] if settings.keep_bias else []
+    for group, numbers in settings.groups().items():
+        words += [word for name, value in numbers.items() for word in ("--set", f"{group}.{name}={json.dumps(value)}")]
+    return shlex.join([*words, "--out", "DIR"])
+
+
+def _held_out(target: Target) -> int:
+    """How many of the target's quantile curves, the last ones, are of scans that never trained."""
+    unseen = target.info.held_out.scans
+    return unseen if target.info.scans + unseen == len(target.quantiles) else 0
+
+
+def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
+    bar = result.estimate.error
+    if bar is None:
+        return None
+    surprise = result.figures.get("surprise")
+    return Confidence(
+        intensity=np.asarray(bar.at) * unit,
+        deviation=np.asarray(bar.deviation) * unit,
+        surprise=surprise if isinstance(surprise, float) else None,
+    )
+
+
+def _preparation(result: HarmonizeResult) -> dict[str, Any]:
+    """What each step found, in words."""
+    prepared = result.prepared
+    bias, registration = prepared.bias_field, prepared.registration
+    return {
+        "orientation": {"axes of the file": prepared.orientation.axes},
+        "brain mask": {
+            "from": prepared.brain_mask.source,
+            "brain (ml)": round(result.evidence.brain_ml),
+        },
+        **({"bias field": {"N4, spread of its logarithm": bias.log_bias_sd}} if bias else {}),
+        "gain": {"factor": prepared.gain},
+        "registration": {
+            "overlap with the template (Dice)": registration.overlap,
+            "affine matrix (mm, rows)": registration.matrix,
+        },
+    }
+
+
+def _details(result: HarmonizeResult) -> list[str]:
+    details = []
+    correlation = result.figures["correlation with the scan"]
+    details.append(f"The result correlates {correlation} with the scan inside the brain.")
+    change, bar = (result.figures.get(k) for k in ("mean change (%)", "error bar (% of the brightest tissue)"))
+    if isinstance(change, float) and isinstance(bar, float):
+        hardly = "within its own error: this scan hardly needed it" if change < bar else "more than its own error"
+        details.append(f"The brain changed by {change:g} % on average, the error bar is {bar:g} %: {hardly}.")
+    return details
+
+
+def _method(result: HarmonizeResult) -> str:
+    """What was done, in sentences for a paper."""
+    words = method_named(result.settings.method).about
+    if result.scanner:
+        words = (
+            f"One increasing intensity curve was shared by the {result.scanner.scans} scans of its scanner: the one "
+            "that gives their mean the intensities that these persons together would have on the target scanner, "
+            "predicted from the order of the intensities and their place in the head; each scan kept a gain of its own."
+        )
+    if result.estimate.refinement:
+        words += (
+            " Noise and blur were then reduced by a network that had learnt from target scans "
+            f"seen through random simulated scanners (strength {result.estimate.refinement:.2f})."
+        )
+    return words
+
+
+_CURVE_POINTS = 120
+
+
+def _curve(result: HarmonizeResult, unit: float) -> Curve | None:
+    """Where voxels of each intensity went, with the spread that place or detail adds."""
+    inside = result.prepared.scan.inside()
+    before, after = result.source_image[inside], result.estimate.image[inside]
+    low, high = np.quantile(before, [0.002, 0.998])
+    edges = np.linspace(low, high, _CURVE_POINTS + 1)
+    # Small integers are sorted in no time, and every voxel is looked at once.
+    which = (np.digitize(before, edges) - 1).astype(np.int16)
+    order = np.argsort(which, kind="stable")
+    starts = np.searchsorted(which[order], np.arange(_CURVE_POINTS + 1))
+    rows = []
+    for b in range(_CURVE_POINTS):
+        values = after[order[starts[b] : starts[b + 1]]]
+        if values.size > 20:
+            rows.append(((edges[b] + edges[b + 1]) / 2, *np.quantile(values, [0.5, 0.05, 0.95])))
+    if len(rows) < 2:
+        return None
+    x, y, lower, upper = np.array(rows).T * unit
+    return Curve(x, y, lower, upper)
+
+
+def _bias(result: HarmonizeResult) -> np.ndarray | None:
+    """The bias field taken out by preparation, brought to the template grid."""
+    bias = result.prepared.bias_field
+    if bias is None:
+        return None
+    last = result.prepared.history[-1]
+    field: np.ndarray = last.step.apply(replace(last.before, data=bias.log_bias), last.result).data
+    return field

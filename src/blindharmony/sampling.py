@@ -1,8 +1,7 @@
-"""Heads drawn from the target, and a scan drawn anew.
+"""What a target's flow has learnt, to be looked at: heads that it makes up, and a scan with details drawn anew.
 
-Heads that a target's flow makes up: what it has learnt, to be looked at.
-
-Look at what a target's flow has learnt: heads it makes up, and what it adds to a given one.
+:func:`sample` writes both, with a sheet of pictures. :func:`drawn_heads` sends random numbers through the flow;
+:func:`redrawn` keeps a scan's coarse image and replaces more and more of its details.
 """
 
 from __future__ import annotations
@@ -32,78 +31,10 @@ from blindharmony.version import VERSION
 
 Image = NDArray[np.float32]
 
-
-def drawn_heads(target: Target, *, temperature: float = 1.0, number: int = 1, seed: int = 0) -> Image:
-    """Draw heads inside the brain that at least half of the training masks cover.
-
-    Args:
-        target: With a whole-volume flow.
-        temperature: Standard deviation of the latents: 1 is what the flow believes, less is nearer to the usual.
-        number: How many.
-        seed: Head ``i`` is the same at every temperature but for the size of what is random about it, and no head of
-            another seed.
-
-    Returns:
-        Flow units, the template grid at 2 mm, shape ``(number, 80, 96, 80)``, zero outside.
-
-    Raises:
-        TargetError: If the target has no whole-volume flow.
-    """
-    flow = pyramid_of(target)
-    mask = torch.from_numpy(target.coverage > 0.5)[None, None]
-    heads = []
-    for index in range(number):
-        # Neighbouring seeds would share heads if the two were added.
-        own = int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
-        generator = torch.Generator().manual_seed(own)
-        with torch.inference_mode():
-            heads.append(flow.sample(mask, temperature=temperature, generator=generator)[0, 0].numpy())
-    return np.stack(heads)
-
-
-def redrawn(
-    target: Target, image: Image, mask: NDArray[np.bool_], *, temperature: float = 1.0, seed: int = 0
-) -> list[Image]:
-    """A head at 2 mm, then with the finest level drawn anew, then the two finest, and so on to all details.
-
-    Args:
-        target: With a whole-volume flow.
-        image: Template grid at 1 mm, flow units.
-        mask: Brain.
-        temperature: Standard deviation of the latents.
-        seed: Of what is drawn.
-
-    Returns:
-        One image more than the flow has levels of detail, each ``(80, 96, 80)``.
-
-    Raises:
-        TargetError: If the target has no whole-volume flow.
-    """
-    flow = pyramid_of(target)
-    x, inside = reduced(image, mask & target.fit_region, 1)
-    found = []
-    for levels in range(len(flow.levels) + 1):
-        generator = torch.Generator().manual_seed(seed)
-        found.append(redraw(flow, x, inside, levels=levels, temperature=temperature, generator=generator)[0, 0].numpy())
-    return found
-
-
-def pyramid_of(target: Target) -> Pyramid:
-    """The target's whole-volume flow.
-
-    Raises:
-        TargetError: If it has none.
-    """
-    if target.pyramid is None:
-        raise TargetError(
-            f"the target '{target.info.name}' has no whole-volume flow to draw from",
-            remedy="train one with 'blindharmony train'",
-        )
-    return target.pyramid
-
-
+#: Standard deviations of the latents that are shown.
 TEMPERATURES = (0.5, 0.8, 1.0)
-_WHITE = 1.6
+#: Intensity that is white in pictures, flow units.
+WHITE = 1.6
 
 
 def sample(
@@ -163,7 +94,7 @@ def sample(
         heads = drawn_heads(model, temperature=temperature, number=number, seed=seed)
         for index, (name, head) in enumerate(zip(row, heads, strict=True)):
             files.append(write_like(grid, head * np.float32(model.info.unit), folder / name, overwrite=overwrite))
-            strips.append(strip_of(f"temperature {temperature:g}, head {index + 1}", head, inside, (0, _WHITE)))
+            strips.append(strip_of(f"temperature {temperature:g}, head {index + 1}", head, inside, (0, WHITE)))
     about = {
         "Target": {"Name": model.info.name, "Digest": model.digest},
         "Seed": seed,
@@ -176,6 +107,77 @@ def sample(
     files.append(write_text(notes, json.dumps(about, indent=2) + "\n", overwrite=overwrite))
     page = render_page(model.info.name, "Samples of a target's flow", [_drawn_section(strips), *scanned])
     return (*files, write_text(sheet, page, overwrite=overwrite))
+
+
+def drawn_heads(target: Target, *, temperature: float = 1.0, number: int = 1, seed: int = 0) -> Image:
+    """Draw heads inside the brain that at least half of the training masks cover.
+
+    Args:
+        target: With a whole-volume flow.
+        temperature: Standard deviation of the latents: 1 is what the flow believes, less is nearer to the usual.
+        number: How many.
+        seed: Head ``i`` is the same at every temperature but for the size of what is random about it, and no head of
+            another seed.
+
+    Returns:
+        Flow units, the template grid at 2 mm, shape ``(number, 80, 96, 80)``, zero outside.
+
+    Raises:
+        TargetError: If the target has no whole-volume flow.
+    """
+    flow = pyramid_of(target)
+    mask = torch.from_numpy(target.coverage > 0.5)[None, None]
+    heads = []
+    for index in range(number):
+        # Neighbouring seeds would share heads if the two were added.
+        head_seed = int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(head_seed)
+        with torch.inference_mode():
+            heads.append(flow.sample(mask, temperature=temperature, generator=generator)[0, 0].numpy())
+    return np.stack(heads)
+
+
+def redrawn(
+    target: Target, image: Image, mask: NDArray[np.bool_], *, temperature: float = 1.0, seed: int = 0
+) -> list[Image]:
+    """A head at 2 mm, then with the finest level drawn anew, then the two finest, and so on to all details.
+
+    Args:
+        target: With a whole-volume flow.
+        image: Template grid at 1 mm, flow units.
+        mask: Brain.
+        temperature: Standard deviation of the latents.
+        seed: Of what is drawn.
+
+    Returns:
+        One image more than the flow has levels of detail, each ``(80, 96, 80)``.
+
+    Raises:
+        TargetError: If the target has no whole-volume flow.
+    """
+    flow = pyramid_of(target)
+    x, inside = reduced(image, mask & target.fit_region, 1)
+    images = []
+    for levels in range(len(flow.levels) + 1):
+        generator = torch.Generator().manual_seed(seed)
+        images.append(
+            redraw(flow, x, inside, levels=levels, temperature=temperature, generator=generator)[0, 0].numpy()
+        )
+    return images
+
+
+def pyramid_of(target: Target) -> Pyramid:
+    """The target's whole-volume flow.
+
+    Raises:
+        TargetError: If it has none.
+    """
+    if target.pyramid is None:
+        raise TargetError(
+            f"the target '{target.info.name}' has no whole-volume flow to draw from",
+            remedy="train one with 'blindharmony train'",
+        )
+    return target.pyramid
 
 
 def grid_2mm() -> NDArray[np.float64]:
@@ -192,7 +194,7 @@ def grid_2mm() -> NDArray[np.float64]:
 
 def _mean_strip(target: Target) -> Strip:
     inside = target.coverage > 0.5
-    return strip_of("mean of the training scans", np.where(inside, target.mean_image, 0), inside, (0, _WHITE))
+    return strip_of("mean of the training scans", np.where(inside, target.mean_image, 0), inside, (0, WHITE))
 
 
 def _drawn_section(strips: Sequence[Strip]) -> Section:
@@ -224,5 +226,5 @@ def _scan_section(target: Target, scan: Source, mask: Source | None, seed: int) 
             "From top to bottom more of the scan's details are replaced by random ones that the flow thinks probable "
             "given the coarser image (temperature 1). Where a picture still shows this head, coarse levels hold it.",
         ),
-        strips=[strip_of(label, image, shown, (0, _WHITE)) for label, image in zip(labels, images, strict=True)],
+        strips=[strip_of(label, image, shown, (0, WHITE)) for label, image in zip(labels, images, strict=True)],
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.options import found_scans, given_masks
+from blindharmony.cli.options import masks_named, scans_named
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 
 
@@ -24,25 +24,25 @@ def names(paths):
 
 @pytest.mark.parametrize("suffix", ["T1w", "T2w"])
 def test_a_study_gives_the_contrast_asked_for(study, suffix):
-    assert names(found_scans([study / "study"], None, suffix, Screen())[0]) == [f"sub-01_{suffix}.nii.gz"]
-    paths, missing = found_scans([study / "study", study / "empty"], None, suffix, Screen())
+    assert names(scans_named([study / "study"], None, suffix, Screen())[0]) == [f"sub-01_{suffix}.nii.gz"]
+    paths, missing = scans_named([study / "study", study / "empty"], None, suffix, Screen())
     assert names(paths) == [f"sub-01_{suffix}.nii.gz"]
     assert isinstance(missing[0], NothingFoundError)
 
 
 def test_nothing_at_all_is_an_error(study):
     with pytest.raises(NothingFoundError):
-        found_scans([study / "empty", study / "empty"], None, "T1w", Screen())
+        scans_named([study / "empty", study / "empty"], None, "T1w", Screen())
 
 
 def test_a_mask_is_there_and_belongs_to_one_scan(study):
     with pytest.raises(InputError, match="no such mask"):
-        given_masks(study / "mask.nii", None, [study])
+        masks_named(study / "mask.nii", None, [study])
     with pytest.raises(UsageError, match="one scan"):
-        given_masks(study / "empty", None, [study, study])
+        masks_named(study / "empty", None, [study, study])
     with pytest.raises(UsageError, match="one scan"):
-        given_masks(study / "empty", None, [])
+        masks_named(study / "empty", None, [])
     with pytest.raises(UsageError, match="exclude each other"):
-        given_masks(study / "empty", study, [study])
-    assert given_masks(None, None, [study, study]) == {}
-    assert given_masks(study / "empty", None, [study]) == {study: study / "empty"}
+        masks_named(study / "empty", study, [study])
+    assert masks_named(None, None, [study, study]) == {}
+    assert masks_named(study / "empty", None, [study]) == {study: study / "empty"}

@@ -71,7 +71,14 @@ def test_scans_of_one_scanner_share_its_curve(given, monkeypatch, tiny_target):
     )
     assert (
         given
-        == [{"seed": 1, "mask_command": "x", "scanner": (["a.nii", "b.nii"], tiny_target, {"mask_command": "x"})}] * 2
+        == [
+            {
+                "seed": 1,
+                "mask_command": "x",
+                "scanner": (["a.nii", "b.nii"], tiny_target, {"seed": 1, "mask_command": "x"}),
+            }
+        ]
+        * 2
     )
     assert all(isinstance(image, nib.Nifti1Image) for image in images)
 

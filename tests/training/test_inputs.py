@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from blindharmony.cli.train import add_parser, settings_of
+from blindharmony.cli.train import add_parser, training_settings
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.io.bids import find_masks
 from blindharmony.preprocessing.recipe import PrepRecipe
@@ -128,7 +128,7 @@ def test_held_out_scans_are_named_by_subject_or_file(tmp_path):
 def settings_from(*words):
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
-    return settings_of(parser.parse_args(["train", "study", "--out", "x.safetensors", *words]))
+    return training_settings(parser.parse_args(["train", "study", "--out", "x.safetensors", *words]))
 
 
 def test_the_options_of_the_command_are_the_settings():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.options import add_settings, found_scans, given_masks, settings_of
+from blindharmony.cli.options import add_settings, add_shared, masks_named, scans_named, settings_of
 from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, reportable
+from blindharmony.settings import HarmonizeSettings
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
@@ -52,22 +52,19 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, or BIDS study")
-    p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
-    p.add_argument("--json", action="store_true", help="one JSON document on standard output, for machines")
-    p.add_argument("--mask", type=Path, help="brain mask on the scan's grid (one scan only)")
-    p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
+    add_shared(p, "--target", "--mask", "--mask-dir")
     add_settings(p, ("mask_command", "device"))
-    p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
-    p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    add_shared(p, "--participant-label", "--suffix")
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output, for machines")
+    add_shared(p, "--quiet")
     p.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Assess every scan; one that fails does not stop the others."""
-    settings = settings_of(arguments)
-    paths, missing = found_scans(arguments.scans, arguments.participant_label, arguments.suffix, screen)
-    masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
+    settings = settings_of(arguments, HarmonizeSettings)
+    paths, missing = scans_named(arguments.scans, arguments.participant_label, arguments.suffix, screen)
+    masks = masks_named(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
     from blindharmony.api import assess
     from blindharmony.models.file import load_target
 

@@ -1,32 +1,388 @@
-"""The command bids.
+"""``blindharmony bids``: a whole BIDS data set, participant by participant, then a table and a page of the cohort.
 
-What a person sees while a cohort runs: stage, scans done, failures, time left; or JSON for machines.
-
-The group level of ``blindharmony bids``: a table and a page of the cohort.
-
-``blindharmony bids``: a whole BIDS data set, participant by participant, then a table of the cohort.
+:func:`run` checks folders and options. The participant level harmonizes, and :class:`StudyScreen` says how far it is;
+the group level (:func:`run_group`) describes what is there. Who does the work is chosen by :func:`engine`: processes on
+this machine, Dask workers, or jobs of a queue.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindharmony.cli import workers as bids_engine
 from blindharmony.cli.console import Screen, Stage
-from blindharmony.cli.options import add_settings, both, gigabytes, settings_of
+from blindharmony.cli.options import add_settings, add_shared, amount, both, gigabytes, settings_of
 from blindharmony.cli.train import duration
-from blindharmony.errors import UsageError
+from blindharmony.errors import NothingFoundError, UsageError
 from blindharmony.files import split_name
+from blindharmony.jobs.engine import Engine
+from blindharmony.jobs.processes import THREADS, cores
+from blindharmony.settings import HarmonizeSettings
+from blindharmony.study.ledger import (
+    Ledger,
+    check_input,
+    check_output,
+    check_with_validator,
+    describe,
+    kept_gb,
+    largest,
+    memory_gb,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from blindharmony.study.groups import Group
     from blindharmony.study.run import Tally
+
+_EPILOG = """\
+Results are BIDS derivatives: OUTPUT_DIR/sub-01/anat/sub-01_desc-harmonized_T1w.nii.gz, .json, .html (the report) and
+sub-01_desc-brain_mask.nii.gz. Scans of one scanner and sequence are recognised by their sidecars and fitted together.
+
+Run the same command again after any interruption: what is done is not done again, what has changed is.
+Scans that failed are listed in OUTPUT_DIR/failures.tsv with the reason.
+
+examples:
+  blindharmony bids study out participant --n-procs 8
+  blindharmony bids study out group                          writes cohort.tsv and cohort.html
+  blindharmony bids study out participant --participant-label 01 02 --target mysite.safetensors
+  blindharmony bids study out participant --mask-dir study/derivatives/fmriprep --scanner-column site
+  blindharmony bids study out participant --jobqueue slurm --jobs 50 --job-walltime 04:00:00
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add this verb."""
+    p = verbs.add_parser(
+        "bids",
+        help="harmonize a whole BIDS data set, in parallel, resumable",
+        description="Harmonize every scan of a BIDS data set to a target scanner.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="the data set; nothing is written there")
+    p.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="folder for the derivatives")
+    p.add_argument("level", choices=("participant", "group"), help="harmonize scans, or make the table of the cohort")
+    add_shared(p, "--target")
+    which = p.add_argument_group("which scans")
+    add_shared(which, "--participant-label")
+    which.add_argument(*both("--session-label"), nargs="+", metavar="LABEL", help="with or without ses-")
+    which.add_argument(*both("--bids-filter-file"), type=Path, metavar="FILE", help='JSON: {"t1w": {"run": 1}}')
+    which.add_argument(*both("--skip-bids-validation"), action="store_true", help="do not check the data set")
+    add_shared(which, "--mask-dir")
+    scanners = p.add_argument_group("which scans share a scanner")
+    scanners.add_argument(
+        *both("--scanner-grouping"),
+        choices=("auto", "one", "none"),
+        default="auto",
+        help="auto: by the metadata of the sidecars; one: all scans are of one scanner and sequence; none: every scan "
+        "alone (default: %(default)s)",
+    )
+    scanners.add_argument(*both("--scanner-column"), metavar="COL", help="column of participants.tsv or *_scans.tsv")
+    scanners.add_argument(
+        *both("--scratch-gb"),
+        type=gigabytes,
+        default=50.0,
+        metavar="G",
+        help="disk for prepared scans of a group between its stages; larger groups are prepared again each time "
+        "(default: %(default)s)",
+    )
+    how = p.add_argument_group("how")
+    add_settings(how, ("mask_command", "refine", "keep_bias", "device", "seed"), underscores=True)
+    add_shared(how, "--uncertainty")
+    how.add_argument(*both("--no-report"), action="store_true", help="write no HTML reports")
+    how.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
+    add_shared(how, "--quiet")
+    who = p.add_argument_group("who does the work")
+    who.add_argument(
+        *both("--n-procs"),
+        type=int,
+        metavar="N",
+        help="processes on this machine (default: as many as cores and memory allow); 0: work inside this one",
+    )
+    who.add_argument(
+        *both("--omp-nthreads"), type=int, metavar="N", help="threads of a process (default: the cores, shared evenly)"
+    )
+    who.add_argument(*both("--mem-gb"), type=amount, metavar="G", help="memory for all processes, 2 GB each or more")
+    who.add_argument(*both("--dask-scheduler"), metavar="ADDRESS", help="Dask workers that run already (tcp://...)")
+    who.add_argument("--jobqueue", choices=("slurm", "pbs", "local"), help="start Dask workers as jobs of a queue")
+    who.add_argument("--jobs", type=int, metavar="N", help="how many jobs")
+    who.add_argument(*both("--job-memory"), type=amount, metavar="G", help="memory of a job, GB (default: 4 or more)")
+    who.add_argument(*both("--job-walltime"), metavar="TIME", help="time limit of a job, as the queue writes it")
+    who.add_argument(*both("--job-queue"), metavar="NAME", help="queue or partition")
+    who.add_argument(*both("--job-account"), metavar="NAME", help="account of the jobs")
+    p.set_defaults(run=run, unused_by_group=lambda arguments: _unused(p, arguments))
+
+
+def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Harmonize the cohort, or describe it."""
+    if not arguments.bids_dir.is_dir():
+        raise UsageError(f"{arguments.bids_dir}: no such folder", remedy="give a BIDS data set")
+    check_output(arguments.bids_dir, arguments.output_dir)
+    if arguments.level == "group":
+        if unused := arguments.unused_by_group(arguments):
+            screen.problem(f"blindharmony: warning: without effect at the group level: {', '.join(unused)}")
+        return run_group(arguments, screen)
+    _check_workers(arguments)
+    if arguments.scanner_column and (how := arguments.scanner_grouping) != "auto":
+        raise UsageError(f"--scanner-column and --scanner-grouping {how} exclude each other", remedy="use one of them")
+    if arguments.mask_dir and not arguments.mask_dir.is_dir():
+        raise UsageError(f"{arguments.mask_dir}: no such folder", remedy="check --mask-dir")
+    if arguments.mask_dir and arguments.mask_dir.resolve() == arguments.output_dir.resolve():
+        raise UsageError("--mask-dir is the output folder: masks would be replaced", remedy="choose another folder")
+    if not arguments.skip_bids_validation:
+        check_input(arguments.bids_dir)
+        check_with_validator(arguments.bids_dir)
+    return _participant(arguments, screen)
+
+
+def _unused(grammar: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
+    """Options that were given and that the group level, which shows every scan of the output folder, has no use for."""
+    read = {"bids_dir", "output_dir", "level", "json", "quiet", "skip_bids_validation", "help"}
+    options = {a.dest: a.option_strings[0] for a in grammar._actions if a.option_strings and a.dest not in read}
+    return [option for dest, option in options.items() if getattr(arguments, dest, None) != grammar.get_default(dest)]
+
+
+def _check_workers(arguments: argparse.Namespace) -> None:
+    """Refuse what makes no sense, before any work.
+
+    Raises:
+        UsageError: If options contradict each other.
+    """
+    ways = ("n_procs", "dask_scheduler", "jobqueue")
+    if sum(getattr(arguments, w) is not None for w in ways) > 1:
+        raise UsageError("--n-procs, --dask-scheduler and --jobqueue exclude each other", remedy="use one of them")
+    if bool(arguments.jobqueue) != bool(arguments.jobs):
+        raise UsageError("--jobqueue and --jobs go together", remedy="say which queue and how many jobs")
+    for name in ("job_memory", "job_walltime", "job_queue", "job_account"):
+        if getattr(arguments, name) is not None and not arguments.jobqueue:
+            raise UsageError(f"--{name.replace('_', '-')} is for jobs of a queue", remedy="use --jobqueue with it")
+    if arguments.n_procs == 0 or arguments.dask_scheduler or arguments.jobqueue:
+        for name in ("omp_nthreads", "mem_gb"):
+            if getattr(arguments, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} is for worker processes on this machine", remedy="use --n-procs N with it")
+    for name, least in (("n_procs", 0), ("omp_nthreads", 1), ("jobs", 1), ("mem_gb", memory_gb(0)), ("job_memory", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {value:g} is too small", remedy=f"use at least {least:g}")
+
+
+def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
+    from blindharmony.device import resolved_device
+    from blindharmony.models.file import load_target
+    from blindharmony.study.cohort import keep_target
+    from blindharmony.study.run import held, make_plan, run_study
+    from blindharmony.study.work import Settings
+
+    harmonize = settings_of(arguments, HarmonizeSettings)
+    device = resolved_device(harmonize.device)
+    harmonize = harmonize.updated(device=device)
+    target = load_target(arguments.target)
+    settings = Settings(
+        target=_for_workers(arguments.target),
+        digest=target.digest,
+        harmonize=harmonize,
+        uncertainty=arguments.uncertainty,
+        report=not arguments.no_report,
+    )
+    groups = _groups(arguments, target.info.suffix, screen)
+    # Jobs of an array: each has participants of its own, and no scan waits for another one.
+    apart = arguments.scanner_grouping == "none" and not arguments.scanner_column and arguments.participant_label
+    with held(Ledger(arguments.output_dir.resolve()), apart or ()) as ledger:
+        describe(arguments.bids_dir, ledger.out, target.info.name, target.info.suffix)
+        keep_target(ledger, target)
+        screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
+        masks = arguments.mask_dir and arguments.mask_dir.resolve()
+        plan = make_plan(groups, ledger, masks=masks)
+        if masks and plan.without_mask:
+            screen.problem(f"blindharmony: warning: no mask for {plan.without_mask} scans; their brain will be found")
+        voxels = largest(item.scan.path for item in plan.items.values())
+        workers, who = engine(arguments, device, ledger.home / "logs", len(plan.items), voxels)
+        screen.note(f"harmonizing to {target.info.name} with {who}")
+        try:
+            with screen.progress("", left=False) as stage:
+                study_screen = StudyScreen(screen, stage, as_json=arguments.json)
+                tally = run_study(
+                    plan,
+                    settings,
+                    ledger,
+                    workers,
+                    scratch=int(arguments.scratch_gb / kept_gb(voxels)),
+                    say=study_screen,
+                )
+        finally:
+            workers.close()
+    study_screen.end(tally)
+    _end(arguments, screen, tally, ledger.out)
+    return 1 if tally.finished < tally.total or tally.failed else 0
+
+
+def _for_workers(target: str) -> str:
+    """The target as workers find it, wherever they run."""
+    from blindharmony.models.target import included_targets
+
+    # An included model's name means that model, also where a folder is called the same.
+    return target if target in included_targets() else str(Path(target).resolve())
+
+
+def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Group]:
+    from blindharmony.io.bids import bids_scans, read_filter, summarized
+    from blindharmony.io.tables import column_of
+    from blindharmony.study.groups import alone, by_label, by_metadata, together
+
+    root = arguments.bids_dir.resolve()
+    scans, passed_over = bids_scans(
+        root,
+        suffix=suffix,
+        participants=arguments.participant_label,
+        sessions=arguments.session_label,
+        only=read_filter(arguments.bids_filter_file, suffix) if arguments.bids_filter_file else None,
+    )
+    for line in summarized(passed_over):
+        screen.problem(f"blindharmony: warning: {line}")
+    if arguments.scanner_column:
+        labels, notes = column_of(root, scans, arguments.scanner_column)
+        for line in notes:
+            screen.problem(f"blindharmony: warning: {line}")
+        groups = by_label(scans, labels, arguments.scanner_column)
+    else:
+        groups = {"auto": by_metadata, "one": together, "none": alone}[arguments.scanner_grouping](scans)
+    for group in groups:
+        if len(group.scans) > 1:
+            screen.note(f"scanner {group.name}: {len(group.scans)} scans, {group.why}")
+    if single := sum(len(group.scans) == 1 for group in groups):
+        screen.note(f"alone: {single} scans")
+        if not arguments.scanner_column and arguments.scanner_grouping == "auto" and single == len(scans) > 1:
+            screen.problem(
+                "blindharmony: warning: no scanner was found to have made several scans, so each is harmonized alone, "
+                "which is less exact; pass --scanner-grouping one if one scanner made all, or name a column of "
+                "participants.tsv with --scanner-column"
+            )
+    return groups
+
+
+def _end(arguments: argparse.Namespace, screen: Screen, tally: Tally, out: Path) -> None:
+    parts = [f"{tally.done} scans harmonized", *([f"{tally.kept} were done before"] if tally.kept else [])]
+    if not arguments.json:
+        screen.result(f"{out}: {', '.join(parts)}")
+    if tally.failed:
+        screen.problem(f"blindharmony: {len(tally.failed)} of {tally.total} scans failed; see {out / 'failures.tsv'}")
+
+
+def run_group(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Write table and page and say where they are.
+
+    Raises:
+        NothingFoundError: If nothing was ever harmonized into the output folder.
+    """
+    from blindharmony.study.cohort import cohort_rows, write_cohort_page, write_table
+
+    ledger = Ledger(arguments.output_dir.resolve())
+    rows = cohort_rows(ledger)
+    if not rows:
+        raise NothingFoundError("no run has been here", remedy="run the participant level first", path=ledger.out)
+    title = str((read_json(arguments.bids_dir / "dataset_description.json") or {}).get("Name", arguments.bids_dir.name))
+    files = {"table": write_table(ledger, rows), "page": write_cohort_page(ledger, rows, title)}
+    if arguments.json:
+        states = Counter(str(row["status"]) for row in rows)
+        screen.result(json.dumps({**{k: str(v) for k, v in files.items()}, "scans": len(rows), "status": states}))
+        return 0
+    for file in files.values():
+        screen.result(str(file))
+    screen.note(f"open {files['page'].as_uri()} in a browser")
+    return 0
+
+
+_JOB_GB = 4.0
+
+
+def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int, voxels: int = 0) -> tuple[Engine, str]:
+    """The engine asked for, and what it is in words.
+
+    Args:
+        arguments: The command line.
+        device: Where workers compute.
+        logs: Folder for what workers print.
+        scans: More workers than scans are not started.
+        voxels: Of the largest scan; a worker gets memory for it.
+
+    Raises:
+        UsageError: If an extra package is needed and missing.
+    """
+    each_gb = memory_gb(voxels)
+    if arguments.dask_scheduler:
+        from blindharmony.jobs.cluster import connect
+
+        return connect(arguments.dask_scheduler), f"the Dask scheduler {arguments.dask_scheduler}"
+    if arguments.jobqueue:
+        from blindharmony.jobs.cluster import start_jobs
+
+        words = {"walltime": arguments.job_walltime, "queue": arguments.job_queue, "account": arguments.job_account}
+        jobs = start_jobs(
+            arguments.jobqueue, arguments.jobs, memory_gb=arguments.job_memory or max(_JOB_GB, each_gb), **words
+        )
+        return jobs, f"{arguments.jobs} jobs ({arguments.jobqueue})"
+    if arguments.n_procs == 0:
+        from blindharmony.jobs.engine import SerialEngine
+
+        return SerialEngine(), "this process"
+    from blindharmony.jobs.processes import ProcessEngine
+
+    count = processes(arguments.n_procs, arguments.mem_gb, cores(), _free_gb() or each_gb, scans, each_gb)
+    each = arguments.omp_nthreads or max(1, cores() // count)
+    gpus = _gpus(device)
+    environments = [
+        {**dict.fromkeys(THREADS, str(each)), **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}
+        for i in range(count)
+    ]
+    words_ = f"{count} process{'es' if count > 1 else ''}, {each} thread{'s' if each > 1 else ''} each"
+    return ProcessEngine(environments, logs=logs), words_ + (f", {len(gpus)} GPUs" if gpus else "")
+
+
+def processes(
+    n_procs: int | None, memory: float | None, cores: int, free: float, scans: int, each_gb: float = 2.0
+) -> int:
+    """How many: as ``n_procs`` says, or as cores and free memory allow; never more than ``--mem-gb`` has room for.
+
+    Example:
+        >>> processes(None, None, 16, 13.0, 100), processes(8, 5.0, 16, 64.0, 100), processes(8, None, 2, 1.0, 3)
+        (6, 2, 3)
+        >>> processes(None, None, 16, 13.0, 100, each_gb=3.1)
+        4
+    """
+    most = min(cores, int(free / each_gb)) if n_procs is None else n_procs
+    if memory is not None:
+        most = min(most, int(memory / each_gb))
+    return max(1, min(most, scans))
+
+
+def _free_gb() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return 0.0
+    return kilobytes / 1e6
+
+
+def _gpus(device: str) -> list[str]:
+    """Names of the GPUs that workers take turns with."""
+    if not device.startswith("cuda"):
+        return []
+    if ":" in device:
+        raise UsageError(f"'{device}' names one GPU", remedy="use --device cuda and set CUDA_VISIBLE_DEVICES")
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+
 
 _STAGES = {None: "starting", "look": "looking at scans", "fit": "fitting scanners", "harmonize": "harmonizing"}
 # Of a record, what a reader of JSON lines wants; profiles and fingerprints stay in the ledger.
@@ -100,225 +456,3 @@ class StudyScreen:
         if self.as_json:
             counts = {"done": tally.done, "done_before": tally.kept, "failed": len(tally.failed), "scans": tally.total}
             self._line(status="end", **counts)
-
-
-def run_group(arguments: argparse.Namespace, screen: Screen) -> int:
-    """Write table and page and say where they are.
-
-    Raises:
-        NothingFoundError: If nothing was ever harmonized into the output folder.
-    """
-    from blindharmony.errors import NothingFoundError
-    from blindharmony.study.cohort import cohort_rows, write_cohort_page, write_table
-    from blindharmony.study.ledger import Ledger, read_json
-
-    ledger = Ledger(arguments.output_dir.resolve())
-    rows = cohort_rows(ledger)
-    if not rows:
-        raise NothingFoundError("no run has been here", remedy="run the participant level first", path=ledger.out)
-    title = str((read_json(arguments.bids_dir / "dataset_description.json") or {}).get("Name", arguments.bids_dir.name))
-    files = {"table": write_table(ledger, rows), "page": write_cohort_page(ledger, rows, title)}
-    if arguments.json:
-        states = Counter(str(row["status"]) for row in rows)
-        screen.result(json.dumps({**{k: str(v) for k, v in files.items()}, "scans": len(rows), "status": states}))
-        return 0
-    for file in files.values():
-        screen.result(str(file))
-    screen.note(f"open {files['page'].as_uri()} in a browser")
-    return 0
-
-
-_EPILOG = """\
-Results are BIDS derivatives: OUTPUT_DIR/sub-01/anat/sub-01_desc-harmonized_T1w.nii.gz, .json, .html (the report) and
-sub-01_desc-brain_mask.nii.gz. Scans of one scanner and sequence are recognised by their sidecars and fitted together.
-
-Run the same command again after any interruption: what is done is not done again, what has changed is.
-Scans that failed are listed in OUTPUT_DIR/failures.tsv with the reason.
-
-examples:
-  blindharmony bids study out participant --n-procs 8
-  blindharmony bids study out group                          writes cohort.tsv and cohort.html
-  blindharmony bids study out participant --participant-label 01 02 --target mysite.safetensors
-  blindharmony bids study out participant --mask-dir study/derivatives/fmriprep --scanner-column site
-  blindharmony bids study out participant --jobqueue slurm --jobs 50 --job-walltime 04:00:00
-"""
-
-
-def add_parser(verbs: Any) -> None:
-    """Add this verb."""
-    p = verbs.add_parser(
-        "bids",
-        help="harmonize a whole BIDS data set, in parallel, resumable",
-        description="Harmonize every scan of a BIDS data set to a target scanner.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="the data set; nothing is written there")
-    p.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="folder for the derivatives")
-    p.add_argument("level", choices=("participant", "group"), help="harmonize scans, or make the table of the cohort")
-    p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
-    which = p.add_argument_group("which scans")
-    which.add_argument(*both("--participant-label"), nargs="+", metavar="LABEL", help="with or without sub-")
-    which.add_argument(*both("--session-label"), nargs="+", metavar="LABEL", help="with or without ses-")
-    which.add_argument(*both("--bids-filter-file"), type=Path, metavar="FILE", help='JSON: {"t1w": {"run": 1}}')
-    which.add_argument(*both("--skip-bids-validation"), action="store_true", help="do not check the data set")
-    which.add_argument(*both("--mask-dir"), type=Path, metavar="DIR", help="derivatives with desc-brain masks")
-    scanners = p.add_argument_group("which scans share a scanner")
-    scanners.add_argument(
-        *both("--scanner-grouping"),
-        choices=("auto", "one", "none"),
-        default="auto",
-        help="auto: by the metadata of the sidecars; one: all scans are of one scanner and sequence; none: every scan "
-        "alone (default: %(default)s)",
-    )
-    scanners.add_argument(*both("--scanner-column"), metavar="COL", help="column of participants.tsv or *_scans.tsv")
-    scanners.add_argument(
-        *both("--scratch-gb"),
-        type=gigabytes,
-        default=50.0,
-        metavar="G",
-        help="disk for prepared scans of a group between its stages; larger groups are prepared again each time "
-        "(default: %(default)s)",
-    )
-    how = p.add_argument_group("how")
-    add_settings(how, ("mask_command", "refine", "keep_bias", "device", "seed"), underscores=True)
-    how.add_argument("--uncertainty", action="store_true", help="also write the error bar of every voxel")
-    how.add_argument(*both("--no-report"), action="store_true", help="write no HTML reports")
-    how.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
-    how.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
-    bids_engine.add_options(p.add_argument_group("who does the work"))
-    p.set_defaults(run=run, unused_by_group=lambda given: _unused(p, given))
-
-
-def run(arguments: argparse.Namespace, screen: Screen) -> int:
-    """Harmonize the cohort, or describe it."""
-    from blindharmony.study.ledger import check_input, check_output, check_with_validator
-
-    if not arguments.bids_dir.is_dir():
-        raise UsageError(f"{arguments.bids_dir}: no such folder", remedy="give a BIDS data set")
-    check_output(arguments.bids_dir, arguments.output_dir)
-    if arguments.level == "group":
-        if unused := arguments.unused_by_group(arguments):
-            screen.problem(f"blindharmony: warning: without effect at the group level: {', '.join(unused)}")
-        return run_group(arguments, screen)
-    bids_engine.check(arguments)
-    if arguments.scanner_column and (how := arguments.scanner_grouping) != "auto":
-        raise UsageError(f"--scanner-column and --scanner-grouping {how} exclude each other", remedy="use one of them")
-    if arguments.mask_dir and not arguments.mask_dir.is_dir():
-        raise UsageError(f"{arguments.mask_dir}: no such folder", remedy="check --mask-dir")
-    if arguments.mask_dir and arguments.mask_dir.resolve() == arguments.output_dir.resolve():
-        raise UsageError("--mask-dir is the output folder: masks would be replaced", remedy="choose another folder")
-    if not arguments.skip_bids_validation:
-        check_input(arguments.bids_dir)
-        check_with_validator(arguments.bids_dir)
-    return _participant(arguments, screen)
-
-
-def _unused(grammar: argparse.ArgumentParser, given: argparse.Namespace) -> list[str]:
-    """Options given that the group level, which shows every scan of the output folder, has no use for."""
-    read = {"bids_dir", "output_dir", "level", "json", "quiet", "skip_bids_validation", "help"}
-    options = {a.dest: a.option_strings[0] for a in grammar._actions if a.option_strings and a.dest not in read}
-    return [option for dest, option in options.items() if getattr(given, dest, None) != grammar.get_default(dest)]
-
-
-def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
-    from blindharmony.device import resolved_device
-    from blindharmony.models.file import load_target
-    from blindharmony.study.cohort import keep_target
-    from blindharmony.study.ledger import Ledger, describe, kept_gb, largest
-    from blindharmony.study.run import held, make_plan, run_study
-    from blindharmony.study.work import Settings
-
-    harmonize = settings_of(arguments)
-    device = resolved_device(harmonize.device)
-    harmonize = harmonize.updated(device=device)
-    target = load_target(arguments.target)
-    settings = Settings(
-        target=_for_workers(arguments.target),
-        digest=target.digest,
-        harmonize=harmonize,
-        uncertainty=arguments.uncertainty,
-        report=not arguments.no_report,
-    )
-    groups = _groups(arguments, target.info.suffix, screen)
-    # Jobs of an array: each has participants of its own, and no scan waits for another one.
-    apart = arguments.scanner_grouping == "none" and not arguments.scanner_column and arguments.participant_label
-    with held(Ledger(arguments.output_dir.resolve()), apart or ()) as ledger:
-        describe(arguments.bids_dir, ledger.out, target.info.name, target.info.suffix)
-        keep_target(ledger, target)
-        screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
-        masks = arguments.mask_dir and arguments.mask_dir.resolve()
-        plan = make_plan(groups, ledger, masks=masks)
-        if masks and plan.without_mask:
-            screen.problem(f"blindharmony: warning: no mask for {plan.without_mask} scans; their brain will be found")
-        voxels = largest(item.scan.path for item in plan.items.values())
-        engine, who = bids_engine.engine(arguments, device, ledger.home / "logs", len(plan.items), voxels)
-        screen.note(f"harmonizing to {target.info.name} with {who}")
-        try:
-            with screen.progress("", left=False) as stage:
-                seen = StudyScreen(screen, stage, as_json=arguments.json)
-                tally = run_study(
-                    plan,
-                    settings,
-                    ledger,
-                    engine,
-                    scratch=int(arguments.scratch_gb / kept_gb(voxels)),
-                    say=seen,
-                )
-        finally:
-            engine.close()
-    seen.end(tally)
-    _end(arguments, screen, tally, ledger.out)
-    return 1 if tally.finished < tally.total or tally.failed else 0
-
-
-def _for_workers(target: str) -> str:
-    """The target as workers find it, wherever they run."""
-    from blindharmony.models.target import included_targets
-
-    # An included model's name means that model, also where a folder is called the same.
-    return target if target in included_targets() else str(Path(target).resolve())
-
-
-def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Group]:
-    from blindharmony.io.bids import bids_scans, read_filter, summarized
-    from blindharmony.io.tables import column_of
-    from blindharmony.study.groups import alone, by_label, by_metadata, together
-
-    root = arguments.bids_dir.resolve()
-    scans, passed_over = bids_scans(
-        root,
-        suffix=suffix,
-        participants=arguments.participant_label,
-        sessions=arguments.session_label,
-        only=read_filter(arguments.bids_filter_file, suffix) if arguments.bids_filter_file else None,
-    )
-    for line in summarized(passed_over):
-        screen.problem(f"blindharmony: warning: {line}")
-    if arguments.scanner_column:
-        labels, notes = column_of(root, scans, arguments.scanner_column)
-        for line in notes:
-            screen.problem(f"blindharmony: warning: {line}")
-        groups = by_label(scans, labels, arguments.scanner_column)
-    else:
-        groups = {"auto": by_metadata, "one": together, "none": alone}[arguments.scanner_grouping](scans)
-    for group in groups:
-        if len(group.scans) > 1:
-            screen.note(f"scanner {group.name}: {len(group.scans)} scans, {group.why}")
-    if single := sum(len(group.scans) == 1 for group in groups):
-        screen.note(f"alone: {single} scans")
-        if not arguments.scanner_column and arguments.scanner_grouping == "auto" and single == len(scans) > 1:
-            screen.problem(
-                "blindharmony: warning: no scanner was found to have made several scans, so each is harmonized alone, "
-                "which is less exact; pass --scanner-grouping one if one scanner made all, or name a column of "
-                "participants.tsv with --scanner-column"
-            )
-    return groups
-
-
-def _end(arguments: argparse.Namespace, screen: Screen, tally: Tally, out: Path) -> None:
-    parts = [f"{tally.done} scans harmonized", *([f"{tally.kept} were done before"] if tally.kept else [])]
-    if not arguments.json:
-        screen.result(f"{out}: {', '.join(parts)}")
-    if tally.failed:
-        screen.problem(f"blindharmony: {len(tally.failed)} of {tally.total} scans failed; see {out / 'failures.tsv'}")

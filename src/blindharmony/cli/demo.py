@@ -9,6 +9,7 @@ from typing import Any
 
 from blindharmony.cli import harmonize
 from blindharmony.cli.console import Screen
+from blindharmony.cli.options import add_shared
 
 _EPILOG = """\
 examples:
@@ -28,10 +29,9 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("out", nargs="?", default="blindharmony-demo", help="folder for the results (default: %(default)s)")
-    p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
-    p.add_argument("--viewer", action="store_true", help="also write a page to scroll through both volumes")
+    add_shared(p, "--target", "--viewer")
     p.add_argument("--overwrite", action="store_true", help="replace existing results")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    add_shared(p, "--quiet")
     p.set_defaults(run=run)
 
 
@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     harmonize.add_parser(grammar.add_subparsers())
     flags = [f"--{name}" for name in ("overwrite", "quiet", "viewer") if getattr(arguments, name)]
     # What stands before the verb belongs to all verbs.
-    asked = grammar.parse_args([*words, *flags], argparse.Namespace(debug=arguments.debug))
-    code = harmonize.run(asked, screen)
+    harmonize_arguments = grammar.parse_args([*words, *flags], argparse.Namespace(debug=arguments.debug))
+    code = harmonize.run(harmonize_arguments, screen)
     if code == 0:
         report = Path(arguments.out, "sub-01_desc-harmonized_T1w.html").resolve()
         screen.note(f"open {report.as_uri()} in a browser to see what changed")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
+from blindharmony.cli.options import add_shared
 
 _EPILOG = """\
 A MONAI bundle is a folder: configs/metadata.json, configs/inference.json, models/model.safetensors, docs/README.md,
@@ -33,7 +34,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("target", metavar="TARGET", help="model file or included name")
     p.add_argument("--monai-bundle", required=True, type=Path, metavar="DIR", help="folder for the bundle")
     p.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    add_shared(p, "--quiet")
     p.set_defaults(run=run)
 
 

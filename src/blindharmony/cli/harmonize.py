@@ -1,12 +1,10 @@
-"""The command harmonize, for scans, groups and DICOM folders.
+"""``blindharmony harmonize``: scans in, harmonized scans with sidecar and report out.
 
-What came of each scan: words for people, or one JSON object a line for machines.
-
-DICOM among the inputs: converted first, and the NIfTI kept beside the results.
-
-The scans of one scanner, fitted together before each is harmonized.
-
-``blindharmony harmonize``: scans in, harmonized scans with sidecar and report out.
+:func:`run` takes one scan after the other; one that fails does not stop the others, and :class:`Outcomes` says how each
+ended, in words for people or as one JSON object a line for machines. DICOM among the inputs is converted first, and the
+NIfTI kept beside the results (:func:`with_dicom_converted`). Scans of one scanner are looked at together before each is
+harmonized (:func:`groups_of`, :func:`learnt_scanners`); meanwhile they lie prepared in a folder of the output, which
+goes with the run (:func:`prepared_scans`).
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.options import add_settings, found_scans, given_masks, settings_of
+from blindharmony.cli.options import add_settings, add_shared, masks_named, scans_named, settings_of
 from blindharmony.errors import (
     BlindHarmonyError,
     InputError,
@@ -50,72 +48,182 @@ if TYPE_CHECKING:
     from blindharmony.result import HarmonizeResult
 
 
-@dataclass
-class Outcomes:
-    """Says how each scan ended, as it ends.
+_EPILOG = """\
+Each scan comes back in its own space, with its own header, float32, in the target scanner's intensity units:
+  sub-01_T1w.nii.gz  ->  sub-01_desc-harmonized_T1w.nii.gz, .json (how it was made), .html (the report)
+                         sub-01_desc-brain_mask.nii.gz    (the brain that was found)
+  scan.nii.gz        ->  scan_desc-harmonized.nii.gz, ...
 
-    Attributes:
-        screen: Where to.
-        json: Whether standard output gets JSON; problems go to standard error as words all the same.
-        failed: How many scans have failed.
-        code: Exit code so far.
-    """
+The brain mask is the one given, or the scan's own if the skull is already removed, or found by a network inside
+the package. Outside the brain the same intensity curve is applied; where a scan is zero it stays zero.
 
-    screen: Screen
-    json: bool = False
-    failed: int = 0
-    code: int = 0
+A DICOM file or a folder with DICOM (and no other image) is converted with dcm2niix, if that is installed
+('pip install blindharmony[dicom]'). The NIfTI file and its JSON are kept in DIR/converted, without patient name and
+dates; your files are left alone. Of several series, MR volumes count; those made from others (phase, projections,
+reformatted) and those not called T1 or MPRAGE are passed over if others are left. If several remain, they are listed.
 
-    def done(self, path: Path, result: HarmonizeResult, files: Sequence[Path]) -> None:
-        """A scan is harmonized and written."""
-        seconds = sum(result.seconds.values())
-        if self.json:
-            self._line(
-                scan=path,
-                status="done",
-                result=files[0],
-                files=files,
-                verdict=result.verdict.level,
-                headline=result.verdict.headline,
-                warnings=result.warnings,
-                figures=result.figures,
-                seconds=round(seconds, 1),
-            )
-            return
-        self.screen.result(str(files[0]))
-        self.screen.note(f"{path.name}: {result.verdict.headline} ({seconds:.0f} s)")
-        for warning in result.warnings:
-            self.screen.problem(f"{path.name}: warning: {warning}")
-        for what, ending in (("viewer", ".viewer.html"), ("report", ".html")):
-            if file := next((f for f in files if f.name.endswith(ending)), None):
-                if what == "report" and file.name.endswith(".viewer.html"):
-                    continue
-                self.screen.note(f"{path.name}: {what} in {file}")
-
-    def fail(self, error: BlindHarmonyError, path: Path | None = None) -> None:
-        """A scan has no result."""
-        self.failed += 1
-        self.code = max(self.code, InternalError.exit_code if isinstance(error, InternalError) else 1)
-        self.screen.problem(f"blindharmony: {error}")
-        if self.json:
-            self._line(scan=path or error.path, status="failed", what=error.what, remedy=error.remedy)
-
-    def _line(self, **content: Any) -> None:
-        # One object a line, whatever the names: a reader may take line by line.
-        self.screen.result(json.dumps(content, default=_plain, allow_nan=False))
+examples:
+  blindharmony harmonize sub-01_T1w.nii.gz --out out
+  blindharmony harmonize scan.mgz --mask brain.mgz --target mysite.safetensors --out out
+  blindharmony harmonize study/ --participant-label 01 02 --out out
+  blindharmony harmonize siteA/ --group --save-scanner siteA.json --out out
+  blindharmony harmonize new.nii.gz --scanner siteA.json --out out
+  blindharmony harmonize dicom/ --series 5 --out out
+  blindharmony harmonize study/ --group-table scanners.tsv --out out
+  blindharmony harmonize scan.nii.gz --mask-command "hd-bet -i {input} -o {output}" --out out
+"""
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value.item()
-
-
-FOLDER = "converted"
-_LEVEL = 6
-
-
-def add_dicom_options(p: argparse.ArgumentParser) -> None:
-    """Options about DICOM."""
+def add_parser(verbs: Any) -> None:
+    """Add this verb."""
+    p = verbs.add_parser(
+        "harmonize",
+        help="harmonize scans to a target scanner",
+        description="Harmonize scans of any scanner to a target scanner.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, BIDS study, DICOM")
+    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    add_shared(p, "--target", "--mask", "--mask-dir")
+    add_settings(p, CHOICES)
+    p.add_argument(
+        "--group",
+        action="store_true",
+        help="the scans share one scanner and sequence: fit one curve to all, which keeps differences between people",
+    )
+    p.add_argument(
+        "--group-table",
+        type=Path,
+        metavar="TSV",
+        help="several scanners: a table with columns 'scan' (file name) and 'scanner'; other scans go one by one",
+    )
+    p.add_argument(
+        "--save-scanner",
+        type=Path,
+        metavar="FILE",
+        help="keep the fitted scanner for later scans (.json); with --group-table a folder",
+    )
+    p.add_argument("--scanner", type=Path, metavar="FILE", help="use a scanner fitted before: scan by scan later on")
     p.add_argument("--series", type=int, metavar="NUMBER", help="which series of a DICOM folder, if several fit")
+    add_shared(p, "--participant-label", "--suffix", "--uncertainty")
+    p.add_argument("--no-report", action="store_true", help="write no HTML report")
+    add_shared(p, "--viewer")
+    p.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
+    p.add_argument("--overwrite", action="store_true", help="replace existing results")
+    add_shared(p, "--quiet")
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Harmonize every scan; one that fails does not stop the others."""
+    settings = settings_of(arguments, HarmonizeSettings)
+    _check_options(arguments, settings.method)
+    if left := sweep_prepared(arguments.out):
+        screen.problem(f"blindharmony: warning: prepared scans that a killed run had left in {left} are removed")
+    scans, unconverted = with_dicom_converted(arguments, screen)
+    paths, without_scans = scans_named(scans, arguments.participant_label, arguments.suffix, screen)
+    missing = [*unconverted, *without_scans]
+    names = Counter(name for path in paths for name in result_names(path).values())
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UsageError(
+            f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders"
+        )
+    if arguments.save_scanner:
+        check_outputs([arguments.save_scanner] if arguments.group else [], [*paths, *_inputs(arguments)])
+    masks = masks_named(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
+    # Only now the slow imports: a typing error should answer at once.
+    from blindharmony.api import harmonize
+    from blindharmony.harmonization.scanner import ScannerModel
+    from blindharmony.models.file import load_target
+
+    target = load_target(arguments.target)
+    outcomes = Outcomes(screen, json=arguments.json)
+    for problem in missing:
+        outcomes.fail(problem)
+    groups = groups_of(arguments, paths, screen)
+    if groups:
+        # A group takes a minute a scan before its first result would be refused.
+        for path in paths:
+            _not_there(arguments, path, masks)
+    elif arguments.scanner:
+        ScannerModel.load(arguments.scanner, target)
+    with prepared_scans(arguments.out, paths) if groups else nullcontext() as cache:
+        scanners = learnt_scanners(arguments, settings, groups, masks, target, cache, screen)
+        for index, path in enumerate(paths):
+            name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
+            screen.note(f"{name}: harmonizing to {target.info.name}")
+            try:
+                _not_there(arguments, path, masks)
+                with screen.progress(name) as stage:
+                    result = harmonize(
+                        path,
+                        target,
+                        settings,
+                        mask=masks.get(path),
+                        scanner=scanners.get(path, arguments.scanner),
+                        cache=cache,
+                        progress=stage,
+                    )
+                    stage("writing", 0.5)
+                    files = result.save(
+                        arguments.out,
+                        report=not arguments.no_report,
+                        viewer=arguments.viewer,
+                        uncertainty=arguments.uncertainty,
+                        overwrite=arguments.overwrite,
+                    )
+            except UsageError:
+                raise
+            except Exception as error:
+                if arguments.debug and not isinstance(error, BlindHarmonyError):
+                    raise
+                outcomes.fail(reportable(error, path), path)
+            else:
+                outcomes.done(path, result, files)
+                if arguments.uncertainty and result.estimate.error is None:
+                    screen.problem(
+                        f"{path.name}: warning: no error bar is written, this method or target does not know it"
+                    )
+    screen.failures(outcomes.failed, len(paths) + len(missing))
+    return outcomes.code
+
+
+def _check_options(arguments: argparse.Namespace, method: str) -> None:
+    """Refuse combinations that make no sense, before any work.
+
+    Raises:
+        UsageError: If options contradict each other.
+        OutputError: If the scanner file exists already.
+    """
+    together = bool(arguments.group or arguments.group_table)
+    if sum(map(bool, (arguments.group, arguments.group_table, arguments.scanner))) > 1:
+        raise UsageError("--group, --group-table and --scanner exclude each other", remedy="use one of them")
+    if arguments.save_scanner and not together:
+        raise UsageError("--save-scanner needs several scans to fit", remedy="add --group")
+    if (together or arguments.scanner) and method != "curve":
+        raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
+    if arguments.save_scanner and arguments.group:
+        _mask_not_there(arguments.save_scanner, arguments)
+
+
+def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:
+    """The files that options name."""
+    return [arguments.target, arguments.group_table, arguments.scanner, arguments.mask]
+
+
+def _not_there(arguments: argparse.Namespace, path: Path, masks: dict[Path, Path]) -> None:
+    """Notice an existing result before the work, not after it."""
+    places = [arguments.out / name for name in result_names(path).values()]
+    check_outputs(places, [*_inputs(arguments), path, masks.get(path)])
+    for file in places:
+        if file.exists() and not arguments.overwrite:
+            raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)
+
+
+# Below --out.
+FOLDER = "converted"
+_LEVEL = 6  # of gzip
 
 
 def with_dicom_converted(
@@ -187,50 +295,6 @@ def _converted(path: Path, made: dict[Path, Path], arguments: argparse.Namespace
     return kept
 
 
-# About 300 scans of 1 mm; a larger group is prepared again for each look, as with 'bids --scratch-gb'.
-_MOST_GB = 50
-
-
-def add_group_options(p: argparse.ArgumentParser) -> None:
-    """Options about scans that share a scanner."""
-    p.add_argument(
-        "--group",
-        action="store_true",
-        help="the scans share one scanner and sequence: fit one curve to all, which keeps differences between people",
-    )
-    p.add_argument(
-        "--group-table",
-        type=Path,
-        metavar="TSV",
-        help="several scanners: a table with columns 'scan' (file name) and 'scanner'; the rest goes one by one",
-    )
-    p.add_argument(
-        "--save-scanner",
-        type=Path,
-        metavar="FILE",
-        help="keep the fitted scanner for later scans (.json); with --group-table a folder",
-    )
-    p.add_argument("--scanner", type=Path, metavar="FILE", help="use a scanner fitted before: scan by scan later on")
-
-
-def check_group(arguments: argparse.Namespace, method: str) -> None:
-    """Refuse combinations that make no sense, before any work.
-
-    Raises:
-        UsageError: If options contradict each other.
-        OutputError: If the scanner file exists already.
-    """
-    together = bool(arguments.group or arguments.group_table)
-    if sum(map(bool, (arguments.group, arguments.group_table, arguments.scanner))) > 1:
-        raise UsageError("--group, --group-table and --scanner exclude each other", remedy="use one of them")
-    if arguments.save_scanner and not together:
-        raise UsageError("--save-scanner needs several scans to fit", remedy="add --group")
-    if (together or arguments.scanner) and method != "curve":
-        raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
-    if arguments.save_scanner and arguments.group:
-        _mask_not_there(arguments.save_scanner, arguments)
-
-
 def groups_of(arguments: argparse.Namespace, paths: list[Path], screen: Screen) -> dict[str, list[Path]]:
     """Scanner's name → its scans; empty if scans go one by one.
 
@@ -243,30 +307,30 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path], screen: Screen) 
     if not arguments.group_table:
         return {}
     scanner_of = scanner_table(arguments.group_table)
-    found: dict[str, list[Path]] = {}
+    members: dict[str, list[Path]] = {}
     for path in paths:
         if name := scanner_of.get(path.name, ""):
-            found.setdefault(name, []).append(path)
+            members.setdefault(name, []).append(path)
     for line in unmatched([path.name for path in paths], scanner_of):
         screen.problem(f"blindharmony: warning: {arguments.group_table.name}: {line}")
-    if not found:
+    if not members:
         raise ScannerError(
             "none of the scans is in this table",
             remedy="give the scans' file names in its column 'scan'",
             path=arguments.group_table,
         )
-    files = Counter(slug(name, "scanner") for name in found)
-    if arguments.save_scanner and (twice := [name for name in found if files[slug(name, "scanner")] > 1]):
+    files = Counter(slug(name, "scanner") for name in members)
+    if arguments.save_scanner and (twice := [name for name in members if files[slug(name, "scanner")] > 1]):
         raise ScannerError(
             f"the scanners {' and '.join(twice[:2])} would be written to one file",
             remedy="give them names that differ in letters or digits",
             path=arguments.group_table,
         )
     if arguments.save_scanner:
-        check_outputs([_scanner_file(arguments, name) for name in found], [*paths, *_inputs(arguments)])
-    for name in found if arguments.save_scanner else ():
+        check_outputs([_scanner_file(arguments, name) for name in members], [*paths, *_inputs(arguments)])
+    for name in members if arguments.save_scanner else ():
         _mask_not_there(_scanner_file(arguments, name), arguments)
-    return found
+    return members
 
 
 def _scanner_file(arguments: argparse.Namespace, name: str) -> Path:
@@ -278,55 +342,6 @@ def _scanner_file(arguments: argparse.Namespace, name: str) -> Path:
 def _mask_not_there(file: Path, arguments: argparse.Namespace) -> None:
     if file.exists() and not arguments.overwrite:
         raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
-
-
-_PREPARED = ".prepared"
-
-
-@contextmanager
-def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
-    """A folder for prepared scans, so that each is prepared once; None if they would take too much of the disk.
-
-    A lock in it tells the next command that somebody works with it, see :func:`sweep_prepared`.
-    """
-    if kept_gb(largest(paths)) * len(paths) > _MOST_GB:
-        yield None
-        return
-    cache = out / _PREPARED / f"run-{secrets.token_hex(6)}"
-    try:
-        with locked(cache / "lock", optional=True):
-            yield cache
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
-        with suppress(OSError):  # another run's is still there
-            cache.parent.rmdir()
-
-
-def sweep_prepared(out: Path) -> Path | None:
-    """Remove prepared scans that killed runs have left: they are brains of patients.
-
-    Returns:
-        The folder they were in, None if nobody has left any. What a running command works with stays.
-    """
-    folder, swept = out / _PREPARED, False
-    for place in sorted(folder.glob("*")):
-        if place.name.startswith("run-"):
-            # Only the system knows whether the run is alive; without a lock it has only begun.
-            if not (place / "lock").exists():
-                continue
-            try:
-                with locked(place / "lock"):
-                    shutil.rmtree(place, ignore_errors=True)
-            except OutputError:
-                continue
-        elif place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place, ignore_errors=True)
-        else:
-            place.unlink(missing_ok=True)
-        swept = True
-    with suppress(OSError):
-        folder.rmdir()
-    return folder if swept else None
 
 
 def learnt_scanners(
@@ -380,148 +395,111 @@ def learnt_scanners(
     return scanner_of
 
 
-_EPILOG = """\
-Each scan comes back in its own space, with its own header, float32, in the target scanner's intensity units:
-  sub-01_T1w.nii.gz  ->  sub-01_desc-harmonized_T1w.nii.gz, .json (how it was made), .html (the report)
-                         sub-01_desc-brain_mask.nii.gz    (the brain that was found)
-  scan.nii.gz        ->  scan_desc-harmonized.nii.gz, ...
-
-The brain mask is the one given, or the scan's own if the skull is already removed, or found by a network inside
-the package. Outside the brain the same intensity curve is applied; where a scan is zero it stays zero.
-
-A DICOM file or a folder with DICOM (and no other image) is converted with dcm2niix, if that is installed
-('pip install blindharmony[dicom]'). The NIfTI file and its JSON are kept in DIR/converted, without patient name and
-dates; your files are left alone. Of several series, MR volumes count; those made from others (phase, projections,
-reformatted) and those not called T1 or MPRAGE are passed over if others are left. If several remain, they are listed.
-
-examples:
-  blindharmony harmonize sub-01_T1w.nii.gz --out out
-  blindharmony harmonize scan.mgz --mask brain.mgz --target mysite.safetensors --out out
-  blindharmony harmonize study/ --participant-label 01 02 --out out
-  blindharmony harmonize siteA/ --group --save-scanner siteA.json --out out
-  blindharmony harmonize new.nii.gz --scanner siteA.json --out out
-  blindharmony harmonize dicom/ --series 5 --out out
-  blindharmony harmonize study/ --group-table scanners.tsv --out out
-  blindharmony harmonize scan.nii.gz --mask-command "hd-bet -i {input} -o {output}" --out out
-"""
+# About 300 scans of 1 mm; a larger group is prepared again for each look, as with 'bids --scratch-gb'.
+_MOST_GB = 50
+_PREPARED = ".prepared"
 
 
-def add_parser(verbs: Any) -> None:
-    """Add this verb."""
-    p = verbs.add_parser(
-        "harmonize",
-        help="harmonize scans to a target scanner",
-        description="Harmonize scans of any scanner to a target scanner.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, BIDS study, DICOM")
-    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    p.add_argument("--target", default="ds002748", help="model file or included name (default: %(default)s)")
-    p.add_argument("--mask", type=Path, help="brain mask on the scan's grid (one scan only)")
-    p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
-    add_settings(p, CHOICES)
-    add_group_options(p)
-    add_dicom_options(p)
-    p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
-    p.add_argument("--suffix", default="T1w", help="BIDS suffix of the contrast (default: %(default)s)")
-    p.add_argument("--uncertainty", action="store_true", help="also write the error bar of every voxel")
-    p.add_argument("--no-report", action="store_true", help="write no HTML report")
-    p.add_argument("--viewer", action="store_true", help="also write a page to scroll through both volumes")
-    p.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
-    p.add_argument("--overwrite", action="store_true", help="replace existing results")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
-    p.set_defaults(run=run)
+@contextmanager
+def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
+    """A folder for prepared scans, so that each is prepared once; None if they would take too much of the disk.
+
+    A lock in it tells the next command that somebody works with it, see :func:`sweep_prepared`.
+    """
+    if kept_gb(largest(paths)) * len(paths) > _MOST_GB:
+        yield None
+        return
+    cache = out / _PREPARED / f"run-{secrets.token_hex(6)}"
+    try:
+        with locked(cache / "lock", optional=True):
+            yield cache
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+        with suppress(OSError):  # another run's is still there
+            cache.parent.rmdir()
 
 
-def run(arguments: argparse.Namespace, screen: Screen) -> int:
-    """Harmonize every scan; one that fails does not stop the others."""
-    settings = settings_of(arguments)
-    check_group(arguments, settings.method)
-    if left := sweep_prepared(arguments.out):
-        screen.problem(f"blindharmony: warning: prepared scans that a killed run had left in {left} are removed")
-    scans, unconverted = with_dicom_converted(arguments, screen)
-    paths, unfound = found_scans(scans, arguments.participant_label, arguments.suffix, screen)
-    missing = [*unconverted, *unfound]
-    _check(paths)
-    if arguments.save_scanner:
-        check_outputs([arguments.save_scanner] if arguments.group else [], [*paths, *_inputs(arguments)])
-    masks = given_masks(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
-    # Only now the slow imports: a typing error should answer at once.
-    from blindharmony.api import harmonize
-    from blindharmony.harmonization.scanner import ScannerModel
-    from blindharmony.models.file import load_target
+def sweep_prepared(out: Path) -> Path | None:
+    """Remove prepared scans that killed runs have left: they are brains of patients.
 
-    target = load_target(arguments.target)
-    outcomes = Outcomes(screen, json=arguments.json)
-    for problem in missing:
-        outcomes.fail(problem)
-    groups = groups_of(arguments, paths, screen)
-    if groups:
-        # A group takes a minute a scan before its first result would be refused.
-        for path in paths:
-            _not_there(arguments, path, masks)
-    elif arguments.scanner:
-        ScannerModel.load(arguments.scanner, target)
-    with prepared_scans(arguments.out, paths) if groups else nullcontext() as cache:
-        scanners = learnt_scanners(arguments, settings, groups, masks, target, cache, screen)
-        for index, path in enumerate(paths):
-            name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
-            screen.note(f"{name}: harmonizing to {target.info.name}")
+    Returns:
+        The folder they were in, None if nobody has left any. What a running command works with stays.
+    """
+    folder, swept = out / _PREPARED, False
+    for place in sorted(folder.glob("*")):
+        if place.name.startswith("run-"):
+            # Only the system knows whether the run is alive; without a lock it has only begun.
+            if not (place / "lock").exists():
+                continue
             try:
-                _not_there(arguments, path, masks)
-                with screen.progress(name) as stage:
-                    result = harmonize(
-                        path,
-                        target,
-                        settings,
-                        mask=masks.get(path),
-                        scanner=scanners.get(path, arguments.scanner),
-                        cache=cache,
-                        progress=stage,
-                    )
-                    stage("writing", 0.5)
-                    files = result.save(
-                        arguments.out,
-                        report=not arguments.no_report,
-                        viewer=arguments.viewer,
-                        uncertainty=arguments.uncertainty,
-                        overwrite=arguments.overwrite,
-                    )
-            except UsageError:
-                raise
-            except Exception as error:
-                if arguments.debug and not isinstance(error, BlindHarmonyError):
-                    raise
-                outcomes.fail(reportable(error, path), path)
-            else:
-                outcomes.done(path, result, files)
-                if arguments.uncertainty and result.estimate.error is None:
-                    screen.problem(
-                        f"{path.name}: warning: no error bar is written, this method or target does not know it"
-                    )
-    screen.failures(outcomes.failed, len(paths) + len(missing))
-    return outcomes.code
+                with locked(place / "lock"):
+                    shutil.rmtree(place, ignore_errors=True)
+            except OutputError:
+                continue
+        elif place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+        swept = True
+    with suppress(OSError):
+        folder.rmdir()
+    return folder if swept else None
 
 
-def _check(paths: list[Path]) -> None:
-    names = Counter(name for p in paths for name in result_names(p).values())
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise UsageError(
-            f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders"
-        )
+@dataclass
+class Outcomes:
+    """Says how each scan ended, as it ends.
+
+    Attributes:
+        screen: Where to.
+        json: Whether standard output gets JSON; problems go to standard error as words all the same.
+        failed: How many scans have failed.
+        code: Exit code so far.
+    """
+
+    screen: Screen
+    json: bool = False
+    failed: int = 0
+    code: int = 0
+
+    def done(self, path: Path, result: HarmonizeResult, files: Sequence[Path]) -> None:
+        """A scan is harmonized and written."""
+        seconds = sum(result.seconds.values())
+        if self.json:
+            self._line(
+                scan=path,
+                status="done",
+                result=files[0],
+                files=files,
+                verdict=result.verdict.level,
+                headline=result.verdict.headline,
+                warnings=result.warnings,
+                figures=result.figures,
+                seconds=round(seconds, 1),
+            )
+            return
+        self.screen.result(str(files[0]))
+        self.screen.note(f"{path.name}: {result.verdict.headline} ({seconds:.0f} s)")
+        for warning in result.warnings:
+            self.screen.problem(f"{path.name}: warning: {warning}")
+        for what, ending in (("viewer", ".viewer.html"), ("report", ".html")):
+            if file := next((f for f in files if f.name.endswith(ending)), None):
+                if what == "report" and file.name.endswith(".viewer.html"):
+                    continue
+                self.screen.note(f"{path.name}: {what} in {file}")
+
+    def fail(self, error: BlindHarmonyError, path: Path | None = None) -> None:
+        """A scan has no result."""
+        self.failed += 1
+        self.code = max(self.code, InternalError.exit_code if isinstance(error, InternalError) else 1)
+        self.screen.problem(f"blindharmony: {error}")
+        if self.json:
+            self._line(scan=path or error.path, status="failed", what=error.what, remedy=error.remedy)
+
+    def _line(self, **content: Any) -> None:
+        # One object a line, whatever the names: a reader may take line by line.
+        self.screen.result(json.dumps(content, default=_plain, allow_nan=False))
 
 
-def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:
-    """The files that options name."""
-    return [arguments.target, arguments.group_table, arguments.scanner, arguments.mask]
-
-
-def _not_there(arguments: argparse.Namespace, path: Path, masks: dict[Path, Path]) -> None:
-    """Notice an existing result before the work, not after it."""
-    places = [arguments.out / name for name in result_names(path).values()]
-    check_outputs(places, [*_inputs(arguments), path, masks.get(path)])
-    for file in places:
-        if file.exists() and not arguments.overwrite:
-            raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value.item()

@@ -41,13 +41,13 @@ class Verb(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and end the program if something is left over."""
-        found, unknown = super().parse_known_args(args, namespace)
+        arguments, unknown = super().parse_known_args(args, namespace)
         if unknown:
             word = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(word, self._option_string_actions, n=1)
             more = f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help"
             self.error(f"unknown: {unknown[0]}{more}")
-        return found, unknown
+        return arguments, unknown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -130,9 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        said = reportable(error)
-        screen.problem(f"blindharmony: {said}")
-        return said.exit_code
+        problem = reportable(error)
+        screen.problem(f"blindharmony: {problem}")
+        return problem.exit_code
 
 
 if __name__ == "__main__":

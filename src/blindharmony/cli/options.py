@@ -1,8 +1,9 @@
 """Options that several commands have, each declared once.
 
-Settings of a harmonization are options because they are fields of :class:`~blindharmony.settings.HarmonizeSettings`
-(:func:`add_settings`, :func:`settings_of`); then numbers, refused where they make no sense before any work begins; then
-the scans and masks that are named.
+Those that mean the same everywhere, such as ``--target`` (:func:`add_shared`); choices and numbers of a harmonization
+or a training, which are the fields of their settings (:func:`add_settings`, :func:`settings_of`); the scans and masks
+that they name (:func:`scans_named`, :func:`masks_named`); and kinds of numbers, which are refused where they make no
+sense before any work begins.
 """
 
 from __future__ import annotations
@@ -11,15 +12,42 @@ import argparse
 import json
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from blindharmony.cli.console import Screen
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.files import parse_json, read_text
 from blindharmony.io.bids import Listing, find_masks, joined, list_scans
-from blindharmony.settings import CHOICES, METHODS, HarmonizeSettings
+from blindharmony.settings import METHODS, HarmonizeSettings, Settings, SettingsGroup, TrainSettings
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "--target": {"default": "ds002748", "help": "model file or included name (default: %(default)s)"},
+    "--mask": {"type": Path, "help": "brain mask on the scan's grid (one scan only)"},
+    "--mask-dir": {"type": Path, "metavar": "DIR", "help": "derivatives with a desc-brain mask of every scan"},
+    "--participant-label": {"nargs": "+", "metavar": "LABEL", "help": "BIDS subjects, with or without sub-"},
+    "--suffix": {"default": "T1w", "help": "BIDS suffix of the contrast (default: %(default)s)"},
+    "--viewer": {"action": "store_true", "help": "also write a page to scroll through both volumes"},
+    "--uncertainty": {"action": "store_true", "help": "also write the error bar of every voxel"},
+    "--quiet": {"action": "store_true", "help": "print only results and problems"},
+}
+
+
+def add_shared(p: Any, *options: str) -> None:
+    """Options that mean the same in every command; those of two words are written with dashes or underscores.
+
+    Args:
+        p: A parser or a group of its options.
+        options: Names, such as ``--target``.
+    """
+    for option in options:
+        names = ("-q", option) if option == "--quiet" else tuple(dict.fromkeys(both(option)))
+        p.add_argument(*names, **_SHARED[option])
 
 
 def both(option: str) -> tuple[str, ...]:
@@ -32,55 +60,80 @@ def both(option: str) -> tuple[str, ...]:
     return option, "--" + option[2:].replace("-", "_")
 
 
-def add_settings(p: Any, choices: Sequence[str], *, underscores: bool = False) -> None:
-    """Options for choices of :class:`~blindharmony.settings.HarmonizeSettings`, and ``--set`` and ``--config``.
+def choices_of(model: type[Settings]) -> tuple[str, ...]:
+    """Fields of settings that are choices and so options; the others are groups of numbers, for ``--set``."""
+    return tuple(k for k, field in model.model_fields.items() if not isinstance(field.default, SettingsGroup))
+
+
+def add_settings(
+    p: Any, choices: Sequence[str], model: type[Settings] = HarmonizeSettings, *, underscores: bool = False
+) -> None:
+    """Options for choices of settings, and ``--set`` and ``--config``.
 
     Name, kind, default and help are those of the field. What is not given is None, so that a file of settings counts.
 
     Args:
         p: A parser or a group of its options.
         choices: Fields.
+        model: Whose fields they are.
         underscores: Whether the options may be written with underscores too, as BIDS apps are.
     """
     for name in choices:
-        field = HarmonizeSettings.model_fields[name]
-        words = (field.description or "").removesuffix(".")
-        text, option = words[0].lower() + words[1:], "--" + name.replace("_", "-")
-        how: dict[str, Any] = {"dest": name, "default": None, "help": text}
+        field = model.model_fields[name]
+        text = (field.description or "").removesuffix(".").replace("%", "%%")
+        # An abbreviation stays as it is.
+        text = text if text[:2].isupper() else text[0].lower() + text[1:]
+        option, how = "--" + name.replace("_", "-"), dict[str, Any](dest=name, default=None, help=text)
         if field.default is True:
-            option, how["action"], how["const"] = "--no-" + option[2:], "store_const", False
-            how["help"] = f"do not {text}"
+            option = "--no-" + option[2:]
+            how |= {"action": "store_const", "const": False, "help": f"do not {text}"}
         elif field.default is False:
             how |= {"action": "store_const", "const": True}
         else:
-            how["metavar"] = _METAVARS[name]
-            how["type"] = whole if isinstance(field.default, int) else str
-            if field.default is not None and "default" not in text:
-                how["help"] = f"{text} (default: {field.default})"
-            if name == "method":
-                how["choices"] = METHODS
+            how |= _kind(name, field)
+            if field.default not in (None, "") and "default" not in text:
+                how["help"] += (
+                    f" (default: {field.default:g})"
+                    if isinstance(field.default, float)
+                    else (f" (default: {field.default})")
+                )
         p.add_argument(*(dict.fromkeys(both(option)) if underscores else (option,)), **how)
     p.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="GROUP.NAME=VALUE",
-        help="change a number of the method, such as curve.degree=1 (repeatable; the reference lists them)",
+        help=f"change a number, such as {_EXAMPLE[model]} (repeatable; the Python reference lists them)",
     )
     p.add_argument("--config", type=Path, metavar="FILE", help="settings in a JSON or TOML file; options come after it")
 
 
-_METAVARS = {"method": "NAME", "seed": "N", "device": "NAME", "mask_command": "CMD"}
+_METAVARS = {"method": "NAME", "device": "NAME", "name": "NAME", "mask_command": "CMD", "suffix": "SUFFIX"}
+_EXAMPLE: dict[type[Settings], str] = {HarmonizeSettings: "curve.degree=1", TrainSettings: "flow_fit.rate=0.001"}
 
 
-def settings_of(arguments: argparse.Namespace) -> HarmonizeSettings:
+def _kind(name: str, field: FieldInfo) -> dict[str, Any]:
+    """What reads the field's value from the command line, and what stands for it in help."""
+    if name == "method":
+        return {"choices": METHODS, "metavar": _METAVARS[name]}
+    if get_origin(field.annotation) is Literal:
+        return {"choices": get_args(field.annotation)}
+    number: Callable[[str], float] | None = None
+    if "float" in str(field.annotation):
+        number = amount
+    elif "int" in str(field.annotation):
+        number = whole if isinstance(field.default, int) else count
+    return {"type": number or str, "metavar": "N" if number else _METAVARS.get(name, "TEXT")}
+
+
+def settings_of(arguments: argparse.Namespace, model: type[AnySettings]) -> AnySettings:
     """The settings that a command line asks for: those of ``--config``, then ``--set``, then the options.
 
     Raises:
         UsageError: If there is no such setting, or a value makes no sense.
         InputError: If the file cannot be read.
     """
-    settings = HarmonizeSettings()
+    settings = model()
     if arguments.config:
         try:
             settings = settings.updated(**_read_config(arguments.config))
@@ -89,12 +142,12 @@ def settings_of(arguments: argparse.Namespace) -> HarmonizeSettings:
     for words in arguments.set:
         name, equals, text = words.partition("=")
         if not equals or not name:
-            raise UsageError(f"--set {words} is no NAME=VALUE", remedy="write --set curve.degree=1, for example")
-        group, dot, number = name.strip().partition(".")
+            raise UsageError(f"--set {words} is no NAME=VALUE", remedy=f"write --set {_EXAMPLE[model]}, for example")
+        group, dot, number = name.strip().replace("-", "_").partition(".")
         value = _value(text.strip())
         settings = settings.updated(**{group: {number: value} if dot else value})
-    given = {name: getattr(arguments, name, None) for name in CHOICES}
-    return settings.updated(**{name: value for name, value in given.items() if value is not None})
+    options = {name: getattr(arguments, name, None) for name in choices_of(model)}
+    return settings.updated(**{name: value for name, value in options.items() if value is not None})
 
 
 def _value(text: str) -> Any:
@@ -119,6 +172,58 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError("these are no settings", remedy='write a table, such as {"curve": {"degree": 1}}')
     return content
+
+
+def scans_named(
+    items: Sequence[str | Path], labels: list[str] | None, suffix: str, screen: Screen
+) -> tuple[list[Path], list[NothingFoundError]]:
+    """The scans, and inputs that hold none; it is an error only if no input holds any. What is passed over is said.
+
+    Args:
+        items: Files, folders or BIDS studies.
+        labels: BIDS subjects, all if None.
+        suffix: Last word of BIDS names.
+        screen: Where to say what is passed over.
+
+    Raises:
+        NothingFoundError: If there is no scan at all.
+    """
+    listings: list[Listing] = []
+    missing: list[NothingFoundError] = []
+    if labels or len(items) == 1:
+        listings.append(list_scans(items, participant_labels=labels, suffix=suffix))
+    else:
+        for item in items:
+            try:
+                listings.append(list_scans([item], suffix=suffix))
+            except NothingFoundError as error:
+                missing.append(error)
+    listing = joined(listings)
+    if not listing.scans:
+        raise missing[0]
+    for line in listing.lines():
+        screen.problem(f"blindharmony: warning: {line}")
+    return list(listing.scans), missing
+
+
+def masks_named(
+    mask: Path | None, folder: Path | None, paths: list[Path], *, command: str | None = None
+) -> dict[Path, Path]:
+    """The brain masks of scans that were given one, by ``--mask`` or ``--mask-dir``.
+
+    Raises:
+        InputError: If there is no such file, or a scan has no mask in the folder and no ``command`` makes one.
+        UsageError: If one mask is given for several scans, or both options.
+    """
+    if mask is None:
+        return find_masks(paths, folder, command=command)
+    if folder is not None:
+        raise UsageError("--mask and --mask-dir exclude each other", remedy="use one of them")
+    if not mask.exists():
+        raise InputError("no such mask", remedy="check the path", path=mask)
+    if len(paths) != 1:
+        raise UsageError("--mask goes with one scan", remedy="give one scan with it, or leave --mask out")
+    return {paths[0]: mask}
 
 
 def whole(text: str) -> int:
@@ -188,55 +293,3 @@ def _finite(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def found_scans(
-    items: Sequence[str | Path], labels: list[str] | None, suffix: str, screen: Screen
-) -> tuple[list[Path], list[NothingFoundError]]:
-    """The scans, and inputs that hold none; it is an error only if no input holds any. What is passed over is said.
-
-    Args:
-        items: Files, folders or BIDS studies.
-        labels: BIDS subjects, all if None.
-        suffix: Last word of BIDS names.
-        screen: Where to say what is passed over.
-
-    Raises:
-        NothingFoundError: If there is no scan at all.
-    """
-    listings: list[Listing] = []
-    missing: list[NothingFoundError] = []
-    if labels or len(items) == 1:
-        listings.append(list_scans(items, participant_labels=labels, suffix=suffix))
-    else:
-        for item in items:
-            try:
-                listings.append(list_scans([item], suffix=suffix))
-            except NothingFoundError as error:
-                missing.append(error)
-    listing = joined(listings)
-    if not listing.scans:
-        raise missing[0]
-    for line in listing.lines():
-        screen.problem(f"blindharmony: warning: {line}")
-    return list(listing.scans), missing
-
-
-def given_masks(
-    mask: Path | None, folder: Path | None, paths: list[Path], *, command: str | None = None
-) -> dict[Path, Path]:
-    """The brain masks of scans that were given one, by ``--mask`` or ``--mask-dir``.
-
-    Raises:
-        InputError: If there is no such file, or a scan has no mask in the folder and no ``command`` makes one.
-        UsageError: If one mask is given for several scans, or both options.
-    """
-    if mask is None:
-        return find_masks(paths, folder, command=command)
-    if folder is not None:
-        raise UsageError("--mask and --mask-dir exclude each other", remedy="use one of them")
-    if not mask.exists():
-        raise InputError("no such mask", remedy="check the path", path=mask)
-    if len(paths) != 1:
-        raise UsageError("--mask goes with one scan", remedy="give one scan with it, or leave --mask out")
-    return {paths[0]: mask}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
+from blindharmony.cli.options import add_shared
 from blindharmony.errors import OutputError
 
 _EPILOG = """\
@@ -42,7 +43,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--mask-command", metavar="CMD", help="that of the first run: no file is trusted to start a program")
     p.add_argument("--device", help="another device than that of the first run")
     p.add_argument("--overwrite", action="store_true", help="replace results in --out")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    add_shared(p, "--quiet")
     p.set_defaults(run=run)
 
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     with ExitStack() as stack:
         out = arguments.out or Path(stack.enter_context(_temporary()))
         stage = stack.enter_context(screen.progress(arguments.sidecar.name))
-        found = rerun(
+        repeated = rerun(
             arguments.sidecar,
             out,
             inputs=arguments.inputs,
@@ -63,11 +64,11 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             overwrite=arguments.overwrite,
             progress=stage,
         )
-    for name, equal in found.equal.items():
+    for name, equal in repeated.equal.items():
         screen.result(f"{'equal    ' if equal else 'NOT EQUAL'}  {name}")
-    for change in found.changed:
+    for change in repeated.changed:
         screen.problem(f"blindharmony: warning: {change}")
-    if all(found.equal.values()):
+    if all(repeated.equal.values()):
         screen.note("every file has the bytes of the first run")
         return 0
     screen.problem("blindharmony: the bytes are not those of the first run")

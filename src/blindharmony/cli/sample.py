@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.options import given_masks, whole
+from blindharmony.cli.options import add_shared, masks_named, whole
 from blindharmony.errors import InputError
 
 _EPILOG = """\
@@ -46,13 +46,13 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--scan", type=Path, help="a scan whose fine details are drawn anew, level by level")
     p.add_argument("--mask", type=Path, help="brain mask on that scan's grid")
     p.add_argument("--overwrite", action="store_true", help="replace existing results")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    add_shared(p, "--quiet")
     p.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Draw, write, and say where to look."""
-    given_masks(arguments.mask, None, [] if arguments.scan is None else [arguments.scan])
+    masks_named(arguments.mask, None, [] if arguments.scan is None else [arguments.scan])
     if arguments.scan is not None and not arguments.scan.exists():
         raise InputError("no such scan", remedy="check the path", path=arguments.scan)
     from blindharmony.sampling import sample

@@ -8,16 +8,14 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
-
-from pydantic.fields import FieldInfo
+from typing import Any
 
 from blindharmony.cli.console import Screen, Stage
-from blindharmony.cli.options import amount, count, whole
+from blindharmony.cli.options import add_settings, add_shared, choices_of, settings_of
 from blindharmony.errors import UsageError
 from blindharmony.files import check_outputs
 from blindharmony.io.bids import list_scans
-from blindharmony.settings import SettingsGroup, TrainSettings
+from blindharmony.settings import TrainSettings
 
 _EPILOG = """\
 Give about 20 scans of one scanner and protocol; five, of three people, are the least. Every fifth person (four at
@@ -39,14 +37,10 @@ examples:
 """
 
 
-# Choices of the settings are options; groups of numbers are reached by --set.
-_CHOICES = {k: v for k, v in TrainSettings.model_fields.items() if not isinstance(v.default, SettingsGroup)}
 # What the model's card says of itself decides no number of the model.
 _CARD = ("name", "data", "licence")
 # Options that say which data are used and decide the model too.
 _DATA = ("participant_label", "held_out", "mask_dir")
-_SWITCHED_OFF = {"restorer": "train no restorer: curves only, no refinement"}
-_METAVARS = {"mask_command": "CMD", "licence": "TEXT", "data": "TEXT", "name": "NAME", "suffix": "SUFFIX"}
 
 
 def add_parser(verbs: Any) -> None:
@@ -60,19 +54,10 @@ def add_parser(verbs: Any) -> None:
     )
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or a BIDS study")
     p.add_argument("--out", required=True, type=Path, metavar="TARGET", help="model file, e.g. mysite.safetensors")
-    p.add_argument("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="BIDS subjects")
+    add_shared(p, "--participant-label")
     p.add_argument("--held-out", nargs="+", metavar="LABEL", help="subjects (or file names) that teach no network")
-    p.add_argument("--mask-dir", type=Path, metavar="DIR", help="derivatives with a desc-brain mask of every scan")
-    for name in _CHOICES:
-        _add_choice(p, name)
-    p.add_argument(
-        "--set",
-        dest="numbers",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="a number of the training, e.g. flow_fit.rate=0.001, repeatable; the Python reference lists them",
-    )
+    add_shared(p, "--mask-dir")
+    add_settings(p, choices_of(TrainSettings), TrainSettings)
     p.add_argument(
         "--note",
         nargs=2,
@@ -84,57 +69,20 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     p.add_argument("--overwrite", action="store_true", help="replace an existing model")
     p.add_argument("--json", action="store_true", help="for machines: progress and result as JSON, an object a line")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    add_shared(p, "--quiet")
     p.set_defaults(run=run)
 
 
-def _add_choice(parser: argparse.ArgumentParser, name: str) -> None:
-    """One choice of the settings as an option; it stands in the arguments only if it was given."""
-    field = _CHOICES[name]
-    text = str(field.description).rstrip(".").replace("%", "%%")
-    option, more = name.replace("_", "-"), dict[str, Any](dest=name, default=argparse.SUPPRESS)
-    if field.annotation is bool:
-        parser.add_argument(f"--no-{option}", action="store_false", help=_SWITCHED_OFF[name], **more)
-        return
-    if field.default not in (None, ""):
-        text += f" (default: {field.default:g})" if isinstance(field.default, float) else f" (default: {field.default})"
-    if get_origin(field.annotation) is Literal:
-        parser.add_argument(f"--{option}", choices=get_args(field.annotation), help=text, **more)
-    elif (kind := _number(field)) is not None:
-        parser.add_argument(f"--{option}", type=kind, metavar="N", help=text, **more)
-    else:
-        parser.add_argument(f"--{option}", metavar=_METAVARS.get(name, "TEXT"), help=text, **more)
-
-
-def _number(field: FieldInfo) -> Callable[[str], float] | None:
-    """What reads the field's value from the command line, None if it is no number."""
-    kinds = str(field.annotation)
-    if "float" in kinds:
-        return amount
-    return None if "int" not in kinds else whole if isinstance(field.default, int) else count
-
-
-def settings_of(arguments: argparse.Namespace) -> TrainSettings:
+def training_settings(arguments: argparse.Namespace) -> TrainSettings:
     """The settings that options ask for.
 
     Raises:
-        UsageError: If a number that is set is unknown or makes no sense, or two options exclude each other.
+        UsageError: If a setting is unknown or makes no sense, or two options exclude each other.
+        InputError: If a file of settings cannot be read.
     """
-    choices = {name: getattr(arguments, name) for name in _CHOICES if hasattr(arguments, name)}
-    if not choices.get("restorer", True) and "restorer_steps" in choices:
+    if arguments.restorer is False and arguments.restorer_steps is not None:
         raise UsageError("--restorer-steps and --no-restorer exclude each other", remedy="use one of them")
-    settings = TrainSettings().updated(**choices)
-    for text in arguments.numbers:
-        path, equals, value = text.partition("=")
-        group, dot, name = path.partition(".")
-        if not (equals and dot):
-            raise UsageError(f"--set {text} is no GROUP.NAME=VALUE", remedy="write it as flow_fit.rate=0.001")
-        try:
-            number = json.loads(value)
-        except ValueError:
-            number = value
-        settings = settings.updated(**{group.replace("-", "_"): {name.replace("-", "_"): number}})
-    return settings
+    return settings_of(arguments, TrainSettings)
 
 
 def recipe(arguments: argparse.Namespace) -> str:
@@ -143,13 +91,15 @@ def recipe(arguments: argparse.Namespace) -> str:
     Example:
         >>> parser = argparse.ArgumentParser()
         >>> add_parser(parser.add_subparsers())
-        >>> recipe(parser.parse_args(["train", "x/site A", "--steps", "5", "--out", "x/a.safetensors", "--resume"]))
-        "blindharmony train 'site A' --steps 5 --out a.safetensors"
+        >>> words = ["--steps", "5", "--set", "flow_fit.patch=16", "--out", "x/a.safetensors", "--resume"]
+        >>> recipe(parser.parse_args(["train", "x/site A", *words]))
+        "blindharmony train 'site A' --steps 5 --set flow_fit.patch=16 --out a.safetensors"
     """
     words = ["blindharmony", "train", *(Path(name).resolve().name for name in arguments.inputs)]
-    choices = settings_of(arguments).differences()
+    settings = training_settings(arguments)
+    choices = {name: value for name, value in settings.differences().items() if name not in settings.groups()}
     options: dict[str, Any] = {name: getattr(arguments, name) for name in _DATA}
-    options |= {name: choices[name] for name in _CHOICES if name in choices and name not in _CARD}
+    options |= {name: value for name, value in choices.items() if name not in _CARD}
     for name, value in options.items():
         if value is None:
             continue
@@ -159,14 +109,14 @@ def recipe(arguments: argparse.Namespace) -> str:
             continue
         values = value if isinstance(value, list) else [value.resolve().name if isinstance(value, Path) else value]
         words += [f"--{option}", *map(str, values)]
-    for text in arguments.numbers:
-        words += ["--set", text]
+    for group, numbers in settings.groups().items():
+        words += [word for name, value in numbers.items() for word in ("--set", f"{group}.{name}={json.dumps(value)}")]
     return shlex.join([*words, "--out", arguments.out.name])
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Train and say what came out."""
-    settings = settings_of(arguments)
+    settings = training_settings(arguments)
     listing = list_scans(arguments.inputs, participant_labels=arguments.participant_label, suffix=settings.suffix)
     from blindharmony.training.loop import Compute
     from blindharmony.training.page import write_training_page
@@ -231,10 +181,10 @@ def duration(seconds: float) -> str:
         >>> duration(42), duration(754), duration(7300)
         ('42 s', '12 min 34 s', '2 h 1 min')
     """
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, left = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
 
 
 class TrainingScreen:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
+from blindharmony.cli.options import add_shared
 
 _EPILOG = """\
 The page holds both volumes, cut to the brain and rounded to what a screen can show: one file of 5 to 25 MB that opens
@@ -38,7 +39,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--out", type=Path, metavar="FILE", help="the page (default: beside RESULT)")
     p.add_argument("--open", action="store_true", help="open it in the browser")
     p.add_argument("--overwrite", action="store_true", help="replace an existing page")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only results and problems")
+    add_shared(p, "--quiet")
     p.set_defaults(run=run)
 
 

@@ -1,8 +1,12 @@
-"""The published iteration, slice by slice.
+r"""The published BlindHarmony iteration: slice by slice, by turns in image space and in the flow's latent space.
 
-The brain's axial slices, taken out of a volume for the slice flow and put back.
+.. math:: \hat z = \arg\min_z D(f^{-1}(z), x_s) + \alpha\lVert z\rVert^2
 
-Harmonize slice by slice, by turns in image space and latent space: the published method.
+:func:`harmonize_latent` starts from the target's mean image and lowers the distance D to the source and the length of
+the latent in turns. It sees the brain's axial slices through a :class:`SliceWindow`; slices with little brain, at both
+ends, get the brightness of the nearest one that was harmonized (:func:`fill_ends`).
+
+Source: Jeong et al. 2023 (BlindHarmony), section 3; the program released with it (August 2023).
 """
 
 from __future__ import annotations
@@ -30,6 +34,149 @@ from blindharmony.settings import PublishedSettings
 CEILING = 2.0
 #: Slices with a smaller share of brain are not trained on, nor harmonized.
 LEAST_BRAIN = 0.05
+
+
+_MEANS = ("ncc", "non_edge", "z2", "objective")
+
+
+def harmonize_latent(
+    image: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    target: Target,
+    settings: PublishedSettings = PublishedSettings(),
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Estimate:
+    r"""Find the image near the centre of the flow's latent space that still shows the source's head.
+
+    .. math:: \hat z = \arg\min_z D(f^{-1}(z), x_s) + \alpha\lVert z\rVert^2
+
+    From the mean target image, each turn steps down the gradient of D, adds dequantisation noise, and shrinks
+    the latent: :math:`z = f(x),\ z \leftarrow (1-\alpha) z,\ x = f^{-1}(z)`. A slice whose latent or image is
+    not finite keeps its un-flowed image for that turn.
+
+    Named deviations, also with :meth:`PublishedSettings.published`: what lies outside the brain stays zero; the
+    fallback keeps single slices, not batches; the mean slice is the one at the same height;
+    slices with under 5 % brain take the brightness of their neighbour.
+
+    Source: Jeong et al. 2023 (BlindHarmony), section 3; the settings of the published program.
+
+    Args:
+        image: The source on the template grid, flow units, ``(X, Y, Z)``.
+        mask: Its brain.
+        target: A model with a slice flow.
+        settings: Numbers.
+        device: Where to compute.
+        seed: Of the dequantisation noise.
+        progress: Called with turns done and turns in all.
+
+    Returns:
+        The image. Its trace has, for each turn, means over slices of ``objective``, ``ncc``, ``non_edge`` and
+        ``z2`` = ‖z‖², the relative ``change`` of the volume, and the ``flow_share`` of the way gone.
+
+    Raises:
+        UsageError: If the target has no slice flow.
+        InputError: If the image is not finite or not of the mask's shape, or no slice shows enough brain.
+    """
+    if target.slices is None:
+        remedy = "choose another method or target"
+        raise UsageError(f"the target '{target.info.name}' has no slice flow", remedy=remedy)
+    if image.shape != mask.shape or not np.isfinite(image[mask]).all():
+        raise InputError("the image is not finite or not as large as its mask", remedy="prepare it first")
+    window = SliceWindow.around(mask, target.slices.spec.factor)
+    brain = window.cut(mask).to(device)
+    source = window.cut(np.where(mask, image, 0)).to(device)
+    start = start_slices(target.mean_image, window, source, brain)
+    unit = start.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(start.dtype).tiny)
+    if settings.scale == "volume":
+        unit = torch.full_like(unit, CEILING)
+    x = (start / unit).clamp(0, 1)
+    trace = []
+    with on_device(target.slices, device) as flow:
+        turns = _Turns(source, brain, flow, settings, seed)
+        for turn in range(settings.iterations):
+            x, entry = turns.take(x)
+            trace.append(entry)
+            if progress is not None:
+                progress(turn + 1, settings.iterations)
+    result = fill_ends(window.paste(x * unit), image, mask, window.heights)
+    warnings = []
+    if turns.failed:
+        warnings.append(f"{turns.failed} passes of a slice through the flow failed")
+    size = f"{window.rows[1]}x{window.columns[1]}"
+    figures: dict[str, float | str] = {"slices": len(window.heights), "window": size, "failed": turns.failed}
+    return Estimate(image=result, trace=trace, figures=figures, warnings=warnings)
+
+
+class _Turns:
+    """Turns of the iteration over all slices, batch by batch; it counts passes through the flow that failed."""
+
+    def __init__(
+        self, source: Tensor, brain: Tensor, flow: MultiScaleFlow, settings: PublishedSettings, seed: int
+    ) -> None:
+        self.source, self.brain, self.settings, self.failed = source, brain, settings, 0
+        self.flow = flow
+        # 1 means that nobody said; 12 bits, as published.
+        self.levels = flow.spec.grey_levels if flow.spec.grey_levels > 1 else 2**12
+        self.correlation = ncc if settings.correlation == "ncc" else cosine
+        within = brain if settings.flat_in == "brain" else None
+        self.flat = non_edge_mask(source, settings.flat_quantile, within, dark_share=settings.dark_share)
+        self.generator = torch.Generator(source.device).manual_seed(seed)
+
+    def take(self, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+        size = self.settings.batch
+        parts = [self._batch(x[i : i + size], i) for i in range(0, len(x), size)]
+        new = torch.cat([part[0] for part in parts])
+        *means, step, flowed = torch.stack([part[1] for part in parts]).sum(0).tolist()
+        entry = {name: mean / len(x) for name, mean in zip(_MEANS, means, strict=True)}
+        entry["change"] = float((new - x).norm() / x.norm())
+        entry["flow_share"] = flowed**0.5 / max(step**0.5 + flowed**0.5, 1e-30)
+        return new, entry
+
+    def _batch(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        here = slice(first, first + len(x))
+        source, brain, flat = self.source[here], self.brain[here], self.flat[here]
+        # A step along the correlation goes β₁/‖x‖² of the way to the source: at most all of it.
+        compared = centred(x, brain) if self.settings.correlation == "ncc" else x
+        beta1 = (compared * brain).square().flatten(1).sum(1).clamp_max(self.settings.beta1)
+        beta2 = self.settings.beta2
+        with torch.enable_grad():
+            y = x.detach().requires_grad_()
+            d = distance(y, source, flat, beta1, beta2, mask=brain, correlation=self.correlation)
+            (slope,) = torch.autograd.grad(d.sum(), y)
+        moved = ((x - slope) * brain).clamp(0, 1)
+        with torch.no_grad():
+            flowed, z2 = self._through_flow(moved)
+            new = flowed * brain
+            d = distance(new, source, flat, beta1, beta2, mask=brain, correlation=self.correlation)
+            numbers = [
+                ncc(new, source, brain),
+                non_edge_l1(new, flat),
+                z2,
+                d + self.settings.alpha * z2,
+                (moved - x).square().flatten(1).sum(1),
+                (new - moved).square().flatten(1).sum(1),
+            ]
+        return new, torch.stack([n.sum() for n in numbers])
+
+    def _through_flow(self, moved: Tensor) -> tuple[Tensor, Tensor]:
+        noisy = dequantise(moved, self.levels, generator=self.generator)
+        keep, space = 1 - self.settings.alpha, tuple(noisy.shape[2:])
+        if self.settings.flow_identity:
+            z = keep * noisy.flatten(1)
+            image = z.view_as(noisy)
+        else:
+            z = keep * self.flow.latent_flat(self.flow.to_latent(noisy)[0])
+            # The flow refuses what is not finite; one bad slice must not stop the rest.
+            bad = ~z.isfinite().all(1)
+            z = torch.where(bad[:, None], 0.0, z)
+            image = self.flow.to_image(self.flow.unflatten(z, space))[0]
+            bad |= ~(image.abs() <= self.settings.largest).flatten(1).all(1)
+            self.failed += int(bad.sum())
+            image = torch.where(bad.view(-1, 1, 1, 1), moved, image)
+        return quantise(image.clamp(0, 1), self.levels), z.square().sum(1)
 
 
 @dataclass(frozen=True)
@@ -152,151 +299,10 @@ def fill_ends(
     filled = np.where(mask, result, 0.0).astype(np.float32)
     for z in set(np.flatnonzero(mask.any(axis=(0, 1))).tolist()) - set(heights):
         near = min(heights, key=lambda h: abs(h - z))
-        known = mask[:, :, near]
-        x, y = source[:, :, near][known].astype(float), filled[:, :, near][known].astype(float)
+        brain = mask[:, :, near]
+        x, y = source[:, :, near][brain].astype(float), filled[:, :, near][brain].astype(float)
         x_mean, y_mean = x.mean(), y.mean()
         gain = ((x - x_mean) * (y - y_mean)).sum() / max(((x - x_mean) ** 2).sum(), np.finfo(float).tiny)
         here = mask[:, :, z]
         filled[:, :, z][here] = np.maximum(y_mean + gain * (source[:, :, z][here] - x_mean), 0)
     return filled
-
-
-_MEANS = ("ncc", "non_edge", "z2", "objective")
-
-
-def harmonize_latent(
-    image: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-    target: Target,
-    settings: PublishedSettings = PublishedSettings(),
-    *,
-    device: str = "cpu",
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Estimate:
-    r"""Find the image near the centre of the flow's latent space that still shows the source's head.
-
-    .. math:: \hat z = \arg\min_z D(f^{-1}(z), x_s) + \alpha\lVert z\rVert^2
-
-    From the mean target image, each turn steps down the gradient of D, adds dequantisation noise, and shrinks
-    the latent: :math:`z = f(x),\ z \leftarrow (1-\alpha) z,\ x = f^{-1}(z)`. A slice whose latent or image is
-    not finite keeps its un-flowed image for that turn.
-
-    Named deviations, also with :meth:`PublishedSettings.published`: what lies outside the brain stays zero; the
-    fallback keeps single slices, not batches; the mean slice is the one at the same height;
-    slices with under 5 % brain take the brightness of their neighbour.
-
-    Source: Jeong et al. 2023 (BlindHarmony), section 3; the settings of the published program.
-
-    Args:
-        image: The source on the template grid, flow units, ``(X, Y, Z)``.
-        mask: Its brain.
-        target: A model with a slice flow.
-        settings: Numbers.
-        device: Where to compute.
-        seed: Of the dequantisation noise.
-        progress: Called with turns done and turns in all.
-
-    Returns:
-        The image. Its trace has, for each turn, means over slices of ``objective``, ``ncc``, ``non_edge`` and
-        ``z2`` = ‖z‖², the relative ``change`` of the volume, and the ``flow_share`` of the way gone.
-
-    Raises:
-        UsageError: If the target has no slice flow.
-        InputError: If the image is not finite or not of the mask's shape, or no slice shows enough brain.
-    """
-    if target.slices is None:
-        remedy = "choose another method or target"
-        raise UsageError(f"the target '{target.info.name}' has no slice flow", remedy=remedy)
-    if image.shape != mask.shape or not np.isfinite(image[mask]).all():
-        raise InputError("the image is not finite or not as large as its mask", remedy="prepare it first")
-    window = SliceWindow.around(mask, target.slices.spec.factor)
-    brain = window.cut(mask).to(device)
-    source = window.cut(np.where(mask, image, 0)).to(device)
-    start = start_slices(target.mean_image, window, source, brain)
-    unit = start.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(start.dtype).tiny)
-    if settings.scale == "volume":
-        unit = torch.full_like(unit, CEILING)
-    x = (start / unit).clamp(0, 1)
-    trace = []
-    with on_device(target.slices, device) as flow:
-        turns = _Turns(source, brain, flow, settings, seed)
-        for turn in range(settings.iterations):
-            x, entry = turns.take(x)
-            trace.append(entry)
-            if progress is not None:
-                progress(turn + 1, settings.iterations)
-    result = fill_ends(window.paste(x * unit), image, mask, window.heights)
-    warnings = []
-    if turns.failed:
-        warnings.append(f"{turns.failed} passes of a slice through the flow failed")
-    size = f"{window.rows[1]}x{window.columns[1]}"
-    figures: dict[str, float | str] = {"slices": len(window.heights), "window": size, "failed": turns.failed}
-    return Estimate(image=result, trace=trace, figures=figures, warnings=warnings)
-
-
-class _Turns:
-    def __init__(
-        self, source: Tensor, brain: Tensor, flow: MultiScaleFlow, settings: PublishedSettings, seed: int
-    ) -> None:
-        self.source, self.brain, self.settings, self.failed = source, brain, settings, 0
-        self.flow = flow
-        # 1 means that nobody said; 12 bits, as published.
-        self.levels = flow.spec.grey_levels if flow.spec.grey_levels > 1 else 2**12
-        self.correlation = ncc if settings.correlation == "ncc" else cosine
-        within = brain if settings.flat_in == "brain" else None
-        self.flat = non_edge_mask(source, settings.flat_quantile, within, dark_share=settings.dark_share)
-        self.generator = torch.Generator(source.device).manual_seed(seed)
-
-    def take(self, x: Tensor) -> tuple[Tensor, dict[str, float]]:
-        size = self.settings.batch
-        parts = [self._batch(x[i : i + size], i) for i in range(0, len(x), size)]
-        new = torch.cat([part[0] for part in parts])
-        *means, step, flowed = torch.stack([part[1] for part in parts]).sum(0).tolist()
-        entry = {name: mean / len(x) for name, mean in zip(_MEANS, means, strict=True)}
-        entry["change"] = float((new - x).norm() / x.norm())
-        entry["flow_share"] = flowed**0.5 / max(step**0.5 + flowed**0.5, 1e-30)
-        return new, entry
-
-    def _batch(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        here = slice(first, first + len(x))
-        source, brain, flat = self.source[here], self.brain[here], self.flat[here]
-        # A step along the correlation goes β₁/‖x‖² of the way to the source: at most all of it.
-        seen = centred(x, brain) if self.settings.correlation == "ncc" else x
-        beta1 = (seen * brain).square().flatten(1).sum(1).clamp_max(self.settings.beta1)
-        beta2 = self.settings.beta2
-        with torch.enable_grad():
-            y = x.detach().requires_grad_()
-            d = distance(y, source, flat, beta1, beta2, mask=brain, correlation=self.correlation)
-            (slope,) = torch.autograd.grad(d.sum(), y)
-        moved = ((x - slope) * brain).clamp(0, 1)
-        with torch.no_grad():
-            flowed, z2 = self._through_flow(moved)
-            new = flowed * brain
-            d = distance(new, source, flat, beta1, beta2, mask=brain, correlation=self.correlation)
-            numbers = [
-                ncc(new, source, brain),
-                non_edge_l1(new, flat),
-                z2,
-                d + self.settings.alpha * z2,
-                (moved - x).square().flatten(1).sum(1),
-                (new - moved).square().flatten(1).sum(1),
-            ]
-        return new, torch.stack([n.sum() for n in numbers])
-
-    def _through_flow(self, moved: Tensor) -> tuple[Tensor, Tensor]:
-        noisy = dequantise(moved, self.levels, generator=self.generator)
-        keep, space = 1 - self.settings.alpha, tuple(noisy.shape[2:])
-        if self.settings.flow_identity:
-            z = keep * noisy.flatten(1)
-            image = z.view_as(noisy)
-        else:
-            z = keep * self.flow.latent_flat(self.flow.to_latent(noisy)[0])
-            # The flow refuses what is not finite; one bad slice must not stop the rest.
-            bad = ~z.isfinite().all(1)
-            z = torch.where(bad[:, None], 0.0, z)
-            image = self.flow.to_image(self.flow.unflatten(z, space))[0]
-            bad |= ~(image.abs() <= self.settings.largest).flatten(1).all(1)
-            self.failed += int(bad.sum())
-            image = torch.where(bad.view(-1, 1, 1, 1), moved, image)
-        return quantise(image.clamp(0, 1), self.levels), z.square().sum(1)

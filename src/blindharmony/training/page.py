@@ -1,8 +1,7 @@
-"""The page of a training.
+"""The page of a training: how it went and what the model has learnt, one HTML page made from model and log.
 
-What a training run wrote down: held-out curves and calibration, one JSON object a line.
-
-How a target's training went: one HTML page made from the model and its log.
+The log holds one JSON object a line, written while the flow was trained: held-out curves, and calibration of each level
+(:func:`read_log`). :func:`write_training_page` draws them, adds heads drawn from the flow, and says what the model is.
 """
 
 from __future__ import annotations
@@ -21,68 +20,8 @@ from blindharmony.models.target import Target, card_rows
 from blindharmony.quality.typicality import level_names
 from blindharmony.report.charts import Line, chart
 from blindharmony.report.page import Section, render_page, strip_of
-from blindharmony.sampling import drawn_heads
+from blindharmony.sampling import TEMPERATURES, WHITE, drawn_heads
 from blindharmony.training.pyramid import Calibration
-
-
-@dataclass(frozen=True)
-class TrainingLog:
-    """A finished run.
-
-    Attributes:
-        curves: Level → rows ``(step, training loss, held-out loss)``, nats a number, by step. The training loss is the
-            mean since the row before.
-        calibrations: Level → latents of the held-out scans before and after the correction.
-        seconds: Time spent training, all sessions of an interrupted run together.
-    """
-
-    curves: dict[int, list[tuple[float, float, float]]]
-    calibrations: dict[int, tuple[Calibration, Calibration]]
-    seconds: float
-
-
-def read_log(path: Path) -> TrainingLog:
-    """Read a training log; where a resumed run repeats a step, the later row counts.
-
-    Raises:
-        InputError: If it is not there or not a training log.
-    """
-    curves: dict[int, dict[float, tuple[float, float, float]]] = {}
-    calibrations = {}
-    total = last = 0.0
-    try:
-        for line in read_text(path).splitlines():
-            row = parse_json(line, finite=False)
-            level = int(row["level"])
-            if "calibration" in row:
-                before, after = (_calibration_of(row["calibration"][when]) for when in ("before", "after"))
-                if len(before.means) != len(after.means):
-                    raise ValueError
-                calibrations[level] = before, after
-                continue
-            step, train, unseen = (float(row[name]) for name in ("step", "train", "held_out"))
-            seconds = float(row.get("seconds", 0.0))
-            # A step that diverged is no point of a curve.
-            if not np.isfinite([step, train, unseen, seconds]).all():
-                continue
-            curves.setdefault(level, {})[step] = step, train, unseen
-            # A resumed session counts from zero again.
-            total, last = total + (last if seconds < last else 0.0), seconds
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        raise InputError("this is not a training log", remedy="give the .log.jsonl of a model", path=path) from None
-    ordered = {level: [rows[step] for step in sorted(rows)] for level, rows in curves.items()}
-    return TrainingLog(ordered, calibrations, total + last)
-
-
-def _calibration_of(found: dict[str, Any]) -> Calibration:
-    spread, means, spreads = (np.array(found[name], np.float64) for name in ("spread", "means", "spreads"))
-    if spread.ndim != 0 or means.ndim != 1 or means.shape != spreads.shape:
-        raise ValueError
-    return Calibration(float(spread), tuple(means.tolist()), tuple(spreads.tolist()))
-
-
-_TEMPERATURES = (0.5, 0.8, 1.0)
-_WHITE = 1.6
 
 
 def write_training_page(target: Target, log: Path, path: Path, *, seed: int = 0, overwrite: bool = False) -> Path:
@@ -158,10 +97,10 @@ def _samples(target: Target, seed: int) -> list[Section]:
         return []
     inside = target.coverage > 0.5
     mean = np.where(inside, target.mean_image, 0)
-    strips = [strip_of("mean of the training scans", mean, inside, (0, _WHITE))]
-    for temperature in _TEMPERATURES:
+    strips = [strip_of("mean of the training scans", mean, inside, (0, WHITE))]
+    for temperature in TEMPERATURES:
         head = drawn_heads(target, temperature=temperature, seed=seed)[0]
-        strips.append(strip_of(f"drawn at temperature {temperature:g}", head, inside, (0, _WHITE)))
+        strips.append(strip_of(f"drawn at temperature {temperature:g}", head, inside, (0, WHITE)))
     return [
         Section(
             "Heads drawn from the flow",
@@ -176,3 +115,59 @@ def _facts(target: Target, run: TrainingLog) -> Section:
     steps = ", ".join(f"{rows[-1][0]:.0f}" for _, rows in sorted(run.curves.items()))
     facts = [("time of the flow", f"{minutes} min {seconds} s, preparation not counted"), ("steps by level", steps)]
     return Section("About this model", facts=[*facts, *card_rows(target)])
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """A finished run.
+
+    Attributes:
+        curves: Level → rows ``(step, training loss, held-out loss)``, nats a number, by step. The training loss is the
+            mean since the row before.
+        calibrations: Level → latents of the held-out scans before and after the correction.
+        seconds: Time spent training, all sessions of an interrupted run together.
+    """
+
+    curves: dict[int, list[tuple[float, float, float]]]
+    calibrations: dict[int, tuple[Calibration, Calibration]]
+    seconds: float
+
+
+def read_log(path: Path) -> TrainingLog:
+    """Read a training log; where a resumed run repeats a step, the later row counts.
+
+    Raises:
+        InputError: If it is not there or not a training log.
+    """
+    curves: dict[int, dict[float, tuple[float, float, float]]] = {}
+    calibrations = {}
+    total = last = 0.0
+    try:
+        for line in read_text(path).splitlines():
+            row = parse_json(line, finite=False)
+            level = int(row["level"])
+            if "calibration" in row:
+                before, after = (_calibration_of(row["calibration"][when]) for when in ("before", "after"))
+                if len(before.means) != len(after.means):
+                    raise ValueError
+                calibrations[level] = before, after
+                continue
+            step, train, unseen = (float(row[name]) for name in ("step", "train", "held_out"))
+            seconds = float(row.get("seconds", 0.0))
+            # A step that diverged is no point of a curve.
+            if not np.isfinite([step, train, unseen, seconds]).all():
+                continue
+            curves.setdefault(level, {})[step] = step, train, unseen
+            # A resumed session counts from zero again.
+            total, last = total + (last if seconds < last else 0.0), seconds
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        raise InputError("this is not a training log", remedy="give the .log.jsonl of a model", path=path) from None
+    ordered = {level: [rows[step] for step in sorted(rows)] for level, rows in curves.items()}
+    return TrainingLog(ordered, calibrations, total + last)
+
+
+def _calibration_of(row: dict[str, Any]) -> Calibration:
+    spread, means, spreads = (np.array(row[name], np.float64) for name in ("spread", "means", "spreads"))
+    if spread.ndim != 0 or means.ndim != 1 or means.shape != spreads.shape:
+        raise ValueError
+    return Calibration(float(spread), tuple(means.tolist()), tuple(spreads.tolist()))
