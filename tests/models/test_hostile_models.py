@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from blindharmony.cli.console import Screen
 from blindharmony.cli.harmonize import groups_of
 from blindharmony.errors import InputError, TargetError
 from blindharmony.files import parse_json, read_text
@@ -144,9 +145,8 @@ def test_a_log_of_another_model(tmp_path, tiny_target):
 
 
 def grouped(table, save=None):
-    return groups_of(
-        argparse.Namespace(group=False, group_table=table, save_scanner=save), [table.parent / n for n in ("a", "b")]
-    )
+    arguments = argparse.Namespace(group=False, group_table=table, save_scanner=save)
+    return groups_of(arguments, [table.parent / name for name in ("a", "b")], Screen(quiet=True))
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """What a training is given: which scans teach, and which are held out."""
 
 import argparse
+import json
 import math
+import shlex
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from blindharmony.cli.train import add_parser, training_settings
+from blindharmony.cli.train import add_parser, recipe, training_settings
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.io.bids import find_masks
 from blindharmony.preprocessing.recipe import PrepRecipe
@@ -125,10 +127,14 @@ def test_held_out_scans_are_named_by_subject_or_file(tmp_path):
         named_scans(scans, ["07"])
 
 
-def settings_from(*words):
+def arguments_from(*words):
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
-    return training_settings(parser.parse_args(["train", "study", "--out", "x.safetensors", *words]))
+    return parser.parse_args(["train", "study", "--out", "x.safetensors", *words])
+
+
+def settings_from(*words):
+    return training_settings(arguments_from(*words))
 
 
 def test_the_options_of_the_command_are_the_settings():
@@ -139,6 +145,32 @@ def test_the_options_of_the_command_are_the_settings():
         **{"minutes": 3.0, "steps": 5, "restorer": False, "slice_steps": 2, "seed": 7, "precision": "full"},
         **{"suffix": "T2w", "batch": 2, "flow_fit": {"rate": 0.001}, "deformation": {"flip": False}},
     }
+
+
+def test_a_file_of_settings_comes_before_numbers_and_options(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("minutes = 3\nseed = 1\n[flow_fit]\nrate = 0.1\npatch = 16\n")
+    words = ["--config", str(file), "--set", "flow-fit.rate=0.2", "--seed", "5"]
+    assert settings_from(*words).differences() == {"minutes": 3.0, "seed": 5, "flow_fit": {"rate": 0.2, "patch": 16}}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"steps": 5, "restorer": False}, {"flow_fit": {"level_shares": [1, 2, 3, 4, 5]}}]
+)
+def test_the_recipe_of_a_model_has_all_its_settings(tmp_path, changes):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(changes))
+    arguments = arguments_from("--config", str(file), "--participant-label", "01", "--set", "deformation.flip=false")
+    program, *words = shlex.split(recipe(arguments))
+    again = arguments_from(*words[2:-2])
+    assert (program, words[:2]) == ("blindharmony", ["train", "study"])
+    assert training_settings(again) == training_settings(arguments)
+    assert again.participant_label == ["01"]
+
+
+def test_a_restorer_that_is_left_out_has_no_steps():
+    with pytest.raises(UsageError, match="exclude each other"):
+        settings_from("--no-restorer", "--restorer-steps", "3")
 
 
 @pytest.mark.parametrize("wrong", ["flow_fit.rate", "rate=3", "flow_fit.rat=1", "flow_fit.rate=-1", "flow_fit.rate=x"])

@@ -129,8 +129,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise UsageError(
             f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders"
         )
-    if arguments.save_scanner:
-        check_outputs([arguments.save_scanner] if arguments.group else [], [*paths, *_inputs(arguments)])
+    if arguments.save_scanner and arguments.group:
+        check_outputs([arguments.save_scanner], paths)
     masks = masks_named(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.api import harmonize
@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if groups:
         # A group takes a minute a scan before its first result would be refused.
         for path in paths:
-            _not_there(arguments, path, masks)
+            _refuse_existing(arguments, _results_of(arguments, path), path, masks.get(path))
     elif arguments.scanner:
         ScannerModel.load(arguments.scanner, target)
     with prepared_scans(arguments.out, paths) if groups else nullcontext() as cache:
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
             screen.note(f"{name}: harmonizing to {target.info.name}")
             try:
-                _not_there(arguments, path, masks)
+                _refuse_existing(arguments, _results_of(arguments, path), path, masks.get(path))
                 with screen.progress(name) as stage:
                     result = harmonize(
                         path,
@@ -204,7 +204,7 @@ def _check_options(arguments: argparse.Namespace, method: str) -> None:
     if (together or arguments.scanner) and method != "curve":
         raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
     if arguments.save_scanner and arguments.group:
-        _mask_not_there(arguments.save_scanner, arguments)
+        _refuse_existing(arguments, [arguments.save_scanner])
 
 
 def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:
@@ -212,13 +212,16 @@ def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:
     return [arguments.target, arguments.group_table, arguments.scanner, arguments.mask]
 
 
-def _not_there(arguments: argparse.Namespace, path: Path, masks: dict[Path, Path]) -> None:
-    """Notice an existing result before the work, not after it."""
-    places = [arguments.out / name for name in result_names(path).values()]
-    check_outputs(places, [*_inputs(arguments), path, masks.get(path)])
+def _results_of(arguments: argparse.Namespace, path: Path) -> list[Path]:
+    return [arguments.out / name for name in result_names(path).values()]
+
+
+def _refuse_existing(arguments: argparse.Namespace, places: list[Path], *inputs: Path | None) -> None:
+    """Notice before the work, not after it, that a result exists already or is an input."""
+    check_outputs(places, [*_inputs(arguments), *inputs])
     for file in places:
         if file.exists() and not arguments.overwrite:
-            raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)
+            raise OutputError("exists already", remedy="pass --overwrite or choose another folder or name", path=file)
 
 
 # Below --out.
@@ -327,9 +330,7 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path], screen: Screen) 
             path=arguments.group_table,
         )
     if arguments.save_scanner:
-        check_outputs([_scanner_file(arguments, name) for name in members], [*paths, *_inputs(arguments)])
-    for name in members if arguments.save_scanner else ():
-        _mask_not_there(_scanner_file(arguments, name), arguments)
+        _refuse_existing(arguments, [_scanner_file(arguments, name) for name in members], *paths)
     return members
 
 
@@ -337,11 +338,6 @@ def _scanner_file(arguments: argparse.Namespace, name: str) -> Path:
     """Where a fitted scanner is kept: the file that was named, or one of a table's in the folder that was named."""
     kept: Path = arguments.save_scanner
     return kept / f"{slug(name, 'scanner')}.json" if name else kept
-
-
-def _mask_not_there(file: Path, arguments: argparse.Namespace) -> None:
-    if file.exists() and not arguments.overwrite:
-        raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
 
 
 def learnt_scanners(

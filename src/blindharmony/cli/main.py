@@ -91,7 +91,7 @@ def _not_installed(arguments: argparse.Namespace, screen: Screen) -> int:
 def _asked_to_end() -> Iterator[None]:
     """Within it SIGTERM, which batch systems and container engines send, ends the work as Ctrl-C does."""
 
-    def end(number: int, frame: object) -> None:
+    def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once is enough: what follows is putting away
         raise KeyboardInterrupt
 

@@ -92,11 +92,8 @@ def add_settings(
         else:
             how |= _kind(name, field)
             if field.default not in (None, "") and "default" not in text:
-                how["help"] += (
-                    f" (default: {field.default:g})"
-                    if isinstance(field.default, float)
-                    else (f" (default: {field.default})")
-                )
+                default = f"{field.default:g}" if isinstance(field.default, float) else field.default
+                how["help"] += f" (default: {default})"
         p.add_argument(*(dict.fromkeys(both(option)) if underscores else (option,)), **how)
     p.add_argument(
         "--set",
