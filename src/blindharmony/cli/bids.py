@@ -300,11 +300,11 @@ def run_group(arguments: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
-_JOB_GB = 4.0
+_JOB_GB = 4.0  # of a job that no option gives another memory
 
 
 def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int, voxels: int = 0) -> tuple[Engine, str]:
-    """The engine asked for, and what it is in words.
+    """The engine that the options choose, and what it is in words.
 
     Args:
         arguments: The command line.
@@ -336,14 +336,14 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int, v
     from blindharmony.jobs.processes import ProcessEngine
 
     count = processes(arguments.n_procs, arguments.mem_gb, cores(), _free_gb() or each_gb, scans, each_gb)
-    each = arguments.omp_nthreads or max(1, cores() // count)
+    threads = arguments.omp_nthreads or max(1, cores() // count)
     gpus = _gpus(device)
     environments = [
-        {**dict.fromkeys(THREADS, str(each)), **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}
+        {**dict.fromkeys(THREADS, str(threads)), **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}
         for i in range(count)
     ]
-    words_ = f"{count} process{'es' if count > 1 else ''}, {each} thread{'s' if each > 1 else ''} each"
-    return ProcessEngine(environments, logs=logs), words_ + (f", {len(gpus)} GPUs" if gpus else "")
+    description = f"{count} process{'es' if count > 1 else ''}, {threads} thread{'s' if threads > 1 else ''} each"
+    return ProcessEngine(environments, logs=logs), description + (f", {len(gpus)} GPUs" if gpus else "")
 
 
 def processes(
