@@ -4,7 +4,9 @@ import json
 import shutil
 
 import nibabel as nib
+import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from blindharmony.models import target as model
 from heads import head_grid, synthetic_brain
@@ -22,6 +24,8 @@ def workspace(tiny_target_file, tmp_path_factory):
     (folder / "siteA").mkdir()
     for name, image in zip("abc", images, strict=False):
         nib.save(image, folder / "siteA" / f"{name}.nii.gz")
+    # As scanners store sagittal slices: not in the axis order of the masks.
+    images = [as_stored(image, "PSR") for image in images]
     study = folder / "study"
     about = {"Manufacturer": "Maker", "ManufacturersModelName": "Model", "MagneticFieldStrength": 3}
     for index, image in enumerate(images, 1):
@@ -31,8 +35,28 @@ def workspace(tiny_target_file, tmp_path_factory):
         (anat / f"sub-{index:02d}_T1w.json").write_text(json.dumps(about))
     (study / "dataset_description.json").write_text(json.dumps({"Name": "study", "BIDSVersion": "1.10.0"}))
     (study / "README").write_text("Synthetic heads.\n")
+    keep_fmriprep_masks(heads, folder / "fmriprep")
     shutil.copy(tiny_target_file, folder / "mysite.safetensors")
     return folder
+
+
+def as_stored(image, axes):
+    """The same image with its voxels in another order."""
+    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(axes))
+    return image.as_reoriented(turn)
+
+
+def keep_fmriprep_masks(heads, derivatives):
+    """Brain masks as fMRIPrep keeps them: axes to right, anterior, superior, and beside each its copy in MNI space."""
+    for index, head in enumerate(heads, 1):
+        anat = derivatives / f"sub-{index:02d}" / "anat"
+        anat.mkdir(parents=True)
+        mask = nib.as_closest_canonical(nib.Nifti1Image(head.brain.astype("uint8"), head.affine))
+        nib.save(mask, anat / f"sub-{index:02d}_desc-brain_mask.nii.gz")
+        standard = nib.Nifti1Image(np.ones((4, 4, 4), "uint8"), np.eye(4))
+        nib.save(standard, anat / f"sub-{index:02d}_space-MNI152NLin2009cAsym_res-2_desc-brain_mask.nii.gz")
+    about = {"Name": "fMRIPrep - fMRI PREProcessing workflow", "BIDSVersion": "1.4.0", "DatasetType": "derivative"}
+    (derivatives / "dataset_description.json").write_text(json.dumps(about))
 
 
 @pytest.fixture
