@@ -40,7 +40,7 @@ def exact_convolutions() -> Iterator[None]:
 
     Left to itself cuDNN rounds inputs to ten bits (TF32): log-densities were then off by 7e-6 of their value, gradients
     by 3e-4, and a batch was not the loop over its images to 1e-3 (measured on an H200). Mixed precision is another
-    matter: it is asked for, and only where it is safe.
+    matter: somebody has to ask for it, and it is used only where it is safe.
 
     Example:
         >>> import torch

@@ -1,6 +1,7 @@
-"""What can go wrong for a user: a message says which file, what is wrong, and what to do; a code says it to programs.
+"""What can go wrong for a user.
 
-Other parts of the package decide by the code or by the type of an error, never by the words of its message.
+A message says which file it is about, what is wrong and what to do; a code says the same to programs. Other parts of
+the package decide by the code or by the type of an error, never by the words of its message.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 
 class ErrorCode(StrEnum):
-    """What kind of thing went wrong; it travels between processes, where types of errors do not.
+    """The kind of an error; it travels between processes, where the types of errors do not.
 
     Example:
         >>> DiskFullError("the disk is full").code
@@ -33,7 +34,7 @@ class ErrorCode(StrEnum):
 
 
 def one_line(text: str) -> str:
-    r"""Text that stays one line on any terminal: names of strangers may hold line breaks and control codes.
+    r"""The text as one line on any terminal: a file's name may hold line breaks and control codes.
 
     Example:
         >>> print(one_line("a\nb\x1b[2J.nii"))
@@ -102,7 +103,7 @@ class OutputError(BlindHarmonyError):
 
 
 class DiskFullError(OutputError):
-    """A result for which there is no room: what stops one scan stops every other too."""
+    """A result for which there is no room on the disk; it stops every other scan too."""
 
     code = ErrorCode.DISK_FULL
 
@@ -121,7 +122,7 @@ class PreprocessingError(BlindHarmonyError):
 
 
 class TimeLimitError(PreprocessingError):
-    """A program of others that did not end in time."""
+    """An external program that did not end in time."""
 
     code = ErrorCode.TIMEOUT
 
@@ -143,7 +144,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that was it: PyTorch has own names for it.
+    """Whether an error means that memory ran out; PyTorch has names of its own for it.
 
     Example:
         >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
@@ -156,7 +157,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def reportable(error: BaseException, path: Path | None = None) -> BlindHarmonyError:
-    """Anything that went wrong with a scan as something that can be said, so that the next scan has its turn.
+    """Any error as one that can be reported, so that the next scan has its turn.
 
     Args:
         error: What was raised.

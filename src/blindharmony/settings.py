@@ -6,7 +6,7 @@ model was learnt with (the recipe of preparation, the rank features of its peopl
 stands beside the code that learns it. :class:`TrainSettings` is the same for
 :func:`~blindharmony.training.target.train`, and stands in the model's description.
 
-The module needs no numpy and no torch, so that a typing error on the command line answers at once.
+The module needs no numpy and no torch, so that a typing error on the command line is answered at once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Shares = Annotated[tuple[Share, Share], AfterValidator(_in_order)]
 
 
 class SettingsGroup(BaseModel):
-    """Named numbers with their units and reasons; unknown names and numbers that are none are refused.
+    """Named numbers with their units and reasons; unknown names and values that are no numbers are refused.
 
     Example:
         >>> CurveSettings().differences(), CurveSettings(degree=1).differences()
@@ -63,7 +63,7 @@ class SettingsGroup(BaseModel):
 
     @classmethod
     def named(cls, alias: str) -> str:
-        """The field that a sidecar calls so; the word itself if there is none.
+        """The field that has this name in a sidecar; the name itself if there is none.
 
         Example:
             >>> HarmonizeSettings.named("BiasAgain")
@@ -72,7 +72,7 @@ class SettingsGroup(BaseModel):
         return next((name for name, field in cls.model_fields.items() if field.alias == alias), alias)
 
     def differences(self) -> dict[str, Any]:
-        """What is not as by default, by field names."""
+        """The values that are not the defaults, by field names."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -94,33 +94,37 @@ class CurveSettings(SettingsGroup):
         default=1.5,
         ge=0,
         le=100,
-        description="Usual errors from the polynomial at which the curve itself is kept; one error less, and only the "
-        "polynomial is.",
+        description="Distance from the polynomial (usual errors) at which the curve itself is kept; at one error less "
+        "the polynomial alone is.",
     )
     darkest: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=1e-3,
-        description="Share of the brightest intensity below which there is only rounding; it is not fitted.",
+        description="Share of the brightest intensity below which there is only rounding; nothing is fitted there.",
     )
-    fewest: int = Field(default=16, ge=10, description="Different intensities without which no polynomial is fitted.")
+    fewest: int = Field(default=16, ge=10, description="Fewest different intensities to which a polynomial is fitted.")
     dark_fold: float = Field(
-        default=2.0, gt=1, le=100, description="How many times the darkest intensity the end's power is measured at."
+        default=2.0,
+        gt=1,
+        le=100,
+        description="Multiple of the darkest intensity up to which the power of the dark end is measured.",
     )
     dark_powers: Range = Field(
         default=(0.25, 4.0),
         description="Lowest and highest power with which the curve goes on to zero below its darkest knot.",
     )
     dark_knots: int = Field(
-        default=24, ge=2, le=10_000, description="Knots of that end; more change only the last digits."
+        default=24, ge=2, le=10_000, description="Knots of that dark end; more of them change only the last digits."
     )
     rounds: int = Field(
         default=8,
         ge=1,
         le=1000,
-        description="Turns of the fit to several scans, curve and gains in turn; it settles in five.",
+        description="Iterations of the fit to several scans, curve and gains in turn; it settles after five.",
     )
     other_scanner: Positive = Field(
         default=4.0,
-        description="Usual errors between a scan's own curve and its scanner's beyond which it was hardly made there.",
+        description="Distance (usual errors) between a scan's own curve and its scanner's beyond which the scan was "
+        "hardly made there.",
     )
     strange: Share = Field(
         default=0.8,
@@ -129,9 +133,9 @@ class CurveSettings(SettingsGroup):
 
 
 class BiasAgainSettings(SettingsGroup):
-    """The bias field, found again in the target's contrast."""
+    """The bias field, estimated again in the target's contrast."""
 
-    rounds: int = Field(default=2, ge=0, le=8, description="How often it is found again; 0 keeps the first field.")
+    rounds: int = Field(default=2, ge=0, le=8, description="How often it is estimated again; 0 keeps the first field.")
     sure: float = Field(
         default=2.0,
         ge=0,
@@ -178,10 +182,12 @@ class PersonSettings(SettingsGroup):
         description="What a row of another version (noisy, blurred) counts; 1 is as much as one of the same.",
     )
     as_it_is: float = Field(
-        default=4.0, description="How much likelier (nats) a scan is taken as it is than as any version."
+        default=4.0,
+        description="Log-odds (nats) given beforehand to a scan being as the target's are, not a noisy or blurred version.",
     )
     shrinkage: Share = Field(
-        default=0.1, description="Share of the textures' covariance that is taken off its diagonal."
+        default=0.1,
+        description="Share by which the entries of the textures' covariance beside its diagonal are shrunk.",
     )
 
 
@@ -216,7 +222,7 @@ class PublishedSettings(SettingsGroup):
         0.001
     """
 
-    iterations: int = Field(default=10, ge=1, description="Turns through the flow.")
+    iterations: int = Field(default=10, ge=1, description="Iterations; each goes through the flow once.")
     correlation: Literal["ncc", "cosine"] = Field(
         default="ncc",
         description="Centred (ncc, as in the paper) or not (cosine, as in the program), inside the brain.",
@@ -226,8 +232,8 @@ class PublishedSettings(SettingsGroup):
         ge=0,
         description="Weight of the correlation; where it would overshoot, the slice's ‖x‖² takes its place.",
     )
-    beta2: float = Field(default=0.001, ge=0, description="Weight of edges where the source is flat.")
-    alpha: float = Field(default=0.001, ge=0, lt=1, description="Share of the latent that each turn takes away.")
+    beta2: float = Field(default=0.001, ge=0, description="Weight of the penalty on edges where the source is flat.")
+    alpha: float = Field(default=0.001, ge=0, lt=1, description="Share of the latent that each iteration takes away.")
     flat_quantile: Share = Field(default=0.3, description="Share of places that count as flat.")
     flat_in: Literal["brain", "slice"] = Field(
         default="brain",
@@ -243,7 +249,7 @@ class PublishedSettings(SettingsGroup):
     )
     flow_identity: bool = Field(default=False, description="Ablation: put the identity in place of the flow.")
     largest: Positive = Field(
-        default=100.0, description="Value of a slice beyond which its turn counts as failed, as published."
+        default=100.0, description="Value of a slice beyond which its iteration counts as failed, as published."
     )
     batch: int = Field(
         default=16, ge=1, description="Slices computed together; it changes only the dequantisation noise."
@@ -352,7 +358,7 @@ class Settings(SettingsGroup):
             raise _refused(error, type(self)) from None
 
     def groups(self, *, by_alias: bool = False) -> dict[str, dict[str, Any]]:
-        """The numbers that are not as by default, group by group."""
+        """The numbers that are not the defaults, group by group."""
         numbers = {name: getattr(self, name) for name in type(self).model_fields}
         changed = {
             name: group.model_dump(mode="json", exclude_defaults=True, by_alias=by_alias)
@@ -467,9 +473,11 @@ class OptimizerSettings(SettingsGroup):
         default=0.0, description="What a step keeps of the weights' running mean; 0: the weights themselves count."
     )
     looks: int = Field(
-        default=12, ge=0, description="How often held-out data are looked at; the end counts in any case."
+        default=12, ge=0, description="How often the weights are judged on held-out data; they always are at the end."
     )
-    look_every: AboveZero | None = Field(default=None, description="Steps between two looks, in place of their number.")
+    look_every: AboveZero | None = Field(
+        default=None, description="Steps between two such judgements, in place of their number."
+    )
 
 
 class FlowFitSettings(OptimizerSettings):
@@ -519,7 +527,9 @@ class RestorerFitSettings(OptimizerSettings):
         default=0.999,
         description="What a step keeps of the weights' running mean, which is steadier than the last weights.",
     )
-    looks: int = Field(default=0, ge=0, description="How often held-out data are looked at: there are none.")
+    looks: int = Field(
+        default=0, ge=0, description="How often the weights are judged on held-out data: there are none here."
+    )
     batch: AboveZero = Field(default=2, description="Cubes a step.")
     patch: Side = Field(default=48, description="Side (voxels of about 1 mm) of a cube.")
     rim: int = Field(default=8, ge=0, description="Voxels around a cube that blur reaches, cut away after it.")
@@ -541,7 +551,7 @@ class SliceFitSettings(OptimizerSettings):
 
     rate: Positive = Field(default=5e-4, description="Highest learning rate of AdamW.")
     clip: float = Field(default=20.0, ge=0, description="Largest norm of a gradient; a usual one has 1 to 5.")
-    look_every: AboveZero | None = Field(default=100, description="Steps between two looks at held-out slices.")
+    look_every: AboveZero | None = Field(default=100, description="Steps between two judgements on held-out slices.")
     batch: AboveZero = Field(default=8, description="Slices a step; 256 as published.")
     grey_levels: int = Field(default=4096, ge=2, description="Levels that a slice is spread over by noise (12 bits).")
     judged: AboveZero = Field(default=48, description="Held-out slices that choose the weights.")
@@ -551,7 +561,7 @@ class SliceFitSettings(OptimizerSettings):
 
 
 class PersonFitSettings(SettingsGroup):
-    """How the target's heads are shown to the person model besides as they are."""
+    """Versions of the target's heads that the person model learns from, besides the heads as they are."""
 
     noise: tuple[Share, ...] = Field(default=(0.02, 0.04), description="Rician noise, shares of the brightest tissue.")
     blur_mm: tuple[Positive, ...] = Field(
