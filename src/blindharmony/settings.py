@@ -183,7 +183,7 @@ class PersonSettings(SettingsGroup):
     )
     as_it_is: float = Field(
         default=4.0,
-        description="Log-odds (nats) given beforehand to a scan being as the target's are, not a noisy or blurred version.",
+        description="Prior log-odds (nats) that a scan is as the target's are, not a noisy or blurred version.",
     )
     shrinkage: Share = Field(
         default=0.1,
