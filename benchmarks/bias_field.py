@@ -1,6 +1,6 @@
 """Bias fields side by side: ITK's N4 as the included target has it, this package's N4, and least entropy.
 
-    python benchmarks/bias_field.py --labels DSEG ... --scans SCAN:MASK ... --out docs/measured_bias_field.json
+    python benchmarks/bias_field.py --labels DSEG ... --scans SCAN:MASK ... --out bias_field.json
 
 Labels (1 fluid, 2 grey, 3 white) make heads that truly have no field: tissue means through a gamma, noise of 0.03,
 times a known smooth field of spread 0.25. For every estimator: the root mean square error of the field, and how far
