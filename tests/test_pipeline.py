@@ -254,5 +254,5 @@ def test_the_curve_of_another_target_is_refused(stripped_volume, tiny_target):
 
 
 def test_trouble_with_a_mask_is_the_masks(scan_file, stripped_head, tiny_target):
-    with pytest.raises(InputError, match="the mask cannot be used: the image is empty"):
+    with pytest.raises(InputError, match="the mask cannot be used: every voxel of the mask is 0"):
         harmonize(scan_file, tiny_target, mask=np.zeros(stripped_head.data.shape))

@@ -96,7 +96,7 @@ def test_help_teaches(capsys):
         (["SCAN", "--domain", "tissue", "--labels", "SHIFTED", "--out", "o.nii"], 1, "the label file lies elsewhere"),
         (["SCAN", "--domain", "exp", "--mask", "SHIFTED", "--out", "o.nii"], 1, "the mask lies elsewhere"),
         (["SCAN", "--domain", "exp", "--out", "o.txt"], 1, "o.txt"),
-        (["SCAN", "--domain", "exp", "--out", "SCAN", "--overwrite"], 1, "input scan"),
+        (["SCAN", "--domain", "exp", "--out", "SCAN", "--overwrite"], 1, "this is an input of the run"),
         (["SCAN", "--domain", "exp", "--out", "there.nii"], 1, "--overwrite"),
     ],
 )

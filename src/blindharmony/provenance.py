@@ -33,7 +33,6 @@ from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.io.volume import Volume, read_volume
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target, included_targets
-from blindharmony.preprocessing.brain import read_mask
 from blindharmony.report.viewer import pack, write_viewer
 from blindharmony.result import Digest, FileName, NamedTarget, Parameters, SidecarPart
 from blindharmony.version import versions
@@ -343,7 +342,7 @@ def _scan(image: Path, content: dict[str, Any], scan: Path | None, inputs: Seque
 def _mask(image: Path, after: Volume) -> NDArray[np.bool_]:
     file = image.with_name(mask_name(split_name(image)[0] + ".nii.gz"))
     if file.exists():
-        inside = np.asarray(read_mask(file).data > 0)
+        inside = np.asarray(read_volume(file).data > 0)  # our own: a mask of somebody else would be checked
         if inside.shape == after.shape and inside.any():
             return inside
     # Without a mask the window comes from whatever is not dark.

@@ -17,7 +17,7 @@ from heads import head_grid, synthetic_brain
 
 @pytest.fixture
 def study(tmp_path):
-    head = synthetic_brain(*head_grid(0, mm=3.0), seed=0)
+    head = synthetic_brain(*head_grid(0, mm=3.0), seed=0, skull=True)
     scan = tmp_path / "study/sub-01/anat/sub-01_T1w.nii.gz"
     scan.parent.mkdir(parents=True)
     # Signal everywhere: the brain is still to be found, by the extractor.

@@ -216,7 +216,7 @@ def test_a_mask_among_the_results_is_not_replaced(capsys, scan, tiny_target_file
     words = ["harmonize", str(scan), "--target", str(tiny_target_file), "--mask", str(mask), "--out", str(tmp_path)]
     before = mask.read_bytes()
     assert main([*words, "--overwrite"]) == 1
-    assert f"{mask.name}: this mask would be replaced" in capsys.readouterr().err
+    assert f"{mask.name}: this is an input of the run" in capsys.readouterr().err
     with pytest.raises(OutputError, match="input of the run"):
         harmonize(scan, str(tiny_target_file), mask=mask, method="match").save(tmp_path, overwrite=True)
     assert mask.read_bytes() == before

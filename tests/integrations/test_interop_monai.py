@@ -21,7 +21,7 @@ from blindharmony.integrations.monai import BlindHarmonizeD
 class FakeResult:
     """A result without the work."""
 
-    class trust:  # noqa: N801
+    class verdict:  # noqa: N801
         level, headline, warnings = "good", "fine", ("none",)
 
     def __init__(self, scan):
