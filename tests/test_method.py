@@ -69,7 +69,29 @@ class Denoise(Step[Noise]):
         return replace(before, data=changed.data + (before.data - self.apply(before, result).data))
 
 
-@pytest.mark.parametrize("step", [Crop(), Denoise()])
+@dataclass(frozen=True)
+class Limit:
+    """In the scan's units."""
+
+    value: float
+
+
+class Clip(Step[Limit]):
+    """Cut off what is brighter than nine tenths of the brain; what was cut off stands in the scan alone."""
+
+    name, result = "clip", Limit
+
+    def estimate(self, scan):
+        return Limit(float(np.quantile(scan.data[scan.inside()], 0.9)))
+
+    def apply(self, scan, result):
+        return replace(scan, data=np.minimum(scan.data, np.float32(result.value)))
+
+    def undo(self, changed, result, before):
+        return replace(before, data=changed.data + (before.data - self.apply(before, result).data))
+
+
+@pytest.mark.parametrize("step", [Crop(), Denoise(), Clip()])
 @given(scan=scans())
 def test_steps_of_these_tests_keep_the_law(step, scan):
     result = step.estimate(scan)
@@ -109,6 +131,21 @@ class TestAddedSteps:
         brain = ndimage.binary_erosion(plain.mask, iterations=2)
         smooth = ndimage.median_filter(plain.data, 3)
         assert np.abs(result.data - plain.data)[brain].mean() < 0.25 * np.abs(smooth - plain.data)[brain].mean()
+
+    def test_a_limit_in_the_scans_units_is_never_taken_for_one_of_the_targets(self, stripped_volume, target, plain):
+        result = harmonize(stripped_volume, target, method=Method.default(target).with_step(Clip(), before="gain"))
+        limit = result.prepared.result(Limit).value
+        dark = plain.mask & (stripped_volume.data < 0.98 * limit)
+        bright = plain.mask & (stripped_volume.data > 1.02 * limit)
+        assert bright.sum() > 100
+        # Below the limit nothing was taken; above it more than the limit is there again.
+        assert abs(result.data[dark].mean() / plain.data[dark].mean() - 1) < 0.02
+        assert result.data[bright].mean() > result.data[dark].max()
+        assert abs(result.data[bright].mean() / plain.data[bright].mean() - 1) < 0.25
+
+    def test_a_step_is_the_same_preparation_in_every_process(self, target):
+        one, other = (Method.default(target).with_step(Clip(), before="gain").preparation.digest() for _ in range(2))
+        assert one == other != Method.default(target).preparation.digest()
 
     def test_the_default_says_nothing_of_steps(self, plain):
         assert "Steps" not in plain.sidecar["Parameters"]

@@ -134,7 +134,7 @@ class Preparation:
         """A short hash: that of the recipe, or of recipe and steps where they are others."""
         if self.as_trained:
             return self.recipe.digest()
-        words = [self.recipe.digest(), *(f"{step.key} {step!r}" for step in self.steps)]
+        words = [self.recipe.digest(), *(f"{step.key} {_described(step)}" for step in self.steps)]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
     def with_step(
@@ -184,6 +184,13 @@ class Preparation:
             brain if isinstance(step, ExtractBrain) or (given and step.result is BrainMask) else step
             for step in self.steps
         )
+
+
+def _described(step: Step[Any]) -> str:
+    """A step in words that are the same in every process: a plain object's ``repr`` is its address."""
+    if type(step).__repr__ is object.__repr__:
+        return f"{type(step).__qualname__}({vars(step)})"
+    return repr(step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +280,9 @@ class Prepared:
 
         Args:
             native: Harmonized intensities.
-            curve: Prepared → harmonized intensities. What a step takes from the scan before it goes through them too.
+            curve: Prepared → harmonized intensities. What a step takes from the scan goes through it: :math:`y` is
+                the scan as all later steps would have it without this one, :math:`y'` as they have it; the file gets
+                :math:`x_h + T(y) - T(y')`. Only a step that moves voxels is asked to ``undo`` itself.
         """
         scan = replace(self.native, data=native)
         for index in reversed(range(len(self.history) - 1)):
@@ -282,12 +291,28 @@ class Prepared:
                 continue
             if isinstance(applied.step, Reorient | ExtractBrain):
                 before = applied.before  # its intensities do not matter, so none are computed
+            elif self._grid_is_kept(index):
+                # What the step took away, in the target's units: its own numbers are in those of the scan.
+                with_it, without = self._later(index, applied.before), self.native.data
+                scan = replace(scan, data=scan.data + curve(with_it) - curve(without))
+                continue
             else:
                 values = applied.before.data
                 for later in self.history[index + 1 : -1]:
                     values = later.step.intensities(values, later.result)
                 before = replace(applied.before, data=curve(values))
             scan = applied.step.undo(scan, applied.result, before)
+        return scan.data
+
+    def _grid_is_kept(self, index: int) -> bool:
+        """Whether step ``index`` and all after it, but the last, leave voxels where they are."""
+        grids = [applied.before for applied in self.history[index:]]
+        return all(g.data.shape == grids[0].data.shape and np.array_equal(g.affine, grids[0].affine) for g in grids)
+
+    def _later(self, index: int, scan: Scan) -> NDArray[np.float32]:
+        """What the steps after ``index`` make of a scan, resampling left out."""
+        for later in self.history[index + 1 : -1]:
+            scan = later.step.apply(scan, later.result)
         return scan.data
 
     def summary(self) -> dict[str, Any]:

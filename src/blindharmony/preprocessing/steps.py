@@ -106,7 +106,11 @@ class Step(ABC, Generic[Result]):
 
     @abstractmethod
     def undo(self, changed: Scan, result: Result, before: Scan) -> Scan:
-        """The scan ``before`` with what happened to ``changed`` since."""
+        """The scan ``before`` with what happened to ``changed`` since.
+
+        On the way back to the file only steps that move voxels are asked, and both scans are then in the target's
+        units: take places from the result, never its intensities.
+        """
 
     def intensities(self, values: NDArray[np.float32], result: Result) -> NDArray[np.float32]:
         """What the step does to an intensity wherever it is; nothing, if what it does depends on the place."""

@@ -334,7 +334,7 @@ def brain_ml(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> fl
     return float(mask.sum() * np.prod(spacing) / 1000)
 
 
-CheckFunction = Callable[[Evidence], Iterable[Check]]
+CheckFunction = Callable[[Evidence], "Iterable[Check] | Check"]
 
 _CHECKS: list[CheckFunction] = []
 
@@ -343,8 +343,13 @@ def register_check(function: CheckFunction) -> CheckFunction:
     """Add a check to those that every verdict is made of; a decorator.
 
     Args:
-        function: Takes the evidence, gives checks. It is asked for the result and, by ``assess``, for the scan too.
+        function: Takes the evidence, gives a check or several. It is asked for the result and, by ``assess``, for the
+            scan too. A function of the same name and module takes the place of the one before (a notebook's cell that
+            is run again).
     """
+    again = [f for f in _CHECKS if (f.__module__, f.__qualname__) == (function.__module__, function.__qualname__)]
+    for earlier in again:
+        _CHECKS.remove(earlier)
     _CHECKS.append(function)
     return function
 
@@ -365,7 +370,11 @@ def registered_checks() -> tuple[CheckFunction, ...]:
 
 def run_checks(evidence: Evidence) -> tuple[Check, ...]:
     """Make every check."""
-    return tuple(check for function in _CHECKS for check in function(evidence))
+    checks: list[Check] = []
+    for function in _CHECKS:
+        answer = function(evidence)
+        checks += [answer] if isinstance(answer, Check) else answer
+    return tuple(checks)
 
 
 @register_check
