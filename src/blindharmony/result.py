@@ -497,7 +497,7 @@ def _preparation(result: HarmonizeResult) -> dict[str, Any]:
             "from": prepared.brain_mask.source,
             "brain (ml)": round(result.evidence.brain_ml),
         },
-        **({"bias field": {"N4, spread of its logarithm": bias.log_bias_sd}} if bias else {}),
+        **({"bias field": {"spread of its logarithm": bias.log_bias_sd}} if bias else {}),
         "gain": {"factor": prepared.gain},
         "registration": {
             "overlap with the template (Dice)": registration.overlap,

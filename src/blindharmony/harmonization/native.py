@@ -5,6 +5,10 @@ r"""Return to native space: the change of intensity travels, the scan itself is 
 :math:`y` is the prepared scan on its own grid, :math:`x_0` the same on the template's grid, :math:`x_h` the harmonized
 image there, :math:`m` the part of the change that is a curve of intensity, :math:`R^{-1}` resampling. At last every
 preparation step is undone but those that harmonize: gain and bias field, unless the scan's own field is to be kept.
+
+A scan with voxels of about 1 mm that the restorer refined takes another way: resampling would blunt the refinement, so
+the restorer runs anew on the scan's own grid, :math:`x = \operatorname{undo}(r(m(y)))`, as strong as it was on the
+template's.
 """
 
 from __future__ import annotations

@@ -284,7 +284,7 @@ def _changed(settings: TrainSettings) -> str:
 
 def _bias_words(recipe: PrepRecipe) -> str:
     if not recipe.n4:
-        return "N4 off"
+        return "no bias field"
     return {"n4-itk": "N4 on", "n4": "N4 with clean cells", "entropy": "bias field of least entropy"}[recipe.bias]
 
 

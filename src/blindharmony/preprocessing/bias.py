@@ -4,8 +4,8 @@ The model is :math:`\log y = \log x + b`: a scan is the head times a smooth fiel
 means of the masked voxels in blocks of about 4 mm (:class:`Cells`), write :math:`b` as cubic B-splines
 (:class:`Splines`), and ask for the field that leaves the sharpest histogram of log intensities:
 
-* :func:`n4` is N4 as published, step by step the field of ITK, as small dense products: the same numbers, many times
-  as fast;
+* :func:`n4` is N4 as published, as small dense products: from the same cells the same numbers as ITK's filter, many
+  times as fast. The cells differ: these leave out what lies outside the mask, as the scalp, which ITK's average in;
 * :func:`least_entropy` maximises the likelihood of the log intensities under their own smoothed histogram, which is
   least entropy, by Fisher scoring. It converges in about thirty steps, where N4 goes on changing after hundreds. Cells
   that mix tissues count little: what they say about the field is mostly anatomy.

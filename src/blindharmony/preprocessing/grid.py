@@ -1,8 +1,11 @@
-"""Images as SimpleITK has them, and resampling between grids.
+r"""Images as SimpleITK has them, and resampling between grids.
 
-Arrays with affines as SimpleITK images, and the settings that make ITK repeat itself.
+Arrays are ``(X, Y, Z)`` with an affine to RAS+ world (mm). ITK's are the other way round and its world is LPS+;
+:func:`to_itk` and :func:`from_itk` lead there and back. :func:`threads` makes ITK repeat itself on any computer.
 
-The flow's grid in template space: scans sampled onto it, changes carried back from it.
+:func:`voxel_map` says where a voxel of one grid lies in another, :math:`T^{-1} M F` for the affines :math:`F` and
+:math:`T` and the map :math:`M` between their worlds. :func:`sample` follows it: scans are sampled onto the template's
+grid with it, and changes are carried back.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ a :class:`Preparation`, in which steps can be added and replaced::
 :func:`prepare` runs them and returns a :class:`Prepared` scan: the image on the template's grid, the result of every
 step, and the way back. The results can be kept in a folder: a scan that is needed twice is prepared once.
 
-:func:`prepare_in_contrast` finds bias field and gain again in the target's contrast. N4 sharpens the histogram of the
-log image: the same head in another contrast, say through a gamma, gets another field, and the target's own scans were
-corrected in *their* contrast. So once a curve :math:`T` to the target is known, the scan as it came is put through it:
+:func:`prepare_in_contrast` finds bias field and gain again in the target's contrast. Every estimator of the recipe
+sharpens the histogram of the log image: the same head in another contrast, say through a gamma, gets another field, and
+the target's own scans were corrected in *their* contrast. So once a curve :math:`T` to the target is known, the scan as
+it came is put through it:
 
-.. math:: y \to T(y / g) \to \text{N4} \to \text{gain}
+.. math:: y \to T(y / g) \to \text{bias field} \to \text{gain}
 """
 
 from __future__ import annotations

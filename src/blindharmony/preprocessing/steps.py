@@ -5,8 +5,9 @@ A step looks at a scan (:meth:`Step.estimate`) and writes what it learnt into a 
 alone, every number can be kept in a sidecar, and every step can be undone.
 
 - **Orientation**: axes in the order right, anterior, superior; a permutation and flips, no interpolation.
-- **Bias field**: the smooth brightness drift of the receive coil, estimated inside the brain by N4 (here, by
-  ITK) or by least entropy (:mod:`~blindharmony.preprocessing.bias`), and divided out.
+- **Bias field**: the smooth brightness drift of the receive coil, estimated inside the brain and divided out. The
+  recipe says by what: ITK's N4 (:func:`log_bias_n4`, the default), or N4 on clean cells or least entropy
+  (:mod:`~blindharmony.preprocessing.bias`).
 - **Gain**: one number, so that the root mean square inside the brain is 1.
 
 The brain mask is in :mod:`~blindharmony.preprocessing.brain`, the registration to the template in

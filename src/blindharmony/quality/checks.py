@@ -136,7 +136,7 @@ class Check:
 def graded(value: float, good: Limit, usable: Limit | None = None) -> Severity:
     """The severity of a value: good within ``good``, a caution beyond it, poor beyond ``usable`` if that is given.
 
-    A value that is no number is as bad as can be.
+    A value that is no number is as bad as this check can be: poor if it has a usable limit, else a caution.
 
     Example:
         >>> [graded(x, (None, 1.0), (None, 5.0)).word for x in (1.0, 2.0, 9.0, float("nan"))]

@@ -1,12 +1,10 @@
-"""Measures of likeness, anatomy, tissue contrast and distance.
+"""Measures of likeness, anatomy, distance and tissue contrast.
 
-How alike two images of the same brain are, voxel by voxel: PSNR, SSIM, correlation.
-
-Whether harmonization kept the anatomy: edges that appeared, order of intensities that changed.
-
-How far two intensity distributions are from each other.
-
-Contrast between gray and white matter, from intensities alone.
+- How alike two images of one brain are, voxel by voxel: :func:`psnr`, :func:`ssim`, :func:`ncc` (higher is better).
+- Whether harmonization kept the anatomy: :func:`new_edges` are edges that appeared (fewer is better),
+  :func:`local_spearman` is how far the order of intensities stayed (higher is better).
+- How far two intensity distributions are from each other: :func:`wasserstein` (lower is nearer).
+- Contrast between gray and white matter, from intensities alone: :func:`tissue_contrast`, :func:`tissue_medians`.
 """
 
 from __future__ import annotations

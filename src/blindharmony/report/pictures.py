@@ -1,10 +1,9 @@
 """Slices, outlines and difference maps as pictures in the page.
 
-Slices of a volume as pictures inside the page.
-
-Thin outlines to lay over slices: is the mask the brain, does the template fit?
-
-The picture panels of the report: three planes, several slices each, one or more layers.
+First slices: which ones to show (:func:`choose`), side by side (:func:`strip`), as a picture (:func:`jpeg`). Then thin
+outlines to lay over them: is the mask the brain, does the template fit? Last the panels of the report, each three
+planes of several slices with one or more layers: scan and result (:func:`comparison`), their :func:`difference`, the
+:func:`bias` field, and the :func:`registration`.
 """
 
 from __future__ import annotations

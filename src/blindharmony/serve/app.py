@@ -2,8 +2,8 @@
 
 In reading order: the target models that can be chosen (told from the head of their files, since loading one would load
 torch); the page itself, one template, one style and one script from inside the package; jobs as the page sees them, in
-words, links and sizes without folders; results as a zip that is made while it is sent; the routes; and how long a
-browser may take to ask.
+words, links and sizes without folders; results as a zip that is made while it is sent; the routes; and the limit on
+half-sent requests (:class:`PatientProtocol`).
 """
 
 from __future__ import annotations
