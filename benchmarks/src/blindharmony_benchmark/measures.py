@@ -1,12 +1,13 @@
-"""Figures of merit.
+"""Figures of merit: against the truth where there is one, against the target's own scans where there is none.
 
-Against the truth: the scan that the target scanner really made of this head.
-
-White matter in a segmentation against the manual one.
-
-A site probe: can a classifier, taught anew for every method, still tell the scanner?
-
-Real scans have no truth: how far are they from the target's own unseen scans?
+- Against the truth, the scan that the target scanner really made of this head: :func:`likeness` (PSNR, SSIM, anatomy,
+  tissue contrast).
+- White matter in a segmentation against the manual one: :func:`overlap` (Dice: higher is better; error of the volume:
+  nearer to 0 is better).
+- A site probe, taught anew for every method: :func:`balanced_accuracy` is how well a classifier can still tell the
+  scanner (0.5 is chance, and best).
+- Real scans have no truth: :func:`profile` and :func:`site` describe a scan, :func:`distance` is how far it is from the
+  target's own unseen scans (lower is better).
 """
 
 from __future__ import annotations

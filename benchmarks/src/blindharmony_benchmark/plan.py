@@ -1,8 +1,7 @@
-"""What a benchmark will do: subjects, scanners, systems, cost.
+"""What a benchmark will do: who teaches and who is tested, and what is run.
 
-Who may teach and who is tested.
-
-What is to be run: source scanners, systems, legs, and who teaches them.
+:func:`read_splits` gives every BIDS set a :class:`Split` of subjects that teach, that may stop a training early, and
+that are judged. A :class:`Plan` holds the splits, the target, the :class:`Source` scanners, the systems and the legs.
 """
 
 from __future__ import annotations

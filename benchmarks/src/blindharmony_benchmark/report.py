@@ -1,14 +1,9 @@
-"""The tables and the page.
+"""The results for people and programs: tables, a document, charts and one page.
 
-Rows of the table in words, for pages and documents alike.
-
-Results as a document: which system stands where, at what cost, and where the default loses.
-
-The table as files: CSV for spreadsheets, JSON for programs, both of the same rows.
-
-Charts of a benchmark: intensity curves, and every subject against the baseline.
-
-The benchmark's report: one HTML file that asks for nothing else.
+Rows of the table are put in words (:func:`cells_of`), for page and document alike. :func:`document` says which system
+stands where, at what cost, and where the default loses. :func:`write_results` writes the table as CSV for spreadsheets
+and JSON for programs, both of the same rows. The charts show intensity curves, and every subject against the baseline.
+:func:`write_page` puts all in one HTML file that asks for nothing else.
 """
 
 from __future__ import annotations

@@ -1,16 +1,10 @@
-"""The benchmark step by step.
+"""The benchmark step by step: every system harmonizes every source, and what is finished is not done again.
 
-The most memory that a piece of work needed.
-
-Finished steps: one small file for each, named by all that went in.
-
-Pictures of one subject of each source, before and after: they hold voxels, so they stay with the user.
-
-What a system may be taught with, built only for those that learn.
-
-Each leg's measurement of one harmonized scan, and what it needs only once.
-
-The benchmark from step to step: what is finished is not done again.
+In reading order: what a piece of work costs (:class:`Meter`: seconds and the most memory); finished :class:`Step`, one
+small file for each, named by all that went into it; pictures of one subject of each source, before and after, which
+hold voxels and so stay with the user; what a system may be taught with (:class:`Teaching`), built only for those that
+learn; the measurement of one harmonized scan on each leg (:class:`Measuring`), with what that needs only once; and the
+:class:`Benchmark`, which goes from step to step.
 """
 
 from __future__ import annotations

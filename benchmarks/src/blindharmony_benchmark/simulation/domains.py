@@ -1,20 +1,13 @@
-"""Simulated source scanners, by name.
+"""Simulated source scanners, by name: ``DOMAINS`` has a sentence, a formula and a function for each.
 
-What a simulated scanner gets to see of a scan.
+A simulated scanner gets to see a :class:`View` of a scan. Where labels are known they say how bright each tissue is
+(:func:`tissue_levels`), and how much of it a voxel holds (:func:`soft_labels`). What scanners do:
 
-What the labels say: how bright each tissue is, and how much of it a voxel holds.
-
-Monotone domains: one intensity curve for the whole scan, as in the paper.
-
-A coil's bias field and the noise of a magnitude image.
-
-Coarser images on the same grid: blur, and thick slices.
-
-Another contrast between tissues, with the anatomy and texture of the scan.
-
-Signal of a tissue in two T1-weighted sequences, from its relaxation times.
-
-The registry of simulated scanners: each has a name, a sentence, a formula, and what it does.
+- one increasing curve for the whole scan, as in the paper (:func:`through_curve`);
+- a coil's :func:`bias_field`, and the noise of a magnitude image (:func:`with_noise`);
+- coarser images on the same grid: blur, and thick slices (:func:`blurred`, :func:`thick_slices`);
+- another contrast between tissues, with the anatomy and texture of the scan (:func:`recontrast`), also that of two
+  T1-weighted sequences, computed from relaxation times (:func:`spoiled_gradient_echo`, :func:`mprage`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What another scanner would have made of a scan.
 
-One scan through one simulated scanner, as arrays.
-
-A scan file through a simulated scanner, in its own space.
+:func:`simulate` puts one scan through one simulated scanner, as arrays; :func:`simulate_volume` does it with a scan as
+it was read, in its own space.
 """
 
 from __future__ import annotations

@@ -1,20 +1,11 @@
-r"""Systems that need no training: nothing, N4, matching, normalisation, spectrum.
+"""Systems that need no training.
 
-What costs nothing: no change, one gain, the bias field alone.
-
-Histogram matching: with the mask and without, before N4 and after, one by one and pooled.
-
-Normalisation by landmarks and moments, mapped back to the target's unit through the pooled target's own.
-
-Spectrum analysis: the low frequencies' amplitude of the target, the scan's own phase.
-
-.. math:: x = \mathcal F^{-1}\bigl[(W A_t + (1 - W) |\mathcal F y|)\, e^{i \arg \mathcal F y}\bigr]
-
-:math:`W` is 1 in a centred window of half width :math:`\beta` of each axis, :math:`A_t` the amplitude of the mean
-target head. In 3D, on whole volumes.
-
-Source: the family of Fourier domain adaptation (Yang & Soatto 2020) and spectrum swapping for MRI (Guan et al. 2022);
-the published window and transform of the latter are not known, so the window is tuned.
+- What costs nothing: one gain (:class:`Nothing`), the bias field alone (:class:`BiasOnly`), the range of intensities
+  (:class:`MinMax`).
+- Histogram matching: with the mask and without, before N4 and after, one by one and pooled.
+- Normalisation by landmarks and moments (:class:`Nyul`, :class:`ZScore`, :class:`WhiteStripe`), mapped back to the
+  target's unit through the pooled target's own.
+- :class:`Spectrum`: the target's amplitude at low frequencies, the scan's own phase.
 """
 
 from __future__ import annotations
@@ -299,7 +290,16 @@ def spectrum_swap(image: NDArray[np.float32], reference: NDArray[np.float32], be
 
 
 class Spectrum(System):
-    """N4, then the mean target head's amplitude at low frequencies; the window is tuned on training scans."""
+    r"""N4, then the mean target head's amplitude at low frequencies; the window is tuned on training scans.
+
+    .. math:: x = \mathcal F^{-1}\bigl[(W A_t + (1 - W) |\mathcal F y|)\, e^{i \arg \mathcal F y}\bigr]
+
+    :math:`W` is 1 in a centred window of half width :math:`\beta` of each axis, :math:`A_t` the amplitude of the mean
+    target head. In 3D, on whole volumes.
+
+    Source: the family of Fourier domain adaptation (Yang & Soatto 2020) and spectrum swapping for MRI (Guan et al.
+    2022); the published window and transform of the latter are not known, so the window is tuned.
+    """
 
     name: ClassVar[str] = "spectrum"
     sees: ClassVar[Sees] = "target scans"
