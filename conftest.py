@@ -28,8 +28,8 @@ settings.load_profile("laws")
 _SMALL_TARGETS = {"tiny_target", "tiny_target_file"}
 _STAYS_AT_THE_START = (
     "tests/training/",
-    "tests/preprocessing/test_keep.py",
-    "tests/preprocessing/test_prep_lift.py",
+    "tests/preprocessing/test_cache.py",
+    "tests/preprocessing/test_contrast.py",
 )
 # Half a head has to be placed, or other processes do the same.
 _RUNS_TO_ITS_END = ("tests/cli/test_cli_assess.py::test_several_scans_as_json", "tests/study/test_study_bytes.py")
