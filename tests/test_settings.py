@@ -9,7 +9,7 @@ from blindharmony.cli.options import add_settings, settings_of
 from blindharmony.errors import BlindHarmonyError, UsageError
 from blindharmony.result import Parameters
 from blindharmony.settings import CHOICES, GROUPS, METHODS, CurveSettings, HarmonizeSettings, PublishedSettings
-from blindharmony.study.work import Settings
+from blindharmony.study.work import StudySettings
 
 DEFAULTS = HarmonizeSettings()
 
@@ -134,7 +134,7 @@ def test_command_line_call_sidecar_and_study_say_the_same(group, name, tmp_path)
     sidecar = Parameters.of(settings, mask=None, scanner=None).model_dump(mode="json", by_alias=True)
     assert Parameters.model_validate(json.loads(json.dumps(sidecar))).settings_of(settings.method) == settings
     assert sidecar["SettingsDigest"] == settings.digest
-    usual, other = (Settings(target="t", digest="d", harmonize=s).all() for s in (DEFAULTS, settings))
+    usual, other = (StudySettings(target="t", digest="d", harmonize=s).all() for s in (DEFAULTS, settings))
     assert usual != other
     assert other.get(group or name) == ({name: value} if group else value)
 

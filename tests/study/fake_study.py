@@ -11,7 +11,7 @@ from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.groups import by_metadata
 from blindharmony.study.ledger import Ledger
 from blindharmony.study.run import held, make_plan, run_study
-from blindharmony.study.work import Settings
+from blindharmony.study.work import StudySettings
 
 
 def make_study(root: Path, scans: dict[str, str], metadata: dict[str, dict] | None = None) -> Path:
@@ -35,7 +35,7 @@ def fake_run(root: Path, out: Path, engine=None, *, seed: int = 0, say=None, scr
     lines = [] if say is None else say
     with held(Ledger(out)) as ledger:
         plan = make_plan(by_metadata(scans), ledger)
-        settings = Settings(target="none", digest="d", harmonize=HarmonizeSettings(seed=seed))
+        settings = StudySettings(target="none", digest="d", harmonize=HarmonizeSettings(seed=seed))
         try:
             return run_study(
                 plan,

@@ -21,9 +21,9 @@ from blindharmony.study.work import FitScanner, HarmonizeScan, LookAtScan, Scann
 class FakeLook(LookAtScan):
     def do(self, tell):
         _begin(self)
-        if self.first and "fails at the second look" in self.item.scan.path.read_text():
+        if self.earlier and "fails at the second look" in self.item.scan.path.read_text():
             raise InputError("the scan is a fake", remedy="take another", path=self.item.scan.path)
-        write_bytes(self.file, _content(self, self.first), overwrite=True)
+        write_bytes(self.file, _content(self, self.earlier), overwrite=True)
         return Answer()
 
 
@@ -32,7 +32,7 @@ class FakeFit(FitScanner):
         summaries = b"".join(file.read_bytes() for file in self.files)
         content = hashlib.sha256(summaries).hexdigest().encode()
         file = write_bytes(self.ledger.scanner(self.key), content, overwrite=True)
-        fit = ScannerFit(again=not self.first, scans=len(self.summaries))
+        fit = ScannerFit(again=not self.earlier, scans=len(self.summaries))
         write_sidecar(note_path(file), fit.model_dump(), overwrite=True)
         return fit
 

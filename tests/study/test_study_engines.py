@@ -28,7 +28,7 @@ from blindharmony.jobs.engine import (
 from blindharmony.jobs.processes import ProcessEngine, WorkerProcess
 from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.ledger import Ledger
-from blindharmony.study.work import HarmonizeScan, Item, Settings
+from blindharmony.study.work import HarmonizeScan, Item, StudySettings
 
 
 class Number(Answer):
@@ -125,7 +125,7 @@ def test_work_comes_out_of_its_line_as_it_went_in(word, seed, scanner):
     scan = Scan(Path("/data/\udcff"), f"sub-1/anat/{word}", {"sub": word, "suffix": "T1w"})
     work = HarmonizeScan(
         ledger=Ledger(Path(f"/out/\udcfe{word}".replace("\x00", ""))),
-        settings=Settings(target=word, digest="d", harmonize=HarmonizeSettings(seed=seed)),
+        settings=StudySettings(target=word, digest="d", harmonize=HarmonizeSettings(seed=seed)),
         item=Item(scan=scan, sha="s", mask=Path("/masks/\udcff")),
         group=word,
         scanner=scanner,

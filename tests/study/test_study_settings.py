@@ -5,7 +5,7 @@ import pytest
 from blindharmony.io.bids import Scan
 from blindharmony.settings import GROUPS, HarmonizeSettings
 from blindharmony.study.run import differences
-from blindharmony.study.work import METHOD_2, Item, Settings, brought_up
+from blindharmony.study.work import METHOD_2, Item, StudySettings, brought_up
 
 # As written when settings had no names of their own but "method 2".
 OLD = {
@@ -77,7 +77,7 @@ def item(tmp_path):
 
 
 def settings(harmonize=SAME, **changes):
-    return Settings(target="t", digest="d" * 12, harmonize=harmonize, version="1.0", **changes)
+    return StudySettings(target="t", digest="d" * 12, harmonize=harmonize, version="1.0", **changes)
 
 
 def test_the_numbers_of_old_studies_are_known():

@@ -179,13 +179,13 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.models.file import load_target
     from blindharmony.study.cohort import keep_target
     from blindharmony.study.run import held, make_plan, run_study
-    from blindharmony.study.work import Settings
+    from blindharmony.study.work import StudySettings
 
     harmonize = settings_of(arguments, HarmonizeSettings)
     device = resolved_device(harmonize.device)
     harmonize = harmonize.updated(device=device)
     target = load_target(arguments.target)
-    settings = Settings(
+    settings = StudySettings(
         target=_for_workers(arguments.target),
         digest=target.digest,
         harmonize=harmonize,

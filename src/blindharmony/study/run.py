@@ -36,8 +36,8 @@ from blindharmony.study.work import (
     LookAtScan,
     ScannerFit,
     ScanRecord,
-    Settings,
     Stage,
+    StudySettings,
     StudyWork,
     brought_up,
 )
@@ -197,7 +197,7 @@ _TRIES = 2
 
 def run_study(
     plan: Plan,
-    settings: Settings,
+    settings: StudySettings,
     ledger: Ledger,
     engine: Engine,
     *,
@@ -237,7 +237,7 @@ class _Run:
     def __init__(
         self,
         plan: Plan,
-        settings: Settings,
+        settings: StudySettings,
         ledger: Ledger,
         engine: Engine,
         pieces: Pieces,
@@ -327,7 +327,7 @@ class _GroupRun:
         self.group, self.run = group, run
         self.alive = {item.scan.id: item for item in items}
         self.round = 0
-        self.first: str | None = None
+        self.earlier: str | None = None
         self.waiting: set[str] = set()
         self.cache = 1 < len(items) <= run.scratch
 
@@ -372,22 +372,22 @@ class _GroupRun:
             settings=run.settings,
             item=item,
             round=self.round,
-            first=self.first,
+            earlier=self.earlier,
             cache=self.cache,
         )
 
     def _fit(self) -> list[Task]:
         # What an earlier look has taught is better than the curve of one scan.
         if len(self.alive) < 2:
-            return self._harmonize(self.first)
+            return self._harmonize(self.earlier)
         run = self.run
-        keys = {name: item.look_key(run.settings, self.first) for name, item in self.alive.items()}
+        keys = {name: item.look_key(run.settings, self.earlier) for name, item in self.alive.items()}
         fit = run.pieces.fit(
             ledger=run.ledger,
             settings=run.settings,
             group=self.group.name,
             round=self.round,
-            first=self.first,
+            earlier=self.earlier,
             summaries=tuple(sorted(keys.items())),
         )
         if kept := fit.kept():
@@ -396,7 +396,7 @@ class _GroupRun:
 
     def _fitted(self, fit: FitScanner, answer: ScannerFit) -> list[Task]:
         if answer.again:
-            self.round, self.first = self.round + 1, fit.key
+            self.round, self.earlier = self.round + 1, fit.key
             return self._look()
         tasks = self._harmonize(fit.key)
         if tasks:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from blindharmony.result import HarmonizeResult
 
 
-class Settings(Message):
+class StudySettings(Message):
     """Everything besides the scans that decides what is written.
 
     Attributes:
@@ -127,11 +127,11 @@ class Item(Message):
     mask: FilePath | None = None
     mask_sha: str | None = None
 
-    def look_key(self, settings: Settings, first: str | None) -> str:
-        """Name of its summary, made with the scanner model ``first`` if any."""
-        return key_of("summary", self.sha, self.mask_sha, settings.look(), first)
+    def look_key(self, settings: StudySettings, earlier: str | None) -> str:
+        """Name of its summary, made with the scanner model ``earlier`` if any."""
+        return key_of("summary", self.sha, self.mask_sha, settings.look(), earlier)
 
-    def fingerprint(self, settings: Settings, scanner: str | None) -> Fingerprint:
+    def fingerprint(self, settings: StudySettings, scanner: str | None) -> Fingerprint:
         """All that its result depends on."""
         return Fingerprint(input=self.sha, mask=self.mask_sha, settings=settings.all(), scanner=scanner)
 
@@ -155,7 +155,7 @@ class StudyWork(Work):
     stage: ClassVar[Stage]
 
     ledger: Ledger
-    settings: Settings
+    settings: StudySettings
 
     def target(self) -> Target:
         """The target model, loaded once in a worker.
@@ -178,7 +178,7 @@ class LookAtScan(StudyWork):
     Attributes:
         item: The scan.
         round: Of the fit, from 0.
-        first: Key of the scanner that the round before has fitted.
+        earlier: Key of the scanner that the round before has fitted.
         cache: Whether the prepared scan is kept for the next stages.
     """
 
@@ -186,13 +186,13 @@ class LookAtScan(StudyWork):
 
     item: Item
     round: int = 0
-    first: str | None = None
+    earlier: str | None = None
     cache: bool = False
 
     @property
     def file(self) -> Path:
         """Where the summary is kept."""
-        key = self.item.look_key(self.settings, self.first)
+        key = self.item.look_key(self.settings, self.earlier)
         return self.ledger.summary(self.item.scan.id, self.round, key)
 
     def do(self, tell: Tell) -> Answer:
@@ -205,7 +205,7 @@ class LookAtScan(StudyWork):
             self.item.scan.path,
             target,
             self.settings.harmonize,
-            scanner=ScannerModel.load(self.ledger.scanner(self.first), target) if self.first else None,
+            scanner=ScannerModel.load(self.ledger.scanner(self.earlier), target) if self.earlier else None,
             mask=self.item.mask,
             cache=self.ledger.prepared(self.item.scan.id) if self.cache else None,
         )
@@ -238,7 +238,7 @@ class FitScanner(StudyWork):
     Attributes:
         group: Name of the scanner.
         round: Of the fit, from 0.
-        first: Key of the scanner that the round before has fitted; it becomes a part of this one.
+        earlier: Key of the scanner that the round before has fitted; it becomes a part of this one.
         summaries: Scan's id and key of its summary, sorted.
     """
 
@@ -247,13 +247,13 @@ class FitScanner(StudyWork):
 
     group: str
     round: int = 0
-    first: str | None = None
+    earlier: str | None = None
     summaries: tuple[tuple[str, str], ...]
 
     @property
     def key(self) -> str:
         """Name of the scanner: what it is fitted to."""
-        return key_of("fit", self.first, self.summaries)
+        return key_of("fit", self.earlier, self.summaries)
 
     @property
     def files(self) -> list[Path]:
@@ -274,7 +274,7 @@ class FitScanner(StudyWork):
 
         target = self.target()
         summaries = [kept_summary(file) for file in self.files]
-        so_far = ScannerModel.load(self.ledger.scanner(self.first), target) if self.first else None
+        so_far = ScannerModel.load(self.ledger.scanner(self.earlier), target) if self.earlier else None
         rounds = ScannerRounds(target, so_far, settings=self.settings.harmonize).after(summaries)
         model = rounds.model
         assert model is not None
