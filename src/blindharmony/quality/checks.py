@@ -97,6 +97,11 @@ class Check:
         advice: What to do, one sentence; empty if nothing.
         topic: What it is about.
         note: Whether a reader should be told though it is no reason to doubt the result.
+
+    Example:
+        >>> check = Check("voxel size", Severity.CAUTION, "Voxels are 1.5 mm long.", 1.5, (None, 1.2), unit="mm")
+        >>> check.judged, check.told, check.as_json()["severity"]
+        (True, True, 'caution')
     """
 
     name: str
@@ -198,6 +203,11 @@ class Evidence:
         doubts: What the method noticed for which a result must be looked at.
         settings: The limits.
         harmonized: Whether ``after`` is a result; else it is the scan itself.
+
+    Example:
+        >>> evidence = blindharmony.harmonize("scan.nii.gz").evidence             # doctest: +SKIP
+        >>> evidence.subject, round(evidence.brain_ml)                            # doctest: +SKIP
+        ('result', 1391)
     """
 
     prepared: Prepared
@@ -346,6 +356,15 @@ def register_check(function: CheckFunction) -> CheckFunction:
         function: Takes the evidence, gives a check or several. It is asked for the result and, by ``assess``, for the
             scan too. A function of the same name and module takes the place of the one before (a notebook's cell that
             is run again).
+
+    Example:
+        >>> @register_check
+        ... def brain_size(evidence):
+        ...     size, good = evidence.brain_ml, (900.0, None)
+        ...     return Check("brain size", graded(size, good), f"The brain has {size:.0f} ml.", size, good, unit="ml")
+        >>> brain_size in registered_checks()
+        True
+        >>> unregister_check(brain_size)
     """
     again = [f for f in _CHECKS if (f.__module__, f.__qualname__) == (function.__module__, function.__qualname__)]
     for earlier in again:
