@@ -207,7 +207,7 @@ class Evidence:
     Example:
         >>> evidence = blindharmony.harmonize("scan.nii.gz").evidence             # doctest: +SKIP
         >>> evidence.subject, round(evidence.brain_ml)                            # doctest: +SKIP
-        ('result', 1391)
+        ('result', ...)
     """
 
     prepared: Prepared
