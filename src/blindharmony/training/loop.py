@@ -681,7 +681,7 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def note(number: int, frame: object) -> None:
+    def note(_number: int, _frame: object) -> None:
         asked.set()
         signal.signal(signal.SIGINT, before)
 
