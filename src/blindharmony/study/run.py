@@ -131,6 +131,9 @@ def held(ledger: Ledger, participants: Sequence[str] = ()) -> Iterator[Ledger]:
         if not participants:
             ledger.sweep()
         yield ledger
+        if not participants:
+            # Workers of a run that was killed may have lived, and written, a moment longer than their run.
+            ledger.sweep()
 
 
 @dataclass
