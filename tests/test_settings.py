@@ -8,7 +8,7 @@ import pytest
 from blindharmony.cli.options import add_settings, settings_of
 from blindharmony.errors import BlindHarmonyError, UsageError
 from blindharmony.result import Parameters
-from blindharmony.settings import CHOICES, GROUPS, METHODS, CurveSettings, HarmonizeSettings, PublishedSettings
+from blindharmony.settings import METHODS, CurveSettings, HarmonizeSettings, PublishedSettings
 from blindharmony.study.work import StudySettings
 
 DEFAULTS = HarmonizeSettings()
@@ -18,7 +18,11 @@ DEFAULTS = HarmonizeSettings()
 FIELDS = [
     (group, name)
     for outer, field in HarmonizeSettings.model_fields.items()
-    for group, name in ([(outer, n) for n in type(field.default).model_fields] if outer in GROUPS else [(None, outer)])
+    for group, name in (
+        [(outer, n) for n in type(field.default).model_fields]
+        if outer in HarmonizeSettings.number_groups()
+        else [(None, outer)]
+    )
 ]
 
 
@@ -108,7 +112,7 @@ def test_the_released_program_has_its_own_numbers(method):
 def parsed(*words):
     """The settings that a command line asks for."""
     grammar = argparse.ArgumentParser()
-    add_settings(grammar, CHOICES)
+    add_settings(grammar, HarmonizeSettings.choices())
     return settings_of(grammar.parse_args(words), HarmonizeSettings)
 
 
@@ -181,10 +185,10 @@ def test_a_sidecar_has_only_the_numbers_that_were_changed():
     }
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", HarmonizeSettings.choices())
 def test_help_and_default_of_an_option_are_those_of_the_field(name):
     grammar = argparse.ArgumentParser()
-    add_settings(grammar, CHOICES)
+    add_settings(grammar, HarmonizeSettings.choices())
     (action,) = [a for a in grammar._actions if a.dest == name]
     field = HarmonizeSettings.model_fields[name]
     assert field.description.removesuffix(".")[1:] in action.help

@@ -30,7 +30,7 @@ from blindharmony.models.target import Target
 from blindharmony.preprocessing.brain import read_mask
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare
 from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
-from blindharmony.quality.checks import gather_evidence
+from blindharmony.quality.checks import gather_evidence, registered_checks
 from blindharmony.quality.verdict import Assessment, judge
 from blindharmony.result import HarmonizeResult, NamedFile
 from blindharmony.settings import HarmonizeSettings
@@ -158,7 +158,9 @@ class Method:
         steps.append((self.harmonization.name, self.harmonization.about))
         if self.harmonization.refines and self.settings.refine:
             steps.append(("refinement", "noise and blur taken out by the target's restorer, as far as the scan allows"))
-        steps.append(("checks", "mask, order of tissues, and how typical the scan is for the target, before and after"))
+        added = [check.__name__ for check in registered_checks() if check.__module__ != registered_checks.__module__]
+        judged = "mask, order of tissues, and how typical the scan is for the target, before and after"
+        steps.append(("checks", ", ".join([judged, *added])))
         stays = [step.name for step in self.preparation.steps if step.harmonizes]
         stays = [name for name in stays if not (self.settings.keep_bias and name == CorrectBias.name)]
         back = "the change goes to the scan's own voxels; every step is undone but " + ", ".join(stays)

@@ -334,6 +334,21 @@ class CheckSettings(SettingsGroup):
 class Settings(SettingsGroup):
     """Choices first, then groups of numbers: everything that decides a result, with a digest."""
 
+    @classmethod
+    def number_groups(cls) -> tuple[str, ...]:
+        """Fields that are groups of numbers, for ``--set``.
+
+        Example:
+            >>> HarmonizeSettings.number_groups()[:2], HarmonizeSettings.choices()[:2]
+            (('curve', 'bias_again'), ('method', 'refine'))
+        """
+        return tuple(name for name, field in cls.model_fields.items() if isinstance(field.default, SettingsGroup))
+
+    @classmethod
+    def choices(cls) -> tuple[str, ...]:
+        """The other fields, which are options of the command line."""
+        return tuple(name for name in cls.model_fields if name not in cls.number_groups())
+
     def updated(self, **changes: Any) -> Self:
         """These settings with changes by field name; a group may be given as a mapping of some of its numbers.
 
@@ -424,12 +439,6 @@ class HarmonizeSettings(Settings):
     def digest(self) -> str:
         """SHA-256 (12 digits) of all that decides a result: everything but where it is computed."""
         return self.digest_of(name for name in type(self).model_fields if name != "device")
-
-
-GROUPS: tuple[str, ...] = tuple(
-    name for name, field in HarmonizeSettings.model_fields.items() if isinstance(field.default, SettingsGroup)
-)
-CHOICES: tuple[str, ...] = tuple(name for name in HarmonizeSettings.model_fields if name not in GROUPS)
 
 
 def _refused(error: ValidationError, model: type[BaseModel]) -> UsageError:

@@ -28,7 +28,9 @@ class OldNames:
     _NEW: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("pipeline", "assessment", "group", "intake", "stages"), "blindharmony.api"),
         **dict.fromkeys(("record", "lookup", "rerun", "viewing"), "blindharmony.provenance"),
-        **dict.fromkeys(("evidence", "simulation"), "blindharmony_benchmark (pip install blindharmony-benchmark)"),
+        **dict.fromkeys(
+            ("evidence", "simulation"), "blindharmony_benchmark (pip install ./benchmarks, in a copy of the source)"
+        ),
         "flow": "blindharmony.flows",
         "image": "blindharmony.io",
         "interop": "blindharmony.integrations",

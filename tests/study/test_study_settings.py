@@ -3,7 +3,7 @@
 import pytest
 
 from blindharmony.io.bids import Scan
-from blindharmony.settings import GROUPS, HarmonizeSettings
+from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.run import differences
 from blindharmony.study.work import METHOD_2, Item, StudySettings, brought_up
 
@@ -98,7 +98,7 @@ def test_summaries_of_an_old_study_are_found(item):
     assert item.look_key(settings(), "first") == "056988dcb2d1aac629bc5db0"
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", HarmonizeSettings.number_groups())
 def test_a_changed_number_is_noticed_and_named(item, group):
     name, value = next(
         (n, v)

@@ -25,7 +25,7 @@ from blindharmony_benchmark.systems.classical import (
 )
 
 #: Module with ``SYSTEMS``, the classes of all trained systems, and what has to be installed for it.
-_NETWORKS, _EXTRA = "blindharmony_benchmark.networks", "pip install blindharmony-benchmark[networks]"
+_NETWORKS, _EXTRA = "blindharmony_benchmark.networks", "pip install monai"
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def included_segmenter(
     try:
         module = import_module("blindharmony_benchmark.networks.segmenter")
     except ImportError as error:
-        remedy = "pip install blindharmony-benchmark[networks], or give --segmenter"
+        remedy = "pip install monai, or give --segmenter"
         raise UsageError(f"the included segmenter needs {error.name or 'more'}", remedy=remedy) from error
     found = module.Segmenter()
     found.fit(training, held_out, folder, minutes, seed, say)

@@ -39,7 +39,7 @@ from blindharmony.files import check_outputs, locked, output_name, result_names,
 from blindharmony.io.bids import list_scans
 from blindharmony.io.dicom import choose, convert, is_dicom
 from blindharmony.io.tables import scanner_table, unmatched
-from blindharmony.settings import CHOICES, HarmonizeSettings
+from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.ledger import kept_gb, largest
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, BIDS study, DICOM")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     add_shared(p, "--target", "--mask", "--mask-dir")
-    add_settings(p, CHOICES)
+    add_settings(p, HarmonizeSettings.choices())
     p.add_argument(
         "--group",
         action="store_true",

@@ -84,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _not_installed(arguments: argparse.Namespace, screen: Screen) -> int:
-    raise UsageError(f"'{arguments.verb}' is not installed here", remedy="pip install blindharmony-benchmark")
+    raise UsageError(
+        f"'{arguments.verb}' is not installed here", remedy="run pip install ./benchmarks in a copy of the source"
+    )
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from blindharmony.cli.console import Screen
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.files import parse_json, read_text
 from blindharmony.io.bids import Listing, find_masks, joined, list_scans
-from blindharmony.settings import METHODS, HarmonizeSettings, Settings, SettingsGroup, TrainSettings
+from blindharmony.settings import METHODS, HarmonizeSettings, Settings, TrainSettings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -58,11 +58,6 @@ def both(option: str) -> tuple[str, ...]:
         ('--mem-gb', '--mem_gb')
     """
     return option, "--" + option[2:].replace("-", "_")
-
-
-def choices_of(model: type[Settings]) -> tuple[str, ...]:
-    """Fields of settings that are choices and so options; the others are groups of numbers, for ``--set``."""
-    return tuple(k for k, field in model.model_fields.items() if not isinstance(field.default, SettingsGroup))
 
 
 def add_settings(
@@ -143,7 +138,7 @@ def settings_of(arguments: argparse.Namespace, model: type[AnySettings]) -> AnyS
         group, dot, number = name.strip().replace("-", "_").partition(".")
         value = _value(text.strip())
         settings = settings.updated(**{group: {number: value} if dot else value})
-    options = {name: getattr(arguments, name, None) for name in choices_of(model)}
+    options = {name: getattr(arguments, name, None) for name in model.choices()}
     return settings.updated(**{name: value for name, value in options.items() if value is not None})
 
 

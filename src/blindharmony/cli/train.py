@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen, Stage
-from blindharmony.cli.options import add_settings, add_shared, choices_of, settings_of
+from blindharmony.cli.options import add_settings, add_shared, settings_of
 from blindharmony.errors import UsageError
 from blindharmony.files import check_outputs
 from blindharmony.io.bids import list_scans
@@ -57,7 +57,7 @@ def add_parser(verbs: Any) -> None:
     add_shared(p, "--participant-label")
     p.add_argument("--held-out", nargs="+", metavar="LABEL", help="subjects (or file names) that teach no network")
     add_shared(p, "--mask-dir")
-    add_settings(p, choices_of(TrainSettings), TrainSettings)
+    add_settings(p, TrainSettings.choices(), TrainSettings)
     p.add_argument(
         "--note",
         nargs=2,

@@ -653,12 +653,12 @@ def direction(evidence: Evidence) -> list[Check]:
         words = _DIRECTION[quantity].format(before=_digits(first.value), after=_digits(second.value))
         ends = " to ".join(_digits(end) for end in limit if end is not None)
         allowed = ends if two_sided else f"at most {ends}"
-        moved = f"harmonizing moved the scan's {quantity} away from the target's" if severity else "it may stay there"
+        moved = f": harmonizing moved the scan's {quantity} away from the target's" if severity else ""
         checks.append(
             Check(
                 name=name,
                 severity=severity,
-                message=f"{words}; {allowed} is allowed{f': {moved}' if severity else ''}.",
+                message=f"{words}; {allowed} is allowed{moved}.",
                 value=second.value,
                 limit=limit,
                 unit=unit,

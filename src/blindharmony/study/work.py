@@ -22,7 +22,7 @@ from blindharmony.errors import InputError, UsageError
 from blindharmony.files import mask_name, sidecar_name, write_bytes, write_sidecar
 from blindharmony.io.bids import Scan
 from blindharmony.jobs.engine import Answer, FilePath, Message, Tell, Work
-from blindharmony.settings import CHOICES, GROUPS, HarmonizeSettings
+from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.ledger import Ledger, key_of, note_path, publish
 from blindharmony.version import VERSION
 
@@ -55,8 +55,8 @@ class StudySettings(Message):
         """What a result depends on; not where the model lies. Numbers that are not the defaults stand in full."""
         return {
             **self.model_dump(mode="json", include={"digest", "uncertainty", "report", "version"}),
-            **self.harmonize.model_dump(mode="json", include=set(CHOICES)),
-            "numbers": self.harmonize.digest_of(GROUPS),
+            **self.harmonize.model_dump(mode="json", include=set(HarmonizeSettings.choices())),
+            "numbers": self.harmonize.digest_of(HarmonizeSettings.number_groups()),
             **self.harmonize.groups(),
         }
 
@@ -90,7 +90,7 @@ def brought_up(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("method") == 2:
         settings |= {
             "method": "curve",
-            "numbers": HarmonizeSettings().updated(**METHOD_2).digest_of(GROUPS),
+            "numbers": HarmonizeSettings().updated(**METHOD_2).digest_of(HarmonizeSettings.number_groups()),
             **METHOD_2,
         }
     return {**fingerprint, "settings": settings}

@@ -46,7 +46,7 @@ def monai(module: str) -> ModuleType:
     try:
         return import_module(f"monai.{module}")
     except ImportError:
-        raise UsageError("MONAI is not installed", remedy="pip install 'blindharmony-benchmark[networks]'") from None
+        raise UsageError("MONAI is not installed", remedy="pip install monai") from None
 
 
 def unet(inputs: int, outputs: int, *, widths: tuple[int, ...] = _WIDTHS, silent: bool = True) -> nn.Module:
