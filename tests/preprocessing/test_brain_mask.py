@@ -3,16 +3,18 @@
 import sys
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
+from nibabel.processing import resample_to_output
 
 from blindharmony.errors import InputError, PreprocessingError
 from blindharmony.io.volume import read_volume
 from blindharmony.io.write import write_like
 from blindharmony.preprocessing.brain import ExtractBrain, check_grid, extract_brain, read_mask, stripped_foreground
 from blindharmony.preprocessing.steps import Scan
-from heads import scans
+from heads import head_grid, scans, synthetic_brain
 
 HEADER = "import sys, nibabel as nib, numpy as np\nhead = nib.load(sys.argv[1])\ndata = head.get_fdata()\n"
 
@@ -89,6 +91,17 @@ class TestStripped:
         data[-2:, -2:, -2:] = 40
         found = stripped_foreground(replace(stripped_head.scan, data=data))
         np.testing.assert_array_equal(found, stripped_head.brain)
+
+    def test_cubic_resampling_rings_around_a_brain_and_it_is_still_read_and_stripped(self, tmp_path):
+        head = synthetic_brain(*head_grid(), seed=0)
+        image = resample_to_output(nib.Nifti1Image(head.data, head.affine), voxel_sizes=3.0, order=3)
+        image.to_filename(tmp_path / "resampled.nii.gz")
+        volume = read_volume(tmp_path / "resampled.nii.gz")
+        assert np.mean(volume.data[volume.data != 0] < 0) > 0.3
+        foreground = stripped_foreground(Scan(volume.data, volume.affine))
+        assert foreground is not None
+        millilitres = head.brain.sum() * np.prod(head.scan.spacing) / 1000
+        assert foreground.sum() * 27 / 1000 == pytest.approx(millilitres, rel=0.06)
 
     def test_a_whole_head_is_not_stripped(self, whole_head):
         assert stripped_foreground(whole_head.scan) is None

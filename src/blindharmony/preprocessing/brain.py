@@ -223,6 +223,8 @@ _STRIPPED_ML, _SURE_ML = (300.0, 2300.0), 1900.0
 _LEAST_BORDER, _WHOLE_BORDER = 0.5, 0.95
 # Of the brightest intensities: what interpolation and filters leave around a stripped brain.
 _NOISE = 0.02
+# Share of the foreground that is darker than the background: cubic resampling rings around a stripped brain.
+_RINGING = 0.01
 _SHELL_MM, _DARK_RIM = 3.0, 0.45
 # Two opinions on one brain overlap at least so much (Dice).
 _SAME_BRAIN = 0.85
@@ -332,8 +334,11 @@ def foreground_brain(scan: Scan) -> tuple[NDArray[np.bool_] | None, bool]:
     foreground: NDArray[np.bool_] = np.abs(scan.data - level) > tolerance
     if not foreground.any():
         return None, False
-    # Up to 2.5 l of noise would be labelled in vain.
     millilitres = float(np.prod(scan.spacing)) / 1000
+    if tolerance == 0 and np.mean(scan.data[foreground] < level) > _RINGING:
+        tolerance = _NOISE * float(np.quantile(scan.data[foreground] - level, 0.98))
+        foreground = scan.data - level > tolerance
+    # Up to 2.5 l of noise would be labelled in vain.
     if foreground.sum() * millilitres > _STRIPPED_ML[1] * (1 if tolerance == 0 else 2):
         return None, False
     foreground = _largest(foreground)

@@ -110,5 +110,5 @@ def test_without_scans_it_says_so(system, material):
 @ALL
 def test_without_monai_it_says_so(system, material, monkeypatch):
     monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
-    with pytest.raises(BlindHarmonyError, match="MONAI is not installed; pip install monai$"):
+    with pytest.raises(BlindHarmonyError, match=r"MONAI is not installed; pip install monai$"):
         system(steps=1).fit(material, silent)
