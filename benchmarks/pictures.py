@@ -1,9 +1,10 @@
-"""The pictures of the concept pages, made by the program from the included demo scan and target.
+"""The pictures of the README and the concept pages, made by the program from the included demo scan and target.
 
-    python benchmarks/pictures.py docs/pictures
+    python benchmarks/pictures.py docs/pictures --example ds002748/sub-51/anat/sub-51_T1w.nii.gz
 
-No other head is shown. The demo head is much like the target's already, so two pictures show it through a simulated
-scanner (gamma 1.5). Three to six minutes.
+The example is a scan of the target scanner (ds002748, CC0); no other head is shown. The demo head is much like the
+target's already, so three pictures show it through a simulated scanner (gamma 1.5; the README's with an uneven coil,
+30 %, on top). Three to six minutes.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from blindharmony_benchmark.simulation.simulate import simulate
 mpl.use("Agg")
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})
 BLUE, ORANGE, GREY = "#2266aa", "#cc6622", "#888888"
+LEVEL_MM = 62  # below the top of the brain: the lateral ventricles
 
 
 def axial(image: np.ndarray) -> np.ndarray:
@@ -45,6 +47,32 @@ def save(figure: plt.Figure, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", pil_kwargs={"quality": 88})
     plt.close(figure)
     print(path, f"{path.stat().st_size / 1000:.0f} kB")
+
+
+def opening(result: HarmonizeResult, example: Path, folder: Path) -> None:
+    """The README's picture: a brain through another scanner, harmonized, and a scan of the target scanner."""
+    mask = result.mask.reshape(result.source.shape)
+    prepared = harmonize(example, result.target).prepared.scan  # without its bias field
+    shown = (
+        ("another scanner", np.where(mask, result.source.data.reshape(mask.shape), 0), result.source),
+        ("harmonized", np.where(mask, result.data.reshape(mask.shape), 0), result.source),
+        ("a scan of the target scanner", np.where(prepared.inside(), prepared.data, 0), prepared),
+    )
+    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.7), facecolor="black", layout="constrained")
+    for place, (title, brain, volume) in zip(axes, shown, strict=True):
+        upright = nib.as_closest_canonical(nib.Nifti1Image(brain.astype(np.float32), volume.affine))
+        image = upright.get_fdata(dtype=np.float32)
+        levels = np.flatnonzero((image > 0).any((0, 1)))
+        image = image[:, :, int(levels[-1] - LEVEL_MM / upright.header.get_zooms()[2])]
+        rows, columns = np.nonzero(image > 0)
+        cut = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        across, along = upright.header.get_zooms()[:2]
+        place.imshow(
+            np.rot90(cut), cmap="gray", vmin=0, vmax=np.quantile(brain[brain > 0], 0.998), aspect=along / across
+        )
+        place.set_title(title, color="white", fontsize=12)
+        place.axis("off")
+    save(figure, folder / "opening.jpg")
 
 
 def blind(result: HarmonizeResult, folder: Path) -> None:
@@ -139,12 +167,16 @@ def trust(result: HarmonizeResult, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--example", type=Path, required=True, help="a scan of the target scanner, for the README")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     target = load_target("ds002748")
     scan = read_volume(demo_scan())
     result = harmonize(scan, target)
     other = simulate(scan.data, result.mask.reshape(scan.shape), scan.spacing.tolist(), "gamma1.5").image
     bent = harmonize(nib.Nifti1Image(other, scan.affine), target)
+    uneven = simulate(other, result.mask.reshape(scan.shape), scan.spacing.tolist(), "bias").image
+    opening(harmonize(nib.Nifti1Image(uneven, scan.affine), target), arguments.example, folder)
     print(f"correlation of the two results {np.corrcoef(bent.data[bent.mask], result.data[bent.mask])[0, 1]:.4f}")
     blind(bent, folder)
     flow(result, folder)

@@ -4,6 +4,7 @@ import argparse
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -52,6 +53,21 @@ def test_info_prints_the_card(capsys, tiny_target_file):
         assert word in text
     assert main(["info", str(tiny_target_file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "tiny"
+
+
+def test_targets_lists_included_models_and_those_of_a_folder_and_names_what_is_none(tiny_target_file, tmp_path, capsys):
+    shutil.copy(tiny_target_file, tmp_path / "site.safetensors")
+    assert main(["targets", str(tmp_path), "--json"]) == 0
+    cards = json.loads(capsys.readouterr().out)
+    assert [card["target"] for card in cards] == ["ds002748", str(tmp_path / "site.safetensors")]
+    assert (cards[0]["scans"], cards[0]["licence"]) == (22, "CC0-1.0")
+    (tmp_path / "broken.safetensors").write_bytes(b"no model")
+    assert main(["targets", str(tmp_path)]) != 0
+    printed = capsys.readouterr()
+    assert "broken.safetensors" in printed.err
+    assert "site.safetensors" in printed.out
+    assert main(["targets", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_good_and_bad_scans_together(capsys, scan, tiny_target_file, tmp_path):

@@ -1,12 +1,13 @@
-"""``blindharmony info``: what a target model is."""
+"""``blindharmony targets`` and ``info``: which target models there are, and what one is."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from blindharmony.cli.console import Screen
-from blindharmony.errors import one_line
+from blindharmony.errors import BlindHarmonyError, InputError, one_line
 
 
 def add_parser(verbs: Any) -> None:
@@ -21,6 +22,59 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("target", nargs="?", default="ds002748", help="model file or included name (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="for machines")
     p.set_defaults(run=run)
+    p = verbs.add_parser(
+        "targets",
+        help="list the included targets, and those of a folder",
+        description="List the target models: the included ones, and those of the folders and files that are named.",
+        epilog="example:\n  blindharmony targets models/",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("places", nargs="*", type=Path, metavar="PLACE", help="folders of models, or model files")
+    p.add_argument("--json", action="store_true", help="for machines")
+    p.set_defaults(run=run_targets)
+
+
+def run_targets(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Print the models, one after another; a file that is none is named, and the code is 1."""
+    import json
+
+    from blindharmony.models.file import load_target
+    from blindharmony.models.target import included_targets
+
+    named: dict[str, Path] = dict(included_targets())
+    for place in arguments.places:
+        if not place.exists():
+            raise InputError("is not there", remedy="name a folder of models, or model files", path=place)
+        paths = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+        named |= {str(path): path for path in paths}
+    code, cards = 0, []
+    for name, path in named.items():
+        try:
+            target = load_target(path)
+        except BlindHarmonyError as error:
+            screen.problem(str(error))
+            code = error.exit_code
+            continue
+        info = target.info
+        cards.append(
+            {
+                "target": name,
+                "contrast": info.suffix,
+                "scans": info.scans + info.held_out.scans,
+                "data": info.data or "not recorded",
+                "licence": info.licence or "not recorded",
+                "limits": info.notes.get("limits", "not recorded"),
+                "hash": target.digest,
+            }
+        )
+    if arguments.json:
+        screen.result(json.dumps(cards, indent=2))
+        return code
+    for card in cards:
+        screen.result(one_line(f"{card['target']} (--target {card['target']})"))
+        for key, value in list(card.items())[1:]:
+            screen.result(one_line(f"  {key:<8}  {value}"))
+    return code
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
