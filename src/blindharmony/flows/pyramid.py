@@ -296,7 +296,8 @@ class Pyramid(Bijection[list[Tensor]]):
         width = spec.widths[-1]
         self.base = LevelFlow(1, context=_CONTEXT, width=width, blocks=0, rounds=0, dropout=spec.dropout)
         # What a brain usually has at each place of a level: moves with the flow, but the target stores the atlas.
-        for k, place in enumerate(self._positions(atlas.float())):
+        # Without memory there are no places, and to reason about their shapes torch would load its compiler (4 s).
+        for k, place in enumerate([] if atlas.is_meta else self._positions(atlas.float())):
             self.register_buffer(f"place_{k}", place, persistent=False)
 
     def _positions(self, atlas: Tensor) -> list[Tensor]:

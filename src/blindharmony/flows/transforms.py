@@ -159,7 +159,8 @@ class Mixing(Bijection[Tensor]):
         self.raw_log_diagonal = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.register_buffer("permutation", torch.randperm(channels, generator=generator))
-        rows, columns = torch.tril_indices(channels, channels, offset=-1)
+        # Made here and moved: for a device without memory torch would load its compiler.
+        rows, columns = torch.tril_indices(channels, channels, offset=-1, device="cpu").to(self.lower.device)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
