@@ -194,6 +194,12 @@ def test_help_needs_no_torch():
     assert seconds < 3
 
 
+def test_harmonizing_loads_nothing_that_it_does_not_use():
+    code = "import blindharmony.api, blindharmony.models.file as f; f.load_target('ds002748')"
+    names, _ = modules_after(code)
+    assert not names & {"torch._dynamo", "sympy", "scipy.stats", "pandas", "matplotlib", "starlette"}
+
+
 def test_versions_agree():
     version = PROJECT["project"]["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()

@@ -158,9 +158,10 @@ class Mixing(Bijection[Tensor]):
         self.upper = nn.Parameter(torch.zeros(entries))
         self.raw_log_diagonal = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
-        self.register_buffer("permutation", torch.randperm(channels, generator=generator))
         # Made here and moved: for a device without memory torch would load its compiler.
+        permutation = torch.randperm(channels, generator=generator, device="cpu")
         rows, columns = torch.tril_indices(channels, channels, offset=-1, device="cpu").to(self.lower.device)
+        self.register_buffer("permutation", permutation.to(self.lower.device))
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 

@@ -42,12 +42,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import Registration
+from blindharmony.quality.metrics import spearman
 from blindharmony.quality.typicality import CONTRAST, Comparison, Image, Mask, ReferenceScore, compare, rare_z, reduced
 from blindharmony.settings import CheckSettings
 
@@ -331,7 +332,7 @@ def tissue_order(image: Image, mask: Mask, target: Target) -> float:
     region = inside & (target.coverage > 0.5)
     if region.sum() < 2 or np.ptp(x[region]) == 0:
         return 0.0
-    return float(stats.spearmanr(x[region], target.mean_image[region]).statistic)
+    return spearman(x[region], target.mean_image[region])
 
 
 def brain_ml(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> float:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats
+from scipy import special
 
 from blindharmony.device import on_device
 from blindharmony.flows.bijection import LARGEST_VALUE
@@ -134,7 +134,7 @@ def reference_score(
     deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
     spread = max(deviation, least_spread, float(np.finfo(np.float64).tiny))
     z = (value - mean) / spread
-    quantile = float(stats.t.cdf(z / np.sqrt(1 + 1 / values.size), values.size - 1)) if values.size > 1 else None
+    quantile = float(special.stdtr(values.size - 1, z / np.sqrt(1 + 1 / values.size))) if values.size > 1 else None
     reach = rare_z(values.size, settings) * spread
     return ReferenceScore(
         name=name,
@@ -163,7 +163,7 @@ def rare_z(count: int, settings: CheckSettings = _DEFAULT) -> float:
     """
     if count < 2:
         return settings.rare_excess
-    return float(stats.t.ppf(1 - settings.rare, count - 1) * np.sqrt(1 + 1 / count))
+    return float(special.stdtrit(count - 1, 1 - settings.rare) * np.sqrt(1 + 1 / count))
 
 
 def intensity_distance(quantiles: Quantiles, reference: Quantiles, levels: Quantiles) -> float:
