@@ -13,7 +13,7 @@ def test_a_kept_preparation_is_taken_instead_of_made_again(stripped_volume, tmp_
     first = prepare(stripped_volume, recipe, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr("blindharmony.preprocessing.registration.register_affine", None)
-    monkeypatch.setattr("blindharmony.preprocessing.steps.log_bias_n4", None)
+    monkeypatch.setattr("blindharmony.preprocessing.steps.log_bias", None)
     again = prepare(stripped_volume, recipe, cache=tmp_path)
     np.testing.assert_array_equal(again.scan.data, first.scan.data)
     np.testing.assert_array_equal(again.scan.inside(), first.scan.inside())

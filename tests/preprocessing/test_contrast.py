@@ -52,7 +52,7 @@ def test_it_is_kept(bent, tmp_path, monkeypatch):
     recipe = PrepRecipe(n4_shrink_mm=12)
     seen = prepare(bent[1], recipe)
     first = prepare_in_contrast(seen, recipe, root, cache=tmp_path)
-    monkeypatch.setattr("blindharmony.preprocessing.steps.log_bias_n4", None)
+    monkeypatch.setattr("blindharmony.preprocessing.steps.log_bias", None)
     np.testing.assert_array_equal(prepare_in_contrast(seen, recipe, root, cache=tmp_path).scan.data, first.scan.data)
     with pytest.raises(TypeError):
         prepare_in_contrast(seen, recipe, np.abs, cache=tmp_path)

@@ -1,5 +1,6 @@
 """To the template and back: registration finds the truth, changes arrive where they belong."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,25 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from blindharmony.errors import PreprocessingError
-from blindharmony.preprocessing.grid import mask_box, sample, sample_inside, shifted, threads, voxel_map
+from blindharmony.preprocessing.grid import mask_box, sample, sample_inside, shifted, sitk, voxel_map
 from blindharmony.preprocessing.registration import Register, Registration, load_template, register_affine
 from heads import affines, head_grid, synthetic_brain, template_distance
 
 
 def register(head):
     return register_affine(head.data, head.affine, head.brain, load_template())
+
+
+@contextmanager
+def threads(count):
+    """ITK as it is on a machine with so many cores."""
+    process = sitk.ProcessObject
+    before = process.GetGlobalDefaultNumberOfThreads()
+    process.SetGlobalDefaultNumberOfThreads(count)
+    try:
+        yield
+    finally:
+        process.SetGlobalDefaultNumberOfThreads(before)
 
 
 class TestRegistration:

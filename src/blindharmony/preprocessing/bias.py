@@ -4,8 +4,9 @@ The model is :math:`\log y = \log x + b`: a scan is the head times a smooth fiel
 means of the masked voxels in blocks of about 4 mm (:class:`Cells`), write :math:`b` as cubic B-splines
 (:class:`Splines`), and ask for the field that leaves the sharpest histogram of log intensities:
 
-* :func:`n4` is N4 as published, as small dense products: from the same cells the same numbers as ITK's filter, many
-  times as fast. The cells differ: these leave out what lies outside the mask, as the scalp, which ITK's average in;
+* :func:`n4` is N4 as published, as small dense products: from the same cells the same numbers as ITK's filter, twenty
+  times as fast. ``n4-itk`` takes the cells that ITK's users take, which average the scalp in at the brain's rim, and
+  spreads the field over the scan as ITK does; ``n4`` leaves out what lies outside the mask;
 * :func:`least_entropy` maximises the likelihood of the log intensities under their own smoothed histogram, which is
   least entropy, by Fisher scoring. It converges in about thirty steps, where N4 goes on changing after hundreds. Cells
   that mix tissues count little: what they say about the field is mostly anatomy.
@@ -22,15 +23,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.errors import PreprocessingError
+from blindharmony.preprocessing.grid import mask_box
 
 Array: TypeAlias = NDArray[np.float64]
-Method: TypeAlias = Literal["n4", "entropy"]
+Method: TypeAlias = Literal["n4-itk", "n4", "entropy"]
 
 #: Fewer cells than this say nothing about a field.
 FEWEST_CELLS = 50
@@ -51,12 +53,13 @@ def log_bias(
         data: Intensities, shape ``(X, Y, Z)``.
         spacing: Voxel size in mm.
         mask: Brain.
-        method: ``"entropy"`` (:func:`least_entropy`) or ``"n4"`` (:func:`n4`).
+        method: ``"entropy"`` (:func:`least_entropy`), ``"n4"`` (:func:`n4`), or ``"n4-itk"``: the same on the cells of
+            :meth:`Cells.of_itk`, which is what SimpleITK's filter gives.
         cell_mm: Size of the cells that the field is fitted to.
         knots_mm: Distance between the knots of the splines, those of N4's first level.
 
     Returns:
-        The field at every voxel; beyond the brain's box it goes on with the value at the edge.
+        The field at every voxel; beyond the cells it goes on with the value at the edge.
 
     Raises:
         PreprocessingError: If too little of the mask is positive.
@@ -72,75 +75,99 @@ def log_bias(
     inside = mask & (data > 0)
     if inside.sum() < 1000:
         raise PreprocessingError("fewer than 1000 positive voxels in the brain mask", remedy="check the mask")
-    cells = Cells.of(data, spacing, inside, cell_mm)
+    cells = (Cells.of_itk if method == "n4-itk" else Cells.of)(data, spacing, inside, cell_mm)
     if cells.mask.sum() < FEWEST_CELLS:
         msg = f"the brain mask fills only {int(cells.mask.sum())} cells of {cell_mm:g} mm"
         raise PreprocessingError(msg, remedy="check the mask")
     spans = [max(1, round(n * mm / knots_mm)) for n, mm in zip(cells.mask.shape, cells.size_mm, strict=True)]
-    if method == "n4":
-        spans, control = n4(cells.log, cells.mask, spans)
-    else:
+    if method == "entropy":
         control = least_entropy(cells.log, cells.mask, cells.spread, spans)
-    field = Splines.at(cells.positions(data.shape), spans).field(control)
-    return np.asarray(field - field[inside].mean(), dtype=np.float32)
+    else:
+        spans, control = n4(cells.log, cells.mask, spans)
+    field = Splines.at(cells.positions(data.shape), spans).field(control).astype(np.float32)
+    field -= np.float32(field[inside].mean(dtype=np.float64))
+    return field
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Means of the masked voxels in blocks of a scan: what lies outside the mask, as the scalp, does not enter.
+    """Means of the voxels in blocks of a scan.
 
     Attributes:
         log: Log of the mean intensity, 0 where the mask is not set.
         mask: Cells of which more than half lies in the mask.
         spread: Standard deviation within the cell over its mean: large where tissues mix.
         size_mm: Size of a cell.
-        start: First voxel of the first cell, by axis.
-        factors: Voxels of a cell, by axis.
+        first: Where the field of the first cells goes, by axis, in voxels.
+        last: Where that of the last cells goes.
     """
 
     log: Array
     mask: NDArray[np.bool_]
     spread: Array
     size_mm: tuple[float, ...]
-    start: tuple[int, ...]
-    factors: tuple[int, ...]
+    first: tuple[float, ...]
+    last: tuple[float, ...]
 
     @classmethod
     def of(
         cls, data: NDArray[np.float32], spacing: Sequence[float], inside: NDArray[np.bool_], cell_mm: float
     ) -> Cells:
-        """The cells of a scan, of about ``cell_mm``, in the box around ``inside``."""
+        """The cells of a scan, of about ``cell_mm``, in the box around ``inside``: means of the voxels inside it."""
         factors = tuple(max(1, round(cell_mm / s)) for s in spacing)
-        box, start = [], []
+        box = []
         for axis, factor in enumerate(factors):
             extent = np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis)))
             low = max(0, int(extent[0]) - factor // 2)
             count = max(1, min(-(-(int(extent[-1]) + 1 - low) // factor), (inside.shape[axis] - low) // factor))
             box.append(slice(low, low + count * factor))
-            start.append(low)
-        there = inside[tuple(box)].astype(np.float64)
-        values = data[tuple(box)] * there
-        share = block_sum(there, factors)
-        some = np.maximum(share, 1)
+        there = inside[tuple(box)]
+        values = np.where(there, data[tuple(box)], np.float32(0))
+        count_in = block_sum(there, factors)
+        some = np.maximum(count_in, 1)
         mean = block_sum(values, factors) / some
-        variance = block_sum(values * values, factors) / some - mean * mean
-        mask = share > 0.5 * np.prod(factors)
+        variance = block_sum(np.square(values, dtype=np.float64), factors) / some - mean * mean
+        mask = count_in > 0.5 * np.prod(factors)
         safe = np.where(mask, mean, 1.0)
         spread = np.where(mask, np.sqrt(np.maximum(variance, 0)) / safe, 0)
         size = tuple(f * s for f, s in zip(factors, spacing, strict=True))
-        return cls(np.log(safe), mask, spread, size, tuple(start), factors)
+        first = tuple(b.start + (f - 1) / 2 for b, f in zip(box, factors, strict=True))
+        last = tuple(b.stop - 1 - (f - 1) / 2 for b, f in zip(box, factors, strict=True))
+        return cls(np.log(safe), mask, spread, size, first, last)
+
+    @classmethod
+    def of_itk(
+        cls, data: NDArray[np.float32], spacing: Sequence[float], inside: NDArray[np.bool_], cell_mm: float
+    ) -> Cells:
+        """The cells that ITK's filters make of the brain's box: means of all their voxels, in the mask or not.
+
+        ITK spreads the field of the cells over the whole box: its first value goes to the first voxel, not to the
+        middle of the first cell.
+        """
+        factors = tuple(max(1, round(cell_mm / s)) for s in spacing)
+        box, _ = mask_box(inside, margin=4)
+        whole = tuple(
+            slice(b.start, b.stop - (b.stop - b.start) % f if b.stop - b.start >= f else b.start)
+            for b, f in zip(box, factors, strict=True)
+        )
+        size = tuple(f * s for f, s in zip(factors, spacing, strict=True))
+        voxels = float(np.prod(factors))
+        mean = block_sum(data[whole], factors) / voxels
+        mask = (block_sum(inside[whole], factors) > 0.5 * voxels) & (mean > 0)
+        log = np.log(np.where(mask, mean, 1.0))
+        ends = tuple(float(b.start) for b in box), tuple(float(b.stop - 1) for b in box)
+        return cls(log, mask, np.zeros(mask.shape), size, *ends)
 
     def positions(self, shape: tuple[int, ...]) -> list[Array]:
-        """Where each voxel of the scan lies between the first cell's centre (0) and the last one's (1), by axis."""
-        places = []
-        for n, start, factor, count in zip(shape, self.start, self.factors, self.mask.shape, strict=True):
-            cell = (np.arange(n) - start + 0.5) / factor - 0.5
-            places.append(np.clip(cell / max(count - 1, 1), 0, 1))
-        return places
+        """Where each voxel of the scan lies between the first cells (0) and the last ones (1), by axis."""
+        return [
+            np.clip((np.arange(n) - first) / max(last - first, 1), 0, 1)
+            for n, first, last in zip(shape, self.first, self.last, strict=True)
+        ]
 
 
-def block_sum(data: Array, factors: Sequence[int]) -> Array:
-    """Add up blocks of voxels.
+def block_sum(data: NDArray[Any], factors: Sequence[int]) -> Array:
+    """Add up blocks of voxels, in double precision.
 
     Args:
         data: Shape ``(X, Y, Z)``, every side a multiple of its factor.
@@ -150,9 +177,12 @@ def block_sum(data: Array, factors: Sequence[int]) -> Array:
         >>> block_sum(np.ones((2, 4, 1)), (2, 2, 1)).tolist()
         [[[4.0], [4.0]]]
     """
-    for axis in (2, 1, 0):
-        shape = [*data.shape[:axis], data.shape[axis] // factors[axis], factors[axis], *data.shape[axis + 1 :]]
-        data = data.reshape(shape).sum(axis + 1)
+    for axis, factor in enumerate(factors):
+        parts = [data[(slice(None),) * axis + (slice(k, None, factor),)] for k in range(factor)]
+        total = parts[0].astype(np.float64)
+        for part in parts[1:]:
+            total += part
+        data = total
     return data
 
 

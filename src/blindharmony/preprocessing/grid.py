@@ -1,7 +1,7 @@
 r"""Images as SimpleITK has them, and resampling between grids.
 
 Arrays are ``(X, Y, Z)`` with an affine to RAS+ world (mm). ITK's are the other way round and its world is LPS+;
-:func:`to_itk` and :func:`from_itk` lead there and back. :func:`threads` makes ITK repeat itself on any computer.
+:func:`to_itk` and :func:`from_itk` lead there and back.
 
 :func:`voxel_map` says where a voxel of one grid lies in another, :math:`T^{-1} M F` for the affines :math:`F` and
 :math:`T` and the map :math:`M` between their worlds. :func:`sample` follows it: scans are sampled onto the template's
@@ -10,8 +10,6 @@ grid with it, and changes are carried back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,22 +22,6 @@ Image: TypeAlias = Any
 Transform: TypeAlias = Any
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let ITK use ``count`` threads inside the block, so that a laptop and a cluster node agree.
-
-    Sums over threads differ in their last digits with the number of threads, and the filters inside N4 know
-    only the number set for the whole process.
-    """
-    process: Any = sitk.ProcessObject
-    before = process.GetGlobalDefaultNumberOfThreads()
-    process.SetGlobalDefaultNumberOfThreads(count)
-    try:
-        yield
-    finally:
-        process.SetGlobalDefaultNumberOfThreads(before)
 
 
 def to_itk(data: NDArray[np.generic], affine: NDArray[np.float64]) -> Image:

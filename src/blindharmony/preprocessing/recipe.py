@@ -56,8 +56,8 @@ class PrepRecipe(BaseModel):
     Attributes:
         n4: Whether the bias field is estimated and removed.
         n4_shrink_mm: Voxel size for fitting it.
-        bias: What estimates it: ITK's N4 (``n4-itk``, that of every recipe that does not say), or
-            :func:`~blindharmony.preprocessing.bias.log_bias` with ``n4`` or ``entropy``. Targets and scans are prepared
+        bias: What estimates it, see :func:`~blindharmony.preprocessing.bias.log_bias`: N4 as ITK has it (``n4-itk``,
+            that of every recipe that does not say), ``n4`` or ``entropy``. Targets and scans are prepared
             alike: the target's recipe decides.
         gain: What becomes 1 inside the mask: the root mean square, robustly
             (see :class:`~blindharmony.preprocessing.steps.NormalizeGain`).

@@ -6,7 +6,7 @@ alone, every number can be kept in a sidecar, and every step can be undone.
 
 - **Orientation**: axes in the order right, anterior, superior; a permutation and flips, no interpolation.
 - **Bias field**: the smooth brightness drift of the receive coil, estimated inside the brain and divided out. The
-  recipe says by what: ITK's N4 (:func:`log_bias_n4`, the default), or N4 on clean cells or least entropy
+  recipe says by what: N4 as ITK has it (the default), N4 on clean cells, or least entropy
   (:mod:`~blindharmony.preprocessing.bias`).
 - **Gain**: one number, so that the root mean square inside the brain is 1.
 
@@ -18,15 +18,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
 
 from blindharmony.errors import PreprocessingError
-from blindharmony.preprocessing.bias import log_bias
-from blindharmony.preprocessing.grid import from_itk, mask_box, sitk, threads, to_itk
+from blindharmony.preprocessing.bias import Method, log_bias
 
 Result = TypeVar("Result")
 
@@ -170,60 +169,6 @@ class Reorient(Step[Orientation]):
         return Scan(np.ascontiguousarray(axes.apply_orientation(changed.data, back)), before.affine, mask)
 
 
-def log_bias_n4(
-    data: NDArray[np.float32],
-    affine: NDArray[np.float64],
-    mask: NDArray[np.bool_],
-    *,
-    shrink_mm: float = 4.0,
-    iterations: tuple[int, ...] = (50, 50, 50, 50),
-    distance_mm: float = 200.0,
-) -> NDArray[np.float32]:
-    """Log bias field ``b`` with ``data = corrected · exp(b)``, mean zero inside the mask.
-
-    Args:
-        data: Intensities, shape ``(X, Y, Z)``.
-        affine: Voxel to world (mm).
-        mask: Brain.
-        shrink_mm: Voxel size at which the field is fitted; the spline is then evaluated at every voxel.
-        iterations: Upper bound of iterations for each level; the spline mesh doubles from level to level.
-        distance_mm: Distance between knots at the first level.
-
-    Raises:
-        PreprocessingError: If N4 fails (for example on a mask without positive voxels).
-
-    Source:
-        Tustison et al., "N4ITK", IEEE TMI 29 (2010); SimpleITK's implementation.
-    """
-    # N4 works on log intensities: a zero inside the brain would be minus infinity.
-    positive = mask & (data > 0)
-    if positive.sum() < 1000:
-        raise PreprocessingError("fewer than 1000 positive voxels in the brain mask", remedy="check the mask")
-    # Only the brain's box is fitted; beyond it the field goes on with the value at the edge.
-    box, around = mask_box(positive, margin=4)
-    image, inside = to_itk(data[box], affine), to_itk(positive[box].astype(np.uint8), affine)
-    factors = [max(1, round(shrink_mm / s)) for s in image.GetSpacing()]
-    n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetMaximumNumberOfIterations(list(iterations))
-    n4.SetConvergenceThreshold(1e-4)
-    try:
-        small = sitk.BinShrink(image, factors)
-        # A small voxel counts when most of it is brain.
-        small_mask = sitk.BinShrink(sitk.Cast(inside, sitk.sitkFloat32), factors) > 0.5
-        extent = np.array(small.GetSize()) * np.array(small.GetSpacing())
-        n4.SetNumberOfControlPoints([max(1, round(e / distance_mm)) + 3 for e in extent])
-        with threads(2):
-            n4.Execute(small, small_mask)
-            inner = from_itk(n4.GetLogBiasFieldAsImage(image))
-    except RuntimeError as error:
-        raise PreprocessingError(
-            f"the bias field could not be estimated ({str(error).splitlines()[-1].strip()})",
-            remedy="check the mask",
-        ) from error
-    field = np.pad(inner, np.array(around), mode="edge")
-    return np.asarray(field - field[positive].mean(), dtype=np.float32)
-
-
 @dataclass(frozen=True, eq=False)
 class BiasField:
     """The bias field of a scan.
@@ -243,8 +188,7 @@ class CorrectBias(Step[BiasField]):
 
     Attributes:
         shrink_mm: Size of the cells that the field is fitted to.
-        method: ``"n4-itk"``: :func:`~blindharmony.preprocessing.steps.log_bias_n4`; ``"n4"`` and ``"entropy"``:
-            :func:`~blindharmony.preprocessing.bias.log_bias`.
+        method: ``"n4-itk"``, ``"n4"`` or ``"entropy"``, see :func:`~blindharmony.preprocessing.bias.log_bias`.
 
     Example:
         >>> print(CorrectBias(method="entropy"))
@@ -252,7 +196,7 @@ class CorrectBias(Step[BiasField]):
     """
 
     shrink_mm: float = 4.0
-    method: Literal["n4-itk", "n4", "entropy"] = "n4-itk"
+    method: Method = "n4-itk"
 
     name = "bias field"
     key = "n4"
@@ -265,10 +209,7 @@ class CorrectBias(Step[BiasField]):
 
     def estimate(self, scan: Scan) -> BiasField:
         """The log bias field and its standard deviation inside the mask."""
-        if self.method == "n4-itk":
-            field = log_bias_n4(scan.data, scan.affine, scan.inside(), shrink_mm=self.shrink_mm)
-        else:
-            field = log_bias(scan.data, scan.spacing, scan.inside(), method=self.method, cell_mm=self.shrink_mm)
+        field = log_bias(scan.data, scan.spacing, scan.inside(), method=self.method, cell_mm=self.shrink_mm)
         return BiasField(field, float(field[scan.inside()].std()))
 
     def apply(self, scan: Scan, result: BiasField) -> Scan:
