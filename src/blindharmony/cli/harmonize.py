@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
 from blindharmony.cli.options import add_settings, add_shared, masks_named, scans_named, settings_of
+from blindharmony.cli.verify import by_sidecar
 from blindharmony.errors import (
     BlindHarmonyError,
     InputError,
@@ -155,6 +156,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             screen.note(f"{name}: harmonizing to {target.info.name}")
             try:
                 _refuse_existing(arguments, _results_of(arguments, path), path, masks.get(path))
+                if damage := _damage(_results_of(arguments, path)):
+                    screen.problem(f"{path.name}: warning: its earlier result was damaged and is made again: {damage}")
                 with screen.progress(name) as stage:
                     result = harmonize(
                         path,
@@ -221,7 +224,18 @@ def _refuse_existing(arguments: argparse.Namespace, places: list[Path], *inputs:
     check_outputs(places, [*_inputs(arguments), *inputs])
     for file in places:
         if file.exists() and not arguments.overwrite:
-            raise OutputError("exists already", remedy="pass --overwrite or choose another folder or name", path=file)
+            # What is damaged is not trusted, and not replaced unasked: it may be what somebody has made of a result.
+            damage = _damage(places)
+            what = f"exists already, and is no whole result: {damage}" if damage else "exists already"
+            raise OutputError(what, remedy="pass --overwrite or choose another folder or name", path=file)
+
+
+def _damage(places: list[Path]) -> str:
+    """What is not as it was written of the result that lies at these places, empty if all is or there is none."""
+    if not any(place.exists() for place in places) or "_desc-harmonized" not in places[-1].name:
+        return ""
+    result = by_sidecar(places[-1], places[0].name)
+    return ", ".join(f"{file} {what}" for file, what in result.problems.items())
 
 
 # Below --out.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any
 
-from blindharmony.cli import assess, bids, demo, export, harmonize, info, rerun, sample, serve, train, view
+from blindharmony.cli import assess, bids, demo, export, harmonize, info, rerun, sample, serve, train, verify, view
 from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError, UsageError, reportable
 from blindharmony.version import VERSION
@@ -32,7 +32,7 @@ examples:
   blindharmony assess study/                          how far is every scan from the target scanner?
   blindharmony train study/ --out mysite.safetensors  learn your own scanner from 20 of its scans
 
-exit codes: 0 done, 1 some scans failed, 2 wrong use, 66 no scan found, 70 internal error, 130 interrupted
+exit codes: 0 done, 1 scans failed or are damaged, 2 wrong use, 66 no scan found, 70 internal error, 130 interrupted
 """
 
 
@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         info,
         export,
         rerun,
+        verify,
         demo,
     ):
         command.add_parser(verbs)

@@ -414,10 +414,15 @@ class _GroupRun:
             old = run.ledger.record(scan_id)
             if old and old.get("status") == "done":
                 before = brought_up(old.get("fingerprint", {}))
-                if before == wanted and run.ledger.whole(old):
+                spoiled = run.ledger.spoiled(old)
+                if before == wanted and not spoiled:
+                    run.ledger.stamp(scan_id, old)
                     run.keep(item)
                     continue
-                why = differences(before, wanted) or ["results are missing or have another size"]
+                why = differences(before, wanted) or [
+                    f"{place.rpartition('/')[2]} is {'missing' if what == 'missing' else 'not as it was written'}"
+                    for place, what in spoiled.items()
+                ]
                 run.say(f"{scan_id}: computed again: {', '.join(why)}", run.tally)
             piece = run.pieces.harmonize(
                 ledger=run.ledger,
