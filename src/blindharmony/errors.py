@@ -7,6 +7,7 @@ the package decide by the code or by the type of an error, never by the words of
 from __future__ import annotations
 
 import errno
+import os
 from enum import StrEnum
 from pathlib import Path
 
@@ -166,6 +167,8 @@ def reportable(error: BaseException, path: Path | None = None) -> BlindHarmonyEr
     Example:
         >>> reportable(OSError(28, "No space left on device")).code
         <ErrorCode.DISK_FULL: 'disk full'>
+        >>> print(reportable(OSError(5, "Input/output error"), Path("a.nii")).what)
+        the system cannot read or write it (Input/output error)
         >>> print(reportable(ValueError("odd"), Path("a.nii")).what)
         internal error (ValueError: odd)
     """
@@ -175,5 +178,10 @@ def reportable(error: BaseException, path: Path | None = None) -> BlindHarmonyEr
         return OutOfMemoryError("not enough memory", remedy="close other programs or use a larger machine", path=path)
     if isinstance(error, OSError) and error.errno in FULL:
         return DiskFullError("the disk is full", remedy="free some space and try again", path=path)
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError | BrokenPipeError):
+        # A failed read or write names no file, others say which: a disk is no mistake of this program.
+        place = path if error.filename is None else Path(os.fsdecode(error.filename))
+        what = f"the system cannot read or write it ({error.strerror})"
+        return InputError(what, remedy="check the disk and your permissions, and run again", path=place)
     what, remedy = f"{type(error).__name__}: {error}", "report it, with what 'blindharmony --debug VERB ...' shows"
     return InternalError(f"internal error ({what[:300]})", remedy=remedy, path=path)

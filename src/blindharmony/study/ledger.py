@@ -266,12 +266,21 @@ def note_path(scanner: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object of any size (a plan grows with its cohort), None if it is not there or is none."""
+    """A JSON object of any size (a plan grows with its cohort), None if it is not there or is none.
+
+    Raises:
+        InputError: If the disk does not give it: what it says is not to be taken for unsaid.
+    """
     try:
         if not path.is_file():
             return None
         content = parse_json(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        raise InputError(what, remedy="check the disk and run again, or remove the file", path=path) from None
+    except ValueError:
         return None
     return content if isinstance(content, dict) else None
 
