@@ -31,7 +31,7 @@ class Faults:
     """
 
     def __init__(self, folders, at=None, kind="EIO"):
-        self.folders = [os.path.abspath(folder) for folder in folders]
+        self.folders = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100 - links are not followed
         self.at, self.kind = at, kind
         self.calls = []
         self.happened = ""
@@ -42,7 +42,7 @@ class Faults:
         if isinstance(path, int):
             return path in self._open
         try:
-            text = os.path.abspath(os.fsdecode(path))
+            text = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
         except TypeError:
             return False
         return any(text == folder or text.startswith(folder + "/") for folder in self.folders)
@@ -102,9 +102,7 @@ class Faults:
                     super().close()
                     faults.call("close", self.place)
 
-        def opened(
-            file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None
-        ):
+        def opened(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
             if isinstance(file, int) or opener or not self.ours(file):
                 return self._real["io.open"](file, mode, buffering, encoding, errors, newline, closefd, opener)
             raw = Raw(file, mode.replace("b", "").replace("t", ""))
@@ -172,8 +170,9 @@ class Faults:
 
 
 def content_of(folder):
-    """Every file and link below a folder: place → bytes."""
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else os.readlink(p) if p.is_symlink() else None
-        for p in sorted(Path(folder).rglob("*"))
-    }
+    """Every file, link and folder below a folder: place → bytes, where a link leads, or None."""
+    content = {}
+    for path in sorted(Path(folder).rglob("*")):
+        inside = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        content[path.relative_to(folder).as_posix()] = inside
+    return content

@@ -46,6 +46,11 @@ def test_a_run_is_repeated_with_equal_bytes(study, capsys, tmp_path):
     assert "NOT" not in said.out
     for file in sidecar.parent.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+    # What is compared with is not replaced by what it is compared with.
+    before = {file: file.read_bytes() for file in sidecar.parent.iterdir()}
+    assert rerun(study, sidecar, "--out", str(sidecar.parent), "--overwrite") == 1
+    assert "this is an input of the run" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in sidecar.parent.iterdir()} == before
 
 
 def test_a_scanner_model_is_inside(study, capsys):

@@ -25,6 +25,7 @@ from blindharmony.files import (
     mask_name,
     parse_json,
     read_text,
+    result_names,
     sidecar_name,
     split_name,
     viewer_name,
@@ -181,6 +182,10 @@ def rerun(
         raise InputError(error.what, remedy="use the sidecar as it was written", path=sidecar) from None
     if device:
         settings = settings.updated(device=device)
+    # The first run's files are what is compared with.
+    first = [sidecar, *(sidecar.with_name(name) for name in record.results)]
+    outputs = [out / name for name in (*record.results, *result_names(scan).values())]
+    check_outputs(outputs, [*first, scan, mask, target])
     result = harmonize(scan, model, settings, mask=mask, scanner=scanner, progress=progress)
     files = result.save(
         out,
@@ -268,7 +273,8 @@ def view(
     packed = pack(pair.before.data, pair.after.data, pair.mask, pair.after.affine)
     page = out or image.with_name(viewer_name(image))
     sidecar = image.with_name(sidecar_name(image))
-    check_outputs([page], [image, sidecar, scan, pair.before.path])
+    mask = image.with_name(mask_name(split_name(image)[0] + ".nii.gz"))
+    check_outputs([page], [image, sidecar, mask, scan, pair.before.path])
     name = pair.before.path.name if pair.before.path else image.name
     return write_viewer(*packed, page, name=name, unit=pair.unit, overwrite=overwrite)
 

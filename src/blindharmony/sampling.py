@@ -82,7 +82,7 @@ def sample(
     names = [[f"sample-{index + 1:02d}_temperature-{t:.2f}.nii.gz" for index in range(number)] for t in temperatures]
     sheet, notes = folder / "samples.html", folder / "samples.json"
     for file in [*(folder / n for row in names for n in row), notes, sheet]:
-        check_outputs([file], [source for source in (scan, mask) if isinstance(source, str | Path)])
+        check_outputs([file], [source for source in (scan, mask, target) if isinstance(source, str | Path)])
         if file.exists() and not overwrite:
             raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=file)
     scanned = [] if scan is None else [_scan_section(model, scan, mask, seed)]

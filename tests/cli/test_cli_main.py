@@ -223,7 +223,8 @@ def test_the_demo_asks_for_what_harmonize_knows(monkeypatch, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sub-01_desc-harmonized_T1w.json").touch()
     assert main(["demo", str(tmp_path / "out"), "--quiet"]) == 1
-    assert "exists already; pass --overwrite" in capsys.readouterr().err
+    said = "exists already, and is no whole result: sub-01_desc-harmonized_T1w.json changed; pass --overwrite"
+    assert said in capsys.readouterr().err
 
 
 def test_a_mask_among_the_results_is_not_replaced(capsys, scan, tiny_target_file, tmp_path):

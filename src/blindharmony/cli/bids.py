@@ -20,7 +20,7 @@ from blindharmony.cli.console import Screen, Stage
 from blindharmony.cli.options import add_settings, add_shared, amount, both, gigabytes, settings_of
 from blindharmony.cli.train import duration
 from blindharmony.errors import NothingFoundError, UsageError
-from blindharmony.files import split_name
+from blindharmony.files import check_outputs, result_names, sidecar_name, split_name
 from blindharmony.jobs.engine import Engine
 from blindharmony.jobs.processes import THREADS, cores
 from blindharmony.settings import HarmonizeSettings
@@ -38,7 +38,7 @@ from blindharmony.study.ledger import (
 
 if TYPE_CHECKING:
     from blindharmony.study.groups import Group
-    from blindharmony.study.run import Tally
+    from blindharmony.study.run import Plan, Tally
 
 _EPILOG = """\
 Results are BIDS derivatives: OUTPUT_DIR/sub-01/anat/sub-01_desc-harmonized_T1w.nii.gz, .json, .html (the report) and
@@ -201,6 +201,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
         masks = arguments.mask_dir and arguments.mask_dir.resolve()
         plan = make_plan(groups, ledger, masks=masks)
+        check_outputs(_places(plan, ledger), _inputs(arguments, plan))
         if masks and plan.without_mask:
             screen.problem(f"blindharmony: warning: no mask for {plan.without_mask} scans; their brain will be found")
         voxels = largest(item.scan.path for item in plan.items.values())
@@ -222,6 +223,22 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     study_screen.end(tally)
     _end(arguments, screen, tally, ledger.out)
     return 1 if tally.finished < tally.total or tally.failed else 0
+
+
+def _places(plan: Plan, ledger: Ledger) -> list[Path]:
+    """What a run may replace: results and tables that are there already, and may be another name of an input."""
+    places = [ledger.out / name for name in ("dataset_description.json", ".bidsignore", "failures.tsv")]
+    for item in plan.items.values():
+        folder = ledger.out / item.scan.folder
+        if folder.is_dir():  # in a first run of thirty thousand scans it is not
+            names = result_names(item.scan.path)
+            places += [folder / name for name in (*names.values(), sidecar_name(names["mask"]))]
+    return [place for place in places if os.path.lexists(place)]
+
+
+def _inputs(arguments: argparse.Namespace, plan: Plan) -> list[str | Path | None]:
+    files = [file for item in plan.items.values() for file in (item.scan.path, item.mask)]
+    return [arguments.target, arguments.bids_filter_file, arguments.config, *files]
 
 
 def _for_workers(target: str) -> str:

@@ -130,9 +130,10 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise UsageError(
             f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders"
         )
-    if arguments.save_scanner and arguments.group:
-        check_outputs([arguments.save_scanner], paths)
     masks = masks_named(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
+    results = [place for path in paths for place in _results_of(arguments, path)]
+    scanner = [arguments.save_scanner] if arguments.save_scanner and arguments.group else []
+    check_outputs([*results, *scanner], [*_inputs(arguments), *paths, *masks.values()])
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.api import harmonize
     from blindharmony.harmonization.scanner import ScannerModel
@@ -212,7 +213,7 @@ def _check_options(arguments: argparse.Namespace, method: str) -> None:
 
 def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:
     """The files that options name."""
-    return [arguments.target, arguments.group_table, arguments.scanner, arguments.mask]
+    return [arguments.target, arguments.group_table, arguments.scanner, arguments.mask, arguments.config]
 
 
 def _results_of(arguments: argparse.Namespace, path: Path) -> list[Path]:
@@ -299,6 +300,7 @@ def _converted(path: Path, made: dict[Path, Path], arguments: argparse.Namespace
                     remedy="give the folders other names, or harmonize them into different --out",
                     path=path,
                 )
+            check_outputs([kept, kept.with_name(f"{stem}.json")], [*_inputs(arguments), *arguments.scans])
             image = gzip.compress(chosen.file.read_bytes(), _LEVEL, mtime=0)
             if not (kept.is_file() and kept.read_bytes() == image):  # the same series once more is no conflict
                 write_bytes(kept, image, overwrite=arguments.overwrite)

@@ -14,7 +14,7 @@ from blindharmony.cli.console import Screen, Stage
 from blindharmony.cli.options import add_settings, add_shared, settings_of
 from blindharmony.errors import UsageError
 from blindharmony.files import check_outputs
-from blindharmony.io.bids import list_scans
+from blindharmony.io.bids import find_masks, list_scans
 from blindharmony.settings import TrainSettings
 
 _EPILOG = """\
@@ -128,7 +128,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     for line in listing.lines() if compute.group.first else ():
         screen.problem(f"blindharmony: warning: {line}")
     page = arguments.out.with_name(f"{arguments.out.stem}.training.html")
-    check_outputs([arguments.out, page, log_name(arguments.out)], listing.scans)
+    masks = find_masks(listing.scans, arguments.mask_dir, command=settings.mask_command)
+    inputs = [*listing.scans, *masks.values(), *(arguments.held_out or ()), arguments.config]
+    check_outputs([arguments.out, page, log_name(arguments.out)], inputs)
     with screen.progress("", left=False) as stage:
         target = train(
             listing.scans,

@@ -43,15 +43,15 @@ def write_bundle(target: str | Path, folder: Path, *, overwrite: bool = False) -
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError("exists already", remedy="pass --overwrite or choose another folder", path=folder)
     source = included_targets().get(str(target), Path(target))
-    check_outputs([folder / MODEL, folder / "LICENSE"], [source])
     content = source.read_bytes()
-    write_bytes(folder / MODEL, content, overwrite=overwrite)
     texts = {
         "configs/metadata.json": json.dumps(bundle_metadata(model), indent=2) + "\n",
         "configs/inference.json": json.dumps(_INFERENCE, indent=2) + "\n",
         "docs/README.md": _readme(model),
         "LICENSE": _licence(model),
     }
+    check_outputs([folder / MODEL, *(folder / name for name in texts)], [source])
+    write_bytes(folder / MODEL, content, overwrite=overwrite)
     for name, text in texts.items():
         write_text(folder / name, text, overwrite=overwrite)
     return folder
