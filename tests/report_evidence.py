@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from blindharmony.quality.checks import Check, Severity, Topic
 from blindharmony.quality.verdict import Verdict
-from blindharmony.report.evidence import Confidence, Curve, ScanEvidence, methods_text
+from blindharmony.report.evidence import Confidence, Curve, FileChange, ScanEvidence, methods_text
 
 
 def made_verdict(severity=Severity.GOOD, *, words="Why it is so.", after=0.4):
@@ -14,7 +14,7 @@ def made_verdict(severity=Severity.GOOD, *, words="Why it is so.", after=0.4):
     return Verdict(
         (
             Check("registration", severity, words, 0.96, (0.9, None), advice=words),
-            Check("intensities", Severity.GOOD, words, 3 * after, (None, 30.0), "target units", topic=like),
+            Check("intensities", Severity.GOOD, words, 3 * after, (None, 30.0), "% of white matter", topic=like),
             Check("gray / white contrast", Severity.GOOD, words, 0.6 + after / 10, (0.5, 0.8), topic=like),
             Check("detail at 2 mm", Severity.GOOD, words, after, (-1.0, 4.0), "bits a voxel", topic=like),
             Check("likelihood", Severity.GOOD, words, after, (None, 4.0), "bits a voxel", topic=like),
@@ -43,9 +43,16 @@ def made_evidence(shape=(48, 56, 52), **changes):
         "after": after,
         "mask": mask,
         "atlas": after,
-        "unit": "target units (scanner intensity)",
+        "unit": "% of white matter",
         "curve": Curve(x, y, 0.9 * y, 1.1 * y),
-        "log_bias": np.where(mask, 0.1 * away[0], 0).astype(np.float32),
+        "steps": {
+            "shading": np.where(mask, 100 * away[0], 0).astype(np.float32),
+            "contrast": (after - before - np.where(mask, 100 * away[0], 0)).astype(np.float32),
+            "noise and blur": np.zeros(shape, np.float32),
+        },
+        "change": FileChange(1.31, 0.93, 8.1, {"shading": 7.6, "contrast": 2.0, "noise and blur": 0.0}),
+        "target_image": ndimage.gaussian_filter(after, 2.0),
+        "target_words": "T: mean of its scans",
         "target_quantiles": target,
         "levels": levels,
         "held_out": 2,

@@ -11,7 +11,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,8 +31,9 @@ from pydantic.alias_generators import to_pascal
 from blindharmony.files import file_sha256, result_names, write_sidecar, written_together
 from blindharmony.harmonization.intensity import Estimate
 from blindharmony.harmonization.methods import method_named
-from blindharmony.harmonization.native import own_bias
+from blindharmony.harmonization.native import Steps, own_bias, steps_of, with_mean_of
 from blindharmony.harmonization.scanner import ScannerModel
+from blindharmony.harmonization.summary import source_quantiles
 from blindharmony.io.volume import Volume
 from blindharmony.io.write import write_like
 from blindharmony.models.target import Target, included_targets
@@ -42,7 +43,7 @@ from blindharmony.quality.checks import Evidence
 from blindharmony.quality.metrics import ncc
 from blindharmony.quality.typicality import Comparison
 from blindharmony.quality.verdict import Verdict, judge
-from blindharmony.report.evidence import Confidence, Curve, ScanEvidence, methods_text
+from blindharmony.report.evidence import Confidence, Curve, FileChange, ScanEvidence, methods_text
 from blindharmony.report.scan import write_report
 from blindharmony.report.viewer import pack, write_viewer
 from blindharmony.settings import HarmonizeSettings
@@ -102,17 +103,41 @@ class HarmonizeResult:
     @cached_property
     def figures(self) -> dict[str, float | str]:
         """Numbers worth keeping; no times among them: equal input gives equal bytes, sidecar and report included."""
-        inside, before, after = self.prepared.scan.inside(), self.before.typicality, self.after.typicality
-        moved = np.abs(self.estimate.image - self.source_image)[inside].mean()
+        before, after, changed = self.before.typicality, self.after.typicality, self.change
         judged = {"bits/voxel before": round(before.bits, 3)} if before else {}
         if after:
             judged |= {"bits/voxel after": round(after.bits, 3), "excess after (sd)": round(after.worst.z, 2)}
         return {
-            "correlation with the scan": round(ncc(self.source_image, self.estimate.image, inside), 5),
-            "mean change (%)": round(100 * float(moved / self.source_image[inside].mean()), 2),
+            "brightness of the file (times)": round(changed.gain, 5),
+            "correlation of the files": round(changed.correlation, 4),
+            "change of the file (% of white matter)": round(changed.total, 2),
+            **{f"change by {name} (% of white matter)": round(size, 2) for name, size in changed.parts.items()},
             **judged,
             **self.estimate.figures,
         }
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The scan after each step, on the template grid in flow units."""
+        return steps_of(self.prepared, self.source_image, self.estimate, self.settings)
+
+    @cached_property
+    def change(self) -> FileChange:
+        """What was done to the file, in the brain."""
+        scan, result = self.source.data[self.mask].astype(np.float32), self.data[self.mask]
+        every, inside = np.ones(scan.shape, bool), self.prepared.scan.inside()
+        mean = float(scan.mean(dtype=np.float64))
+        per_cent = self.evidence.per_cent
+        change = np.abs(result - with_mean_of(result, scan, every)).mean(dtype=np.float64)
+        return FileChange(
+            gain=float(result.mean(dtype=np.float64)) / mean if mean else float("nan"),
+            correlation=ncc(scan, result, every),
+            total=per_cent / self.target.info.unit * float(change),
+            parts={
+                name: per_cent * float(np.abs(step[inside]).mean(dtype=np.float64))
+                for name, step in self.steps.maps.items()
+            },
+        )
 
     @property
     def name(self) -> str:
@@ -394,16 +419,17 @@ class Sidecar(SidecarPart):
 
 
 def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = None) -> ScanEvidence:
-    """Collect pictures, curves and numbers, all in the target scanner's units.
+    """Collect pictures, curves and numbers, in per cent of the target's white matter.
 
     Args:
         result: The harmonized scan.
         written: Name of each file already written → its SHA-256.
     """
     target, prepared, estimate = result.target, result.prepared, result.estimate
-    unit = target.info.unit
+    unit = result.evidence.per_cent
     inside = prepared.scan.inside()
     template = load_template()
+    steps = result.steps
     provenance = {
         **versions(),
         "target model": f"{target.info.name} ({target.digest or 'not saved'})",
@@ -414,18 +440,23 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
         "scan (SHA-256)": str(result.source_sha256 or "in memory"),
         **{f"{name} (SHA-256)": digest for name, digest in (written or {}).items()},
     }
+    before, _ = source_quantiles(steps.scan, inside, target)
     return ScanEvidence(
         name=result.name,
-        before=result.source_image * np.float32(unit),
-        after=estimate.image * np.float32(unit),
+        before=steps.scan * np.float32(unit),
+        after=steps.result * np.float32(unit),
         mask=inside,
+        steps={name: change * np.float32(unit) for name, change in steps.maps.items()},
+        change=result.change,
+        target_image=target.atlas * np.float32(unit),
+        target_words=f"{target.info.name}: mean of its scans, blurred because people differ",
         atlas=template.data / template.data.max(),
-        unit=f"target units ({target.info.name} scanner intensity)",
+        unit="% of white matter",
         target_quantiles=target.quantiles * unit,
         levels=target.levels,
         verdict=result.verdict,
         verdict_before=judge(result.evidence.as_it_came()),
-        quantiles=(result.before.quantiles * unit, result.after.quantiles * unit),
+        quantiles=(before * unit, result.after.quantiles * unit),
         details=_details(result),
         methods=methods_text(
             target=target.info.name,
@@ -439,7 +470,6 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
             splines=bool(target.info.pyramid and target.info.pyramid.rounds),
         ),
         curve=_curve(result, unit),
-        log_bias=_bias(result),
         held_out=_held_out(target),
         confidence=_confidence(result, unit),
         trace=estimate.trace,
@@ -507,14 +537,12 @@ def _preparation(result: HarmonizeResult) -> dict[str, Any]:
 
 
 def _details(result: HarmonizeResult) -> list[str]:
-    details = []
-    correlation = result.figures["correlation with the scan"]
-    details.append(f"The result correlates {correlation} with the scan inside the brain.")
-    change, bar = (result.figures.get(k) for k in ("mean change (%)", "error bar (% of the brightest tissue)"))
-    if isinstance(change, float) and isinstance(bar, float):
-        hardly = "within its own error: this scan hardly needed it" if change < bar else "more than its own error"
-        details.append(f"The brain changed by {change:g} % on average, the error bar is {bar:g} %: {hardly}.")
-    return details
+    bar = result.figures.get("error bar (% of the brightest tissue)")
+    if not isinstance(bar, float):
+        return []
+    change = round(result.change.parts["contrast"], 2)
+    hardly = "within its own error: this scan hardly needed it" if change < bar else "more than its own error"
+    return [f"The intensity curve changed the brain by {change:g} % on average, its error bar is {bar:g} %: {hardly}."]
 
 
 def _method(result: HarmonizeResult) -> str:
@@ -556,13 +584,3 @@ def _curve(result: HarmonizeResult, unit: float) -> Curve | None:
         return None
     x, y, lower, upper = np.array(rows).T * unit
     return Curve(x, y, lower, upper)
-
-
-def _bias(result: HarmonizeResult) -> np.ndarray | None:
-    """The bias field taken out by preparation, brought to the template grid."""
-    bias = result.prepared.bias_field
-    if bias is None:
-        return None
-    last = result.prepared.history[-1]
-    field: np.ndarray = last.step.apply(replace(last.before, data=bias.log_bias), last.result).data
-    return field

@@ -5,10 +5,6 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
-def _clip(page):
-    return page.evaluate("getComputedStyle(document.querySelector('.layer.after')).clipPath")
-
-
 def _shown(page, plane):
     return page.evaluate(
         "plane => new DOMMatrix(getComputedStyle(document.querySelector("
@@ -24,34 +20,38 @@ def file(request):
     return request.getfixturevalue("demo") / "sub-01_desc-harmonized_T1w.html"
 
 
-def test_the_slider_uncovers_before_and_after(file, opened):
+def test_flicker_puts_the_scan_in_the_results_place_and_takes_it_away(file, opened):
     with opened(file) as page:
-        slider = page.locator("input[data-wipe]")
-        seen = []
-        for value in ("0", "50", "100"):
-            slider.fill(value)
-            seen.append(_clip(page))
-        assert len(set(seen)) == 3
-        slider.focus()
-        page.keyboard.press("Home")
-        page.keyboard.press("ArrowRight")
-        assert _clip(page).endswith("1%)")
-        page.click("button[data-swap]")
-        assert _clip(page).endswith((" 0px)", " 0%)"))
-        page.click("button[data-swap]")
-        assert _clip(page).endswith("100%)")
+        source = "document.querySelector('.view:not([hidden]) .panel.{} img').src"
+        scan, result = (page.evaluate(source.format(which)) for which in ("before", "after"))
+        assert scan != result
+        page.focus("button[data-flicker]")
+        page.keyboard.press("Enter")
+        assert page.evaluate(source.format("after")) == scan
+        page.wait_for_function(
+            f"document.documentElement.dataset.shown === 'result' && {source.format('after')} !== ''"
+        )
+        assert page.evaluate(source.format("before")) == scan
+        page.click("button[data-flicker]")
+        assert page.evaluate(source.format("after")) == result
+        assert page.get_attribute("button[data-flicker]", "aria-pressed") == "false"
 
 
-def test_dragging_over_a_picture_moves_the_border(file, opened):
+def test_one_plane_is_shown_at_a_time(file, opened):
     with opened(file) as page:
-        frame = page.locator(".frame[data-compare]").first
-        frame.scroll_into_view_if_needed()
-        box = frame.bounding_box()
-        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 40)
-        page.mouse.down()
-        page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 40, steps=4)
-        page.mouse.up()
-        assert 23 <= float(page.input_value("input[data-wipe]")) <= 27
+        for plane in ("coronal", "sagittal", "axial"):
+            page.check(f"input[data-plane][value={plane}]")
+            assert page.locator(".view:visible").count() == 1
+            assert page.locator(f".view[data-view={plane}]").is_visible()
+
+
+def test_explanations_open_by_the_keyboard(file, opened):
+    with opened(file) as page:
+        words = page.locator("#images .info .note")
+        assert not words.is_visible()
+        page.focus("#images .info summary")
+        page.keyboard.press("Enter")
+        assert words.is_visible()
 
 
 def test_slices_move_together_in_all_figures(file, opened):
@@ -59,6 +59,7 @@ def test_slices_move_together_in_all_figures(file, opened):
         for plane in ("axial", "coronal", "sagittal"):
             sliders = page.locator(f"input[data-slice={plane}]")
             start = _shown(page, plane)
+            page.check(f"input[data-plane][value={plane}]")
             sliders.first.fill("2")
             assert _shown(page, plane) != start
             assert {slider.input_value() for slider in sliders.all()} == {"2"}

@@ -279,12 +279,10 @@ def test_the_demo_scan_from_drop_to_viewer(browser, tmp_path):
             with page.context.expect_page() as opened:
                 page.get_by_role("link", name="Open report").click()
             report = opened.value
-            slider = report.locator("input[data-wipe]")
-            clip = "getComputedStyle(document.querySelector('.layer.after')).clipPath"
-            slider.fill("0")
-            before = report.evaluate(clip)
-            slider.fill("100")
-            assert report.evaluate(clip) != before
+            shown = "document.querySelector('.panel.after img').src"
+            result = report.evaluate(shown)
+            report.click("button[data-flicker]")
+            assert report.evaluate(shown) != result
             with page.context.expect_page() as opened:
                 page.get_by_role("link", name="Compare before and after").click()
             viewer = opened.value

@@ -145,5 +145,5 @@ def test_harmonize_for_machines(capsys, stripped_head, tiny_target_file, tmp_pat
     names = [file.rpartition("/")[2] for file in done["files"]]
     stem = "scan_desc-harmonized"
     assert names == [f"{stem}.nii.gz", "scan_desc-brain_mask.nii.gz", f"{stem}.viewer.html", f"{stem}.json"]
-    assert done["figures"]["mean change (%)"] >= 0
+    assert done["figures"]["change of the file (% of white matter)"] >= 0
     assert said.err.count("blindharmony: ") == 2

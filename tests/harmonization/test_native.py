@@ -7,7 +7,7 @@ import pytest
 
 from blindharmony.harmonization import native as carry
 from blindharmony.harmonization.intensity import CurveMap, Estimate
-from blindharmony.harmonization.native import carry_to_native, fitted_curve, own_bias, to_scan
+from blindharmony.harmonization.native import as_it_came, carry_to_native, fitted_curve, own_bias, steps_of, to_scan
 from blindharmony.harmonization.refine import Refinement
 from blindharmony.preprocessing.recipe import Applied, Prepared
 from blindharmony.preprocessing.steps import BiasField, CorrectBias, Reorient, Scan, Step
@@ -126,3 +126,40 @@ def test_the_scan_s_own_field_is_what_n4_took_out(prepared):
     corrected = Prepared(prepared.scan, (Applied(CorrectBias(), BiasField(field, 0.1), prepared.native),))
     np.testing.assert_allclose(own_bias(corrected), np.exp(field), rtol=1e-6)
     assert own_bias(prepared) == 1.0
+
+
+@pytest.fixture
+def shaded(prepared):
+    """A scan that a coil had shaded, prepared: the field was taken out, and then the gain 2."""
+    native = prepared.native
+    field = np.linspace(-0.3, 0.3, np.prod(SHAPE)).reshape(SHAPE).astype(np.float32)
+    came = replace(native, data=2 * native.data * np.exp(field))
+    steps = (
+        (Reorient(), Reorient().estimate(came), came),
+        (CorrectBias(), BiasField(field, 0.1), came),
+        (Shift(), Nothing(), native),
+    )
+    return Prepared(prepared.scan, tuple(Applied(*step) for step in steps)), came
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_each_step_is_told_by_what_it_did(shaded, keep):
+    prepared, came = shaded
+    inside, noise = prepared.scan.mask, np.random.default_rng(3).normal(0, 0.1, SHAPE).astype(np.float32)
+    image = np.where(inside, CURVE(prepared.scan.data) + noise, 0).astype(np.float32)
+    settings = HarmonizeSettings(keep_bias=keep)
+    steps = steps_of(prepared, prepared.scan.data, Estimate(image, intensity_map=CURVE), settings)
+    np.testing.assert_array_equal(as_it_came(prepared).data, came.data)
+    whole = steps.result - steps.scan
+    np.testing.assert_allclose(sum(steps.maps.values())[inside], whole[inside], atol=1e-6)
+    assert all(abs(change[inside].mean()) < 1e-5 for change in steps.maps.values())
+    sizes = {name: np.abs(change[inside]).mean() for name, change in steps.maps.items()}
+    assert (sizes["shading"] > 0.1) is not keep
+    assert sizes["noise and blur"] == pytest.approx(np.abs(noise[inside]).mean(), rel=0.1)
+
+
+def test_a_scan_that_stays_as_it_is_has_no_change(prepared):
+    image = np.where(prepared.scan.mask, prepared.scan.data, 0)
+    nothing = Estimate(image, intensity_map=CurveMap(np.array([0.0, 9.0]), np.array([0.0, 9.0])))
+    steps = steps_of(prepared, prepared.scan.data, nothing, HarmonizeSettings())
+    assert all(np.abs(change).max() < 1e-6 for change in steps.maps.values())

@@ -9,11 +9,15 @@ preparation step is undone but those that harmonize: gain and bias field, unless
 A scan with voxels of about 1 mm that the restorer refined takes another way: resampling would blunt the refinement, so
 the restorer runs anew on the scan's own grid, :math:`x = \operatorname{undo}(r(m(y)))`, as strong as it was on the
 template's.
+
+What was done to the scan is told in steps (:func:`steps_of`): the scan as it came, the bias field taken out, the
+curve, the result.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +26,7 @@ from blindharmony.harmonization.intensity import CurveMap, Estimate, IntensityMa
 from blindharmony.harmonization.refine import on_own_grid, refine
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
+from blindharmony.preprocessing.steps import Scan
 from blindharmony.settings import HarmonizeSettings
 
 _NEGLIGIBLE = 1e-6  # of a change, flow units: rounding
@@ -117,7 +122,90 @@ def fitted_curve(
     return CurveMap.through(np.array([x[p].mean() for p in parts]), np.maximum.accumulate([y[p].mean() for p in parts]))
 
 
-def own_bias(prepared: Prepared) -> NDArray[np.float32] | float:
-    """The scan's own bias field, on its own grid in RAS+ axes; 1 if none was taken out."""
+def own_bias(prepared: Prepared) -> NDArray[np.float32]:
+    """The scan's own bias field, on its own grid in RAS+ axes; a single 1 if none was taken out."""
     bias = prepared.bias_field
-    return np.asarray(np.exp(bias.log_bias), np.float32) if bias else 1.0
+    return np.asarray(np.exp(bias.log_bias) if bias else 1, np.float32)
+
+
+def as_it_came(prepared: Prepared) -> Scan:
+    """The scan on its own grid in RAS+ axes before anything was done to its intensities.
+
+    Where a step that was added moves voxels, it is the scan after that step.
+    """
+    native = prepared.native
+    for applied in prepared.history[1:]:
+        before = applied.before
+        if before.data.shape == native.data.shape and np.array_equal(before.affine, native.affine):
+            return before
+    return native
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """An image of the brain after each step, all with the mean and in the unit of the result, zero outside the brain.
+
+    Attributes:
+        scan: As it came.
+        unshaded: With the bias field taken out.
+        curved: With the intensity curve applied.
+        result: With noise and blur taken out.
+
+    Example:
+        >>> flat, dark = np.full(4, 2.0), np.array([1.0, 1.0, 3.0, 3.0])
+        >>> maps = Steps(flat, dark, dark, dark).maps
+        >>> {name: float(np.abs(change).mean()) for name, change in maps.items()}
+        {'shading': 1.0, 'contrast': 0.0, 'noise and blur': 0.0}
+    """
+
+    scan: NDArray[Any]
+    unshaded: NDArray[Any]
+    curved: NDArray[Any]
+    result: NDArray[Any]
+
+    @property
+    def maps(self) -> dict[str, NDArray[Any]]:
+        """What each step changed: uneven shading, contrast between tissues, noise and blur. They add up to it all."""
+        return {
+            "shading": self.unshaded - self.scan,
+            "contrast": self.curved - self.unshaded,
+            "noise and blur": self.result - self.curved,
+        }
+
+
+def steps_of(
+    prepared: Prepared, unshaded: NDArray[np.float32], estimate: Estimate, settings: HarmonizeSettings
+) -> Steps:
+    """The scan after each step, on the template grid in flow units.
+
+    Args:
+        prepared: The scan and the way to the template grid.
+        unshaded: The scan as prepared in its own contrast: its bias field taken out, and nothing else done.
+        estimate: The harmonized image.
+        settings: Whether the scan's own bias field was put back.
+    """
+    last, inside = prepared.history[-1], prepared.scan.inside()
+
+    def on_template(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        moved = last.step.apply(replace(last.before, data=values), last.result)
+        return np.where(inside, moved.data, np.float32(0))
+
+    scan, flat = on_template(as_it_came(prepared).data), np.where(inside, unshaded, np.float32(0))
+    curved = np.where(inside, intensity_curve(prepared, estimate, settings)(prepared.scan.data), np.float32(0))
+    result = estimate.image
+    if settings.keep_bias and prepared.bias_field is not None:
+        field = on_template(np.asarray(own_bias(prepared)))
+        flat, curved, result = scan, curved * field, result * field
+    scan, flat, curved = (with_mean_of(result, image, inside) for image in (scan, flat, curved))
+    return Steps(scan, flat, curved, result)
+
+
+def with_mean_of(result: NDArray[Any], image: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[Any]:
+    """An image times the one number that gives its brain the mean of the result's: brightness as a whole is no change.
+
+    Example:
+        >>> with_mean_of(np.array([4.0, 2.0]), np.array([1.0, 2.0]), np.ones(2, bool)).tolist()
+        [2.0, 4.0]
+    """
+    mean, own = (float(x[inside].mean(dtype=np.float64)) for x in (result, image))
+    return image * image.dtype.type(mean / own) if own else image

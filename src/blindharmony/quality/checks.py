@@ -37,6 +37,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,17 @@ from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import Registration
 from blindharmony.quality.metrics import spearman
-from blindharmony.quality.typicality import CONTRAST, Comparison, Image, Mask, ReferenceScore, compare, rare_z, reduced
+from blindharmony.quality.typicality import (
+    CONTRAST,
+    Comparison,
+    Image,
+    Mask,
+    ReferenceScore,
+    compare,
+    rare_z,
+    reduced,
+    white_matter,
+)
 from blindharmony.settings import CheckSettings
 
 # An end of None is open.
@@ -234,6 +245,11 @@ class Evidence:
         """Dice overlap of the brain mask with the template's; None if the scan was not registered."""
         registered = self.prepared.optional(Registration)
         return None if registered is None else registered.overlap
+
+    @cached_property
+    def per_cent(self) -> float:
+        """Flow units to per cent of the target's white matter."""
+        return 100 / white_matter(self.target)
 
     @property
     def brain_ml(self) -> float:
@@ -516,7 +532,7 @@ def slice_thickness(evidence: Evidence) -> list[Check]:
     return [Check("slice thickness", Severity.GOOD, message, value=thickest, unit="mm", note=thick)]
 
 
-_TARGET_UNITS = "target units"
+_WHITE = "% of white matter"
 _COMPARE = "Compare before and after; look for a wrong sequence, pathology, contrast agent, noise or motion."
 
 
@@ -527,15 +543,15 @@ def intensities(evidence: Evidence) -> list[Check]:
     if score is None:
         why = f"the target knows {len(evidence.target.quantiles)} scans, three are needed"
         return [not_judged("intensities", why, Topic.LIKENESS)]
-    score = score.scaled(evidence.target.info.unit)
+    score = score.scaled(evidence.per_cent)
     limit = (None, score.usual[1])
     severity = _rarity(score, limit, evidence.settings)
     words = (
-        f"The {evidence.subject}'s intensities are {_digits(score.value)} target units from the target's median scan "
-        f"on average; at most {_digits(score.usual[1])} is usual ({_among(score)})"
+        f"The {evidence.subject}'s intensities are {_digits(score.value)} % of white matter from the target's median "
+        f"scan on average; at most {_digits(score.usual[1])} % is usual ({_among(score)})"
     )
     message = f"{words}: they are not those of the target." if severity else f"{words}."
-    return [_likeness("intensities", severity, message, score, limit, _TARGET_UNITS)]
+    return [_likeness("intensities", severity, message, score, limit, _WHITE)]
 
 
 @register_check
@@ -547,12 +563,13 @@ def tissues(evidence: Evidence) -> list[Check]:
     checks = []
     for ratio_or_intensity in scores:
         ratio = ratio_or_intensity.name == CONTRAST
-        score = ratio_or_intensity if ratio else ratio_or_intensity.scaled(evidence.target.info.unit)
+        score = ratio_or_intensity if ratio else ratio_or_intensity.scaled(evidence.per_cent)
         severity = _rarity(score, score.usual, evidence.settings)
-        unit = "" if ratio else _TARGET_UNITS
+        unit = "" if ratio else _WHITE
+        sign, of_what = ("", "") if ratio else (" %", " of the target's white matter")
         words = (
-            f"The {evidence.subject}'s {score.name} is {_digits(score.value)}{' ' + unit if unit else ''}; "
-            f"{_digits(score.usual[0])} to {_digits(score.usual[1])} is usual for the target ({_among(score)})"
+            f"The {evidence.subject}'s {score.name} is {_digits(score.value)}{sign}{of_what}; "
+            f"{_digits(score.usual[0])} to {_digits(score.usual[1])}{sign} is usual for the target ({_among(score)})"
         )
         checks.append(_likeness(score.name, severity, f"{words}.", score, score.usual, unit))
     return checks
@@ -634,7 +651,7 @@ def direction(evidence: Evidence) -> list[Check]:
     """Whether the result is nearer to the target than the scan was, or stays among the target's own scans."""
     checks = []
     for quantity, score_of, unit in (
-        ("intensities", _distance, _TARGET_UNITS),
+        ("intensities", _distance, _WHITE),
         ("likelihood", _bits, "bits a voxel"),
         ("contrast", _contrast, ""),
     ):
@@ -643,8 +660,8 @@ def direction(evidence: Evidence) -> list[Check]:
         if first is None or second is None:
             # The checks of likeness say that the result was not judged.
             continue
-        if unit == _TARGET_UNITS:
-            first, second = (score.scaled(evidence.target.info.unit) for score in (first, second))
+        if unit == _WHITE:
+            first, second = (score.scaled(evidence.per_cent) for score in (first, second))
         distance = quantity == "intensities"
         limit = farthest(first, second, evidence.settings, two_sided=not distance)
         if quantity == "likelihood":
@@ -671,8 +688,8 @@ def direction(evidence: Evidence) -> list[Check]:
 
 
 _DIRECTION = {
-    "intensities": "The intensities were {before} target units from the target's median scan before and are "
-    "{after} after",
+    "intensities": "The intensities were {before} % of white matter from the target's median scan before and are "
+    "{after} % after",
     "likelihood": "The scan cost {before} bits a voxel under the target's flow before and costs {after} after",
     "contrast": "The ratio of gray to white matter was {before} before and is {after} after",
 }

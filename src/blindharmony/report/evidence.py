@@ -17,7 +17,7 @@ class Curve:
     """The intensity curve that was fitted: scan intensity to harmonized intensity.
 
     Attributes:
-        x: Intensity before, in target units, increasing, shape ``(n,)``.
+        x: Intensity before, in the unit of the page, increasing, shape ``(n,)``.
         y: Intensity after, same unit and shape.
         low: Lower end of where voxels of intensity ``x`` went, same shape.
         high: Upper end, same shape.
@@ -39,7 +39,7 @@ class Confidence:
     """How far the intensity curve may be off.
 
     Attributes:
-        intensity: Harmonized intensity, in target units, increasing, shape ``(n,)``.
+        intensity: Harmonized intensity, in the unit of the page, increasing, shape ``(n,)``.
         deviation: One standard deviation of its error, same unit and shape.
         surprise: How unlike the target's people this head is, 0 to 1, if the method asks.
 
@@ -53,19 +53,64 @@ class Confidence:
     surprise: float | None = None
 
 
+@dataclass(frozen=True)
+class FileChange:
+    """What was done to a scan between the file that was read and the file that is written, in the brain.
+
+    Attributes:
+        gain: Mean of the result over mean of the scan.
+        correlation: Pearson's, of the scan as it came with the result.
+        total: Mean absolute change that is left when both have the same mean, per cent of white matter.
+        parts: The same for each step: ``shading``, ``contrast``, ``noise and blur``. They can cancel each other, so
+            that their sum may be more than the total.
+
+    Example:
+        >>> FileChange(2.0, 0.93, 8.1, {"shading": 7.6, "contrast": 2.0, "noise and blur": 0.4}).words
+        'brightness changed by 8 %, most of it uneven coil shading'
+    """
+
+    gain: float
+    correlation: float
+    total: float
+    parts: Mapping[str, float]
+
+    @property
+    def words(self) -> str:
+        """What a person would say."""
+        if self.total < _HARDLY:
+            return f"hardly changed ({self.total:.1f} %)"
+        ordered = sorted(self.parts, key=lambda name: -self.parts[name])
+        most = self.parts[ordered[0]] > _MOST * sum(self.parts.values())
+        what = [_PARTS.get(name, name) for name in ordered[: 1 if most else 2]]
+        size = f"{self.total:.0f}" if self.total >= 2 else f"{self.total:.1f}"
+        return f"brightness changed by {size} %, {'most of it' if most else 'mostly'} {' and '.join(what)}"
+
+
+_LOOKS = {
+    "good": "Looks like a {target} scan",
+    "caution": "Must be looked at before it passes for a {target} scan",
+    "poor": "Does not look like a {target} scan",
+}
+_HARDLY, _MOST = 1.0, 0.6
+_PARTS = {"shading": "uneven coil shading", "contrast": "contrast between tissues"}
+
+
 @dataclass(frozen=True, eq=False)
 class ScanEvidence:
     """One harmonized scan, seen from all sides; every image is on the template grid in RAS+ order.
 
     Attributes:
         name: File name to show.
-        before: The prepared scan times one gain, in target units, shape ``(X, Y, Z)``.
+        before: The scan as it came times the one gain that gives it the result's mean, shape ``(X, Y, Z)``.
         after: The harmonized scan, same shape and unit.
+        steps: What each step changed, by name, same shape and unit; they add up to the whole change.
+        change: What was done to the file, in numbers.
+        target_image: What a head of the target looks like, same shape and unit; zero outside its brain.
+        target_words: What that picture is.
         mask: Brain, same shape.
         atlas: The template brain, same shape, to check the registration.
         unit: Name of the intensity unit.
         curve: The intensity curve, if one was fitted.
-        log_bias: Logarithm of the smooth field that was taken out, same shape, if one was fitted.
         target_quantiles: Intensity quantiles of each target scan, shape ``(subjects, levels)``.
         levels: The quantiles' levels, increasing within 0…1, shape ``(levels,)``.
         quantiles: Those of the scan before and after, where both it and the target have brain, each ``(levels,)``.
@@ -96,8 +141,11 @@ class ScanEvidence:
     verdict: Verdict
     verdict_before: Verdict
     methods: str
+    steps: Mapping[str, NDArray[np.float32]]
+    change: FileChange
+    target_image: NDArray[np.float32]
+    target_words: str
     curve: Curve | None = None
-    log_bias: NDArray[np.float32] | None = None
     held_out: int = 0
     confidence: Confidence | None = None
     trace: Sequence[Mapping[str, float]] = ()
@@ -106,10 +154,16 @@ class ScanEvidence:
     preparation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def sentence(self) -> str:
+        """What a person would say about the result, in one sentence."""
+        like = _LOOKS[self.verdict.level].format(target=self.verdict.target)
+        return f"{like}; {self.change.words}."
+
     def __post_init__(self) -> None:
-        images = {"after": self.after, "mask": self.mask, "atlas": self.atlas, "log_bias": self.log_bias}
-        for name, image in images.items():
-            if image is not None and image.shape != self.before.shape:
+        images = {"after": self.after, "mask": self.mask, "atlas": self.atlas, "target_image": self.target_image}
+        for name, image in {**images, **self.steps}.items():
+            if image.shape != self.before.shape:
                 raise ValueError(f"{name} has shape {image.shape}, before has {self.before.shape}")
         subjects, levels = self.target_quantiles.shape
         if subjects < 1 or levels < 2 or self.levels.shape != (levels,):

@@ -2,8 +2,8 @@
 
 First slices: which ones to show (:func:`choose`), side by side (:func:`strip`), as a picture (:func:`jpeg`). Then thin
 outlines to lay over them: is the mask the brain, does the template fit? Last the panels of the report, each three
-planes of several slices with one or more layers: scan and result (:func:`comparison`), their :func:`difference`, the
-:func:`bias` field, and the :func:`registration`.
+planes of several slices with one or more layers: scan, result and target (:func:`side_by_side`), what was done to the
+file (:func:`changes`), and the :func:`registration`.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Frame:
 
 
 def window(evidence: ScanEvidence) -> tuple[float, float]:
-    """The one gray scale for both images: from zero to brighter than all but 0.2 % of the brain's voxels."""
+    """The one gray scale for all heads: from zero to brighter than all but 0.2 % of the brain's voxels."""
     inside = np.concatenate([evidence.before[evidence.mask], evidence.after[evidence.mask]])
     inside = inside[np.isfinite(inside)]
     if inside.size == 0:
@@ -214,37 +214,56 @@ def window(evidence: ScanEvidence) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def comparison(evidence: ScanEvidence) -> list[Frame]:
-    """Scan and harmonized scan at the same window."""
+@dataclass(frozen=True)
+class View:
+    """One plane of several heads side by side, at the same slices and the same window."""
+
+    slices: Slices
+    frames: tuple[Frame, ...]
+
+
+def side_by_side(evidence: ScanEvidence) -> list[View]:
+    """The scan as it came, the result, and a head of the target."""
     shades = window(evidence)
+    heads = (
+        ("before", evidence.before, "of the scan as it came"),
+        ("after", evidence.after, "of the result"),
+        ("target", evidence.target_image, "of the target"),
+    )
+    views = []
+    for plane in PLANES:
+        slices = choose(evidence.mask, plane, _COUNT)
+        layers = [
+            Layer(style, jpeg(gray(strip(image, slices), shades)), f"{plane} slices {what}")
+            for style, image, what in heads
+        ]
+        views.append(View(slices, tuple(Frame(slices, (layer,)) for layer in layers)))
+    return views
 
-    def layers(slices: Slices) -> tuple[Layer, ...]:
-        return (
-            Layer("before", jpeg(gray(strip(evidence.before, slices), shades)), f"{slices.plane} slices before"),
-            Layer("after", jpeg(gray(strip(evidence.after, slices), shades)), f"{slices.plane} slices after"),
-        )
 
-    return _frames(evidence.mask, layers, _COUNT)
+# A colour scale that ends at less would show a scan that hardly changed as one that changed much.
+_LEAST_SCALE = 10.0
 
 
-def difference(evidence: ScanEvidence) -> tuple[list[Frame], float]:
-    """Harmonized minus scan inside the brain, and the intensity at the ends of its colour scale."""
-    changed = np.where(evidence.mask, np.nan_to_num(evidence.after - evidence.before), np.float32(0))
-    limit = _limit(changed[evidence.mask])
-    return _coloured(changed, evidence.mask, limit, _COUNT, "difference"), limit
+def changes(evidence: ScanEvidence) -> tuple[list[Frame], dict[str, list[Frame]], float]:
+    """Where the file changed, and what each step did, on one colour scale.
 
-
-def bias(evidence: ScanEvidence) -> tuple[list[Frame], float]:
-    """The fitted field in percent inside the brain, and the percentage at the ends of its colour scale.
-
-    Raises:
-        ValueError: If no field was fitted.
+    Returns:
+        Frames of the whole change, frames of each step that changed anything, and the end of the scale in the unit of
+        the page: 10 at least.
     """
-    if evidence.log_bias is None:
-        raise ValueError("no field was fitted")
-    percent = np.where(evidence.mask, 100 * np.expm1(np.nan_to_num(evidence.log_bias)), 0.0)
-    limit = _limit(percent[evidence.mask])
-    return _coloured(percent, evidence.mask, limit, 1, "bias field"), limit
+    whole = np.where(evidence.mask, np.nan_to_num(evidence.after - evidence.before), np.float32(0))
+    limit = max(_LEAST_SCALE, float(np.quantile(np.abs(whole[evidence.mask]), 0.995)))
+    parts = {
+        name: _coloured(np.where(evidence.mask, np.nan_to_num(change), 0), evidence.mask, limit, 1, name)
+        for name, change in evidence.steps.items()
+        if evidence.change.parts.get(name, 0.0) >= _SHOWN
+    }
+    return _coloured(whole, evidence.mask, limit, _COUNT, "change"), parts, limit
+
+
+# Per cent of white matter, on average; less cannot be seen on a scale that ends at 10.
+_SHOWN = 0.1
 
 
 def registration(evidence: ScanEvidence) -> list[Frame]:
@@ -280,8 +299,3 @@ def _coloured(
 def _frames(mask: NDArray[np.bool_], layers: Callable[[Slices], tuple[Layer, ...]], count: int) -> list[Frame]:
     chosen = [choose(mask, plane, count) for plane in PLANES]
     return [Frame(slices, layers(slices)) for slices in chosen]
-
-
-def _limit(values: NDArray[np.floating[Any]]) -> float:
-    limit = float(np.quantile(np.abs(values), 0.995))
-    return limit if limit > 0 else 1.0

@@ -1,6 +1,7 @@
 """The report of one scan: evidence in, one HTML file out that asks for nothing else.
 
-It has the verdict with every check first, then pictures, charts (histograms, intensity curve, course of an
+It begins with one sentence and the pictures: the scan as it came, the result, a head of the target. Then come what
+was done to the file, every check, charts (histograms, intensity curve, course of an
 optimisation), and gauges: scales that place the scan, before and after, against the limits of its checks.
 """
 
@@ -215,8 +216,7 @@ def render_report(evidence: ScanEvidence) -> str:
     Returns:
         HTML with every picture, style and script inside.
     """
-    difference, difference_limit = viewers.difference(evidence)
-    bias, bias_limit = viewers.bias(evidence) if evidence.log_bias is not None else ([], 0.0)
+    change, parts, change_limit = viewers.changes(evidence)
     script = asset_text("script.js")
     icon, word = _LEVELS[evidence.verdict.level]
     distance = gauges(evidence, ["intensities"])
@@ -229,11 +229,10 @@ def render_report(evidence: ScanEvidence) -> str:
         levels_of={level: {"icon": sign, "word": name} for level, (sign, name) in _LEVELS.items()},
         distance=distance[0] if distance else None,
         window=viewers.window(evidence),
-        comparison=viewers.comparison(evidence),
-        difference=difference,
-        difference_limit=difference_limit,
-        bias=bias,
-        bias_limit=bias_limit,
+        views=viewers.side_by_side(evidence),
+        change=change,
+        parts_changed=parts,
+        change_limit=change_limit,
         registration=viewers.registration(evidence),
         scale=gradient(),
         histogram=histogram_chart(evidence),

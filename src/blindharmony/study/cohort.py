@@ -113,7 +113,7 @@ _FEWEST = 5
 _MEASURES = {
     "distance_after": "distance after",
     "excess_after": "excess after",
-    "mean_change_percent": "change in per cent",
+    "file_change_percent": "change in per cent",
 }
 
 #: What people read of a verdict that is not good.
@@ -167,8 +167,8 @@ COLUMNS = (
     "excess_after",
     "bits_before",
     "bits_after",
-    "mean_change_percent",
-    "correlation",
+    "file_change_percent",
+    "file_correlation",
     "warnings",
     "seconds",
     "reason",
@@ -224,8 +224,8 @@ def _row(name: str, plan: Mapping[str, Any], ledger: Ledger) -> Row:
         "why": plan["why"],
         "verdict": record.get("verdict"),
         **{k: record.get(k) for k in _KEPT},
-        "mean_change_percent": figures.get("mean change (%)"),
-        "correlation": figures.get("correlation with the scan"),
+        "file_change_percent": figures.get("change of the file (% of white matter)"),
+        "file_correlation": figures.get("correlation of the files"),
         "warnings": record.get("warnings", []),
         "report": next((p for p in record.get("outputs", {}) if p.endswith(".html")), None),
         "profile_before": profile_of(record, "profile_before"),

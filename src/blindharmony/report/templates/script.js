@@ -7,27 +7,49 @@
     Array.prototype.forEach.call(document.querySelectorAll(selector), act);
   }
 
-  // The wipe: one position for all planes.
-  var position = 50;
-  function wipe(value) {
-    position = Math.max(0, Math.min(100, value));
-    root.style.setProperty("--split", position + "%");
-    all("input[data-wipe]", function (input) { input.value = position; });
-  }
-  all("input[data-wipe]", function (input) {
-    input.addEventListener("input", function () { wipe(Number(input.value)); });
-    wipe(Number(input.value));
-  });
-  all("button[data-swap]", function (button) {
-    button.addEventListener("click", function () { wipe(position > 0 ? 0 : 100); });
-  });
-  all(".frame[data-compare]", function (frame) {
-    function follow(event) {
-      var box = frame.getBoundingClientRect();
-      wipe(Math.round((100 * (event.clientX - box.left)) / box.width));
+  // One plane at a time; without this script all are shown.
+  all("input[data-plane]", function (input) {
+    function show() {
+      all("[data-view]", function (view) { view.hidden = view.dataset.view !== input.value; });
     }
-    frame.addEventListener("pointerdown", follow);
-    frame.addEventListener("pointermove", function (event) { if (event.buttons) { follow(event); } });
+    input.checked = input.defaultChecked;
+    input.addEventListener("change", show);
+    if (input.checked) { show(); }
+  });
+
+  // Flicker: the scan takes the result's place and gives it back, slower than three times a second.
+  all("button[data-flicker]", function (button) {
+    var timer = null;
+    var pairs = [];
+    all(".trio", function (trio) {
+      var image = trio.querySelector(".after img");
+      var words = trio.querySelector(".after .over");
+      var scan = trio.querySelector(".before");
+      pairs.push({
+        image: image, words: words,
+        result: [image.src, words.textContent],
+        scan: [scan.querySelector("img").src, scan.querySelector(".over").textContent]
+      });
+    });
+    function put(which) {
+      pairs.forEach(function (pair) {
+        pair.image.src = pair[which][0];
+        pair.words.textContent = pair[which][1];
+      });
+      root.dataset.shown = which;
+    }
+    button.addEventListener("click", function () {
+      if (timer) {
+        clearInterval(timer);
+        timer = null;
+        put("result");
+      } else {
+        put("scan");
+        timer = setInterval(function () { put(root.dataset.shown === "scan" ? "result" : "scan"); }, 700);
+      }
+      button.setAttribute("aria-pressed", timer ? "true" : "false");
+      button.textContent = timer ? "Stop" : "Flicker scan and result";
+    });
   });
 
   // Slices: every figure shows the same place in the head.
