@@ -20,6 +20,7 @@ from blindharmony.device import exact_convolutions, resolved_device
 from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, TooFewScansError, UsageError, reportable
 from blindharmony.files import file_sha256
 from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, in_target_contrast
+from blindharmony.harmonization.intensity import as_it_was
 from blindharmony.harmonization.methods import HarmonizationMethod, estimate, method_named
 from blindharmony.harmonization.native import to_scan
 from blindharmony.harmonization.scanner import ScannerModel
@@ -31,7 +32,7 @@ from blindharmony.preprocessing.brain import read_mask
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare
 from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
 from blindharmony.quality.checks import gather_evidence, registered_checks
-from blindharmony.quality.verdict import Assessment, judge
+from blindharmony.quality.verdict import Assessment, harms, judge
 from blindharmony.result import HarmonizeResult, NamedFile
 from blindharmony.settings import HarmonizeSettings
 
@@ -161,6 +162,8 @@ class Method:
         added = [check.__name__ for check in registered_checks() if check.__module__ != registered_checks.__module__]
         judged = "mask, order of tissues, and how typical the scan is for the target, before and after"
         steps.append(("checks", ", ".join([judged, *added])))
+        if self.guards(None):
+            steps.append(("do no harm", "a scan that is not brought nearer to the target is returned as it was"))
         stays = [step.name for step in self.preparation.steps if step.harmonizes]
         stays = [name for name in stays if not (self.settings.keep_bias and name == CorrectBias.name)]
         back = "the change goes to the scan's own voxels; every step is undone but " + ", ".join(stays)
@@ -177,6 +180,13 @@ class Method:
         if changed:
             lines += textwrap.wrap(f"other than the defaults: {', '.join(changed)}", 110, subsequent_indent="    ")
         return "\n".join(lines)
+
+    def guards(self, scanner: ScannerModel | None) -> bool:
+        """Whether a scan that is not helped is returned as it was.
+
+        Scans of one scanner that share a curve are not: one of them left as it was would no longer be like the others.
+        """
+        return self.harmonization.guarded and self.settings.on_harm == "scan" and scanner is None
 
     @property
     def is_default(self) -> bool:
@@ -275,7 +285,9 @@ def harmonize(
     9. Refinement: noise and blur, within the distance of Jeong et al. (2023)
        (:mod:`~blindharmony.harmonization.refine`).
     10. Checks: mask, order of tissues, probability under the target's flow (:mod:`~blindharmony.quality.verdict`).
-    11. Return to native space: :mod:`~blindharmony.harmonization.native`.
+    11. Do no harm: a scan that is not brought nearer to the target is returned as it was
+        (:func:`~blindharmony.quality.verdict.harms`).
+    12. Return to native space: :mod:`~blindharmony.harmonization.native`.
 
     Args:
         scan: A file, a nibabel image or an array.
@@ -334,6 +346,9 @@ def harmonize(
                 settings=settings.checks,
                 device=settings.device,
             )
+            if steps.guards(shared) and harms(evidence):
+                prepared, estimated = first, as_it_was(first.scan.data, first.scan.inside())
+                evidence = evidence.returned(first)
         with stage("returning"):
             data, brain = to_scan(prepared, estimated, model, settings)
     return HarmonizeResult(
@@ -462,6 +477,8 @@ def assess(
             settings=settings.checks,
             device=settings.device,
         )
+        if steps.guards(None) and harms(evidence):
+            evidence = evidence.returned(prepared)
     return Assessment.of(evidence, source.path, method=settings.method, seconds=round(time.perf_counter() - began, 2))
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,8 +113,20 @@ class HarmonizeResult:
             "change of the file (% of white matter)": round(changed.total, 2),
             **{f"change by {name} (% of white matter)": round(size, 2) for name, size in changed.parts.items()},
             **judged,
+            **self._distances,
             **self.estimate.figures,
         }
+
+    @property
+    def returned(self) -> bool:
+        """Whether the scan was returned as it was, because harmonizing did not help."""
+        return self.evidence.tried is not None
+
+    @property
+    def _distances(self) -> dict[str, float]:
+        names = ("distance before (sd)", "distance harmonized (sd)")
+        distances = (self.before.distance, (self.evidence.tried or self.after).distance)
+        return {name: round(x, 3) for name, x in zip(names, distances, strict=True) if x is not None}
 
     @cached_property
     def steps(self) -> Steps:
@@ -238,6 +250,7 @@ class HarmonizeResult:
                 preparation=info.recipe.digest(),
             ),
             method=self.settings.method,
+            harmonized=not self.returned,
             parameters=Parameters.of(
                 self.settings,
                 mask=self.given_mask,
@@ -342,10 +355,14 @@ class NamedScanner(SidecarPart):
     model: dict[str, Any]
 
 
+_CHOICES = {"seed", "device", "keep_bias", "mask_command", "refine", "on_harm"}
+
+
 class Parameters(SidecarPart):
     """The settings of a run, what it was given beside the scan, and the settings' digest.
 
-    Of the numbers only those that are not the defaults are written.
+    Of the numbers only those that are not the defaults are written. A sidecar that does not say what was returned on
+    harm is of a version that always returned the result.
     """
 
     seed: int
@@ -354,6 +371,7 @@ class Parameters(SidecarPart):
     mask: NamedFile | None
     mask_command: str | None
     refine: bool
+    on_harm: Literal["scan", "result"] = "result"
     scanner: NamedScanner | None
     steps: tuple[str, ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -370,7 +388,7 @@ class Parameters(SidecarPart):
     ) -> Parameters:
         """What a sidecar says about these settings."""
         return cls(
-            **settings.model_dump(include={"seed", "device", "keep_bias", "mask_command", "refine"}),
+            **settings.model_dump(include=_CHOICES),
             mask=mask,
             scanner=scanner,
             steps=steps,
@@ -384,7 +402,7 @@ class Parameters(SidecarPart):
         Raises:
             UsageError: If they are none.
         """
-        choices = self.model_dump(include={"seed", "device", "keep_bias", "mask_command", "refine"})
+        choices = self.model_dump(include=_CHOICES)
         return HarmonizeSettings().updated(**self.settings).updated(method=method, **choices)
 
     @model_serializer(mode="wrap")
@@ -404,6 +422,7 @@ class Sidecar(SidecarPart):
     units: str
     target: NamedTarget
     method: str
+    harmonized: bool = True
     parameters: Parameters
     preparation: dict[str, Any]
     figures: dict[str, Any]
@@ -469,7 +488,7 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
             flow=target.pyramid is not None,
             splines=bool(target.info.pyramid and target.info.pyramid.rounds),
         ),
-        curve=_curve(result, unit),
+        curve=None if result.returned else _curve(result, unit),
         held_out=_held_out(target),
         confidence=_confidence(result, unit),
         trace=estimate.trace,
@@ -493,6 +512,7 @@ def command(result: HarmonizeResult) -> str:
     if result.scanner:
         words += ["--scanner", "SCANNER.json"]
     words += [] if settings.refine else ["--no-refine"]
+    words += [] if settings.on_harm == "scan" else ["--on-harm", settings.on_harm]
     words += ["--keep-bias"] if settings.keep_bias else []
     for group, numbers in settings.groups().items():
         words += [word for name, value in numbers.items() for word in ("--set", f"{group}.{name}={json.dumps(value)}")]
@@ -547,6 +567,11 @@ def _details(result: HarmonizeResult) -> list[str]:
 
 def _method(result: HarmonizeResult) -> str:
     """What was done, in sentences for a paper."""
+    if result.returned:
+        return (
+            "Harmonizing would not have brought the scan nearer to the target in contrast, tissue intensities and "
+            "likelihood: only its bias field was taken out and its brightness set."
+        )
     words = method_named(result.settings.method).about
     if result.scanner:
         words = (

@@ -300,8 +300,8 @@ class CheckSettings(SettingsGroup):
     )
     farther_spreads: Positive = Field(
         default=1.0,
-        description="Spreads of the target's own scans by which a result may be farther from them than the scan was "
-        "while it stays among them; beyond all of them it may not be farther at all.",
+        description="Spreads of the target's own scans within which a result is at the target; beyond that it may not "
+        "be farther from their mean than the scan was.",
     )
     not_needed_excess: float = Field(
         default=1.0,
@@ -410,6 +410,11 @@ class HarmonizeSettings(Settings):
     )
     refine: bool = Field(default=True, description="Take out noise and blur after the intensity curve.")
     keep_bias: bool = Field(default=False, description="Leave the scan's own bias field in the result.")
+    on_harm: Literal["scan", "result"] = Field(
+        default="scan",
+        description="What to return where harmonizing does not bring a scan nearer to the target: the scan as it was, "
+        "bias field taken out (scan), or the result all the same (result).",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Equal seeds give equal files.")
     device: str = Field(default="cpu", min_length=1, description="Where to compute: auto, cpu, cuda or cuda:N.")
     mask_command: str | None = Field(

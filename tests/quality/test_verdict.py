@@ -7,7 +7,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blindharmony.api import assess, harmonize, prepared_for
@@ -29,7 +29,7 @@ from blindharmony.quality.checks import (
     unregister_check,
 )
 from blindharmony.quality.typicality import compare, reference_score, typicality
-from blindharmony.quality.verdict import Verdict, judge, likeness
+from blindharmony.quality.verdict import Verdict, harms, judge, likeness
 from blindharmony.report.scan import Gauge
 from blindharmony.settings import CheckSettings
 
@@ -299,6 +299,10 @@ def test_every_check_is_there(good):
         "direction of intensities",
         "direction of likelihood",
         "direction of contrast",
+        "direction of white matter",
+        "direction of gray matter",
+        "direction of fluid",
+        "benefit",
         "need",
     ]
 
@@ -313,15 +317,15 @@ values = st.floats(-50, 50)
 
 
 @given(values, values, st.lists(st.floats(0, 10), min_size=3, max_size=9), st.booleans())
-def test_a_result_may_be_as_far_as_the_scan_and_never_farther_beyond_everybody(first, second, known, two_sided):
+def test_a_result_is_at_the_target_or_no_farther_than_the_scan_was(first, second, known, two_sided):
     before, after = (reference_score("x", v, known) for v in (first, second))
     limit = farthest(before, after, LIMITS, two_sided=two_sided)
     assert graded(first, limit) is Severity.GOOD
     off = [abs(v - before.mean) if two_sided else v for v in (first, second)]
-    widest = max(abs(end - before.mean) for end in before.span) if two_sided else before.span[1]
-    if off[1] > max(off[0], widest) * (1 + 1e-9) + 1e-9:
+    allowed = max(off[0], before.spread + (0 if two_sided else before.mean))
+    if off[1] > allowed * (1 + 1e-9) + 1e-9:
         assert graded(second, limit) is Severity.CAUTION
-    if off[1] <= off[0] - 1e-9:
+    if off[1] <= allowed - 1e-9:
         assert graded(second, limit) is Severity.GOOD
 
 
@@ -329,13 +333,67 @@ def test_what_a_scanners_curve_did_to_two_scans_is_no_good_result():
     """Measured: 23.6 to 33.2 target units where the target's own have up to 22.6; 5.93 to 6.05 bits, own up to 5.89."""
     own = np.linspace(5.6, 22.6, 22)
     bits = (5.70, 5.89, 5.63, 5.80)
-    for before, after, known, two_sided in ((23.6, 33.2, own, False), (5.93, 6.05, bits, True)):
+    for before, after, known in ((23.6, 33.2, own), (5.93, 6.05, bits)):
         first, second = (reference_score("x", v, known) for v in (before, after))
-        assert graded(after, farthest(first, second, LIMITS, two_sided=two_sided)) is Severity.CAUTION
-        assert graded(before, farthest(second, first, LIMITS, two_sided=two_sided)) is Severity.GOOD
+        assert graded(after, farthest(first, second, LIMITS)) is Severity.CAUTION
+        assert graded(before, farthest(second, first, LIMITS)) is Severity.GOOD
     # A thick scan is more probable than any of the target's own; its result is as probable as they are.
     thick, result = (reference_score("x", v, bits) for v in (5.30, 5.86))
-    assert graded(5.86, farthest(thick, result, LIMITS, two_sided=True)) is Severity.GOOD
+    assert graded(5.86, farthest(thick, result, LIMITS)) is Severity.GOOD
+
+
+def moved(comparison, **z):
+    """A comparison with these z-scores of contrast, tissues (``white``, ``gray``, ``fluid``) and likelihood."""
+    names = {"contrast": "gray / white contrast", "white": "white matter", "gray": "gray matter", "fluid": "fluid"}
+    wanted = {names.get(name, name): value for name, value in z.items()}
+
+    def at(score, z):
+        return score.model_copy(update={"value": score.mean + z * score.spread, "z": z})
+
+    tissues = tuple(at(score, wanted.get(score.name, 0.0)) for score in comparison.tissues)
+    flow = comparison.typicality
+    flow = replace(flow, in_all=at(flow.in_all, wanted.get("likelihood", 0.0)))
+    return replace(comparison, tissues=tissues, typicality=flow)
+
+
+FAR = {"contrast": 6.0, "white": -2.0, "fluid": 1.5, "likelihood": 1.2}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "harm"),
+    [
+        (FAR, {}, False),  # it helps
+        (FAR, FAR, True),  # nothing is gained
+        ({}, FAR, True),
+        (FAR, {"likelihood": 1.5}, False),  # it helps, and something else is farther: to be looked at
+        ({"contrast": 1.0, "likelihood": 1.4}, {"gray": 1.5}, True),  # nothing was rare, and something moved away
+        ({"likelihood": -3.0}, {}, True),  # more probable than the target's own is not far
+    ],
+)
+def test_where_harmonizing_does_not_help_the_scan_is_better_as_it_was(good, before, after, harm):
+    evidence = replace(good, before=moved(good.after, **before), after=moved(good.after, **after))
+    assert harms(evidence) is harm
+    kept = evidence.returned(evidence.prepared)
+    verdict = judge(kept)
+    assert verdict.returned
+    assert verdict.headline.startswith("Returned as it was") or verdict.level == "poor"
+    assert all(check.severity is Severity.GOOD for check in verdict.of(Topic.DIRECTION))
+    assert "returned as it was" in verdict.named("benefit").message
+
+
+scores = st.fixed_dictionaries({k: st.floats(-6, 6) for k in ("contrast", "white", "gray", "fluid", "likelihood")})
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(scores, scores)
+def test_a_good_result_is_nowhere_farther_from_the_target_than_the_scan_was(good, first, second):
+    """Do no harm: whatever is returned as good is at the target, or as near to it as the scan was."""
+    evidence = replace(good, before=moved(good.after, **first), after=moved(good.after, **second))
+    evidence = evidence.returned(evidence.prepared) if harms(evidence) else evidence
+    if judge(evidence).level == "good":
+        before, after = evidence.before.z_scores, evidence.after.z_scores
+        assert all(abs(after[name]) <= max(1.0, abs(before[name])) + 1e-9 for name in before)
+        assert evidence.after.distance <= evidence.before.distance + 1e-9
 
 
 def test_notes_are_told_and_do_not_count(good):

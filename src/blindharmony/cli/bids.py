@@ -93,7 +93,7 @@ def add_parser(verbs: Any) -> None:
         "(default: %(default)s)",
     )
     how = p.add_argument_group("how")
-    add_settings(how, ("mask_command", "refine", "keep_bias", "device", "seed"), underscores=True)
+    add_settings(how, ("mask_command", "refine", "keep_bias", "on_harm", "device", "seed"), underscores=True)
     add_shared(how, "--uncertainty")
     how.add_argument(*both("--no-report"), action="store_true", help="write no HTML reports")
     how.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")

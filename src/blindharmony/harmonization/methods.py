@@ -57,6 +57,7 @@ class HarmonizationMethod:
         target_contrast: Whether the bias field is estimated again in the target's contrast first.
         refines: Whether the target's restorer may take out noise and blur after it.
         scanner: Whether it can use the model of a scanner.
+        guarded: Whether a scan that it does not help is returned as it was.
     """
 
     name: str
@@ -65,6 +66,7 @@ class HarmonizationMethod:
     target_contrast: bool = False
     refines: bool = False
     scanner: bool = False
+    guarded: bool = False
 
 
 _METHODS: dict[str, HarmonizationMethod] = {}
@@ -115,7 +117,7 @@ def method_named(name: str) -> HarmonizationMethod:
     return _METHODS[name]
 
 
-@register_method("curve", about=ABOUT["curve"], target_contrast=True, refines=True, scanner=True)
+@register_method("curve", about=ABOUT["curve"], target_contrast=True, refines=True, scanner=True, guarded=True)
 def _curve(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
     return harmonize_curve(image, mask, target, scanner=options.scanner, settings=options.settings)
 

@@ -6,7 +6,7 @@ of them (:mod:`blindharmony.quality.verdict`). In the order in which they are ma
 * the **head**: registration, volume of the mask, whether it covers the brain and nothing else, whether bright and dark
   tissue are where the target has them, thickness of slices;
 * **likeness**: whether the result's intensities, tissues and likelihood would be rare among the target's own scans;
-* **direction**: whether harmonizing moved the scan away from the target;
+* **direction**: whether harmonizing moved the scan away from the target, and whether it helped at all;
 * the **method** and the **file**: what they noticed by themselves.
 
 What cannot be measured is said to be not judged, and is a reason to look: nothing counts as perfect because it is
@@ -215,6 +215,7 @@ class Evidence:
         doubts: What the method noticed for which a result must be looked at.
         settings: The limits.
         harmonized: Whether ``after`` is a result; else it is the scan itself.
+        tried: What harmonizing gave, if the scan was returned as it was: ``after`` is the scan then.
 
     Example:
         >>> evidence = blindharmony.harmonize("scan.nii.gz").evidence             # doctest: +SKIP
@@ -234,6 +235,7 @@ class Evidence:
     doubts: Sequence[str] = ()
     settings: CheckSettings = field(default_factory=CheckSettings)
     harmonized: bool = True
+    tried: Comparison | None = None
 
     @property
     def subject(self) -> str:
@@ -258,7 +260,16 @@ class Evidence:
 
     def as_it_came(self) -> Evidence:
         """The same of the scan without harmonization, so that the same checks judge it."""
-        return replace(self, after=self.before, method_warnings=(), doubts=(), harmonized=False)
+        return replace(self, after=self.before, method_warnings=(), doubts=(), harmonized=False, tried=None)
+
+    def returned(self, prepared: Prepared) -> Evidence:
+        """The same where the scan is returned as it was.
+
+        Args:
+            prepared: The scan as prepared in its own contrast.
+        """
+        before, after = self.before, self.after
+        return replace(self, prepared=prepared, after=before, tried=after, method_warnings=(), doubts=())
 
 
 def gather_evidence(
@@ -648,33 +659,25 @@ def held_out_scans(evidence: Evidence) -> list[Check]:
 
 @register_check
 def direction(evidence: Evidence) -> list[Check]:
-    """Whether the result is nearer to the target than the scan was, or stays among the target's own scans."""
+    """Whether the result is nearer to the target than the scan was, or at the target."""
     checks = []
-    for quantity, score_of, unit in (
-        ("intensities", _distance, _WHITE),
-        ("likelihood", _bits, "bits a voxel"),
-        ("contrast", _contrast, ""),
-    ):
-        name, two_sided = f"direction of {quantity}", quantity == "contrast"
-        first, second = score_of(evidence.before), score_of(evidence.after)
-        if first is None or second is None:
-            # The checks of likeness say that the result was not judged.
-            continue
+    for name, first, second in _pairs(evidence):
+        unit = "" if name == "contrast" else "bits a voxel" if name == "likelihood" else _WHITE
         if unit == _WHITE:
             first, second = (score.scaled(evidence.per_cent) for score in (first, second))
-        distance = quantity == "intensities"
-        limit = farthest(first, second, evidence.settings, two_sided=not distance)
-        if quantity == "likelihood":
-            # A blurred scan is more probable than the target's own; what is that probable is no fault of the result.
-            limit = (None, limit[1])
+        two_sided = name in ("contrast", *_SHADES)
+        limit = farthest(first, second, evidence.settings, two_sided=two_sided)
         severity = graded(second.value, limit)
-        words = _DIRECTION[quantity].format(before=_digits(first.value), after=_digits(second.value))
+        sentence = _DIRECTION.get(
+            name, "The {name} was {before} % of the target's white matter before and is {after} %"
+        )
+        words = sentence.format(name=name, before=_digits(first.value), after=_digits(second.value))
         ends = " to ".join(_digits(end) for end in limit if end is not None)
         allowed = ends if two_sided else f"at most {ends}"
-        moved = f": harmonizing moved the scan's {quantity} away from the target's" if severity else ""
+        moved = f": harmonizing moved the scan's {name} away from the target's" if severity else ""
         checks.append(
             Check(
-                name=name,
+                name=f"direction of {name}",
                 severity=severity,
                 message=f"{words}; {allowed} is allowed{moved}.",
                 value=second.value,
@@ -687,6 +690,7 @@ def direction(evidence: Evidence) -> list[Check]:
     return checks
 
 
+_SHADES = ("white matter", "gray matter", "fluid")
 _DIRECTION = {
     "intensities": "The intensities were {before} % of white matter from the target's median scan before and are "
     "{after} % after",
@@ -695,16 +699,17 @@ _DIRECTION = {
 }
 
 
-def _distance(comparison: Comparison) -> ReferenceScore | None:
-    return comparison.intensities
+def _pairs(evidence: Evidence) -> list[tuple[str, ReferenceScore, ReferenceScore]]:
+    """What is compared before and after; the checks of likeness say what was not judged."""
+    before, after = (_directed(comparison) for comparison in (evidence.before, evidence.after))
+    return [(name, before[name], after[name]) for name in before if name in after]
 
 
-def _bits(comparison: Comparison) -> ReferenceScore | None:
-    return comparison.typicality.in_all if comparison.typicality else None
-
-
-def _contrast(comparison: Comparison) -> ReferenceScore | None:
-    return next((score for score in comparison.tissues if score.name == CONTRAST), None)
+def _directed(comparison: Comparison) -> dict[str, ReferenceScore]:
+    scores = {"intensities": comparison.intensities} if comparison.intensities else {}
+    if comparison.typicality:
+        scores["likelihood"] = comparison.typicality.in_all
+    return scores | {"contrast" if score.name == CONTRAST else score.name: score for score in comparison.tissues}
 
 
 def farthest(
@@ -712,17 +717,16 @@ def farthest(
 ) -> Limit:
     r"""How far a result may lie, given where the scan was.
 
-    A result may be as far as the scan was. Among the target's own scans it may be one standard deviation farther: a
-    curve is known no better than that. Beyond the farthest of them it may not be farther at all.
+    The target is not a point: within one standard deviation of its own scans' mean a result is at the target. Beyond
+    that it may not be farther than the scan was.
 
-    .. math:: x' \le \max\bigl(x,\; \min(x + s,\; \max_k r_k)\bigr)
+    .. math:: |x' - m| \le \max(|x - m|,\; s)
 
     Args:
         before: Of the scan.
         after: Of the result; the reference is the same.
-        settings: How many standard deviations are allowed.
-        two_sided: Whether the value itself is compared, by its distance from the mean on either side; else it is a
-            distance already.
+        settings: How many standard deviations are at the target.
+        two_sided: Whether less is a fault too; else the value is a distance or a cost.
 
     Example:
         >>> from blindharmony.quality.typicality import reference_score
@@ -730,14 +734,40 @@ def farthest(
         >>> farthest(near, far, CheckSettings()), farthest(far, far, CheckSettings())
         ((None, 2.0), (None, 5.0))
     """
-    step = settings.farther_spreads * after.spread
+    at = settings.farther_spreads * after.spread
     if not two_sided:
-        return None, max(before.value, min(before.value + step, after.span[1]))
-    off = abs(before.value - after.mean)
-    widest = max(abs(end - after.mean) for end in after.span)
-    reach = max(off, min(off + step, widest))
+        return None, max(before.value, after.mean + at)
+    reach = max(abs(before.value - after.mean), at)
     # The scan's own value is allowed to the last digit.
     return min(after.mean - reach, before.value), max(after.mean + reach, before.value)
+
+
+@register_check
+def benefit(evidence: Evidence) -> list[Check]:
+    """Whether harmonizing brought the scan nearer to the target at all; where it did not, the scan is returned."""
+    first, second = evidence.before.distance, (evidence.tried or evidence.after).distance
+    if first is None or second is None or not evidence.harmonized:
+        return []
+    words = (
+        f"In contrast, tissues and likelihood together the scan was {first:.2f} standard deviations from the target's "
+        f"own scans, and harmonizing makes it {second:.2f}"
+    )
+    if evidence.tried is not None:
+        message = f"{words}: the scan was returned as it was, only its bias field was taken out."
+        return [Check("benefit", Severity.GOOD, message, topic=Topic.METHOD, note=True)]
+    limit = (None, max(first, evidence.settings.farther_spreads))
+    severity = graded(second, limit)
+    return [
+        Check(
+            name="benefit",
+            severity=severity,
+            message=f"{words}; at most {limit[1]:.2f} is allowed.",
+            value=second,
+            limit=limit,
+            advice=_away(evidence) if severity else "",
+            topic=Topic.DIRECTION,
+        )
+    ]
 
 
 def _away(evidence: Evidence) -> str:
@@ -750,7 +780,7 @@ def _away(evidence: Evidence) -> str:
 def need(evidence: Evidence) -> list[Check]:
     """Whether the scan looked like the target to begin with."""
     judged = evidence.before.typicality
-    if judged is None or not evidence.harmonized:
+    if judged is None or not evidence.harmonized or evidence.tried is not None:
         return []
     limit, worst = evidence.settings.not_needed_excess, judged.worst
     alike = worst.z < limit

@@ -362,6 +362,21 @@ class Comparison:
     typicality: Typicality | None
 
     @property
+    def z_scores(self) -> dict[str, float]:
+        """Contrast, tissues and likelihood in standard deviations of the target's own scans, as far as they are known.
+
+        A scan that is more probable than they are is not far from them: its likelihood counts as 0.
+        """
+        z = {score.name: score.z for score in self.tissues}
+        return z | ({"likelihood": max(0.0, self.typicality.in_all.z)} if self.typicality else {})
+
+    @property
+    def distance(self) -> float | None:
+        r"""How far it is from the target's own scans, :math:`\sqrt{\operatorname{mean} z^2}`; None if not known."""
+        z = list(self.z_scores.values())
+        return float(np.sqrt(np.mean(np.square(z)))) if z else None
+
+    @property
     def rows(self) -> tuple[ReferenceScore, ...]:
         """Intensities, every level of the flow, all levels together: what ``assess`` lists."""
         flow = (*self.typicality.levels, self.typicality.in_all) if self.typicality else ()

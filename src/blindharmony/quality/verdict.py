@@ -30,6 +30,7 @@ class Verdict:
     Attributes:
         checks: In the order in which they were made.
         target: Name of the target, for the words.
+        returned: Whether the scan was returned as it was, because harmonizing did not help.
 
     Example:
         >>> fine = Check("registration", Severity.GOOD, "The overlap is 0.95; at least 0.90 is expected.", 0.95)
@@ -40,6 +41,7 @@ class Verdict:
 
     checks: tuple[Check, ...]
     target: str
+    returned: bool = False
 
     @property
     def severity(self) -> Severity:
@@ -54,8 +56,9 @@ class Verdict:
     @property
     def headline(self) -> str:
         """One sentence."""
+        done = "Returned as it was" if self.returned else "Harmonized"
         if self.severity is Severity.GOOD:
-            return f"Harmonized: nothing that is measured would be rare among scans of {self.target}."
+            return f"{done}: nothing that is measured would be rare among scans of {self.target}."
         worst = [check for check in self.checks if check.severity is self.severity]
         names = list(
             dict.fromkeys(check.name if _has_finding(check) else f"{check.name} not judged" for check in worst)
@@ -63,7 +66,7 @@ class Verdict:
         more = len(names) - _MOST_NAMES
         listed = ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "") or "nothing was judged"
         if self.severity is Severity.CAUTION:
-            return f"Harmonized, but look at it before you use it: {listed}."
+            return f"{done}, but look at it before you use it: {listed}."
         return f"Not explained by what harmonizing can change, do not use it without a reason: {listed}."
 
     @property
@@ -106,7 +109,27 @@ def judge(evidence: Evidence) -> Verdict:
     Args:
         evidence: See :func:`~blindharmony.quality.checks.gather_evidence`.
     """
-    return Verdict(run_checks(evidence), evidence.target.info.name)
+    return Verdict(run_checks(evidence), evidence.target.info.name, returned=evidence.tried is not None)
+
+
+def harms(evidence: Evidence) -> bool:
+    """Whether the scan is better returned as it was.
+
+    It is if harmonizing leaves it as far from the target's own scans as it was, or takes it farther away
+    (:attr:`~blindharmony.quality.typicality.Comparison.distance`); and if nothing about the scan would be rare among
+    them, but something about the result would, or moved away from them.
+
+    Args:
+        evidence: Of the result that was tried.
+    """
+    first, second = evidence.before.distance, evidence.after.distance
+    if first is not None and second is not None and second >= first:
+        return True
+    fault_of_result = any(
+        check.severity > Severity.GOOD and check.judged and check.topic in (Topic.LIKENESS, Topic.DIRECTION)
+        for check in judge(evidence).checks
+    )
+    return fault_of_result and not _faults(judge(evidence.as_it_came()))
 
 
 Likeness = Literal["target-like", "foreign", "not explainable"]

@@ -158,7 +158,8 @@ class ScanEvidence:
     def sentence(self) -> str:
         """What a person would say about the result, in one sentence."""
         like = _LOOKS[self.verdict.level].format(target=self.verdict.target)
-        return f"{like}; {self.change.words}."
+        kept = ". It was returned as it was: harmonizing would not have helped" if self.verdict.returned else ""
+        return f"{like}; {self.change.words}{kept}."
 
     def __post_init__(self) -> None:
         images = {"after": self.after, "mask": self.mask, "atlas": self.atlas, "target_image": self.target_image}
