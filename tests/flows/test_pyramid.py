@@ -207,3 +207,28 @@ def test_a_level_without_its_context_says_what_it_needs():
         level.to_latent(torch.zeros(1, 7, 2, 2, 2))
     with pytest.raises(ValueError, match="6 features"):
         level.couplings[0].to_latent(torch.zeros(1, 7, 2, 2, 2))
+
+
+class TestCosts:
+    """The density as a map."""
+
+    @given(st.integers(0, 99))
+    def test_places_add_up_to_the_density(self, seed):
+        flow, x = small_pyramid(), head(seed=seed)
+        mask = random_mask(x.shape, seed=seed)
+        density = flow.density(x * mask, mask)
+        for level, (nats, numbers) in enumerate(flow.costs(x * mask, mask)):
+            torch.testing.assert_close(nats.flatten(1).sum(1), -density.nats[:, level], atol=1e-3, rtol=1e-4)
+            assert torch.equal(numbers.flatten(1).sum(1), density.numbers[:, level])
+            assert (nats[numbers == 0] == 0).all()
+
+    def test_what_changes_at_one_end_of_the_head_costs_there(self):
+        flow = small_pyramid(shape=(32, 4, 4), widths=(4,))
+        x = head(shape=(32, 4, 4), batch=1)
+        mask = torch.ones_like(x, dtype=torch.bool)
+        spoiled = x.clone()
+        spoiled[..., 0, :, :] += 3
+        (before, _), (after, _) = (flow.costs(image, mask)[0] for image in (x, spoiled))
+        change = (after - before).abs().sum((0, 2, 3))
+        assert change[0] > 1
+        assert change[8:].max() < 1e-3

@@ -149,13 +149,29 @@ class LevelFlow(Bijection[Tensor]):
         self.input_sd.mul_(math.exp(-log_gain))
         self.net.first.weight[:, 0].mul_(math.exp(log_gain))
 
-    def _run(self, x: Tensor, cond: Condition, *, inverse: bool) -> tuple[Tensor, Tensor]:
+    def cost(self, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        r"""What each place costs, and how many numbers it has: :math:`-\log p(d \mid c)` is the sum over all places.
+
+        A place's part of the log-determinant is what its own numbers were stretched by.
+
+        Returns:
+            Nats and numbers, both ``(B, *space)``.
+        """
+        z, logdet = self._run(x, cond, inverse=False, by_place=True)
+        mask = full_mask(x, cond)
+        nats = 0.5 * (z.square() + math.log(2 * math.pi)).where(mask, 0.0).sum(1)
+        return nats - logdet.view_as(nats), mask.sum(1)
+
+    def _run(self, x: Tensor, cond: Condition, *, inverse: bool, by_place: bool = False) -> tuple[Tensor, Tensor]:
         mask = full_mask(x, cond)
         features = self.net(with_context(x[:, :0], cond.context, self.net.channels))
         # The places are looked up once for all couplings, and log-determinants are added up in one running sum.
         sites = Sites.of(mask)
         dtype = torch.promote_types(self.input_sd.dtype, torch.float32)
         logdet = no_change(x).to(dtype)
+        if by_place:
+            # Each place takes the part of an image: sums then stop at the place.
+            sites, logdet = sites._replace(image=sites.at), logdet.new_zeros(mask[:, 0].numel())
         start = visible(x, cond)
         if inverse:
             y, logdet = self._calibrate(start, mask, logdet, sites, inverse=True)
@@ -413,6 +429,28 @@ class Pyramid(Bijection[list[Tensor]]):
             for z, logdet, m in latents
         ]
         return Density(torch.stack(nats, 1), torch.stack([m.flatten(1).sum(1) for _, _, m in latents], 1))
+
+    @torch.no_grad()
+    def costs(self, x: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The density as maps: nats and numbers of every place of each level, finest first, the coarsest image last.
+
+        The nats of all places and levels add up to minus the log-density. Shapes are ``(B, *space)`` of each level.
+
+        Args:
+            x: ``(B, 1, *shape)``, flow units.
+            mask: Bool, same shape.
+
+        Raises:
+            ValueError: As :meth:`density`.
+        """
+        check_range(x, mask)
+        parts = self.split(x, mask)
+        maps = [
+            self.level(k).cost(part.detail, Condition(self.context(k, part), part.detail_mask))
+            for k, part in enumerate(parts)
+        ]
+        last = parts[-1]
+        return [*maps, self.base.cost(last.coarse, Condition(self.base_context(last), last.coarse_mask))]
 
     @torch.no_grad()
     def sample(self, mask: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
