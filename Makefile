@@ -1,13 +1,15 @@
 .DEFAULT_GOAL := help
 OUT ?= ds002748.safetensors
-.PHONY: help venv demo test slow-test block-test browser-test check coverage docs bench target wheel-check container-check lock clean
+.PHONY: help venv demo test benchmark-test slow-test block-test browser-test check coverage docs bench target wheel-check container-check lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGE := .venv/.package
 READY := .venv/.ready
-# Files of tests stay together; the slowest come first (testpaths), so that both processes end together.
-PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Files of tests stay together; the slowest come first (testpaths), so that the processes end together. Three on two
+# cores: tests that wait for a server or a killed worker leave a core free.
+PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+BENCHMARK_TESTS := benchmarks/tests benchmarks/src
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +35,9 @@ demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/
 test: $(READY)  ## Run the tests (without those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
+benchmark-test: $(READY)  ## Run the tests of the benchmark, a distribution of its own
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(BENCHMARK_TESTS)
+
 slow-test: $(READY)  ## Run the slow tests alone: real scans, every code block of the documentation, many minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow and not browser" -k "not small"
 
@@ -55,6 +60,7 @@ check: $(READY)  ## Check style, types and the order of imports
 coverage: $(READY)  ## Measure which lines and branches the tests reach; fails below 95 %
 	$(BIN)/coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/coverage run $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run $(PYTEST) $(BENCHMARK_TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
