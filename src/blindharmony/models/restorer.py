@@ -75,7 +75,10 @@ class Restorer(nn.Module):
         """
         inside = mask.to(x.dtype)
         bands = detail_bands(x * inside, inside)
-        h = self.enter(_blocks_as_channels(torch.cat([x * inside - inside, inside, inside * own_grid, 10 * bands], 1)))
+        h = _blocks_as_channels(torch.cat([x * inside - inside, inside, inside * own_grid, 10 * bands], 1))
+        if h.device.type == "cpu":  # channels side by side in memory: it convolves a third faster
+            h = h.contiguous(memory_format=torch.channels_last_3d)
+        h = self.enter(h)
         h = self.down_blocks(h)
         h = h + self.up(self.deep(self.down(h)))
         u = _channels_as_blocks(self.leave(F.silu(self.up_blocks(h))))
@@ -112,8 +115,9 @@ def _gauss(x: Tensor, sigma: float) -> Tensor:
     # Shifted copies, not a convolution of one channel: faster, and the same bytes with any number of threads.
     for axis in (2, 3, 4):
         wide = F.pad(x, [reach if other == axis else 0 for other in (4, 3, 2) for _ in range(2)])
-        shifted = [w * wide.narrow(axis, k, x.shape[axis]) for k, w in enumerate(weights)]
-        x = sum(shifted[1:], shifted[0])
+        x = weights[0] * wide.narrow(axis, 0, x.shape[axis])
+        for k, w in enumerate(weights[1:], 1):
+            x = x + w * wide.narrow(axis, k, x.shape[axis])
     return x
 
 

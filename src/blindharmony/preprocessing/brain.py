@@ -32,11 +32,27 @@ from blindharmony.io.volume import Source, border
 from blindharmony.preprocessing.steps import Reorient, Scan, Step
 
 
+class _Standardize(nn.Module):
+    """Each channel to mean 0 and variance 1 (instance norm of one image), in place.
+
+    Plane by plane, then over the planes: the bytes shall not depend on the number of threads, as those of torch's own
+    layer do where channels lie side by side in memory.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        planes = x.permute(0, 2, 3, 4, 1).flatten(0, 1).flatten(1, 2)
+        count = planes.shape[0] * planes.shape[1]
+        everywhere = (1, -1, 1, 1, 1)
+        x = x.sub_((planes.sum(1).sum(0) / count).view(everywhere))
+        variance = torch.linalg.vector_norm(planes, dim=1).square().sum(0) / count
+        return x.mul_((variance + 1e-5).rsqrt().view(everywhere))
+
+
 class _Unit(nn.Sequential):
     """Convolution → instance norm → optional ReLU, the unit everything here is made of."""
 
-    def __init__(self, conv: nn.Module, channels: int, *, relu: bool = True) -> None:
-        layers = [conv, nn.InstanceNorm3d(channels)]
+    def __init__(self, conv: nn.Module, *, relu: bool = True) -> None:
+        layers = [conv, _Standardize()]
         super().__init__(*layers, nn.ReLU(inplace=True)) if relu else super().__init__(*layers)
 
 
@@ -46,10 +62,10 @@ class _Block(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int) -> None:
         super().__init__()
         self.double_conv = nn.Sequential(
-            *_Unit(nn.Conv3d(cin, cout, 3, stride, 1, bias=False), cout),
-            *_Unit(nn.Conv3d(cout, cout, 3, 1, 1, bias=False), cout, relu=False),
+            *_Unit(nn.Conv3d(cin, cout, 3, stride, 1, bias=False)),
+            *_Unit(nn.Conv3d(cout, cout, 3, 1, 1, bias=False), relu=False),
         )
-        self.downsample = _Unit(nn.Conv3d(cin, cout, 1, stride, bias=False), cout, relu=False) if cin != cout else None
+        self.downsample = _Unit(nn.Conv3d(cin, cout, 1, stride, bias=False), relu=False) if cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -69,38 +85,39 @@ class _Up(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int) -> None:
         super().__init__()
         mid = cin // 4
-        self.conv1 = _Unit(nn.Conv3d(cin, mid, 1, bias=False), mid)
+        self.conv1 = _Unit(nn.Conv3d(cin, mid, 1, bias=False))
         up = nn.ConvTranspose3d(mid, mid, 3, stride, 1, output_padding=stride - 1, bias=False)
-        self.tp_conv = _Unit(up, mid)
-        self.conv2 = _Unit(nn.Conv3d(mid, cout, 1, bias=False), cout)
+        self.tp_conv = _Unit(up)
+        self.conv2 = _Unit(nn.Conv3d(mid, cout, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.tp_conv(self.conv1(x)))  # type: ignore[no-any-return]
 
 
 class LinkNet3d(nn.Module):
-    """Brain probability of each voxel: ``(B, 1, D, H, W) → (B, 2, D, H, W)``, channel 1 is brain.
+    """Brain probability of each voxel of one image, ``(1, 1, D, H, W) → (1, 1, D, H, W)``.
 
     Example:
         >>> LinkNet3d()(torch.zeros(1, 1, 64, 64, 64) + torch.rand(1, 1, 64, 64, 64)).shape
-        torch.Size([1, 2, 64, 64, 64])
+        torch.Size([1, 1, 64, 64, 64])
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.init = _Unit(nn.Conv3d(1, 16, 7, 2, 3, bias=False), 16)
+        self.init = _Unit(nn.Conv3d(1, 16, 7, 2, 3, bias=False))
         self.init.append(nn.MaxPool3d(3, 2, 1))
         self.down0, self.down1 = _Down(16, 16, 1), _Down(16, 32, 2)
         self.down2, self.down3 = _Down(32, 64, 2), _Down(64, 128, 2)
         self.up0, self.up1 = _Up(128, 64, 2), _Up(64, 32, 2)
         self.up2, self.up3 = _Up(32, 16, 2), _Up(16, 16, 1)
-        self.tp_conv1 = _Unit(nn.ConvTranspose3d(16, 8, 3, 2, 1, output_padding=1), 8)
-        self.conv = _Unit(nn.Conv3d(8, 8, 3, 1, 1), 8)
+        self.tp_conv1 = _Unit(nn.ConvTranspose3d(16, 8, 3, 2, 1, output_padding=1))
+        self.conv = _Unit(nn.Conv3d(8, 8, 3, 1, 1))
         self.tp_conv2 = nn.ConvTranspose3d(8, 2, 2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Brain and background probabilities; every side of ``x`` must be a multiple of 32."""
-        x0 = self.init(x)
+        """The probability of brain; every side of ``x`` must be a multiple of 32."""
+        # Channels side by side in memory: the processor convolves up to twice as fast.
+        x0 = self.init(x.contiguous(memory_format=torch.channels_last_3d))
         x1 = self.down0(x0)
         x2 = self.down1(x1)
         x3 = self.down2(x2)
@@ -108,7 +125,14 @@ class LinkNet3d(nn.Module):
         y = self.up1(y) + x2
         y = self.up2(y) + x1
         y = self.up3(y) + x0
-        return torch.softmax(self.tp_conv2(self.conv(self.tp_conv1(y))), 1)
+        y = self.conv(self.tp_conv1(y))
+        # Of two classes only the difference counts: half of the last layer, and one exponential instead of two.
+        weight, bias = self.tp_conv2.parameters()
+        difference = (weight[:, 1] - weight[:, 0]).flatten(1).T[:, :, None, None, None]
+        corners = F.conv3d(y, difference, (bias[1] - bias[0]).expand(8))
+        b, _, i, j, k = corners.shape
+        corners = corners.reshape(b, 2, 2, 2, i, j, k).permute(0, 4, 1, 5, 2, 6, 3)
+        return torch.sigmoid(corners.reshape(b, 1, 2 * i, 2 * j, 2 * k))
 
 
 def load_brainnet(name: str) -> LinkNet3d:
@@ -183,7 +207,7 @@ def _probability(name: str, x: torch.Tensor, low: float, high: float) -> NDArray
     x = ((x - low) / max(high - low, 1e-6)).clamp(0, 1)
     x = 0.226 * (x - x.mean()) / x.std().clamp_min(1e-6) + 0.449
     with torch.inference_mode():
-        p = _network(name).to(x.device)(x[None, None])[0, 1]
+        p = _network(name).to(x.device)(x[None, None])[0, 0]
     return p.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
