@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from blindharmony.harmonization.intensity import Curve, CurveMap, Estimate, error_bar, lifting_curve, lifting_share, rms
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
-from blindharmony.harmonization.summary import ScanSummary, summarize
+from blindharmony.harmonization.summary import ScanSummary, inside_only, summarize
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare_in_contrast
 from blindharmony.settings import HarmonizeSettings
@@ -81,8 +81,14 @@ def harmonize_curve(
         figures["error bar (% of the brightest tissue)"] = round(
             100 * float(bar.deviation.mean()) / float(np.quantile(wanted, 0.95)), 2
         )
-    out = np.where(mask, curve(image), 0).astype(np.float32)
-    return Estimate(out, intensity_map=curve, error=bar, figures=figures, warnings=warnings, doubts=doubts)
+    return Estimate(
+        inside_only(image, mask, curve),
+        intensity_map=curve,
+        error=bar,
+        figures=figures,
+        warnings=warnings,
+        doubts=doubts,
+    )
 
 
 def in_target_contrast(

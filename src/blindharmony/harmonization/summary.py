@@ -38,6 +38,7 @@ from scipy import ndimage
 from blindharmony.errors import PreprocessingError
 from blindharmony.harmonization.intensity import CurveMap, Estimate
 from blindharmony.models.target import Target
+from blindharmony.preprocessing.grid import mask_box
 from blindharmony.settings import CurveSettings
 
 Array: TypeAlias = NDArray[np.float64]
@@ -150,8 +151,20 @@ def harmonize_match(
     """
     quantiles, _ = source_quantiles(image, mask, target, settings)
     curve = CurveMap.through(quantiles, target.mean_curve)
-    out = np.where(mask, curve(image), 0).astype(np.float32)
-    return Estimate(out, intensity_map=curve)
+    return Estimate(inside_only(image, mask, curve), intensity_map=curve)
+
+
+def inside_only(image: NDArray[np.float32], mask: NDArray[np.bool_], curve: CurveMap) -> NDArray[np.float32]:
+    """The image through a curve inside the mask, zero outside, where no time is spent.
+
+    Example:
+        >>> square = CurveMap(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 4.0]))
+        >>> inside_only(np.array([1.0, 2.0], np.float32), np.array([False, True]), square).tolist()
+        [0.0, 4.0]
+    """
+    out = np.zeros(image.shape, np.float32)
+    out[mask] = curve(image[mask])
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +198,11 @@ def summarize(
     whole = whole_quantiles(image, mask)
     if target.person is None:
         return ScanSummary(quantiles, whole, target.mean_curve, 1.0)
-    matched = np.where(region, CurveMap.through(quantiles, target.mean_curve)(image), 0).astype(np.float32)
-    features = rank_features(matched, region, target.atlas)
+    # Only around the region: filters reach three voxels, and beyond it all is zero.
+    box, _ = mask_box(region, margin=4)
+    region = region[box]
+    matched = inside_only(image[box], region, CurveMap.through(quantiles, target.mean_curve))
+    features = rank_features(matched, region, target.atlas[box])
     roughness = texture(matched, region)
     # A sum of kernels may fold over where few scans taught it; an intensity curve must not.
     person = np.maximum.accumulate(np.maximum(target.person.curve(features, roughness), 0))
