@@ -1,4 +1,4 @@
-"""The tables of docs/measured_study.md: damaged files, throughput of cohorts, and what 30,000 scans would take.
+"""The tables of docs/measured_study.md: damaged files, what steps cost, throughput of cohorts, and of 30,000 scans.
 
 python benchmarks/study_tables.py docs/
 """
@@ -74,10 +74,35 @@ def plan(run):
     return f"## {_MANY:,} scans, reckoned from one process on one core\n\n" + table(["what", "how much"], rows)
 
 
+def speed(content):
+    """Processor seconds of each step, before → after where an older version was measured too."""
+    rows = {}
+    for row in content["rows"]:
+        rows.setdefault(row["case"], {})[row["version"]] = row
+    steps = list(dict.fromkeys(step for row in content["rows"] for step in row["steps"]))
+    columns, lines = ["case", *steps, "s that went by", "MiB"], []
+    for case, versions in rows.items():
+        order = [versions[v] for v in ("before", "after") if v in versions]
+        cells = [" → ".join(f"{row['steps'].get(step, [0])[0]:.1f}" for row in order) for step in steps]
+        wall = " → ".join(f"{row['steps']['all'][1]:.0f}" for row in order)
+        scans = f" ({order[0]['scans']} scans)" if order[0]["scans"] > 1 else ""
+        lines.append([case + scans, *cells, wall, " → ".join(str(row["MiB"]) for row in order)])
+    return "\n\n".join(
+        [
+            "## What each step costs",
+            "`python benchmarks/speed.py`: seconds of processor, each case in a Python of its own, with "
+            f"{content['threads'] or 'all'} threads on {content['cores']} cores; before → after. Other work shared the "
+            f"machine (load {content['load']:.0f}), which stretches the seconds that went by, and processor seconds a "
+            "little. Steps that contain others are not added up; *all* has everything.",
+            table(columns, lines),
+        ]
+    )
+
+
 def main():
     folder = Path(sys.argv[1])
     parts = [_HEAD.strip()]
-    for name, part in (("fuzz", fuzz), ("cohort", cohort)):
+    for name, part in (("fuzz", fuzz), ("speed", speed), ("cohort", cohort)):
         file = folder / f"measured_{name}.json"
         if file.exists():
             parts.append(part(json.loads(file.read_text())))
