@@ -96,7 +96,7 @@ def measured(case: str, target: str, scans: list[str], source: str) -> dict[str,
         [sys.executable, "-c", script, case, target, *scans],
         env={**os.environ, "PYTHONPATH": source},
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     content: dict[str, object] = json.loads(done.stdout.splitlines()[-1])

@@ -56,6 +56,13 @@ def test_a_known_field_comes_back_in_any_contrast(gray, gamma):
     assert error(field - without, truth, mask) < 0.012
 
 
+@pytest.mark.parametrize("gamma", [0.7, 1.5])
+def test_a_gamma_scales_the_field_and_nothing_else(gamma):
+    image, mask = head()
+    scan = (image * np.exp(known_field(mask))).astype(np.float32)
+    assert error(log_bias(scan**gamma, MM, mask) / gamma, log_bias(scan, MM, mask), mask) < 0.004
+
+
 def test_n4_is_that_of_itk():
     image, mask = head(size=40)
     cells = Cells.of((image * np.exp(known_field(mask))).astype(np.float32), MM, mask, 4.0)

@@ -36,6 +36,8 @@ Method: TypeAlias = Literal["n4-itk", "n4", "entropy"]
 
 #: Fewer cells than this say nothing about a field.
 FEWEST_CELLS = 50
+#: Of the log intensities of a T1-weighted brain, between the tenth and the ninetieth hundredth.
+USUAL_SPREAD = 0.75
 
 
 def log_bias(
@@ -459,15 +461,18 @@ def least_entropy(
     spread: a cell of one tissue counts up to 1, one across a border little. Being relative, weights are the same for
     a scan of higher contrast.
 
+    All is reckoned in units of the scan's own spread of log intensities, so that the same scan through a gamma has
+    gamma times the field: without, three real scans through 0.7 and 1.5 moved by 0.008 to 0.015, with it by 0.001.
+
     Args:
         log: Log intensities, shape ``(X, Y, Z)``.
         mask: Places that count.
         spread: Standard deviation within each cell over its mean.
         spans: Spans of the splines, by axis.
         stiffness: The weight :math:`\lambda` of the bending energy, box of side 1.
-        bandwidths: The bandwidths h, in log units.
+        bandwidths: The bandwidths h, in log units of a scan of usual contrast.
         steps: At most so many at each bandwidth.
-        tolerance: A bandwidth ends when a step changes the field by less than this root mean square.
+        tolerance: A bandwidth ends when a step changes the field by less than this root mean square, in that unit.
 
     Returns:
         Control points, see :class:`Splines`.
@@ -484,6 +489,9 @@ def least_entropy(
         True
     """
     splines = Splines.on(mask.shape, spans)
+    dark, bright = np.quantile(log[mask], [0.1, 0.9])
+    unit = float(bright - dark) / USUAL_SPREAD or 1.0
+    log = log / unit
     median = float(np.median(spread[mask]))
     purity = np.exp(-0.5 * (spread[mask] / median) ** 2) if median > 0 else np.ones(int(mask.sum()))
     weights = np.zeros(mask.shape)
@@ -510,7 +518,7 @@ def least_entropy(
             control, field = control + damping * step, field + damping * change
             if damping * size < tolerance:
                 break
-    return control
+    return unit * control
 
 
 def score(values: Array, weights: Array, bandwidth: float, bins: int = 400) -> Array:
