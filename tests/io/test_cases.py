@@ -163,6 +163,20 @@ def test_a_slab_of_a_head_is_no_stripped_brain(psr, millimetres, air):
     assert not sure
 
 
+@pytest.mark.parametrize("size", [0.7, 0.8])
+@pytest.mark.parametrize("rounded", [True, False])
+def test_a_denoised_small_head_is_no_stripped_brain(psr, size, rounded):
+    """A child's head cut to the head, no larger than a brain can be; the background is smooth and hardly anywhere 0."""
+    head = ndimage.binary_fill_holes(psr.data > 0.05 * psr.data.max())
+    air = ndimage.gaussian_filter(np.random.default_rng(0).random(psr.data.shape), 2)
+    data = np.where(head, psr.data / psr.data.max() * 1000, 0) + 0.5 + 6 * (air - air.min()) / np.ptp(air)
+    data = ndimage.gaussian_filter(data, 0.6)
+    affine = psr.affine.copy()
+    affine[:3, :3] *= size
+    _, sure = foreground_brain(Scan((np.round(data) if rounded else data).astype(np.float32), affine))
+    assert not sure
+
+
 def test_a_doubtful_scan_is_asked_about(psr, monkeypatch):
     """Whoever is asked decides: a foreground with scalp is no brain, one that agrees is."""
     middle = int(np.argwhere(psr.brain)[:, 1].mean())
@@ -337,6 +351,24 @@ def test_parts_echoes_and_inversions_are_no_scans_of_their_own(tmp_path):
     file = tmp_path / "filter.json"
     file.write_text('{"t1w": {"echo": 2}}')
     assert counted(tmp_path, only=read_filter(file))[0] == {"sub-01_echo-2_T1w.nii.gz"}
+
+
+def test_folders_below_images_are_said(tmp_path):
+    for name in ("a.nii.gz", "more/b.nii.gz", "out/a_desc-harmonized.nii.gz", "deep/er/c.nii", ".hidden/d.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "visit").mkdir()
+    (tmp_path / "visit/IM0001").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    listing = list_scans([tmp_path])
+    assert [scan.name for scan in listing.scans] == ["a.nii.gz"]
+    assert {item.path.name: item.why.split(";")[0] for item in listing.passed_over} == {
+        "more": "a folder with images",
+        "deep": "a folder with images",
+        "visit": "a folder with DICOM",
+    }
+    both = list_scans([tmp_path, tmp_path / "more"])
+    assert [scan.name for scan in both.scans] == ["a.nii.gz", "b.nii.gz"]
+    assert "more" not in {item.path.name for item in both.passed_over}
 
 
 def test_names_in_a_folder_that_are_passed_over_are_said(tmp_path):

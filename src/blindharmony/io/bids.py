@@ -12,6 +12,7 @@ Source: BIDS specification 1.10, "Entities" and "Anatomy imaging data".
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,7 +138,8 @@ def list_scans(
 
     A folder is a BIDS data set when it has a ``dataset_description.json`` or ``sub-*`` folders; there,
     ``sub-*/[ses-*/]anat/*_<suffix>.nii[.gz]`` are taken (:func:`bids_scans`). In other folders all images are taken,
-    without subfolders, or the ``mri/orig.mgz`` of FreeSurfer subjects. A file is taken whatever its name says.
+    without subfolders (those with DICOM or images are said), or the ``mri/orig.mgz`` of FreeSurfer subjects. A file is
+    taken whatever its name says.
 
     Args:
         inputs: Files and folders, in the order wanted.
@@ -174,7 +176,9 @@ def joined(listings: Iterable[Listing]) -> Listing:
             scans.setdefault(_identity(scan), scan)
         for item in listing.passed_over:
             passed_over.setdefault(_identity(item.path), item)
-    return Listing(tuple(scans.values()), tuple(item for key, item in passed_over.items() if key not in scans))
+    # A folder that was named as well is not passed over.
+    taken = {folder for scan in scans for folder in (scan, *scan.parents)}
+    return Listing(tuple(scans.values()), tuple(item for key, item in passed_over.items() if key not in taken))
 
 
 def is_bids(folder: Path) -> bool:
@@ -248,7 +252,33 @@ def _plain_folder(folder: Path) -> Listing:
         else:
             scans.append(file)
     whole, parts = _without_parts(scans)
-    return Listing(tuple(whole), tuple(passed_over + parts))
+    below = _folders_with_images(folder) if whole else []
+    return Listing(tuple(whole), tuple(passed_over + parts + below))
+
+
+# Folders are not searched for scans, only looked into: what lies there is said, not taken.
+_DEPTH, _LOOKED_AT = 5, 1000
+
+
+def _folders_with_images(folder: Path) -> list[PassedOver]:
+    """Folders below one of images that have DICOM or images of their own; the first thousand files are looked at."""
+    kinds: dict[Path, str] = {}
+    left = _LOOKED_AT
+    for place, folders, names in os.walk(folder):
+        parts = Path(place).relative_to(folder).parts
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if len(parts) < _DEPTH else []
+        for name in sorted(names) if parts else ():
+            left -= 1
+            if left < 0:
+                break
+            file, top = Path(place, name), folder / parts[0]
+            if top in kinds or name.startswith(".") or not file.is_file():
+                continue
+            if begins_as_dicom(file):
+                kinds[top] = "a folder with DICOM"
+            elif split_name(file)[1].lower() in _LISTED and not _no_scan(file, entities(file)):
+                kinds[top] = "a folder with images"
+    return [PassedOver(top, f"{kind}; name it as well if it is meant") for top, kind in kinds.items()]
 
 
 def _nothing(folder: Path, looked_for: str, passed_over: Sequence[PassedOver], check: str) -> NothingFoundError:
