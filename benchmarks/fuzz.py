@@ -1,11 +1,15 @@
 """Ten thousand broken and hostile files through every reader: what comes out, in what time, with how much memory?
 
     python benchmarks/fuzz.py --cases 10000 --seed 0 --out docs/measured_fuzz.json
+    python benchmarks/fuzz.py --trees 2500 --seed 0 --out docs/measured_trees.json
 
 Every case is a good file with seeded damage (``tests/mutations.py``). Allowed outcomes are a valid object, or one
 error of the package that names the file. Anything else is listed with the seed that makes it again:
 another exception, more than 20 s, more memory than the file's kind may take, a message of several lines,
 or an object that an independent reading of the same bytes contradicts (``tests/readers.py``).
+
+With ``--trees`` whole data sets are given to commands instead (``tests/trees.py``). Scans are read and refused for
+real; what comes after reading is cut off, so that a tree takes a twentieth of a second.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,7 +29,11 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import blindharmony.cli.main as command
+from blindharmony.models.file import save_target
 from readers import KINDS, Late, Outcome, damaged, outcome
+from targets import synthetic_target
+from trees import broken_law, grown, words_for, work_cut_off
 
 SECONDS = 20
 
@@ -52,13 +61,51 @@ def watched(kind: str, folder: Path, seed: int) -> tuple[Outcome, float, int]:
     return found, time.perf_counter() - start, peak()[1] - before
 
 
+def trees(arguments: argparse.Namespace) -> int:
+    """Every tree of the seeds, given to the command of its seed."""
+    codes, layouts, bad, worst = {}, Counter(), [], 0.0
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name,
+        work_cut_off(),
+    ):
+        folder = Path(name)
+        root, out, target = folder / "tree", folder / "out", folder / "tiny.safetensors"
+        save_target(synthetic_target(), target)
+        command.main(["info", str(target)])  # what all commands load is loaded before the clock runs
+        for seed in range(arguments.seed, arguments.seed + arguments.trees):
+            for old in (root, out):
+                shutil.rmtree(old, ignore_errors=True)
+            layout = grown(root, seed)
+            words = words_for(root, out, target, seed)
+            start = time.process_time()
+            code, *broken = broken_law(root, out, words, 3 * SECONDS)
+            worst = max(worst, time.process_time() - start)
+            codes.setdefault(words[0], Counter())[code] += 1
+            layouts[layout] += 1
+            if broken:
+                bad.append({"seed": seed, "layout": layout, "command": words[0], "broken": broken})
+                print(json.dumps(bad[-1]).replace(name, ""), flush=True)
+    rows = [
+        {"command": verb, "trees": sum(c.values()), "exit codes": dict(sorted(c.items()))} for verb, c in codes.items()
+    ]
+    print(*rows, dict(layouts), f"{sum(layouts.values())} trees, {len(bad)} bad", sep="\n")
+    if arguments.out:
+        content = {"seed": arguments.seed, "layouts": dict(sorted(layouts.items())), "seconds": round(worst, 2)}
+        content |= {"rows": sorted(rows, key=lambda row: row["command"]), "bad": bad[:200]}
+        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+    return 1 if bad else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--trees", type=int, help="data sets through commands, in the place of files through readers")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.trees:
+        return trees(arguments)
 
     def late(*_):
         raise Late

@@ -183,5 +183,10 @@ def reportable(error: BaseException, path: Path | None = None) -> BlindHarmonyEr
         place = path if error.filename is None else Path(os.fsdecode(error.filename))
         what = f"the system cannot read or write it ({error.strerror})"
         return InputError(what, remedy="check the disk and your permissions, and run again", path=place)
+    if isinstance(error, RuntimeError) and str(error).startswith(
+        "Symlink loop"
+    ):  # what pathlib says before Python 3.13
+        what = "a link leads back to itself" if path else one_line(str(error))
+        return InputError(what, remedy="remove the link", path=path)
     what, remedy = f"{type(error).__name__}: {error}", "report it, with what 'blindharmony --debug VERB ...' shows"
     return InternalError(f"internal error ({what[:300]})", remedy=remedy, path=path)

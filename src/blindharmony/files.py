@@ -89,6 +89,19 @@ def entities(path: str | PurePath) -> dict[str, str]:
     return {**dict(pair.split("-", 1) for pair in pairs if "-" in pair), "suffix": suffix}
 
 
+def real_path(path: Path) -> Path:
+    """The path without links; as it stands if they lead back to themselves.
+
+    Example:
+        >>> real_path(Path("/")) == Path("/")
+        True
+    """
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return path.absolute()
+
+
 def scan_name(path: str | PurePath) -> str:
     """The name that results are called after: the file's own, for FreeSurfer's volumes with the subject before it.
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from serve_site import MOST
 
+from trees import grown
+
 
 def _incoming(site):
     return [p for p in site.store.uploads.folder.rglob("*") if p.is_file()]
@@ -108,3 +110,22 @@ def test_a_bomb_is_counted_not_unpacked(site):
     assert answer.status_code == 422
     assert "far more than its header declares" in answer.json()["what"]
     assert _incoming(site) == []
+
+
+def test_every_file_of_odd_data_sets_is_received_or_refused_with_a_reason(site, tmp_path):
+    answers = []
+    for seed in range(40):
+        grown(tmp_path / f"tree{seed}", seed)
+        for file in sorted((tmp_path / f"tree{seed}").rglob("*")):
+            if file.is_file() and not file.is_symlink() and file.stat().st_size < MOST:
+                answer = site.upload(file.name.encode("utf-8", "replace").decode(), file.read_bytes())
+                assert answer.status_code in (201, 422, 429), (seed, file.name, answer.text)
+                answers.append(answer.status_code)
+                said = answer.json()
+                if answer.status_code == 201:
+                    site.client.delete(f"/api/uploads/{said['id']}")
+                else:
+                    assert said["what"]
+                    assert said["remedy"]
+                    assert str(site.store.folder) not in answer.text
+    assert set(answers) >= {201, 422}

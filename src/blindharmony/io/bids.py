@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.errors import InputError, NothingFoundError, UsageError
-from blindharmony.files import IMAGE_EXTENSIONS, entities, mask_name, output_name, parse_json, read_text, split_name
+from blindharmony.files import (
+    IMAGE_EXTENSIONS,
+    entities,
+    mask_name,
+    output_name,
+    parse_json,
+    read_text,
+    real_path,
+    split_name,
+)
 from blindharmony.io.headers import FOREIGN, begins_as_dicom
 
 # Of an .img/.hdr pair only one half is listed.
@@ -173,9 +182,9 @@ def joined(listings: Iterable[Listing]) -> Listing:
     passed_over: dict[Path, PassedOver] = {}
     for listing in listings:
         for scan in listing.scans:
-            scans.setdefault(_identity(scan), scan)
+            scans.setdefault(real_path(scan), scan)
         for item in listing.passed_over:
-            passed_over.setdefault(_identity(item.path), item)
+            passed_over.setdefault(real_path(item.path), item)
     # A folder that was named as well is not passed over.
     taken = {folder for scan in scans for folder in (scan, *scan.parents)}
     return Listing(tuple(scans.values()), tuple(item for key, item in passed_over.items() if key not in taken))
@@ -188,13 +197,6 @@ def is_bids(folder: Path) -> bool:
 
 def _is_data_set(path: Path) -> bool:
     return path.is_dir() and is_bids(path)
-
-
-def _identity(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):  # a link that leads back to itself
-        return path.absolute()
 
 
 def _listed(path: Path, suffix: str, participants: Sequence[str] | None) -> Listing:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from blindharmony.errors import BlindHarmonyError, UsageError
-from blindharmony.files import entities, file_sha256, locked, write_bytes
+from blindharmony.files import entities, file_sha256, locked, real_path, write_bytes
 from blindharmony.flows.transforms import haar_split
 from blindharmony.io.volume import read_volume
 from blindharmony.preprocessing.brain import read_mask
@@ -88,7 +88,7 @@ def named_scans(scans: Sequence[Path], names: Sequence[str | PathLike[str]]) -> 
     chosen: list[Path] = []
     for name in map(Path, names):
         subject = name.name if name.name.startswith("sub-") else f"sub-{name.name}"
-        files = [p for p in scans if p.resolve() == name.resolve()]
+        files = [p for p in scans if real_path(p) == real_path(name)]
         files = files or [p for p in scans if p.name == str(name) or p.name.split("_")[0] == subject]
         files = files or [name] * name.is_file()
         if not files:
@@ -120,10 +120,10 @@ def hold_out(scans: list[Path], named: list[Path]) -> tuple[list[Path], list[Pat
     Raises:
         UsageError: If there are too few, or a person is among both.
     """
-    person = {p.resolve(): person_of(p) for p in (*scans, *named)}
-    people = list(dict.fromkeys(person[p.resolve()] for p in scans))
-    every = {p.resolve() for p in (*scans, *named)}
-    chosen = {p.resolve() for p in named} or {
+    person = {real_path(p): person_of(p) for p in (*scans, *named)}
+    people = list(dict.fromkeys(person[real_path(p)] for p in scans))
+    every = {real_path(p) for p in (*scans, *named)}
+    chosen = {real_path(p) for p in named} or {
         p for p, who in person.items() if who in (people[4::5][:4] or people[-1:])
     }
     if len(every) >= _FEWEST_SCANS and len(set(person.values())) < _FEWEST_PEOPLE:
@@ -136,14 +136,14 @@ def hold_out(scans: list[Path], named: list[Path]) -> tuple[list[Path], list[Pat
             f"{len(every)} scans, {len(every - chosen)} of them to learn from, are too few to learn a scanner from",
             remedy=f"give at least {_FEWEST_SCANS}, {_FEWEST_SCANS - 1} of them not held out; 20 are a normal number",
         )
-    training = [p for p in scans if p.resolve() not in chosen]
-    both = {person[p.resolve()] for p in training} & {person[p] for p in chosen}
+    training = [p for p in scans if real_path(p) not in chosen]
+    both = {person[real_path(p)] for p in training} & {person[p] for p in chosen}
     if both:
         raise UsageError(
             f"sub-{min(both)} is among the scans to learn from and among those held out",
             remedy="hold out all scans of a person, or none",
         )
-    return training, named or [p for p in scans if p.resolve() in chosen]
+    return training, named or [p for p in scans if real_path(p) in chosen]
 
 
 def person_of(scan: Path) -> str:
@@ -153,7 +153,7 @@ def person_of(scan: Path) -> str:
         >>> person_of(Path("sub-07_ses-2_T1w.nii.gz"))
         '07'
     """
-    return entities(scan).get("sub") or str(scan.resolve())
+    return entities(scan).get("sub") or str(real_path(scan))
 
 
 @dataclass(frozen=True, eq=False)
