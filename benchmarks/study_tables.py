@@ -32,6 +32,41 @@ def fuzz(content):
     )
 
 
+def trees(content):
+    counts = [row["exit codes"] for row in content["rows"]]
+    codes = sorted({code for row in counts for code in row}, key=int)
+    rows = [[r["command"], r["trees"], *(r["exit codes"].get(c, 0) for c in codes)] for r in content["rows"]]
+    seeds, layouts = sum(r["trees"] for r in content["rows"]), content["layouts"]
+    return "\n\n".join(
+        [
+            "## Odd data sets",
+            f"`python benchmarks/fuzz.py --trees {seeds} --seed {content['seed']}`: {seeds} data sets through commands, "
+            f"{len(content['bad'])} bad. Layouts: {', '.join(f'{n} {name}' for name, n in layouts.items())}. Most of a "
+            f"processor's time for one: {content['seconds']} s. How often each exit code came out:",
+            table(["command", "data sets", *codes], rows),
+        ]
+    )
+
+
+def faults(content):
+    words = {"fake": "without voxels", "real": "harmonized"}
+    rows = [
+        [words[r["work"]], r["before"], r["kind"], r["calls"], r["faults"], *(r["exit codes"].get(c, 0) for c in "01")]
+        for r in content["rows"]
+    ]
+    total = sum(r["faults"] for r in content["rows"])
+    return "\n\n".join(
+        [
+            "## A disk that fails once",
+            f"`python benchmarks/faults.py`: {total} runs of `bids` over two scans, each with one call that fails, "
+            f"{len(content['bad'])} bad. *calls*: of one run without a fault. *short*: half a write, at every write. "
+            "Exit code 0: the run did without the call; 1: it ended with a message. After each, the same command "
+            "without a fault gave the bytes of a run that had met none.",
+            table(["scans", "in the folder before", "error", "calls", "faults", "exit code 0", "exit code 1"], rows),
+        ]
+    )
+
+
 def cohort(content):
     runs = content["runs"]
     rows = [
@@ -102,7 +137,8 @@ def speed(content):
 def main():
     folder = Path(sys.argv[1])
     parts = [_HEAD.strip()]
-    for name, part in (("fuzz", fuzz), ("speed", speed), ("cohort", cohort)):
+    tables = (("fuzz", fuzz), ("trees", trees), ("faults", faults), ("speed", speed), ("cohort", cohort))
+    for name, part in tables:
         file = folder / f"measured_{name}.json"
         if file.exists():
             parts.append(part(json.loads(file.read_text())))

@@ -591,3 +591,15 @@ def test_a_disk_without_fsync_is_written_all_the_same(tmp_path, monkeypatch, num
 
     monkeypatch.setattr(os, "fsync", refused)
     assert write_text(tmp_path / "a.txt", "whole").read_text() == "whole"
+
+
+def test_every_case_of_the_page_names_its_test():
+    root = Path(__file__).parents[2]
+    here = "\n".join(line for line in Path(__file__).read_text().splitlines() if line.startswith("def test_"))
+    page = (root / "docs/reference/hostile-files.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and line.count("|") == 5]
+    cases = [line.split("|")[4] for line in rows if not line.startswith("| case")]
+    assert len(cases) > 30
+    for names in cases:
+        for name in names.replace("`", "").split(","):
+            assert (root / name.strip()).is_file() if "/" in name else name.strip() in here, name
