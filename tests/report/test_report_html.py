@@ -243,6 +243,7 @@ def test_the_change_in_words(total, parts, words):
 def test_the_sentence_never_contradicts_the_verdict(make_evidence, severity, words):
     evidence = make_evidence(verdict=made_verdict(severity))
     assert evidence.sentence.startswith(words)
+    assert ("its brain mask or its place" in evidence.sentence) is (severity > Severity.GOOD)
     assert evidence.sentence in render_report(evidence)
 
 

@@ -91,6 +91,23 @@ _LOOKS = {
     "caution": "Must be looked at before it passes for a {target} scan",
     "poor": "Does not look like a {target} scan",
 }
+# Beginnings of checks' names → what a person would say.
+_BECAUSE = {
+    "registration": "its brain mask or its place on the template is off",
+    "brain": "its brain mask is off",
+    "mask": "its brain mask is off",
+    "order": "bright and dark tissue are not where they should be",
+    "intensities": "its contrast is another one",
+    "gray / white": "its contrast is another one",
+    "white": "its white matter is too bright or too dark",
+    "gray": "its gray matter is too bright or too dark",
+    "fluid": "its fluid is too bright or too dark",
+    "detail": "its detail is unlike: noise, motion or blur",
+    "brightness": "its large shapes are unlike: contrast or anatomy",
+    "likelihood": "it is improbable there",
+    "direction": "harmonizing moved it away in one respect",
+    "benefit": "harmonizing did not bring it nearer",
+}
 _HARDLY, _MOST = 1.0, 0.6
 _PARTS = {"shading": "uneven coil shading", "contrast": "contrast between tissues"}
 
@@ -157,9 +174,18 @@ class ScanEvidence:
     @property
     def sentence(self) -> str:
         """What a person would say about the result, in one sentence."""
-        like = _LOOKS[self.verdict.level].format(target=self.verdict.target)
+        like = _LOOKS[self.verdict.level].format(target=self.verdict.target) + self._because
         kept = ". It was returned as it was: harmonizing would not have helped" if self.verdict.returned else ""
         return f"{like}; {self.change.words}{kept}."
+
+    @property
+    def _because(self) -> str:
+        """The worst check in plain words."""
+        worst = next((c for c in self.verdict.checks if c.severity and c.severity is self.verdict.severity), None)
+        if worst is None:
+            return ""
+        words = next((words for name, words in _BECAUSE.items() if worst.name.startswith(name)), worst.name)
+        return f" ({words if worst.judged else f'{worst.name} not judged'})"
 
     def __post_init__(self) -> None:
         images = {"after": self.after, "mask": self.mask, "atlas": self.atlas, "target_image": self.target_image}
