@@ -616,6 +616,58 @@ class RandomScannerSettings(SettingsGroup):
     brightest: Positive = Field(default=1.5, description="Intensity of the brightest tissue, flow units.")
 
 
+class TissueFitSettings(OptimizerSettings):
+    """The tissue network, and the random scanners that it learns anatomy through.
+
+    Contrasts are those of the 17 sites of ABIDE (medians of tissues after N4, by MRIQC; nipreps/mriqc-learn), whose
+    gray/white ratio goes from 0.58 to 0.85 and whose fluid/white ratio from 0.24 to 0.44 with it, and somewhat beyond.
+    """
+
+    rate: Positive = Field(default=1.5e-3, description="Highest learning rate of AdamW.")
+    lowest_rate: float = Field(default=1e-4, ge=0, description="Learning rate at the end of the cosine.")
+    betas: tuple[Share, Share] = Field(
+        default=(0.9, 0.98), description="Shares of Adam's running moments that a step keeps."
+    )
+    weight_decay: float = Field(default=1e-4, ge=0, description="Of AdamW, per step and learning rate.")
+    warmup_steps: AboveZero = Field(default=100, description="Steps in which the learning rate rises from zero.")
+    clip: float = Field(default=1.0, ge=0, description="Largest norm of a gradient, longer ones are shortened.")
+    average: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.995, description="What a step keeps of the weights' running mean."
+    )
+    look_every: AboveZero | None = Field(default=200, description="Steps between two judgements on held-out heads.")
+    batch: AboveZero = Field(default=1, description="Crops a step.")
+    side: Annotated[int, Field(ge=16, le=160, multiple_of=8)] = Field(default=80, description="Side (mm) of a crop.")
+    brain: Share = Field(default=0.5, description="Least share of brain in a crop, where 50 tries find it.")
+    gray_white: Range = Field(default=(0.5, 0.9), description="Gray/white ratio.")
+    fluid_white: Range = Field(default=(0.18, 0.48), description="Mean fluid/white ratio at these gray/white ratios.")
+    fluid_sd: float = Field(default=0.06, ge=0, description="Spread of the fluid/white ratio around it.")
+    deep: tuple[float, float] = Field(default=(0.0, 0.75), description="Place of deep gray: 0 cortical gray, 1 white.")
+    stem: tuple[float, float] = Field(
+        default=(-0.1, 0.4), description="Place of the brainstem between white (0) and gray (1)."
+    )
+    curves: Share = Field(default=0.4, description="Share of the scans that get an increasing curve, anatomy aside.")
+    texture: tuple[float, float] = Field(
+        default=(0.0, 1.2), description="What stays of a voxel's difference from its tissues."
+    )
+    bend_gray: float = Field(
+        default=0.15, ge=0, description="How far gray matter moves from place to place, shares of gray/white contrast."
+    )
+    often: Share = Field(default=0.7, description="Share of the scans that are blurred; as many are noisy.")
+    blur_mm: Positive = Field(default=3.0, description="Largest full width at half maximum of a blur along an axis.")
+    thick: Share = Field(default=0.15, description="Share of the scans in thick slices.")
+    slice_mm: Annotated[int, Field(ge=2)] = Field(default=3, description="Thickest slices, whole millimeters.")
+    noise: Range = Field(default=(0.01, 0.08), description="Noise, shares of white matter, drawn in logarithms.")
+    field: float = Field(default=0.12, ge=0, description="Largest spread of the log bias field that preparation left.")
+    no_sulci: Share = Field(default=0.3, description="Share of the scans whose mask leaves out fluid of the sulci.")
+    eroded: Share = Field(default=0.15, description="Share of the scans whose mask lost a voxel all around.")
+    power_sd: float = Field(default=0.1, ge=0, description="Spread of the logarithm of a display curve's exponent.")
+    gain_sd: float = Field(default=0.03, ge=0, description="Spread of the logarithm of the gain's error.")
+    linear_sd: float = Field(default=0.05, ge=0, description="Spread of each entry of scale, shear and rotation.")
+    shift_mm: float = Field(default=2.0, ge=0, description="Spread of the translation.")
+    bend_mm: float = Field(default=1.0, ge=0, description="Spread of the smooth displacement.")
+    bend_scale_mm: Positive = Field(default=24.0, description="Distance over which the displacement changes.")
+
+
 class TrainSettings(Settings):
     """What a target model is trained with: the choices first, then groups of numbers.
 
