@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 OUT ?= ds002748.safetensors
-.PHONY: help venv demo test benchmark-test slow-test block-test browser-test check coverage docs bench target wheel-check container-check lock clean
+TISSUE ?= tissue.safetensors
+.PHONY: help venv demo test benchmark-test slow-test block-test browser-test check coverage docs bench target tissue wheel-check container-check lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -86,6 +87,12 @@ target: $(READY)  ## Train the included target anew: make target DATA=path/to/ds
 	  --data "OpenNeuro ds002748 v1.0.5 (Bezmaternykh et al.), one 3 T site, skull-stripped; training sub-29 to sub-46, held out sub-47 to sub-50; ages 19 to 46" \
 	  --note limits "adults without visible lesions, T1w, one site; not a medical device" \
 	  --out $(OUT) --resume
+
+tissue: $(READY)  ## Train the tissue network anew: make tissue DATA=path/to/ds002748 TISSUE=tissue.safetensors
+	OMP_NUM_THREADS=1 $(BIN)/python -m blindharmony.training.tissue $(DATA) \
+	  --participant-label $$(seq -f %02g 8) $$(seq 29 50) $$(seq 59 66) --held-out 47 48 49 50 --steps 3000 --seed 0 \
+	  --data "OpenNeuro ds002748 v1.0.5 (Bezmaternykh et al.): sub-01 to 08, 29 to 46 and 59 to 66; sub-47 to 50 judged" \
+	  --licence CC0-1.0 --out $(TISSUE) --resume
 
 container-check:  ## Do what Dockerfile and Apptainer.def do, in a clean virtual environment
 	PYTHON=$(PYTHON) HADOLINT=$(BIN)/hadolint container/check.sh

@@ -40,8 +40,8 @@ def trees(content):
     return "\n\n".join(
         [
             "## Odd data sets",
-            f"`python benchmarks/fuzz.py --trees {seeds} --seed {content['seed']}`: {seeds} data sets through commands, "
-            f"{len(content['bad'])} bad. Layouts: {', '.join(f'{n} {name}' for name, n in layouts.items())}. Most of a "
+            f"`python benchmarks/fuzz.py --trees {seeds} --seed {content['seed']}`: {seeds} data sets through "
+            f"commands, {len(content['bad'])} bad. Layouts: {', '.join(f'{n} {name}' for name, n in layouts.items())}. Most of a "
             f"processor's time for one: {content['seconds']} s. How often each exit code came out:",
             table(["command", "data sets", *codes], rows),
         ]
