@@ -41,8 +41,9 @@ def trees(content):
         [
             "## Odd data sets",
             f"`python benchmarks/fuzz.py --trees {seeds} --seed {content['seed']}`: {seeds} data sets through "
-            f"commands, {len(content['bad'])} bad. Layouts: {', '.join(f'{n} {name}' for name, n in layouts.items())}. Most of a "
-            f"processor's time for one: {content['seconds']} s. How often each exit code came out:",
+            f"commands, {len(content['bad'])} bad. Layouts: "
+            f"{', '.join(f'{n} {name}' for name, n in layouts.items())}. Most of a processor's time "
+            f"for one: {content['seconds']} s. How often each exit code came out:",
             table(["command", "data sets", *codes], rows),
         ]
     )

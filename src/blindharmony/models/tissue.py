@@ -141,7 +141,8 @@ def rank_knots(values: NDArray[np.float32]) -> NDArray[np.float32]:
         array([  0., 128., 256.], dtype=float32)
     """
     knots = np.quantile(values, np.linspace(0, 1, RANKS)).astype(np.float32)
-    return np.maximum.accumulate(knots) + 1e-6 * np.arange(RANKS, dtype=np.float32)
+    rising: NDArray[np.float32] = np.maximum.accumulate(knots) + 1e-6 * np.arange(RANKS, dtype=np.float32)
+    return rising
 
 
 def ranks_of(image: NDArray[np.float32], knots: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -219,7 +219,8 @@ class RandomScans:
         image = self._scanned(np.where(mask, image, 0), mask, rng)
         noise = float(np.exp(rng.uniform(*np.log(s.noise)))) if rng.random() < s.often else 0.0
         if noise:
-            image, people = image + self._noise(image.shape, noise, rng), people + rng.normal(0, noise, people.shape)
+            image = image + self._noise(image.shape, noise, rng)
+            people = (people + rng.normal(0, noise, people.shape)).astype(np.float32)
         field = rng.uniform(0, s.field) * smooth_noise(image.shape, 3, rng)
         image = image * np.exp(field)
         if rng.random() < s.no_sulci:
