@@ -1,6 +1,6 @@
 """What each step of the program costs: seconds of processor, seconds that went by, and memory, for scans and groups.
 
-    python benchmarks/speed.py --head HEAD --group SCAN ... --against OLDER/src --out docs/measured_speed.json
+    python benchmarks/speed.py --head HEAD --group SCAN ... --against OLDER/src --out FILE.json
 
 Every case runs in a Python of its own, so that imports count and peaks of memory are its own. Processor seconds hardly
 change when other work shares the machine; the seconds that went by do. With ``--against`` each case runs a second time
