@@ -691,8 +691,8 @@ class TrainSettings(Settings):
         default=None, description="Brain extractor for whole heads, with {input} and {output} in it."
     )
     bias: Literal["n4-itk", "n4", "entropy"] = Field(
-        default="n4-itk",
-        description="Bias field of every scan: N4 by ITK, N4 with clean cells, or least entropy.",
+        default="entropy",
+        description="Bias field of every scan: least entropy, N4 with clean cells, or N4 as ITK has it.",
     )
     suffix: str = Field(default="T1w", min_length=1, description="BIDS suffix of the contrast.")
     batch: AboveZero | None = Field(
