@@ -189,13 +189,14 @@ def main() -> int:
                             bad.append({"work": work, "before": before, "what": happened, "broken": broken})
                             print(json.dumps(bad[-1]), flush=True)
                     row = {"work": work, "before": before, "kind": kind, "calls": len(faulty.calls)}
+                    row |= {"every": arguments.every}
                     row |= {"faults": sum(codes.values()), "exit codes": dict(sorted(codes.items()))}
                     print(row, f"{time.perf_counter() - begun:.0f} s", flush=True)
                     rows.append(row)
+                    if arguments.out:  # a run of hours that is stopped keeps what it has measured
+                        arguments.out.write_text(json.dumps({"rows": rows, "bad": bad[:200]}, indent=1) + "\n")
         shutil.rmtree(folder)
     print(f"{sum(row['faults'] for row in rows)} faults, {len(bad)} bad")
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"rows": rows, "bad": bad[:200]}, indent=1) + "\n")
     return 1 if bad else 0
 
 

@@ -52,7 +52,15 @@ def trees(content):
 def faults(content):
     words = {"fake": "without voxels", "real": "harmonized"}
     rows = [
-        [words[r["work"]], r["before"], r["kind"], r["calls"], r["faults"], *(r["exit codes"].get(c, 0) for c in "01")]
+        [
+            words[r["work"]],
+            r["before"],
+            r["kind"],
+            r["calls"],
+            r["every"],
+            r["faults"],
+            *(r["exit codes"].get(c, 0) for c in "01"),
+        ]
         for r in content["rows"]
     ]
     total = sum(r["faults"] for r in content["rows"])
@@ -63,7 +71,19 @@ def faults(content):
             f"{len(content['bad'])} bad. *calls*: of one run without a fault. *short*: half a write, at every write. "
             "Exit code 0: the run did without the call; 1: it ended with a message. After each, the same command "
             "without a fault gave the bytes of a run that had met none.",
-            table(["scans", "in the folder before", "error", "calls", "faults", "exit code 0", "exit code 1"], rows),
+            table(
+                [
+                    "scans",
+                    "in the folder before",
+                    "error",
+                    "calls",
+                    "every n-th",
+                    "faults",
+                    "exit code 0",
+                    "exit code 1",
+                ],
+                rows,
+            ),
         ]
     )
 
