@@ -461,6 +461,8 @@ def main() -> None:
             info = train_tissue(o.inputs, o.out, **choices, **people, data=o.data, licence=o.licence, report=report)
     except BlindHarmonyError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; go on with --resume")
     print(info.model_dump_json())
 
 
