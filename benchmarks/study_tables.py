@@ -33,17 +33,16 @@ def fuzz(content):
 
 
 def trees(content):
-    counts = [row["exit codes"] for row in content["rows"]]
-    codes = sorted({code for row in counts for code in row}, key=int)
+    codes = sorted({code for row in content["rows"] for code in row["exit codes"]}, key=int)
     rows = [[r["command"], r["trees"], *(r["exit codes"].get(c, 0) for c in codes)] for r in content["rows"]]
-    seeds, layouts = sum(r["trees"] for r in content["rows"]), content["layouts"]
+    number = sum(r["trees"] for r in content["rows"])
+    layouts = ", ".join(f"{count} {name}" for name, count in content["layouts"].items())
     return "\n\n".join(
         [
             "## Odd data sets",
-            f"`python benchmarks/fuzz.py --trees {seeds} --seed {content['seed']}`: {seeds} data sets through "
-            f"commands, {len(content['bad'])} bad. Layouts: "
-            f"{', '.join(f'{n} {name}' for name, n in layouts.items())}. Most of a processor's time "
-            f"for one: {content['seconds']} s. How often each exit code came out:",
+            f"`python benchmarks/fuzz.py --trees {number} --seed {content['seed']}`: {number} data sets through "
+            f"commands, {len(content['bad'])} bad. Layouts: {layouts}. Longest time of the processor: "
+            f"{content['seconds']} s. How often each exit code came out:",
             table(["command", "data sets", *codes], rows),
         ]
     )
@@ -51,39 +50,21 @@ def trees(content):
 
 def faults(content):
     words = {"fake": "without voxels", "real": "harmonized"}
+    columns = ("before", "kind", "calls", "every", "faults")
     rows = [
-        [
-            words[r["work"]],
-            r["before"],
-            r["kind"],
-            r["calls"],
-            r["every"],
-            r["faults"],
-            *(r["exit codes"].get(c, 0) for c in "01"),
-        ]
+        [words[r["work"]], *(r[c] for c in columns), *(r["exit codes"].get(c, 0) for c in "01")]
         for r in content["rows"]
     ]
     total = sum(r["faults"] for r in content["rows"])
+    head = ["scans", "in the folder before", "error", "calls", "every n-th", "faults", "exit code 0", "exit code 1"]
     return "\n\n".join(
         [
             "## A disk that fails once",
             f"`python benchmarks/faults.py`: {total} runs of `bids` over two scans, each with one call that fails, "
-            f"{len(content['bad'])} bad. *calls*: of one run without a fault. *short*: half a write, at every write. "
-            "Exit code 0: the run did without the call; 1: it ended with a message. After each, the same command "
-            "without a fault gave the bytes of a run that had met none.",
-            table(
-                [
-                    "scans",
-                    "in the folder before",
-                    "error",
-                    "calls",
-                    "every n-th",
-                    "faults",
-                    "exit code 0",
-                    "exit code 1",
-                ],
-                rows,
-            ),
+            f"{len(content['bad'])} bad. *calls*: of one run without a fault. *every n-th*: which of them failed, one "
+            "after another. *short*: half a write. Exit code 0: the run did without the call; 1: it ended with a "
+            "message. After each, the same command without a fault gave the bytes of a run that had met none.",
+            table(head, rows),
         ]
     )
 
