@@ -187,12 +187,12 @@ class TestMethod:
     def test_it_lists_what_runs(self, target):
         names = [name for name, _ in Method.default(target).steps]
         preparation = ["orientation", "brain mask", "gain", "registration"]
-        assert names == ["read", *preparation, "curve", "refinement", "checks", "native space"]
+        assert names == ["read", *preparation, "curve", "refinement", "checks", "do no harm", "native space"]
         method = Method.default("ds002748")
         names = [name for name, _ in method.steps]
-        assert names[6:] == ["bias field again", "curve", "refinement", "checks", "native space"]
+        assert names[6:] == ["bias field again", "curve", "refinement", "checks", "do no harm", "native space"]
         once = method.updated(bias_again={"rounds": 0}, refine=False)
-        assert [name for name, _ in once.steps][6:] == ["curve", "checks", "native space"]
+        assert [name for name, _ in once.steps][6:] == ["curve", "checks", "do no harm", "native space"]
         assert "undone but bias field, gain" in str(method)
         assert "bias field, gain" not in str(method.updated(keep_bias=True))
         assert "other than the defaults" not in str(method)

@@ -28,7 +28,8 @@ FIELDS = [
 
 def another(value, name=""):
     """A value of the same kind that is not this one and within any limit there is."""
-    words = {"method": "match", "correlation": "cosine", "flat_in": "slice", "scale": "slice", "device": "cuda"}
+    words = {"method": "match", "correlation": "cosine", "flat_in": "slice", "scale": "slice"}
+    words |= {"device": "cuda", "on_harm": "result"}
     if name in words:
         return words[name]
     if isinstance(value, bool):
@@ -177,7 +178,7 @@ def test_a_file_of_settings_that_is_none_is_named(tmp_path, text):
 
 def test_a_sidecar_has_only_the_numbers_that_were_changed():
     plain = Parameters.of(DEFAULTS, mask=None, scanner=None).model_dump(by_alias=True)
-    keys = ["Seed", "Device", "KeepBias", "Mask", "MaskCommand", "Refine", "Scanner", "SettingsDigest"]
+    keys = ["Seed", "Device", "KeepBias", "Mask", "MaskCommand", "Refine", "OnHarm", "Scanner", "SettingsDigest"]
     assert list(plain) == keys
     bent = DEFAULTS.updated(bias_again={"rounds": 1})
     assert Parameters.of(bent, mask=None, scanner=None).model_dump(by_alias=True)["Settings"] == {

@@ -25,8 +25,8 @@ OLD = {
     },
     "scanner": "k",
 }
-SAME = HarmonizeSettings(mask_command="bet {input} {output}", keep_bias=True, seed=3)
-# The numbers of "method 2". Whoever changes a default keeps the old number in METHOD_2.
+SAME = HarmonizeSettings(mask_command="bet {input} {output}", keep_bias=True, seed=3).updated(**METHOD_2)
+# The numbers of "method 2". Whoever changes a default keeps the old one in METHOD_2.
 NUMBERS_OF_2 = {
     "curve": {
         "least_voxels": 10_000,
