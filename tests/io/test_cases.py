@@ -21,6 +21,7 @@ from blindharmony.io.write import write_like
 from blindharmony.preprocessing.brain import ExtractBrain, foreground_brain, mask_on, read_mask
 from blindharmony.preprocessing.recipe import PrepRecipe, prepare
 from blindharmony.preprocessing.steps import Scan
+from faults import Faults
 from heads import grid_affine, synthetic_brain
 
 NIBABEL = Path(nib.__file__).parent / "tests" / "data"
@@ -351,6 +352,34 @@ def test_parts_echoes_and_inversions_are_no_scans_of_their_own(tmp_path):
     file = tmp_path / "filter.json"
     file.write_text('{"t1w": {"echo": 2}}')
     assert counted(tmp_path, only=read_filter(file))[0] == {"sub-01_echo-2_T1w.nii.gz"}
+
+
+def test_what_has_two_names_is_done_once_and_said(tmp_path):
+    """Equal contents of an annex are one file; devices are passed over by each of their names."""
+    (tmp_path / "object").touch()
+    for name in ("sub-01", "sub-02"):
+        anat = tmp_path / "study" / name / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"{name}_T1w.nii.gz").symlink_to(tmp_path / "object")
+        (anat / f"{name}_run-2_T1w.nii.gz").symlink_to("/dev/null")
+    listing = list_scans([tmp_path / "study"])
+    assert [scan.name for scan in listing.scans] == ["sub-01_T1w.nii.gz"]
+    assert {item.path.name: item.why for item in listing.passed_over} == {
+        "sub-01_run-2_T1w.nii.gz": "no regular file",
+        "sub-02_run-2_T1w.nii.gz": "no regular file",
+        "sub-02_T1w.nii.gz": "another name of sub-01_T1w.nii.gz",
+    }
+
+
+def test_a_folder_that_may_not_be_read_is_not_empty(tmp_path):
+    (tmp_path / "sub-01/anat").mkdir(parents=True)
+    (tmp_path / "sub-01/anat/sub-01_T1w.nii.gz").touch()
+    calls = Faults([tmp_path / "sub-01/anat"])
+    with calls.active():
+        assert len(list_scans([tmp_path]).scans) == 1
+    at = next(k for k, name in enumerate(calls.calls) if name in ("scandir", "listdir"))
+    with Faults(calls.folders, at, "EACCES").active(), pytest.raises(NothingFoundError, match="Permission denied"):
+        list_scans([tmp_path])
 
 
 def test_folders_below_images_are_said(tmp_path):

@@ -182,12 +182,19 @@ def joined(listings: Iterable[Listing]) -> Listing:
     passed_over: dict[Path, PassedOver] = {}
     for listing in listings:
         for scan in listing.scans:
-            scans.setdefault(real_path(scan), scan)
+            first = scans.setdefault(real_path(scan), scan)
+            if first.name != scan.name:  # as two annexed files of equal content are
+                passed_over.setdefault(_entry(scan), PassedOver(scan, f"another name of {first.name}"))
         for item in listing.passed_over:
-            passed_over.setdefault(real_path(item.path), item)
+            passed_over.setdefault(_entry(item.path), item)
     # A folder that was named as well is not passed over.
     taken = {folder for scan in scans for folder in (scan, *scan.parents)}
     return Listing(tuple(scans.values()), tuple(item for key, item in passed_over.items() if key not in taken))
+
+
+def _entry(path: Path) -> Path:
+    """A name in a folder, whatever a link of this name leads to."""
+    return real_path(path.parent) / path.name
 
 
 def is_bids(folder: Path) -> bool:
@@ -443,16 +450,22 @@ def bare(labels: Sequence[str] | None, prefix: str) -> set[str] | None:
 
 
 def _participants(root: Path) -> list[str]:
-    return sorted(item.name.removeprefix("sub-") for item in root.glob("sub-*") if item.is_dir())
+    return sorted(item.name.removeprefix("sub-") for item in _inside(root, "sub-") if item.is_dir())
+
+
+def _inside(folder: Path, prefix: str) -> list[Path]:
+    """What a folder holds by a prefix; a glob would take one that may not be read for empty."""
+    return sorted(item for item in folder.iterdir() if item.name.startswith(prefix))
 
 
 def _images(participant: Path, suffix: str) -> list[Path]:
     """The NIfTI files of a suffix, links without content included."""
-    folders = [folder for folder in (participant / "anat", *sorted(participant.glob("ses-*/anat"))) if folder.is_dir()]
+    visits = [visit / "anat" for visit in _inside(participant, "ses-") if visit.is_dir()]
+    folders = [folder for folder in (participant / "anat", *visits) if folder.is_dir()]
     return [
         file
         for folder in folders
-        for file in sorted(folder.glob("sub-*"))
+        for file in _inside(folder, "sub-")
         if split_name(file)[1].lower() in _NIFTI
         and split_name(file)[0].lower().endswith(f"_{suffix.lower()}")
         and not file.is_dir()
