@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 OUT ?= ds002748.safetensors
 TISSUE ?= tissue.safetensors
-.PHONY: help venv demo test benchmark-test slow-test block-test browser-test check coverage docs bench target tissue wheel-check container-check lock clean
+.PHONY: help venv demo test long-test benchmark-test slow-test block-test browser-test check coverage docs bench target tissue wheel-check container-check lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,8 +33,11 @@ demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/
 	$(BIN)/blindharmony demo demo-out --overwrite
 	@echo "to go on with the command: . $(BIN)/activate"
 
-test: $(READY)  ## Run the tests (without those on real scans)
+test: $(READY)  ## Run the tests (but for long ones, and those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
+
+long-test: $(READY)  ## Run the tests that are whole runs: bytes of processes, kills, trainings, reruns
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m long tests
 
 benchmark-test: $(READY)  ## Run the tests of the benchmark, a distribution of its own
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(BENCHMARK_TESTS)
@@ -60,7 +63,7 @@ check: $(READY)  ## Check style, types and the order of imports
 
 coverage: $(READY)  ## Measure which lines and branches the tests reach; fails below 95 %
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run $(PYTEST) -m "not slow"
 	OMP_NUM_THREADS=1 $(BIN)/coverage run $(PYTEST) $(BENCHMARK_TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report

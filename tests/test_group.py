@@ -152,6 +152,7 @@ def test_what_a_killed_run_has_left_is_swept_and_its_place_is_said(scans, tmp_pa
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.long
 def test_python_has_the_same(scans, tiny_target_file, tmp_path):
     target = load_target(tiny_target_file)
     model = learn_scanner(scans, target)

@@ -106,6 +106,7 @@ def test_the_error_bar_is_there_and_small(real_result):
     assert 0 < deviation[brain].mean() < 0.05 * real_result.data[brain].mean()
 
 
+@pytest.mark.long
 def test_a_rerun_gives_the_same_bytes_of_every_file(folder, real_scan, real_target_file, tmp_path, capsys):
     words = ["--inputs", str(real_scan.parent), "--target", str(real_target_file), "--out", str(tmp_path)]
     assert main(["rerun", str(folder / "sub-07_desc-harmonized_T1w.json"), *words]) == 0
@@ -115,6 +116,7 @@ def test_a_rerun_gives_the_same_bytes_of_every_file(folder, real_scan, real_targ
     assert {"".join(path.suffixes) for path in tmp_path.iterdir()} == {".nii.gz", ".html", ".json"}
 
 
+@pytest.mark.long
 def test_a_monotone_change_of_the_source_does_not_matter(real_result, noisy_head, real_target, tmp_path):
     """Not exactly: noise is bent with the head, and a bias field is found in what the first curve makes of it."""
     scan = written(tmp_path / "sub-07_T1w.nii.gz", np.log1p(noisy_head.data / 300), noisy_head.affine)

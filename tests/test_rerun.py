@@ -63,6 +63,7 @@ def test_a_scanner_model_is_inside(study, capsys):
     assert rerun(study, sidecar) == 0
 
 
+@pytest.mark.long
 def test_a_scan_of_a_cohort_is_repeated(study, capsys, tmp_path):
     for number, name in ((1, "a_T1w"), (2, "b_T1w")):
         folder = tmp_path / "bids" / f"sub-0{number}" / "anat"

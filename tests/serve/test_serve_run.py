@@ -49,6 +49,7 @@ def _gone(pid):
     return False
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_nothing_is_lost(start, scan_bytes, diary):
     live = start()
     done = live.add({"a.nii.gz": scan_bytes})

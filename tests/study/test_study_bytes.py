@@ -46,6 +46,7 @@ def same(one, two):
     assert validation_errors(one) == [], "the official BIDS validator"
 
 
+@pytest.mark.long
 def test_processes_and_threads_change_no_byte(tmp_path, tiny_target_file, capsys):
     heads = [synthetic_brain(*head_grid(number, mm=3.0), seed=number) for number in (1, 2)]
     study = two_of_one_scanner(tmp_path / "study", [nib.Nifti1Image(h.data, h.affine) for h in heads])

@@ -71,6 +71,7 @@ def test_killed_workers_lose_nothing(cluster, tmp_path):
     assert results(tmp_path / "out") == results(tmp_path / "here")
 
 
+@pytest.mark.long
 def test_a_scan_that_kills_every_worker_fails_alone(cluster, tmp_path):
     root = make_study(tmp_path / "s", {"sub-01": "die: 1", "sub-02": "ok: 2", "sub-03": "fail: 3"})
     tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address, without_worker=60))

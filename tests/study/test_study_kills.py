@@ -84,6 +84,7 @@ def test_fifty_kills(study, tmp_path, diary):
     _kill_until(50, study, tmp_path, diary, SerialEngine)
 
 
+@pytest.mark.long
 def test_kills_of_a_run_with_workers(study, tmp_path, diary):
     _kill_until(12, study, tmp_path, diary, lambda: ProcessEngine([{}, {}]))
 

@@ -36,6 +36,7 @@ def target(tmp_path_factory, people_once):
     return train(scans, study / "t2.safetensors", mask_dir=masks, **how)
 
 
+@pytest.mark.long
 def test_a_t2w_target_keeps_its_contrast(target):
     assert target.info.suffix == "T2w"
     data, affine, brain = t2_like(7)

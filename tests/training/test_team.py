@@ -39,6 +39,7 @@ def trained(place, batch, processes=1):
     return found
 
 
+@pytest.mark.long
 def test_two_processes_do_what_one_does_with_the_same_batch(tmp_path):
     (alone,) = trained(tmp_path / "one", 2)
     both = trained(tmp_path / "two", 2, processes=2)
