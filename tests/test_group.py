@@ -66,6 +66,7 @@ def test_a_group_shares_a_curve_and_later_scans_use_it(scans, tiny_target_file, 
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 def test_a_table_names_the_scanners(scans, tiny_target_file, tmp_path, capsys):
     table = tmp_path / "scanners.tsv"
     table.write_text(f"scan\tscanner\n{scans[0].name}\tSite A\n{scans[1].name}\tSite A\n{scans[2].name}\t\n")
@@ -94,6 +95,7 @@ def test_a_table_names_the_scanners(scans, tiny_target_file, tmp_path, capsys):
         assert "scanners.tsv" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_every_scan_of_a_group_has_its_own_mask(scans, tiny_target_file, tmp_path, capsys):
     masks, out = tmp_path / "masks", tmp_path / "out"
     words = ["harmonize", *map(str, scans[:2]), "--target", str(tiny_target_file), "--mask-dir", str(masks)]
@@ -183,6 +185,7 @@ def test_options_that_make_no_sense_are_refused(scans, tiny_target_file, tmp_pat
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_bad_scan_does_not_stop_its_group(scans, tiny_target_file, tmp_path, capsys):
     bad = tmp_path / "sub-9_T1w.nii.gz"
     bad.write_bytes(scans[0].read_bytes()[:3000])

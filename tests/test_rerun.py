@@ -53,6 +53,7 @@ def test_a_run_is_repeated_with_equal_bytes(study, capsys, tmp_path):
     assert {file: file.read_bytes() for file in sidecar.parent.iterdir()} == before
 
 
+@pytest.mark.long
 def test_a_scanner_model_is_inside(study, capsys):
     both = [str(study / "in" / "b_T1w.nii.gz"), "--group", "--no-report", "--no-refine", "--keep-bias"]
     sidecar = harmonized(study, "group", *both)

@@ -49,6 +49,7 @@ def test_several_scans_as_json(files, tiny_target_file, tmp_path, capsys):
     assert "gone.nii" in said.err
 
 
+@pytest.mark.long
 def test_a_table_for_several(files, tiny_target_file, capsys):
     words = ["assess", str(files["whole"]), str(files["squared"]), "--target", str(tiny_target_file)]
     assert main(words) == 0

@@ -46,6 +46,7 @@ def test_conversion_keeps_voxels_and_place(visit, brain, tmp_path):
     np.testing.assert_allclose(np.abs(np.diag(found.affine)), [2, 2, 2, 1], atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_t1_of_a_visit_is_harmonized_and_kept(visit, tiny_target_file, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["harmonize", str(visit), "--target", str(tiny_target_file), "--method", "match", "--out", str(out)]
@@ -70,6 +71,7 @@ def test_a_file_stands_for_its_series(visit, tiny_target_file, tmp_path):
     assert (tmp_path / "d_ser-7-t2-space-sag_desc-harmonized.nii.gz").is_file()
 
 
+@pytest.mark.long
 def test_two_folders_of_one_name_are_not_one_scan(visit, brain, tiny_target_file, tmp_path, capsys):
     for who, contrast in (("A", brain), ("B", brain**1.2)):
         write_series(tmp_path / who / "DICOM", contrast, (2, 2, 2), number=4)

@@ -29,6 +29,7 @@ def study(tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["harmonize", "bids", "bids with a worker"])
+@pytest.mark.long
 def test_the_command_ends_with_a_last_line_and_leaves_no_process(study, tmp_path, tiny_target_file, verb):
     mark, out = tmp_path / "mark", tmp_path / "out"
     extractor = tmp_path / "slow.py"

@@ -1,7 +1,7 @@
 """Every code block of the documentation runs.
 
-By default with a small model in place of the included one, and without blocks marked slow. ``make block-test`` runs all
-of a page with the small model, ``make slow-test`` with the real one.
+``make long-test`` runs them with a small model in place of the included one, and without blocks marked slow;
+``make block-test`` all of a page with the small model, ``make slow-test`` with the real one.
 """
 
 import pytest
@@ -29,6 +29,7 @@ def test_what_is_not_run_says_why_and_is_rare():
 
 
 @pytest.mark.parametrize("page", [n for n, p in PAGES.items() if any(b.runs and not b.mark for b in blocks(p))])
+@pytest.mark.long
 def test_the_quick_blocks_of_a_page_run_in_order(page, reader, stand_in):
     names = {}
     for block in blocks(PAGES[page]):

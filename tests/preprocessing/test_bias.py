@@ -145,6 +145,7 @@ for method in ("entropy", "n4-itk"):
 """
 
 
+@pytest.mark.long
 def test_equal_bytes_for_any_number_of_threads():
     image, mask = head(size=40)
     here = [hashlib.sha256(log_bias(image, MM, mask, method=m).tobytes()).hexdigest() for m in ("entropy", "n4-itk")]

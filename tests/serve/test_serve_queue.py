@@ -26,6 +26,7 @@ def test_a_job_is_done_and_its_results_can_be_fetched(site, scan_bytes):
     assert names == [f["name"] for f in scan["files"]]
 
 
+@pytest.mark.long
 def test_all_results_come_in_folders_that_are_told_apart(site, scan_bytes):
     jobs = [site.add(scan_bytes, "a.nii.gz") for _ in range(2)]
     for job in jobs:

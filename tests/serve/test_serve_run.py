@@ -67,6 +67,7 @@ def test_killed_in_the_middle_nothing_is_lost(start, scan_bytes, diary):
     again.until(waits, "done")
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_it_cleanly_and_the_running_job_waits(start, scan_bytes, diary):
     live = start()
     slow = live.add({"slow.nii.gz": scan_bytes})

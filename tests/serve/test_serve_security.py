@@ -62,6 +62,7 @@ def test_a_foreign_host_name_is_refused(site, host):
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "", "http://127.0.0.1:8643", "https://127.0.0.1:8642"]
 )
+@pytest.mark.long
 def test_a_foreign_page_can_change_nothing(site, scan_bytes, origin):
     job = site.until(site.add(scan_bytes, "a.nii.gz"), "done")["id"]
     for method, path in (("DELETE", f"/api/jobs/{job}"), ("PUT", "/api/uploads?name=a.nii"), ("POST", "/api/jobs")):
@@ -107,6 +108,7 @@ def test_page_style_and_script_name_nothing_outside(site):
 
 
 @pytest.mark.parametrize("name", ["../job.json", "..%2Fjob.json", "%2e%2e%2fjob.json", "job.json", "%00", "a.nii.gz"])
+@pytest.mark.long
 def test_only_listed_results_are_given_out(site, scan_bytes, name):
     job = site.until(site.add(scan_bytes, "a.nii.gz"), "done")["id"]
     for kind in ("files", "pages"):

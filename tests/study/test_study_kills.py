@@ -80,6 +80,7 @@ def _finished(out):
     assert not any(".tmp" in f.name for f in out.rglob("*"))
 
 
+@pytest.mark.long
 def test_fifty_kills(study, tmp_path, diary):
     _kill_until(50, study, tmp_path, diary, SerialEngine)
 
