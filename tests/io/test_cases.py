@@ -236,6 +236,25 @@ def test_small_negative_values_stay_and_are_said(psr, tmp_path):
 # Geometry.
 
 
+@pytest.mark.parametrize(("kind", "excess"), [(nib.Nifti1Image, 1e-6), (nib.Nifti2Image, 1e-15)])
+def test_a_half_turn_whose_quaternion_is_a_rounding_too_long_is_read_and_written(kind, excess, psr, tmp_path):
+    image = kind(psr.data, np.diag([-2.0, 2, -2, 1]))
+    image.header.set_sform(None, 0)
+    image.header.set_qform(np.diag([-2.0, 2, -2, 1]), 1)
+    nib.save(image, tmp_path / "half.nii")
+    content = bytearray((tmp_path / "half.nii").read_bytes())
+    layout = kind.header_class.template_dtype
+    header = np.frombuffer(bytes(content[: layout.itemsize]), layout, count=1).copy()
+    header["quatern_c"] *= 1 + excess
+    assert abs(float(header["quatern_c"][0])) > 1
+    content[: layout.itemsize] = header.tobytes()
+    (tmp_path / "half.nii").write_bytes(content)
+    volume = read_volume(tmp_path / "half.nii")
+    np.testing.assert_allclose(volume.affine, np.diag([-2.0, 2, -2, 1]), atol=1e-4)
+    result = nib.load(write_like(volume, volume.data, tmp_path / "out.nii.gz"))
+    np.testing.assert_allclose(result.affine, volume.affine, atol=1e-4)
+
+
 @pytest.mark.parametrize("bad", [0.0, np.nan])
 def test_the_qform_helps_when_the_sform_is_no_place(psr, tmp_path, bad):
     image = nib.Nifti1Image(psr.data, psr.affine)

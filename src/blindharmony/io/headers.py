@@ -35,6 +35,11 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from blindharmony.errors import InputError
 from blindharmony.files import IMAGE_EXTENSIONS, split_name
 
+# A rotation is stored as three parts of a unit quaternion, the fourth follows from their length. Rounding makes that a
+# little more than 1 in half turns. ITK reads such files; nibabel's own limits (three roundings) refuse some of them.
+for _header in (nib.Nifti1Header, nib.Nifti2Header):
+    _header.quaternion_threshold = np.float64(-1e-5)
+
 _CHUNK = 2**20
 # Trailing bytes beyond the voxels that are still read to reach the checksum (MGH tags, padding).
 _SLACK = 2**24
