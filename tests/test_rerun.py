@@ -37,6 +37,7 @@ def rerun(study, sidecar, *words):
     return main(["rerun", str(sidecar), "--inputs", str(study / "in"), *words])
 
 
+@pytest.mark.long
 def test_a_run_is_repeated_with_equal_bytes(study, capsys, tmp_path):
     sidecar = harmonized(study, "plain", "--mask", str(study / "in" / "brain.nii.gz"))
     capsys.readouterr()

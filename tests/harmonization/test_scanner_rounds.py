@@ -44,6 +44,7 @@ def off(found, wanted):
     return float(np.sqrt(((np.sort(b)[np.argsort(np.argsort(a))] - b) ** 2).mean()))
 
 
+@pytest.mark.long
 def test_a_second_lift_repairs_what_a_wrong_first_one_left(pair, target):
     wanted, seen = pair
     wrong = model(0.75, target)

@@ -144,6 +144,7 @@ class TestCommand:
 
 class TestNetwork:
     @pytest.mark.parametrize("kind", ["noise", "empty"])
+    @pytest.mark.long
     def test_no_brain_is_an_error_that_says_what_to_do(self, kind):
         data = np.zeros((40, 44, 36), np.float32)
         data[20, 20, 20] = 1

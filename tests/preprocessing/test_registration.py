@@ -39,6 +39,7 @@ class TestRegistration:
         assert found.overlap > 0.97
         assert template_distance(found.matrix, head.to_scan).max() < 2.0
 
+    @pytest.mark.long
     def test_repeats_itself_on_any_machine(self):
         head = synthetic_brain(*head_grid(5, mm=4.0), seed=5)
         with threads(3):

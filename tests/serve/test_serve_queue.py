@@ -37,6 +37,7 @@ def test_all_results_come_in_folders_that_are_told_apart(site, scan_bytes):
     assert len(found.namelist()) == 8
 
 
+@pytest.mark.long
 def test_two_jobs_queue(site, scan_bytes, diary):
     first, second = site.add(scan_bytes, "slow.nii.gz"), site.add(scan_bytes, "b.nii.gz")
     assert site.until(first, "running")["stage"] == "Harmonizing"
@@ -78,6 +79,7 @@ def test_scans_of_one_scanner_are_one_job(site, scan_bytes, diary):
         ("mad", "internal error"),
     ],
 )
+@pytest.mark.long
 def test_a_failed_job_says_why(site, scan_bytes, name, words):
     job = site.until(site.add(scan_bytes, f"{name}.nii.gz"), "failed")
     assert words in job["reason"]
@@ -114,6 +116,7 @@ def test_deleting_removes_scan_and_results(site, scan_bytes):
     assert [p for p in site.store.folder.rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.long
 def test_stopping_puts_the_running_job_back_and_a_restart_finishes_it(make_site, scan_bytes, diary):
     site = make_site()
     done, slow, waits = (site.add(scan_bytes, f"{n}.nii.gz") for n in ("a", "slow", "b"))

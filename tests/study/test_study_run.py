@@ -80,6 +80,7 @@ def test_what_has_changed_is_noticed_and_done_again(study, tmp_path, diary):
     assert fake_run(study, out, seed=1).done == 1
 
 
+@pytest.mark.long
 def test_scans_that_fail_have_a_reason_and_stop_nobody(tmp_path, diary):
     same = {"DeviceSerialNumber": "1"}
     texts = {"sub-01": "ok: 1", "sub-02": "fail: 2", "sub-03": "ok: 3", "sub-04": "fail: 4", "sub-05": "die: 5"}

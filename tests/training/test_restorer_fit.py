@@ -86,6 +86,7 @@ def test_what_was_seen_has_the_histogram_of_the_truth():
     assert _matched(truth, truth, mask) is truth
 
 
+@pytest.mark.long
 def test_it_learns(cubes, tmp_path):
     losses = []
     settings = RestorerFitSettings(warmup_steps=1, rate=5e-3)

@@ -63,6 +63,7 @@ def trained(scans, place):
     return out, train(scans, out, steps=4, **QUICK)
 
 
+@pytest.mark.long
 def test_the_model_knows_what_it_was_made_of(trained):
     out, target = trained
     again = load_target(out)
@@ -164,6 +165,7 @@ def test_the_slice_flow_of_the_published_method_can_be_added(scans, place, monke
     assert target.info.held_out.slice_bits is not None
 
 
+@pytest.mark.long
 def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, place, tmp_path, monkeypatch):
     monkeypatch.setattr("blindharmony.training.target.RestorerSpec", lambda: SMALL)
     out = place()
