@@ -194,7 +194,7 @@ def steps_of(
     curved = np.where(inside, intensity_curve(prepared, estimate, settings)(prepared.scan.data), np.float32(0))
     result = estimate.image
     if settings.keep_bias and prepared.bias_field is not None:
-        field = on_template(np.asarray(own_bias(prepared)))
+        field = on_template(own_bias(prepared))
         flat, curved, result = scan, curved * field, result * field
     scan, flat, curved = (with_mean_of(result, image, inside) for image in (scan, flat, curved))
     return Steps(scan, flat, curved, result)
@@ -207,5 +207,5 @@ def with_mean_of(result: NDArray[Any], image: NDArray[Any], inside: NDArray[np.b
         >>> with_mean_of(np.array([4.0, 2.0]), np.array([1.0, 2.0]), np.ones(2, bool)).tolist()
         [2.0, 4.0]
     """
-    mean, own = (float(x[inside].mean(dtype=np.float64)) for x in (result, image))
-    return image * image.dtype.type(mean / own) if own else image
+    wanted, mean = (float(x[inside].mean(dtype=np.float64)) for x in (result, image))
+    return image * image.dtype.type(wanted / mean) if mean else image

@@ -12,6 +12,8 @@ Source: blocks as channels, Zhang et al. 2018 (FFDNet, arXiv 1710.04026); U-Net,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,9 +33,18 @@ class RestorerSpec(BaseModel):
     blocks: int = Field(default=2, ge=0, le=64)
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int) -> None:
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut; it starts as the identity.
+
+    Example:
+        >>> x = torch.rand(1, 2, 4, 4, 4)
+        >>> bool(torch.equal(ResidualBlock(2, F.silu)(x), x))
+        True
+    """
+
+    def __init__(self, width: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        self.activation = activation
         self.first = nn.Conv3d(width, width, 3, padding=1)
         self.second = nn.Conv3d(width, width, 3, padding=1)
         # Every block starts as the identity: without normalisation, a deep network falls silent otherwise.
@@ -41,7 +52,8 @@ class _Block(nn.Module):
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        change: Tensor = self.second(F.silu(self.first(F.silu(x))))
+        """Add what the two convolutions make of ``(B, width, X, Y, Z)``."""
+        change: Tensor = self.second(self.activation(self.first(self.activation(x))))
         return x + change
 
 
@@ -59,11 +71,11 @@ class Restorer(nn.Module):
         self.spec = spec
         w, d = spec.width, spec.deep_width
         self.enter = nn.Conv3d(8 * (3 + _BANDS), w, 3, padding=1)
-        self.down_blocks = nn.Sequential(*(_Block(w) for _ in range(spec.blocks)))
+        self.down_blocks = nn.Sequential(*(ResidualBlock(w, F.silu) for _ in range(spec.blocks)))
         self.down = nn.Conv3d(w, d, 2, stride=2)
-        self.deep = nn.Sequential(*(_Block(d) for _ in range(2 * spec.blocks)))
+        self.deep = nn.Sequential(*(ResidualBlock(d, F.silu) for _ in range(2 * spec.blocks)))
         self.up = nn.ConvTranspose3d(d, w, 2, stride=2)
-        self.up_blocks = nn.Sequential(*(_Block(w) for _ in range(spec.blocks)))
+        self.up_blocks = nn.Sequential(*(ResidualBlock(w, F.silu) for _ in range(spec.blocks)))
         self.leave = nn.Conv3d(w, 8 * (1 + _BANDS), 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]

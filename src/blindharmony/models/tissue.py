@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from blindharmony.errors import TargetError
 from blindharmony.files import write_bytes
 from blindharmony.models.file import checked_network
-from blindharmony.models.restorer import blocks_as_channels, channels_as_blocks
+from blindharmony.models.restorer import ResidualBlock, blocks_as_channels, channels_as_blocks
 from blindharmony.preprocessing.grid import mask_box, sample, voxel_map
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import load_template
@@ -61,21 +61,6 @@ class TissueSpec(BaseModel):
     blocks: int = Field(default=2, ge=1, le=16)
 
 
-class _Block(nn.Module):
-    """Two convolutions beside a shortcut; it starts as the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv3d(width, width, 3, padding=1)
-        self.second = nn.Conv3d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        change: Tensor = self.second(F.relu(self.first(F.relu(x))))
-        return x + change
-
-
 class TissueNet(nn.Module):
     """Scan, ranks and brain ``(B, 1, X, Y, Z)`` at 1 mm, anatomy ``(B, 4, X/2, …)``, to logits ``(B, 4, X, Y, Z)``.
 
@@ -93,11 +78,11 @@ class TissueNet(nn.Module):
         fine, middle, coarse = spec.widths
         self.enter = nn.Conv3d(2 * 8 + 1 + _ANATOMY, fine, 3, padding=1)
         self.down = nn.Conv3d(fine, middle, 2, stride=2)
-        self.middle = nn.Sequential(*(_Block(middle) for _ in range(spec.blocks)))
+        self.middle = nn.Sequential(*(ResidualBlock(middle, F.relu) for _ in range(spec.blocks)))
         self.down_again = nn.Conv3d(middle, coarse, 2, stride=2)
-        self.coarse = nn.Sequential(*(_Block(coarse) for _ in range(spec.blocks)))
+        self.coarse = nn.Sequential(*(ResidualBlock(coarse, F.relu) for _ in range(spec.blocks)))
         self.up = nn.ConvTranspose3d(coarse, middle, 2, stride=2)
-        self.middle_again = _Block(middle)
+        self.middle_again = ResidualBlock(middle, F.relu)
         self.up_again = nn.ConvTranspose3d(middle, fine, 2, stride=2)
         self.fine = nn.Conv3d(fine, fine, 3, padding=1)
         self.leave = nn.Conv3d(fine, 8 * len(CLASSES), 1)
