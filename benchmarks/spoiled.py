@@ -94,7 +94,7 @@ def copied(folder, target, image, affine, mask):
 
 def assessed(file, target, mask=None):
     """What `blindharmony assess FILE --json` answers."""
-    words = [sys.executable, "-m", "blindharmony", "assess", str(file), "--target", target, "--json", "-q"]
+    words = [sys.executable, "-m", "blindharmony", "assess", str(file), "--target", target, "--full", "--json", "-q"]
     if mask is not None:
         words += ["--mask", str(mask)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -31,8 +31,8 @@ from blindharmony.models.target import Target
 from blindharmony.preprocessing.brain import read_mask
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare
 from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
-from blindharmony.quality.checks import gather_evidence, registered_checks
-from blindharmony.quality.verdict import Assessment, harms, judge
+from blindharmony.quality.checks import evidence_of_scan, gather_evidence, registered_checks
+from blindharmony.quality.verdict import Assessment, decided, harms, judge
 from blindharmony.result import HarmonizeResult, NamedFile
 from blindharmony.settings import HarmonizeSettings
 
@@ -433,12 +433,14 @@ def assess(
     *,
     mask: Source | None = None,
     method: str | Method | None = None,
+    full: bool = False,
     progress: Progress | None = None,
     **changes: Any,
 ) -> Assessment:
     """Tell how far a scan is from the target scanner, and whether harmonization can bring it there.
 
-    The scan is prepared as for :func:`harmonize`; nothing is written.
+    The scan is prepared as for :func:`harmonize`; nothing is written. Harmonization is tried where the answer depends
+    on it: a scan like the target's is *target-like* without it, and nothing mends a wrong brain mask.
 
     Args:
         scan: A file, a nibabel image or an array.
@@ -446,6 +448,7 @@ def assess(
         settings: Every choice and number of the harmonization that is tried; the defaults if not given.
         mask: Brain mask on the scan's grid; found automatically if not given.
         method: Harmonization to try.
+        full: Try it for every scan, so that all that ``harmonize`` would say is known.
         progress: Called with a stage and the share of it that is done.
         **changes: Of ``settings``, as for :func:`harmonize`.
 
@@ -458,27 +461,31 @@ def assess(
     """
     began = time.perf_counter()
     model, steps, settings = chosen(target, settings, method, changes)
-    say = progress or (lambda stage, share: None)
-    source = read_volume(scan)
+    stage, source = Stages(progress), read_volume(scan)
     with naming(source):
-        say("preparing", 0.0)
-        prepared = prepared_for(model, source, preparation=steps.preparation, settings=settings, mask=mask)
-        say("harmonizing", 0.6)
-        corrected, curve = steps.in_target_contrast(prepared, model, None)
-        estimated = estimate(
-            steps.harmonization, corrected.scan.data, corrected.scan.inside(), model, settings, scanner=curve
-        )
-        say("judging", 0.9)
-        evidence = gather_evidence(
-            *(corrected, prepared.scan.data, estimated.image, model),
-            file_warnings=source.warnings,
-            method_warnings=estimated.warnings,
-            doubts=estimated.doubts,
-            settings=settings.checks,
-            device=settings.device,
-        )
-        if steps.guards(None) and harms(evidence):
-            evidence = evidence.returned(prepared)
+        with stage("preparing") as share:
+            prepared = prepared_for(
+                model, source, preparation=steps.preparation, settings=settings, mask=mask, progress=share
+            )
+        with stage("judging"):
+            evidence = evidence_of_scan(
+                prepared, model, file_warnings=source.warnings, settings=settings.checks, device=settings.device
+            )
+        if full or not decided(evidence, guarded=steps.guards(None)):
+            with stage("harmonizing"):
+                corrected, curve = steps.in_target_contrast(prepared, model, None)
+                inside = corrected.scan.inside()
+                estimated = estimate(steps.harmonization, corrected.scan.data, inside, model, settings, scanner=curve)
+                evidence = gather_evidence(
+                    *(corrected, prepared.scan.data, estimated.image, model),
+                    file_warnings=source.warnings,
+                    method_warnings=estimated.warnings,
+                    doubts=estimated.doubts,
+                    settings=settings.checks,
+                    device=settings.device,
+                )
+                if steps.guards(None) and harms(evidence):
+                    evidence = evidence.returned(prepared)
     return Assessment.of(evidence, source.path, method=settings.method, seconds=round(time.perf_counter() - began, 2))
 
 

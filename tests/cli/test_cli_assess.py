@@ -23,9 +23,17 @@ def files(stripped_head, tmp_path_factory):
 
 
 def test_one_scan_is_told_in_full(files, tiny_target_file, capsys):
-    assert main(["assess", str(files["whole"]), "--target", str(tiny_target_file)]) == 0
+    assert main(["assess", str(files["whole"]), "--target", str(tiny_target_file), "--full"]) == 0
     text = capsys.readouterr().out
-    for word in ("whole.nii.gz:", "intensities", "detail at 2 mm", "in all", "order of tissues", "mask:"):
+    for word in (
+        "whole.nii.gz:",
+        "intensities",
+        "detail at 2 mm",
+        "in all",
+        "order of tissues",
+        "mask:",
+        "harmonize says: ",
+    ):
         assert word in text
 
 
@@ -45,6 +53,8 @@ def test_several_scans_as_json(files, tiny_target_file, tmp_path, capsys):
     found = {s["scan"]: s for s in document["scans"]}
     assert found["half.nii.gz"]["verdict"] == "not explainable"
     assert found["half.nii.gz"]["reasons"]
+    # Half a head stays half a head: nothing was harmonized to say so.
+    assert (found["half.nii.gz"]["harmonized"], found["half.nii.gz"]["after"]) == (None, [])
     assert document["failed"][0]["path"].endswith("gone.nii")
     assert "gone.nii" in said.err
 

@@ -417,9 +417,10 @@ def test_a_scan_like_the_target_may_not_need_it(good):
 def test_both_commands_judge_the_same_result(stripped_volume, made):
     target = made[3]
     scan = nib.Nifti1Image(stripped_volume.data, stripped_volume.affine)
-    harmonized, assessed = harmonize(scan, target), assess(scan, target)
+    harmonized, assessed, asked = harmonize(scan, target), assess(scan, target, full=True), assess(scan, target)
     assert assessed.checks == harmonized.verdict.checks
     assert assessed.harmonized == harmonized.verdict.level
+    assert (asked.verdict, asked.before) == (assessed.verdict, assessed.before)
     assert harmonized.trust is harmonized.verdict
 
 

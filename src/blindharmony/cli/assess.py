@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen
@@ -25,6 +26,7 @@ Verdicts:
   not explainable  something still is afterwards (noise, pathology, wrong sequence, ...), or part of the head is
                    missing, the skull is still on, or bright and dark tissue are swapped
 They follow from the checks that 'harmonize' makes: what it calls good is never called not explainable here.
+Harmonization is tried only where the scan as it came does not decide; --full tries it for every scan.
 
 z is the distance from the mean of the target's own scans in their standard deviations: 0 is the middle, above 0 is
 less usual. The quantile is the share of target scans expected below; with few held-out scans it is coarse. Rare means
@@ -53,7 +55,8 @@ def add_parser(verbs: Any) -> None:
     )
     p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, or BIDS study")
     add_shared(p, "--target", "--mask", "--mask-dir")
-    add_settings(p, ("mask_command", "device"))
+    p.add_argument("--full", action="store_true", help="try harmonization also where the scan as it came decides")
+    add_settings(p, ("mask_command", "refine", "device"))
     add_shared(p, "--participant-label", "--suffix")
     p.add_argument("--json", action="store_true", help="one JSON document on standard output, for machines")
     add_shared(p, "--quiet")
@@ -84,6 +87,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                     target,
                     settings,
                     mask=masks.get(path),
+                    full=arguments.full,
                     progress=stage,
                 )
         except UsageError:
@@ -127,20 +131,18 @@ def document(target: Target, assessments: list[Assessment], failed: list[BlindHa
 def table(result: Assessment) -> list[str]:
     """One scan in full."""
     columns = f"{'z':>7} {'quantile':>9} {'rank':>6}"
+    tried = bool(result.after)
     lines = [
         f"{result.scan}: {result.verdict} for {result.target} ({result.headline})",
         *(f"  - {reason}" for reason in result.reasons),
         "",
-        f"{'':<20}  {'before':^24}  {'after ' + result.method:^24}",
-        f"{'':<20}  {columns}  {columns}",
+        f"{'':<20}  {'before':^24}" + (f"  {'after ' + result.method:^24}" if tried else ""),
+        f"{'':<20}  {columns}" + (f"  {columns}" if tried else ""),
     ]
-    for before, after in zip(result.before, result.after, strict=True):
-        lines.append(f"{before.name:<20}  {_cells(before)}  {_cells(after)}")
-    lines += [
-        "",
-        f"harmonize says: {result.harmonized}",
-        *(f"  {mark(c)} {c.name}: {c.message}" for c in result.checks),
-    ]
+    for before, after in zip_longest(result.before, result.after):
+        lines.append(f"{before.name:<20}  {_cells(before)}" + (f"  {_cells(after)}" if after else ""))
+    said = f"harmonize says: {result.harmonized}" if tried else "the scan as it came decides; --full also harmonizes it"
+    lines += ["", said, *(f"  {mark(c)} {c.name}: {c.message}" for c in result.checks)]
     return [*lines, "", "rank: how many of the target's scans lie below; !: look at it; x: do not use it as it is"]
 
 
@@ -158,12 +160,18 @@ def row(result: Assessment, width: int) -> list[str]:
     """One scan of several: a line, and its reasons."""
     from blindharmony.quality.typicality import INTENSITIES, LIKELIHOOD
 
-    pairs = list(zip(result.before, result.after, strict=True))
-    levels = [(b, a) for b, a in pairs if b.name not in (INTENSITIES, LIKELIHOOD)]
+    def cell(name: str) -> str:
+        scores = [score.z for rows in (result.before, result.after) for score in rows if score.name == name]
+        return " -> ".join(f"{z:+.1f}" for z in scores) or "-"
+
+    levels = [
+        [score.z for score in rows if score.name not in (INTENSITIES, LIKELIHOOD)]
+        for rows in (result.before, result.after)
+    ]
     cells = [
-        next((f"{b.z:+.1f}" for b, _ in pairs if b.name == INTENSITIES), "-"),
-        f"{max(b.z for b, _ in levels):+.1f} -> {max(a.z for _, a in levels):+.1f}" if levels else "-",
-        next((f"{b.z:+.1f} -> {a.z:+.1f}" for b, a in pairs if b.name == LIKELIHOOD), "-"),
+        next((f"{score.z:+.1f}" for score in result.before if score.name == INTENSITIES), "-"),
+        " -> ".join(f"{max(scores):+.1f}" for scores in levels if scores) or "-",
+        cell(LIKELIHOOD),
     ]
     severity = max(check.severity for check in result.checks if "mask" in check.name)
     mask = ("good", "look at it", "wrong")[severity]

@@ -320,6 +320,41 @@ def gather_evidence(
     )
 
 
+def evidence_of_scan(
+    prepared: Prepared,
+    target: Target,
+    *,
+    file_warnings: Sequence[str] = (),
+    settings: CheckSettings | None = None,
+    device: str = "cpu",
+) -> Evidence:
+    """Measure what the checks look at of a scan that is not harmonized.
+
+    Args:
+        prepared: The prepared scan.
+        target: The target.
+        file_warnings: What reading the file noticed.
+        settings: The limits.
+        device: Where the target's flow runs.
+
+    Raises:
+        PreprocessingError: If hardly any brain lies where the target has brain.
+    """
+    inside, limits = prepared.scan.inside(), settings or CheckSettings()
+    comparison = compare(prepared.scan.data, inside, target, device=device, settings=limits)
+    return Evidence(
+        prepared=prepared,
+        target=target,
+        before=comparison,
+        after=comparison,
+        mask=mask_fit(inside, target),
+        order=tissue_order(prepared.scan.data, inside, target),
+        file_warnings=file_warnings,
+        settings=limits,
+        harmonized=False,
+    )
+
+
 def mask_fit(mask: Mask, target: Target) -> MaskFit:
     """Compare a mask on the 1 mm template grid with the target's coverage.
 
@@ -660,6 +695,8 @@ def held_out_scans(evidence: Evidence) -> list[Check]:
 @register_check
 def direction(evidence: Evidence) -> list[Check]:
     """Whether the result is nearer to the target than the scan was, or at the target."""
+    if not evidence.harmonized:
+        return []
     checks = []
     for name, first, second in _pairs(evidence):
         unit = "" if name == "contrast" else "bits a voxel" if name == "likelihood" else _WHITE

@@ -132,6 +132,23 @@ def harms(evidence: Evidence) -> bool:
     return fault_of_result and not _faults(judge(evidence.as_it_came()))
 
 
+def decided(evidence: Evidence, *, guarded: bool) -> bool:
+    """Whether the scan as it came decides what :func:`likeness` will say, however it is harmonized.
+
+    It does if the head is wrong, which no harmonization mends. It does as well if nothing about the scan would be rare
+    among the target's own: a result with a fault is then not kept (:func:`harms`).
+
+    Args:
+        evidence: Of the scan (:func:`~blindharmony.quality.checks.evidence_of_scan`).
+        guarded: Whether a scan that harmonizing does not help is returned as it was.
+    """
+    verdict = judge(evidence)
+    if any(check.severity is Severity.POOR for check in verdict.of(Topic.HEAD)):
+        return True
+    judged = any(check.judged for check in verdict.of(Topic.LIKENESS))
+    return guarded and judged and not _faults(verdict)
+
+
 Likeness = Literal["target-like", "foreign", "not explainable"]
 
 _LIKENESS: dict[Likeness, str] = {
@@ -186,17 +203,19 @@ class Assessment(BaseModel):
             nothing after harmonization. ``not explainable``: something still is, or the mask or the order of tissues
             is wrong, which no intensity curve can mend.
         headline: The verdict in plain words.
-        harmonized: The verdict that ``harmonize`` gives: ``good``, ``caution`` or ``poor``.
+        harmonized: The verdict that ``harmonize`` gives: ``good``, ``caution`` or ``poor``; None if it was not tried,
+            because the scan as it came decides.
         reasons: What led to it, one sentence each; empty for ``target-like``.
         warnings: What else to look at.
         before: The scan beside the target's scans: intensities, each level of the flow, all levels together.
-        after: The same after harmonization.
-        checks: Every check of the result, with value, limit, severity, sentence and advice.
+        after: The same after harmonization; empty if it was not tried.
+        checks: Every check of the result, with value, limit, severity, sentence and advice; of the scan if
+            harmonization was not tried.
         mask: The brain mask beside those of the target.
         brain_ml: Volume of the mask on the scan's own grid.
         order: Rank correlation with the target's mean head.
         overlap: Dice overlap of the mask with the template's brain after registration; None if it was not registered.
-        method: Harmonization that was tried.
+        method: Harmonization that was tried, or would have been.
         seconds: Time it took.
     """
 
@@ -207,7 +226,7 @@ class Assessment(BaseModel):
     target: str
     verdict: Likeness
     headline: str
-    harmonized: Level
+    harmonized: Level | None
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     before: tuple[ReferenceScore, ...]
@@ -225,7 +244,7 @@ class Assessment(BaseModel):
         """Judge the evidence twice, as a result and as the scan that it came from.
 
         Args:
-            evidence: Of the result that was tried.
+            evidence: Of the result that was tried, or of the scan if none was.
             path: The scan's file, None for an image in memory.
             method: Harmonization that was tried.
             seconds: Time it took.
@@ -238,11 +257,11 @@ class Assessment(BaseModel):
             target=verdict.target,
             verdict=word,
             headline=_LIKENESS[word],
-            harmonized=verdict.level,
+            harmonized=verdict.level if evidence.harmonized else None,
             reasons=reasons,
             warnings=tuple(warning for warning in verdict.warnings if warning not in reasons),
             before=evidence.before.rows,
-            after=evidence.after.rows,
+            after=evidence.after.rows if evidence.harmonized else (),
             checks=verdict.checks,
             mask=evidence.mask,
             brain_ml=evidence.brain_ml,
