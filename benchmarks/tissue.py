@@ -35,7 +35,7 @@ from blindharmony.preprocessing.recipe import prepare
 from blindharmony.preprocessing.registration import load_template
 from blindharmony.training.labels import label_head, template_atlas
 from blindharmony.training.tissue import RECIPE
-from blindharmony_benchmark.simulation.domains import CSF, GREY, WHITE, View, to_signals
+from blindharmony_benchmark.simulation.effects import CSF, GREY, WHITE, View, to_signals
 
 CONTRASTS = (None, 0.55, 0.65, 0.75, 0.85)
 TISSUES = ("fluid", "gray", "white")

@@ -20,7 +20,7 @@ from blindharmony.io.bids import is_bids
 from blindharmony.models.target import Target
 from blindharmony_benchmark.heads import Files
 from blindharmony_benchmark.registry import Entry
-from blindharmony_benchmark.scanners import SIMULATED, needs_labels
+from blindharmony_benchmark.scanners import SIMULATED, needs_labels, simulated
 
 _TEST_SHARE, _MOST_TESTS, _LEAST = 0.25, 20, 3
 
@@ -252,13 +252,13 @@ class Plan:
                 that it is to be tested with.
         """
         for domain in self.domains:
-            if domain not in SIMULATED:
+            if not simulated(domain):
                 raise UsageError(f"there is no domain '{domain}'", remedy=f"choose of {', '.join(SIMULATED)}")
         for name in (self.target_set, *self.source_sets):
             if name not in self.splits:
                 raise UsageError(f"there is no set '{name}'", remedy=f"choose of {', '.join(self.splits)}")
         # What stands there by itself may name sets that are not here.
-        for name in set(self.costly_on) - {*COSTLY_ON, *SIMULATED, *self.splits}:
+        for name in filter(lambda n: not simulated(n), set(self.costly_on) - {*COSTLY_ON, *self.splits}):
             raise UsageError(
                 f"--costly-on {name} is neither a domain nor a set",
                 remedy=f"choose of {', '.join((*self.domains, *self.source_sets))}",

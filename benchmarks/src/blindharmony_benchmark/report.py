@@ -27,7 +27,7 @@ from blindharmony_benchmark.plan import LEGS, Plan
 from blindharmony_benchmark.registry import BASELINE, ENTRIES
 from blindharmony_benchmark.results import AVERAGES, MAIN, Cell, averaged, cell_of, rows
 from blindharmony_benchmark.run import Benchmark, known, picture_file
-from blindharmony_benchmark.scanners import HARD, PAPER
+from blindharmony_benchmark.scanners import HARD, PAPER, SITES
 
 Row = Mapping[str, Any]
 
@@ -84,9 +84,9 @@ TESTS = (
 
 
 def sources_of(rows: Sequence[Row], leg: str) -> list[str]:
-    """Sources of a leg: means first, then the paper's, the hard ones, and the rest as they come."""
+    """Sources of a leg: means first, those near real sites, the paper's, the hard ones, then the rest as they come."""
     found = list(dict.fromkeys(r["source"] for r in rows if r["leg"] == leg))
-    order = [*AVERAGES, "none", *PAPER, *HARD]
+    order = [*AVERAGES, "none", *SITES, *PAPER, *HARD]
     return sorted(found, key=lambda s: order.index(s) if s in order else len(order))
 
 

@@ -16,14 +16,33 @@ from blindharmony_benchmark.system import Picture
 
 PAPER = ("exp", "log", "gamma0.7", "gamma0.8", "gamma0.9", "gamma1.2", "gamma1.3", "gamma1.5")
 HARD = ("bias", "noise", "blur", "thick", "tissue", "gre", "ir", "all")
+#: Scanners drawn near real sites, numbered by their seeds; any other number is another one.
+SITES = ("site1", "site2", "site3", "site4")
 #: A coil's field and ``raw gamma1.5`` are put on the scan as it came: correcting a corrected scan is another task.
-FROM_RAW = ("bias", "all", "raw gamma1.5")
-SIMULATED = ("none", *PAPER, *HARD, "raw gamma1.5")
+FROM_RAW = ("bias", "all", "site", "raw gamma1.5")
+SIMULATED = ("none", *SITES, *PAPER, *HARD, "raw gamma1.5")
+
+
+def simulated(domain: str) -> bool:
+    """Whether there is such a simulated scanner.
+
+    Example:
+        >>> simulated("site12"), simulated("site"), simulated("gamma9")
+        (True, False, False)
+    """
+    return domain in SIMULATED or _numbered(domain)[0] == "site" != domain
 
 
 def needs_labels(domain: str) -> bool:
     """Whether a simulated scanner works on manual tissues."""
-    return domain in DOMAINS and DOMAINS[domain].needs_labels
+    name, _ = _numbered(domain)
+    return name in DOMAINS and DOMAINS[name].needs_labels
+
+
+def _numbered(domain: str) -> tuple[str, int]:
+    """A domain and its seed: ``site3`` is the third scanner near a real site."""
+    number = domain.removeprefix("site")
+    return ("site", int(number)) if number != domain and number.isdecimal() else (domain, 1)
 
 
 @dataclass(frozen=True)
@@ -31,25 +50,23 @@ class Scanner:
     """A simulated scanner: one curve, one noise level, for whomever it scans.
 
     Attributes:
-        domain: A name in ``SIMULATED``; ``none`` is the target scanner itself.
+        domain: A name in ``SIMULATED``, or ``site`` with a number; ``none`` is the target scanner itself.
         recipe: How its scans are prepared.
         top: Intensity that its curve calls 1 (flow units).
         level: Intensity that its noise refers to.
-        seed: Which one, where a domain has many.
     """
 
     domain: str
     recipe: PrepRecipe
     top: float
     level: float
-    seed: int = 1
 
     @classmethod
-    def set_for(cls, heads: Sequence[Head], domain: str, recipe: PrepRecipe, *, seed: int = 1) -> Scanner:
+    def set_for(cls, heads: Sequence[Head], domain: str, recipe: PrepRecipe) -> Scanner:
         """Set up as the operator would for these people; everybody else is scanned with the same settings."""
         top = max(float(h.image[h.mask].max()) for h in heads)
         level = float(np.median([np.quantile(h.image[h.mask], 0.9) for h in heads]))
-        return cls(domain, recipe, top, level, seed)
+        return cls(domain, recipe, top, level)
 
     def scans(self, heads: Sequence[Head], *, first: int = 0) -> list[Picture]:
         """Every head on this scanner; the truth is the head's own image.
@@ -65,14 +82,15 @@ class Scanner:
     def _scan(self, h: Head, index: int) -> Picture:
         if self.domain == "none":
             return Picture(h.subject, h.image, h.mask, h.image, labels=h.labels)
-        name = self.domain.removeprefix("raw ")
-        if self.domain in FROM_RAW:
+        name, seed = _numbered(self.domain)
+        from_raw, name = name in FROM_RAW, name.removeprefix("raw ")
+        if from_raw:
             top, level = self.top * h.gain, self.level * h.gain
             native = (h.raw.data, h.raw.inside(), h.raw.spacing, name)
-            made = simulate(*native, labels=h.raw_labels, seed=self.seed, scan_seed=index, top=top, level=level).image
+            made = simulate(*native, labels=h.raw_labels, seed=seed, scan_seed=index, top=top, level=level).image
             return _prepared(h, made, self.recipe)
         given = (h.image, h.mask, (1, 1, 1), name)
-        made = simulate(*given, labels=h.labels, seed=self.seed, scan_seed=index, top=self.top, level=self.level).image
+        made = simulate(*given, labels=h.labels, seed=seed, scan_seed=index, top=self.top, level=self.level).image
         seen = rescaled(made, h.mask)
         return Picture(h.subject, seen, h.mask, seen, labels=h.labels)
 

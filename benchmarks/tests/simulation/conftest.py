@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from blindharmony_benchmark.simulation.domains import View
+from blindharmony_benchmark.simulation.effects import View
 from labelled import labelled_brain
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindharmony_benchmark.simulation.domains import View, bias_field, reference_level, with_noise
+from blindharmony_benchmark.simulation.effects import View, bias_field, reference_level, with_noise
 from blindharmony_benchmark.simulation.simulate import simulate
 
 

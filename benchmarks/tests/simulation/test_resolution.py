@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindharmony.errors import UsageError
-from blindharmony_benchmark.simulation.domains import View, blurred, slice_weights, thick_slices
+from blindharmony_benchmark.simulation.effects import View, blurred, slice_weights, thick_slices
 from blindharmony_benchmark.simulation.simulate import simulate
 
 

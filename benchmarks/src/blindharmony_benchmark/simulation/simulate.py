@@ -19,7 +19,8 @@ from blindharmony.errors import InputError, PreprocessingError, UsageError
 from blindharmony.io.volume import Volume, read_volume
 from blindharmony.preprocessing.brain import ExtractBrain, check_grid, mask_on, read_mask
 from blindharmony.preprocessing.steps import Reorient, Scan
-from blindharmony_benchmark.simulation.domains import DOMAINS, Domain, View
+from blindharmony_benchmark.simulation.domains import DOMAINS, Domain
+from blindharmony_benchmark.simulation.effects import View
 
 _SCANNER, _SCAN = 0, 1
 
@@ -42,7 +43,7 @@ class Simulated:
 
 
 def draw_scanner(domain: str, seed: int = 0) -> dict[str, Any]:
-    """The settings of a simulated scanner; only ``all`` depends on the seed.
+    """The settings of a simulated scanner; only ``all`` and ``site`` depend on the seed.
 
     Raises:
         UsageError: If there is no such domain, or the seed is negative.
