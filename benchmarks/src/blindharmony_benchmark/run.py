@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.errors import BlindHarmonyError, one_line
-from blindharmony.files import write_bytes, write_sidecar
+from blindharmony.files import check_outputs, write_bytes, write_sidecar
 from blindharmony.report.page import strip_of
 from blindharmony.study.ledger import key_of, read_json
 from blindharmony.version import VERSION
@@ -37,6 +37,8 @@ from blindharmony_benchmark.scanners import Scanner, own, real
 from blindharmony_benchmark.segmenters import ExternalSegmenter, Labels, included_segmenter
 from blindharmony_benchmark.system import Material, Picture, Say, System
 
+#: Where the figures, the page and the table go, below the output folder.
+RESULTS = ("table.csv", "results.json", "table.md", "report.html")
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _KILO = 1 if sys.platform == "darwin" else 1024
 
@@ -368,6 +370,21 @@ class Benchmark:
             folder, recipe = self.plan.splits[name].folder, self.plan.target.info.recipe
             self._known[name] = [Files.of(folder, s).key(recipe) for s in self.plan.tested(name)]
         return self._known[name]
+
+    def check_outputs(self, *inputs: Path) -> None:
+        """Refuse to write what is read: a scan, labels, who is tested, or one of ``inputs``.
+
+        Raises:
+            OutputError: If a result, a finished step or anything kept from earlier is one of them, by link or inode.
+        """
+        plan = self.plan
+        scans = [Files.of(s.folder, who) for s in plan.splits.values() for who in (*s.train, *s.validation, *s.test)]
+        read = [f for files in scans for f in (files.scan, files.labels)]
+        tables = [s.folder.parent / "splits.json" for s in plan.splits.values()]
+        kept = [p for name in ("steps", "learnt", "figures") for p in (plan.out / name).rglob("*") if not p.is_dir()]
+        kept += plan.heads.glob("*.safetensors")
+        results = (plan.out / name for name in RESULTS)
+        check_outputs([*results, *(step.file(plan.out) for step in self.steps), *kept], [*inputs, *tables, *read])
 
     def left(self) -> list[Step]:
         """Steps that are not finished."""

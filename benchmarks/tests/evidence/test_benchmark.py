@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import sys
 from dataclasses import replace
 
@@ -235,6 +237,33 @@ def test_wrong_use_is_told_in_one_line(study, tiny_target_file, tmp_path, capsys
     assert main(["benchmark"]) == 2
     assert main(["benchmark", "--list"]) == 0
     assert "white-stripe" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "below", "how"),
+    [
+        ("splits.json", "table.csv", "link"),
+        ("scan", "report.html", "inode"),
+        ("labels", "heads/x.safetensors", "link"),
+        ("target", "figures/real-n4.svg", "inode"),
+        ("scan", "learnt/target/nyul-1/summary.json", "link"),
+    ],
+)
+def test_an_output_is_never_an_input(study, tiny_target_file, tmp_path, capsys, name, below, how):
+    data = tmp_path / "data"
+    shutil.copytree(study, data)
+    scan = data / "mine/sub-03/anat/sub-03_T1w.nii.gz"
+    labels = data / "mine/derivatives/manual/sub-01/anat/sub-01_dseg.nii.gz"
+    target = shutil.copy(tiny_target_file, tmp_path / "t.safetensors")
+    source = {"scan": scan, "labels": labels, "target": target, "splits.json": data / "splits.json"}[name]
+    place = tmp_path / "out" / below
+    place.parent.mkdir(parents=True)
+    place.symlink_to(source) if how == "link" else os.link(source, place)
+    before = source.read_bytes()
+    words = ["benchmark", "--data", str(data), "--target-set", "mine", "--target", str(target), "--methods", "nothing"]
+    assert main([*words, "--out", str(tmp_path / "out"), "--domains", "exp", "--legs", "simulated"]) == 1
+    assert f"{place}: this is an input of the run" in capsys.readouterr().err
+    assert source.read_bytes() == before
 
 
 def test_a_step_is_known_by_all_that_went_in(plan, study):

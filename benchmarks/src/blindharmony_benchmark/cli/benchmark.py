@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         )
     with screen.progress("benchmark", lines=True) as stage:
         benchmark = Benchmark(plan, stage, screen.note)
+        benchmark.check_outputs(Path(arguments.target))
         screen.note(str(cost(benchmark)))
         benchmark.run()
         cells = collected(benchmark)
