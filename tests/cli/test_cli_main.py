@@ -157,8 +157,36 @@ def test_an_unknown_option_is_answered_with_the_verbs_own_usage(words, said, cap
         main(words)
     assert ended.value.code == 2
     shown = capsys.readouterr().err
-    assert said in shown
-    assert shown.startswith(f"usage: blindharmony {words[0]} ")
+    first, *usage = shown.splitlines()
+    assert said in first
+    assert usage[0].startswith(f"usage: blindharmony {words[0]} ")
+
+
+def test_a_bare_call_teaches_and_a_wrong_verb_is_answered_with_the_right_one(capsys):
+    assert main([]) == 2
+    assert "examples:" in capsys.readouterr().out
+    for words, said in (
+        (["harmonise", "a.nii"], "did you mean harmonize?"),
+        (["a.nii.gz"], "did you mean: blindharmony harmonize a.nii.gz --out out"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "words", [["assess", "gone.nii"], ["info", "gone"], ["harmonize", "a.nii", "--zzz"], ["targets", "gone"]]
+)
+def test_json_is_json_also_when_it_fails(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main([*words, "--json"])
+    except SystemExit as ended:
+        code = ended.code
+    said = json.loads(capsys.readouterr().out)
+    assert (said["status"], said["exit_code"]) == ("failed", code)
+    assert said["what"]
 
 
 def test_a_damaged_or_newer_model_is_named(capsys, scan, tmp_path, tiny_target_file):

@@ -22,7 +22,7 @@ from blindharmony.cli.train import duration
 from blindharmony.errors import NothingFoundError, UsageError
 from blindharmony.files import check_outputs, result_names, sidecar_name, split_name
 from blindharmony.jobs.engine import Engine
-from blindharmony.jobs.processes import THREADS, cores
+from blindharmony.jobs.processes import THREADS, cores, threads_asked
 from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.ledger import (
     Ledger,
@@ -106,7 +106,10 @@ def add_parser(verbs: Any) -> None:
         help="processes on this machine (default: as many as cores and memory allow); 0: work inside this one",
     )
     who.add_argument(
-        *both("--omp-nthreads"), type=int, metavar="N", help="threads of a process (default: the cores, shared evenly)"
+        *both("--omp-nthreads"),
+        type=int,
+        metavar="N",
+        help="threads of a process (default: OMP_NUM_THREADS, or the cores, shared evenly)",
     )
     who.add_argument(*both("--mem-gb"), type=amount, metavar="G", help="memory for all processes, 2 GB each or more")
     who.add_argument(*both("--dask-scheduler"), metavar="ADDRESS", help="Dask workers that run already (tcp://...)")
@@ -353,7 +356,7 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int, v
     from blindharmony.jobs.processes import ProcessEngine
 
     count = processes(arguments.n_procs, arguments.mem_gb, cores(), _free_gb() or each_gb, scans, each_gb)
-    threads = arguments.omp_nthreads or max(1, cores() // count)
+    threads = arguments.omp_nthreads or threads_asked() or max(1, cores() // count)
     gpus = _gpus(device)
     environments = [
         {**dict.fromkeys(THREADS, str(threads)), **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}

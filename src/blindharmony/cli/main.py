@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from blindharmony.cli import assess, bids, demo, export, harmonize, info, rerun, sample, serve, train, verify, view
+from blindharmony.cli import (
+    assess,
+    bids,
+    demo,
+    export,
+    harmonize,
+    info,
+    rerun,
+    sample,
+    serve,
+    train,
+    verify,
+    view,
+)
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError, UsageError, reportable
+from blindharmony.errors import BlindHarmonyError, UsageError, one_line, reportable
+from blindharmony.files import IMAGE_EXTENSIONS
+from blindharmony.jobs.processes import THREADS, threads_asked
 from blindharmony.version import VERSION
 
 _INTERRUPTED = 130
@@ -36,8 +54,20 @@ exit codes: 0 done, 1 scans failed or are damaged, 2 wrong use, 66 no scan found
 """
 
 
+class WrongUseError(Exception):
+    """A command line that the grammar does not know.
+
+    Attributes:
+        usage: What would be right.
+    """
+
+    def __init__(self, what: str, usage: str) -> None:
+        super().__init__(what)
+        self.usage = usage
+
+
 class Verb(argparse.ArgumentParser):
-    """One verb's grammar, which answers an unknown option with its own usage and the option that was meant."""
+    """A grammar, which answers an unknown verb or option with the one that was meant, and with its own usage."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and end the program if something is left over."""
@@ -49,10 +79,35 @@ class Verb(argparse.ArgumentParser):
             self.error(f"unknown: {unknown[0]}{more}")
         return arguments, unknown
 
+    def error(self, message: str) -> NoReturn:
+        """End with one line that says what is wrong; the usage comes behind it."""
+        raise WrongUseError(one_line(f"{self.prog}: {message}"), self.format_usage())
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            raise argparse.ArgumentError(None, _unknown_verb(str(value), list(action.choices)))
+        super()._check_value(action, value)
+
+
+def _unknown_verb(word: str, verbs: Sequence[str]) -> str:
+    """What to say to a word that is no verb.
+
+    Example:
+        >>> _unknown_verb("harmonise", ["harmonize", "assess"])
+        "there is no verb 'harmonise'; did you mean harmonize?"
+        >>> _unknown_verb("scan.nii.gz", ["harmonize"])
+        "there is no verb 'scan.nii.gz'; did you mean: blindharmony harmonize scan.nii.gz --out out"
+    """
+    what = f"there is no verb '{word}'"
+    if word.lower().endswith(IMAGE_EXTENSIONS) or os.sep in word or Path(word).is_dir():
+        return f"{what}; did you mean: blindharmony harmonize {word} --out out"
+    near = difflib.get_close_matches(word, verbs, n=1)
+    return f"{what}; did you mean {near[0]}?" if near else f"{what}; choose one of {', '.join(verbs)}"
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar, all verbs."""
-    top = argparse.ArgumentParser(
+    top = Verb(
         prog="blindharmony",
         description="Make a scan of any MR scanner look like the target scanner's, learnt from target scans only.",
         epilog=_EPILOG,
@@ -119,23 +174,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if threads := threads_asked():
+        # ITK has a variable of its own, and else takes every core.
+        os.environ.setdefault(THREADS[-1], str(threads))
+    if not words:
+        parser().print_help()
+        return UsageError.exit_code
+    try:
+        arguments = parser().parse_args(words)
+    except WrongUseError as error:
+        print(f"{error}\n{error.usage}", file=sys.stderr, end="")
+        if "--json" in words:
+            _tell_machine(UsageError(str(error)))
+        raise SystemExit(UsageError.exit_code) from None
     screen = Screen(quiet=getattr(arguments, "quiet", False))
     try:
         with _asked_to_end():
             return int(arguments.run(arguments, screen))
     except BlindHarmonyError as error:
-        screen.problem(f"blindharmony: {error}")
-        return error.exit_code
+        problem = error
     except KeyboardInterrupt:
         screen.problem("blindharmony: interrupted; what was finished is kept")
+        if getattr(arguments, "json", False):
+            print(json.dumps({"status": "interrupted", "exit_code": _INTERRUPTED}))
         return _INTERRUPTED
     except Exception as error:
         if arguments.debug:
             raise
         problem = reportable(error)
-        screen.problem(f"blindharmony: {problem}")
-        return problem.exit_code
+    screen.problem(f"blindharmony: {problem}")
+    if getattr(arguments, "json", False):
+        _tell_machine(problem)
+    return problem.exit_code
+
+
+def _tell_machine(error: BlindHarmonyError) -> None:
+    """A run that ends with an error ends with an object too, where JSON was asked for."""
+    path = None if error.path is None else str(error.path)
+    content = {"status": "failed", "path": path, "what": error.what, "remedy": error.remedy, "code": error.code}
+    print(json.dumps({**content, "exit_code": error.exit_code}))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_asked() -> int | None:
+    """Threads a process that ``OMP_NUM_THREADS`` asks for; None if it asks for none.
+
+    Example:
+        >>> (threads_asked() or 1) >= 1
+        True
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else None
+
+
 class WorkerProcess:
     """One worker, seen from outside. As a context manager it is ended with the block.
 
