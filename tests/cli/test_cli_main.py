@@ -189,6 +189,19 @@ def test_json_is_json_also_when_it_fails(words, capsys, tmp_path, monkeypatch):
     assert said["what"]
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_verb_and_a_shell_can_read_it(shell, capsys):
+    assert main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    (verbs,) = (a.choices for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert all(verb in text for verb in verbs)
+    assert "save-scanner" in text
+    if shell == "bash":
+        ask = 'COMP_WORDS=(blindharmony harmonize --on-harm ""); COMP_CWORD=3; _blindharmony; echo "${COMPREPLY[@]}"'
+        done = subprocess.run(["bash", "-c", f"{text}\n{ask}"], capture_output=True, text=True, check=True)
+        assert (done.stdout.split(), done.stderr) == (["scan", "result"], "")
+
+
 def test_a_damaged_or_newer_model_is_named(capsys, scan, tmp_path, tiny_target_file):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(tiny_target_file.read_bytes()[:-500])

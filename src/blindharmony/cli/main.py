@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from blindharmony.cli import (
     assess,
     bids,
+    completion,
     demo,
     export,
     harmonize,
@@ -49,6 +50,8 @@ examples:
   blindharmony serve --open                           a page in the browser: drop scans, compare, download
   blindharmony assess study/                          how far is every scan from the target scanner?
   blindharmony train study/ --out mysite.safetensors  learn your own scanner from 20 of its scans
+
+completion in the shell: blindharmony completion --help
 
 exit codes: 0 done, 1 scans failed or are damaged, 2 wrong use, 66 no scan found, 70 internal error, 130 interrupted
 """
@@ -129,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
         rerun,
         verify,
         demo,
+        completion,
     ):
         command.add_parser(verbs)
     installed = {extension.name: extension for extension in entry_points(group="blindharmony.commands")}
