@@ -1,12 +1,13 @@
 """What a person sees of long runs, and what a machine reads: plain lines without a terminal, JSON when asked for."""
 
 import json
+import time
 
 import nibabel as nib
 import pytest
 
 from blindharmony.cli.bids import StudyScreen
-from blindharmony.cli.console import Screen, Stage
+from blindharmony.cli.console import Pace, Screen, Stage
 from blindharmony.cli.main import main
 from blindharmony.cli.train import TrainingScreen
 from blindharmony.study.run import Tally
@@ -61,14 +62,27 @@ def cohort(screen, clock, *, as_json=False):
     return stage.shown
 
 
-def test_without_a_terminal_every_long_stage_is_one_line(capsys):
-    screen = Screen()
-    with screen.progress("group", lines=True) as stage:
-        for look, share in (("first look at a", 0.0), ("first look at a", 0.5), ("first look at b", 0.5)):
-            stage(look, share)
-    with screen.progress("scan") as stage:
+def test_without_a_terminal_a_silent_command_says_where_it_is(capsys, monkeypatch):
+    monkeypatch.setattr("blindharmony.cli.console.SILENT", 0.1)
+    screen, pace = Screen(), Pace(100)
+    with screen.progress("scan", left=False) as stage:
+        pace.done = 50
+        stage("preparing", pace.share(), more=", 10 s left")
+        time.sleep(0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert set(lines) == {"scan: preparing, 10 s left"}
+    assert 1 <= len(lines) <= 5
+    with Screen(quiet=True).progress("scan") as stage:
         stage("preparing", 0.0)
-    assert capsys.readouterr().err == "group: first look at a\ngroup: first look at b\n"
+        time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+
+
+def test_verbose_says_each_stage_once(capsys):
+    with Screen(verbose=True).progress("scan") as stage:
+        for name, share in (("preparing", 0.0), ("preparing", 0.5), ("judging", 0.0)):
+            stage(name, share)
+    assert capsys.readouterr().err == "scan: preparing\nscan: judging\n"
 
 
 def test_failures_are_counted_if_there_were_several_scans(capsys):

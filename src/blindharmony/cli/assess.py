@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from blindharmony.cli.console import Screen
+from blindharmony.cli.console import Pace, Screen
 from blindharmony.cli.options import add_settings, add_shared, masks_named, scans_named, settings_of
 from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, reportable
 from blindharmony.settings import HarmonizeSettings
@@ -59,7 +60,7 @@ def add_parser(verbs: Any) -> None:
     add_settings(p, ("mask_command", "refine", "device"))
     add_shared(p, "--participant-label", "--suffix")
     p.add_argument("--json", action="store_true", help="one JSON document on standard output, for machines")
-    add_shared(p, "--quiet")
+    add_shared(p, "--verbose", "--quiet")
     p.set_defaults(run=run)
 
 
@@ -79,16 +80,18 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     width = max(len(p.name) for p in paths)
     if len(paths) > 1 and not arguments.json:
         screen.result(f"{'scan':<{width}}  {'verdict':<15}  intensities  worst level     in all          mask")
-    for path in paths:
+    pace = Pace(len(paths))
+    for number, path in enumerate(paths, 1):
+        name = path.name if len(paths) == 1 else f"{path.name} ({number} of {len(paths)})"
         try:
-            with screen.progress(path.name) as stage:
+            with screen.progress(name, left=len(paths) == 1) as stage:
                 result = assess(
                     path,
                     target,
                     settings,
                     mask=masks.get(path),
                     full=arguments.full,
-                    progress=stage,
+                    progress=partial(stage, more=pace.left()),
                 )
         except UsageError:
             raise
@@ -98,6 +101,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             failed.append(reportable(error, path))
             screen.problem(f"blindharmony: {failed[-1]}")
             continue
+        finally:
+            pace.done += 1
         assessments.append(result)
         if not arguments.json:
             for line in table(result) if len(paths) == 1 else row(result, width):

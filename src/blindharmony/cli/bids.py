@@ -16,9 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindharmony.cli.console import Screen, Stage
+from blindharmony.cli.console import Screen, Stage, duration
 from blindharmony.cli.options import add_settings, add_shared, amount, both, gigabytes, settings_of
-from blindharmony.cli.train import duration
 from blindharmony.errors import NothingFoundError, UsageError
 from blindharmony.files import check_outputs, result_names, sidecar_name, split_name
 from blindharmony.jobs.engine import Engine
@@ -97,7 +96,7 @@ def add_parser(verbs: Any) -> None:
     add_shared(how, "--uncertainty")
     how.add_argument(*both("--no-report"), action="store_true", help="write no HTML reports")
     how.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
-    add_shared(how, "--quiet")
+    add_shared(how, "--verbose", "--quiet")
     who = p.add_argument_group("who does the work")
     who.add_argument(
         *both("--n-procs"),

@@ -1,9 +1,11 @@
-"""What a person sees: progress on a terminal, one plain line per event elsewhere."""
+"""What a person sees: progress on a terminal, plain lines elsewhere; :class:`Pace` knows how long the rest takes."""
 
 from __future__ import annotations
 
 import io
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,15 +14,32 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from blindharmony.errors import one_line
 
+#: Seconds after which a silent command says where it stands, where there is no terminal.
+SILENT = 30.0
+
+
+def duration(seconds: float) -> str:
+    """A time people read at a glance.
+
+    Example:
+        >>> duration(42), duration(754), duration(7300)
+        ('42 s', '12 min 34 s', '2 h 1 min')
+    """
+    minutes, left = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
+
 
 class Screen:
     """Progress and messages of one command.
 
     Args:
         quiet: Print only results and problems.
+        verbose: Print every stage as it begins.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         for stream in (sys.stdout, sys.stderr):
             # A name that is no text on this terminal is shown with escapes, not answered with a crash.
             if isinstance(stream, io.TextIOWrapper):
@@ -28,19 +47,28 @@ class Screen:
         # Results go to standard output, everything about the way there to standard error.
         self.out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-        self.quiet = quiet
+        self.quiet, self.verbose = quiet, verbose
+        self.spoke = time.monotonic()
 
     def result(self, text: str) -> None:
         """A result, on standard output."""
+        self.spoke = time.monotonic()
         self.out.print(text)
 
     def note(self, text: str) -> None:
         """Something worth knowing, on standard error."""
         if not self.quiet:
+            self.spoke = time.monotonic()
             self.err.print(one_line(text))
+
+    def detail(self, text: str) -> None:
+        """Something that only those want to know who asked for it (``--verbose``)."""
+        if self.verbose:
+            self.note(text)
 
     def problem(self, text: str) -> None:
         """A warning or an error, always shown."""
+        self.spoke = time.monotonic()
         self.err.print(one_line(text), style="red" if self.err.is_terminal else None)
 
     def failures(self, failed: int, scans: int) -> None:
@@ -49,16 +77,17 @@ class Screen:
             self.problem(f"blindharmony: {failed} of {scans} scans failed")
 
     @contextmanager
-    def progress(self, title: str, *, left: bool = True, lines: bool = False) -> Iterator[Stage]:
-        """A bar on a terminal; nothing moves elsewhere.
+    def progress(self, title: str, *, left: bool = True) -> Iterator[Stage]:
+        """A bar on a terminal; elsewhere a line whenever nothing was said for half a minute.
 
         Args:
             title: What stands before the stage.
             left: Whether the bar estimates the time left; else the stage's own words do.
-            lines: Whether every new stage is a line where there is no terminal: for stages that take minutes.
         """
         if self.quiet or not self.err.is_terminal:
-            yield Stage(None, title, self.note if lines else None)
+            stage = Stage(None, title, self.detail)
+            with self._lines(stage):
+                yield stage
             return
         columns = (
             TextColumn("{task.description}"),
@@ -68,21 +97,77 @@ class Screen:
             *((TimeRemainingColumn(),) if left else ()),
         )
         with Progress(*columns, console=self.err, transient=True) as bars:
-            yield Stage(bars, title)
+            yield Stage(bars, title, self.detail)
+
+    @contextmanager
+    def _lines(self, stage: Stage) -> Iterator[None]:
+        """Within it, a silent command says where it stands; from a thread, because the work does not look at clocks."""
+        ended = threading.Event()
+
+        def speak() -> None:
+            while not ended.wait(max(0.05, self.spoke + SILENT - time.monotonic())):
+                if stage.line and time.monotonic() - self.spoke >= SILENT:
+                    self.note(stage.line)
+                elif not stage.line:
+                    self.spoke = time.monotonic()
+
+        if self.quiet:
+            yield
+            return
+        speaker = threading.Thread(target=speak, daemon=True)
+        speaker.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            speaker.join()
 
 
 class Stage:
     """One moving line: a stage and the share of it that is done."""
 
-    def __init__(self, bars: Progress | None, title: str = "", say: Callable[[str], None] | None = None) -> None:
-        self.bars, self.title, self._say, self._last = bars, title, say, ""
+    def __init__(self, bars: Progress | None, title: str = "", say: Callable[[str], None] = lambda line: None) -> None:
+        self.bars, self.title, self._say = bars, title, say
+        #: Where the work stands, in words.
+        self.line, self._stage = "", ""
         self.task = None if bars is None else bars.add_task(title, total=1.0)
 
-    def __call__(self, stage: str, share: float) -> None:
-        """Show where the work stands."""
-        line = f"{self.title}: {stage}" if self.title else stage
+    def __call__(self, stage: str, share: float, *, more: str = "") -> None:
+        """Show where the work stands; ``more`` follows the stage, and does not make it another one."""
+        self.line = (f"{self.title}: {stage}" if self.title else stage) + more
         if self.bars is not None and self.task is not None:
-            self.bars.update(self.task, description=line, completed=share)
-        elif self._say is not None and line != self._last:
-            self._last = line
-            self._say(line)
+            self.bars.update(self.task, description=self.line, completed=share)
+        if stage != self._stage:
+            self._stage = stage
+            self._say(self.line)
+
+
+class Pace:
+    """How much of several pieces of work is done, and how long the rest takes.
+
+    Args:
+        units: All work, in any unit.
+        clock: Seconds, for tests.
+
+    Example:
+        >>> seconds = iter([0.0, 30.0])
+        >>> pace = Pace(40, clock=lambda: next(seconds))
+        >>> pace.done += 10
+        >>> pace.share(), pace.left()
+        (0.25, ', 1 min 30 s left')
+    """
+
+    def __init__(self, units: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.units, self.done, self._clock = units, 0.0, clock
+        self._began = clock()
+
+    def share(self, begun: float = 0.0) -> float:
+        """The share of all work that is done; ``begun`` units of the present piece are."""
+        return min(1.0, (self.done + begun) / self.units) if self.units else 1.0
+
+    def left(self, begun: float = 0.0) -> str:
+        """The time left in words; empty as long as too little is done to tell."""
+        share = self.share(begun)
+        if not 0.02 <= share < 1:
+            return ""
+        return f", {duration((self._clock() - self._began) * (1 - share) / share)} left"

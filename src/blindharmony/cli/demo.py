@@ -31,7 +31,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("out", nargs="?", default="blindharmony-demo", help="folder for the results (default: %(default)s)")
     add_shared(p, "--target", "--viewer")
     p.add_argument("--overwrite", action="store_true", help="replace existing results")
-    add_shared(p, "--quiet")
+    add_shared(p, "--verbose", "--quiet")
     p.set_defaults(run=run)
 
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     words = ["harmonize", str(demo_scan()), "--out", arguments.out, "--target", arguments.target]
     grammar = argparse.ArgumentParser()
     harmonize.add_parser(grammar.add_subparsers())
-    flags = [f"--{name}" for name in ("overwrite", "quiet", "viewer") if getattr(arguments, name)]
+    flags = [f"--{name}" for name in ("overwrite", "quiet", "verbose", "viewer") if getattr(arguments, name)]
     # What stands before the verb belongs to all verbs.
     harmonize_arguments = grammar.parse_args([*words, *flags], argparse.Namespace(debug=arguments.debug))
     code = harmonize.run(harmonize_arguments, screen)

@@ -112,7 +112,7 @@ def add_parser(verbs: Any) -> None:
     add_shared(p, "--viewer")
     p.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
     p.add_argument("--overwrite", action="store_true", help="replace existing results")
-    add_shared(p, "--quiet")
+    add_shared(p, "--verbose", "--quiet")
     p.set_defaults(run=run)
 
 
@@ -379,7 +379,7 @@ def learnt_scanners(
             if arguments.debug:
                 raise error
 
-        with screen.progress("looking at the group", lines=True) as stage:
+        with screen.progress("looking at the group") as stage:
 
             def looking(look: int, index: int, members: Sequence[Path] = members) -> None:
                 stage(f"look {look} at {members[index].name}", index / len(members))

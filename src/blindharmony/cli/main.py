@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--json" in words:
             _tell_machine(UsageError(str(error)))
         raise SystemExit(UsageError.exit_code) from None
-    screen = Screen(quiet=getattr(arguments, "quiet", False))
+    screen = Screen(quiet=getattr(arguments, "quiet", False), verbose=getattr(arguments, "verbose", False))
     try:
         with _asked_to_end():
             return int(arguments.run(arguments, screen))

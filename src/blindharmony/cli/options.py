@@ -34,6 +34,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--suffix": {"default": "T1w", "help": "BIDS suffix of the contrast (default: %(default)s)"},
     "--viewer": {"action": "store_true", "help": "also write a page to scroll through both volumes"},
     "--uncertainty": {"action": "store_true", "help": "also write the error bar of every voxel"},
+    "--verbose": {"action": "store_true", "help": "say each stage as it begins"},
     "--quiet": {"action": "store_true", "help": "print only results and problems"},
 }
 
@@ -46,7 +47,8 @@ def add_shared(p: Any, *options: str) -> None:
         options: Names, such as ``--target``.
     """
     for option in options:
-        names = ("-q", option) if option == "--quiet" else tuple(dict.fromkeys(both(option)))
+        short = {"--quiet": ("-q",), "--verbose": ("-v",)}.get(option, ())
+        names = (*short, *dict.fromkeys(both(option)))
         p.add_argument(*names, **_SHARED[option])
 
 

@@ -43,7 +43,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--mask-command", metavar="CMD", help="that of the first run: no file is trusted to start a program")
     p.add_argument("--device", help="another device than that of the first run")
     p.add_argument("--overwrite", action="store_true", help="replace results in --out")
-    add_shared(p, "--quiet")
+    add_shared(p, "--verbose", "--quiet")
     p.set_defaults(run=run)
 
 

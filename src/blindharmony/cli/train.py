@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from blindharmony.cli.console import Screen, Stage
+from blindharmony.cli.console import Screen, Stage, duration
 from blindharmony.cli.options import add_settings, add_shared, settings_of
 from blindharmony.errors import UsageError
 from blindharmony.files import check_outputs
@@ -174,19 +174,6 @@ def spark(values: list[float]) -> str:
     """
     low, high = min(values), max(values)
     return "".join(_BARS[round(7 * (v - low) / (high - low))] if high > low else _BARS[0] for v in values)
-
-
-def duration(seconds: float) -> str:
-    """A time people read at a glance.
-
-    Example:
-        >>> duration(42), duration(754), duration(7300)
-        ('42 s', '12 min 34 s', '2 h 1 min')
-    """
-    minutes, left = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {left} s" if minutes else f"{left} s"
 
 
 class TrainingScreen:

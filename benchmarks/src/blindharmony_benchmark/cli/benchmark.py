@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             f"blindharmony: warning: '{plan.target.info.name}' is taken for a model of the scanner of "
             f"'{plan.target_set}', taught without its test subjects ({', '.join(plan.tested(plan.target_set))})"
         )
-    with screen.progress("benchmark", lines=True) as stage:
+    with screen.progress("benchmark") as stage:
         benchmark = Benchmark(plan, stage, screen.note)
         benchmark.check_outputs(Path(arguments.target))
         screen.note(str(cost(benchmark)))
