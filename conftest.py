@@ -32,7 +32,12 @@ _STAYS_AT_THE_START = (
     "tests/preprocessing/test_contrast.py",
 )
 # Half a head has to be placed, or other processes do the same.
-_RUNS_TO_ITS_END = ("tests/cli/test_cli_assess.py::test_several_scans_as_json", "tests/study/test_study_bytes.py")
+_RUNS_TO_ITS_END = (
+    "tests/cli/test_cli_assess.py::test_several_scans_as_json",
+    "tests/cli/test_cli_again.py::test_several_scans_at_a_time",
+    "tests/cli/test_cli_again.py::test_a_group_in_several_processes",
+    "tests/study/test_study_bytes.py",
+)
 
 _registration = {"stays at its start": False}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from blindharmony.api import harmonize, learn_scanner
-from blindharmony.cli.harmonize import prepared_scans, sweep_prepared
+from blindharmony.cli.groups import prepared_scans, sweep_prepared
 from blindharmony.cli.main import main
 from blindharmony.errors import DiskFullError, InputError, OutputError, TooFewScansError, UsageError
 from blindharmony.harmonization.curve import ScannerRounds
@@ -126,7 +126,7 @@ def test_prepared_scans_go_whatever_happens_and_take_no_more_than_their_share(sc
         raise KeyboardInterrupt
     assert cache.parent == tmp_path / ".prepared"
     assert not cache.parent.exists()
-    monkeypatch.setattr("blindharmony.cli.harmonize._MOST_GB", 1e-3)
+    monkeypatch.setattr("blindharmony.cli.groups._MOST_GB", 1e-3)
     with prepared_scans(tmp_path, scans) as none:
         assert none is None
 

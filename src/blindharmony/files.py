@@ -176,20 +176,26 @@ def viewer_name(path: str | PurePath) -> str:
     return _leaf(split_name(path)[0]) + ".viewer.html"
 
 
-def result_names(path: str | PurePath) -> dict[str, str]:
+def result_names(path: str | PurePath, named: str | None = None) -> dict[str, str]:
     """Name everything that may be written for a scan; the sidecar, which makes the others count, last.
+
+    Args:
+        path: The source scan.
+        named: A name of the user's own for the harmonized scan; the others are called after it.
 
     Example:
         >>> list(result_names("scan.nii"))
         ['scan', 'mask', 'error', 'report', 'viewer', 'sidecar']
+        >>> result_names("scan.nii", "new.nii.gz")["sidecar"], result_names("scan.nii", "new.nii.gz")["mask"]
+        ('new.json', 'new_desc-brain_mask.nii.gz')
         >>> len(result_names("x" * 250 + ".nii")["viewer"]) < 256
         True
     """
-    scan = output_name(path, "harmonized")
+    scan, source = named or output_name(path, "harmonized"), named or path
     return {
         "scan": scan,
-        "mask": mask_name(path),
-        "error": output_name(path, "harmonizedSD"),
+        "mask": mask_name(source),
+        "error": output_name(source, "harmonizedSD"),
         "report": report_name(scan),
         "viewer": viewer_name(scan),
         "sidecar": sidecar_name(scan),

@@ -184,11 +184,15 @@ def rerun(
         settings = settings.updated(device=device)
     # The first run's files are what is compared with.
     first = [sidecar, *(sidecar.with_name(name) for name in record.results)]
-    outputs = [out / name for name in (*record.results, *result_names(scan).values())]
+    image = next((file for file in record.results if sidecar_name(file) == sidecar.name), None)
+    # The user may have given the result a name of its own.
+    image = None if image in result_names(scan).values() else image
+    outputs = [out / name for name in (*record.results, *result_names(scan, image).values())]
     check_outputs(outputs, [*first, scan, mask, target])
     result = harmonize(scan, model, settings, mask=mask, scanner=scanner, progress=progress)
     files = result.save(
         out,
+        name=image,
         report=any(name.endswith(".html") and not name.endswith(".viewer.html") for name in record.results),
         viewer=any(name.endswith(".viewer.html") for name in record.results),
         uncertainty=any("_desc-harmonizedSD" in name for name in record.results),

@@ -269,6 +269,7 @@ class HarmonizeResult:
         self,
         folder: str | Path,
         *,
+        name: str | None = None,
         report: bool = True,
         viewer: bool = False,
         uncertainty: bool = False,
@@ -276,6 +277,9 @@ class HarmonizeResult:
         overwrite: bool = False,
     ) -> tuple[Path, ...]:
         """Write scan, mask, sidecar and report into ``folder``; nothing is written beside the source.
+
+        The files are called after the source, or after ``name``, which is that of the harmonized scan (``.nii``,
+        ``.nii.gz``, ``.mgz``).
 
         The sidecar comes last: where it is, everything is, and of this run. With ``uncertainty`` the error bar of
         every voxel is written too (``desc-harmonizedSD``), with ``viewer`` a page with both volumes inside. With
@@ -288,7 +292,7 @@ class HarmonizeResult:
         Raises:
             OutputError: If a file exists and ``overwrite`` is false, or cannot be written.
         """
-        names = result_names(self.source.path or self.name)
+        names = result_names(self.source.path or self.name, name)
         places = [Path(folder) / name for name in names.values()]
         with written_together(places, overwrite=overwrite, inputs=self.inputs) as staged:
             files = [write_like(self.source, self.data, staged / names["scan"])]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from blindharmony.api import harmonize
-from blindharmony.cli.bids import _for_workers
 from blindharmony.cli.main import main, parser
+from blindharmony.cli.options import for_workers
 from blindharmony.errors import OutputError
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
@@ -147,6 +147,7 @@ def test_exit_codes(words, code, hint, capsys, scan, tiny_target_file, tmp_path,
     ("words", "said"),
     [
         (["harmonize", "a.nii", "--out", "o", "--targt", "x"], "did you mean --target?"),
+        (["harmonize", "a.nii", "--out", "o", "b.nii"], "unknown: b.nii; write what belongs together one after"),
         (["bids", "a", "b", "participant", "--scaner-column", "x"], "did you mean --scanner-column?"),
         (["assess", "a.nii", "--zzz"], "see blindharmony assess --help"),
         (["harmonize", "a.nii", "--out", "o", "--method", "curv"], "'curve', 'match'"),
@@ -195,7 +196,7 @@ def test_completion_knows_every_verb_and_a_shell_can_read_it(shell, capsys):
     text = capsys.readouterr().out
     (verbs,) = (a.choices for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert all(verb in text for verb in verbs)
-    assert "save-scanner" in text
+    assert "n-procs" in text
     if shell == "bash":
         ask = 'COMP_WORDS=(blindharmony harmonize --on-harm ""); COMP_CWORD=3; _blindharmony; echo "${COMPREPLY[@]}"'
         done = subprocess.run(["bash", "-c", f"{text}\n{ask}"], capture_output=True, text=True, check=True)
@@ -285,8 +286,8 @@ def test_a_mask_among_the_results_is_not_replaced(capsys, scan, tiny_target_file
 def test_an_included_model_is_meant_where_a_folder_has_its_name(tmp_path, monkeypatch, tiny_target_file):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ds002748").mkdir()
-    assert _for_workers("ds002748") == "ds002748"
-    assert _for_workers(os.path.relpath(tiny_target_file)) == str(tiny_target_file.resolve())
+    assert for_workers("ds002748") == "ds002748"
+    assert for_workers(os.path.relpath(tiny_target_file)) == str(tiny_target_file.resolve())
 
 
 def test_importing_the_package_is_cheap():

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, save
 
 from blindharmony.cli.console import Screen
-from blindharmony.cli.harmonize import groups_of
+from blindharmony.cli.groups import groups_of
 from blindharmony.errors import InputError, TargetError
 from blindharmony.files import parse_json, read_text
 from blindharmony.harmonization.intensity import CurveMap

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen, Stage, duration
-from blindharmony.cli.options import add_settings, add_shared, amount, both, gigabytes, settings_of
+from blindharmony.cli.options import add_settings, add_shared, amount, both, for_workers, gigabytes, settings_of
 from blindharmony.errors import NothingFoundError, UsageError
 from blindharmony.files import check_outputs, result_names, sidecar_name, split_name
 from blindharmony.jobs.engine import Engine
@@ -188,7 +188,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     harmonize = harmonize.updated(device=device)
     target = load_target(arguments.target)
     settings = StudySettings(
-        target=_for_workers(arguments.target),
+        target=for_workers(arguments.target),
         digest=target.digest,
         harmonize=harmonize,
         uncertainty=arguments.uncertainty,
@@ -241,14 +241,6 @@ def _places(plan: Plan, ledger: Ledger) -> list[Path]:
 def _inputs(arguments: argparse.Namespace, plan: Plan) -> list[str | Path | None]:
     files = [file for item in plan.items.values() for file in (item.scan.path, item.mask)]
     return [arguments.target, arguments.bids_filter_file, arguments.config, *files]
-
-
-def _for_workers(target: str) -> str:
-    """The target as workers find it, wherever they run."""
-    from blindharmony.models.target import included_targets
-
-    # An included model's name means that model, also where a folder is called the same.
-    return target if target in included_targets() else str(Path(target).resolve())
 
 
 def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Group]:

@@ -1,10 +1,10 @@
 """``blindharmony harmonize``: scans in, harmonized scans with sidecar and report out.
 
-:func:`run` takes one scan after the other; one that fails does not stop the others, and :class:`Outcomes` says how each
-ended, in words for people or as one JSON object a line for machines. DICOM among the inputs is converted first, and the
-NIfTI kept beside the results (:func:`with_dicom_converted`). Scans of one scanner are looked at together before each is
-harmonized (:func:`groups_of`, :func:`learnt_scanners`); meanwhile they lie prepared in a folder of the output, which
-goes with the run (:func:`prepared_scans`).
+:func:`run` takes one scan after the other, or several at once (:class:`HarmonizeFile`); one that fails does not stop
+the others, and :class:`Outcomes` says how each ended, in words for people or as one JSON object a line for machines.
+What an earlier run has done in the same way is not done again (:func:`earlier`). DICOM among the inputs is converted
+first, and the NIfTI kept beside the results (:func:`with_dicom_converted`). Scans of one scanner are looked at together
+before each is harmonized (:mod:`blindharmony.cli.groups`).
 """
 
 from __future__ import annotations
@@ -12,41 +12,54 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import secrets
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindharmony.cli.console import Screen
-from blindharmony.cli.options import add_settings, add_shared, masks_named, scans_named, settings_of
+from blindharmony.cli.bids import processes
+from blindharmony.cli.console import Pace, Screen
+from blindharmony.cli.groups import (
+    Group,
+    as_error,
+    groups_of,
+    is_scanner,
+    keep_scanner,
+    learnt_scanners,
+    prepared_scans,
+    scanner_file,
+    sweep_prepared,
+)
+from blindharmony.cli.one_scan import Extra, HarmonizedFile, HarmonizeFile, Outcomes, earlier, sidecar_content
+from blindharmony.cli.options import add_settings, add_shared, count, for_workers, masks_named, scans_named, settings_of
 from blindharmony.cli.verify import by_sidecar
 from blindharmony.errors import (
     BlindHarmonyError,
     InputError,
-    InternalError,
     NothingFoundError,
     OutputError,
-    ScannerError,
-    TooFewScansError,
     UsageError,
     reportable,
 )
-from blindharmony.files import check_outputs, locked, output_name, result_names, slug, write_bytes
+from blindharmony.files import (
+    check_outputs,
+    output_name,
+    result_names,
+    write_bytes,
+)
 from blindharmony.io.bids import list_scans
 from blindharmony.io.dicom import choose, convert, is_dicom
-from blindharmony.io.tables import scanner_table, unmatched
+from blindharmony.jobs.engine import Engine, Task
+from blindharmony.jobs.processes import THREADS, ProcessEngine, cores, threads_asked
 from blindharmony.settings import HarmonizeSettings
-from blindharmony.study.ledger import kept_gb, largest
+from blindharmony.study.ledger import largest, memory_gb
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
     from blindharmony.models.target import Target
-    from blindharmony.result import HarmonizeResult
 
 
 _EPILOG = """\
@@ -54,6 +67,8 @@ Each scan comes back in its own space, with its own header, float32, in the targ
   sub-01_T1w.nii.gz  ->  sub-01_desc-harmonized_T1w.nii.gz, .json (how it was made), .html (the report)
                          sub-01_desc-brain_mask.nii.gz    (the brain that was found)
   scan.nii.gz        ->  scan_desc-harmonized.nii.gz, ...
+
+Run the same command again after any interruption: what is done is not done again, --overwrite does it again.
 
 The brain mask is the one given, or the scan's own if the skull is already removed, or found by a network inside
 the package. Outside the brain the same intensity curve is applied; where a scan is zero it stays zero.
@@ -65,6 +80,8 @@ reformatted) and those not called T1 or MPRAGE are passed over if others are lef
 
 examples:
   blindharmony harmonize sub-01_T1w.nii.gz --out out
+  blindharmony harmonize sub-01_T1w.nii.gz -o sub-01_as-mysite.nii.gz
+  blindharmony harmonize study/ --out out --n-procs 4
   blindharmony harmonize scan.mgz --mask brain.mgz --target mysite.safetensors --out out
   blindharmony harmonize study/ --participant-label 01 02 --out out
   blindharmony harmonize siteA/ --group --save-scanner siteA.json --out out
@@ -85,7 +102,8 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, BIDS study, DICOM")
-    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
+    p.add_argument("-o", dest="file", type=Path, metavar="FILE", help="one scan: its result, .nii.gz, .nii or .mgz")
     add_shared(p, "--target", "--mask", "--mask-dir")
     add_settings(p, HarmonizeSettings.choices())
     p.add_argument(
@@ -110,8 +128,10 @@ def add_parser(verbs: Any) -> None:
     add_shared(p, "--participant-label", "--suffix", "--uncertainty")
     p.add_argument("--no-report", action="store_true", help="write no HTML report")
     add_shared(p, "--viewer")
+    p.add_argument("--n-procs", type=count, default=1, metavar="N", help="scans at a time (default: %(default)s)")
+    p.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     p.add_argument("--json", action="store_true", help="for machines: one JSON object a scan, a line each")
-    p.add_argument("--overwrite", action="store_true", help="replace existing results")
+    p.add_argument("--overwrite", action="store_true", help="do again what is done, and replace it")
     add_shared(p, "--verbose", "--quiet")
     p.set_defaults(run=run)
 
@@ -120,13 +140,17 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Harmonize every scan; one that fails does not stop the others."""
     settings = settings_of(arguments, HarmonizeSettings)
     _check_options(arguments, settings.method)
-    if left := sweep_prepared(arguments.out):
+    if not arguments.dry_run and (left := sweep_prepared(arguments.out)):
         screen.problem(f"blindharmony: warning: prepared scans that a killed run had left in {left} are removed")
     scans, unconverted = with_dicom_converted(arguments, screen)
+    if arguments.dry_run and not scans:
+        return 0
     paths, without_scans = scans_named(scans, arguments.participant_label, arguments.suffix, screen)
     missing = [*unconverted, *without_scans]
+    if arguments.file and len(paths) > 1:
+        raise UsageError(f"-o names one file, and there are {len(paths)} scans", remedy="use --out DIR")
     names = Counter(name for path in paths for name in result_names(path).values())
-    if twice := [name for name, count in names.items() if count > 1]:
+    if twice := [name for name, number in names.items() if number > 1]:
         raise UsageError(
             f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders"
         )
@@ -135,71 +159,252 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     scanner = [arguments.save_scanner] if arguments.save_scanner and arguments.group else []
     check_outputs([*results, *scanner], [*_inputs(arguments), *paths, *masks.values()])
     # Only now the slow imports: a typing error should answer at once.
-    from blindharmony.api import harmonize
-    from blindharmony.harmonization.scanner import ScannerModel
-    from blindharmony.models.file import load_target
+    from blindharmony.api import chosen
 
-    target = load_target(arguments.target)
+    target, _, settings = chosen(arguments.target, settings, None, {})
     outcomes = Outcomes(screen, json=arguments.json)
     for problem in missing:
         outcomes.fail(problem)
-    groups = groups_of(arguments, paths, screen)
-    if groups:
-        # A group takes a minute a scan before its first result would be refused.
-        for path in paths:
-            _refuse_existing(arguments, _results_of(arguments, path), path, masks.get(path))
-    elif arguments.scanner:
-        ScannerModel.load(arguments.scanner, target)
-    with prepared_scans(arguments.out, paths) if groups else nullcontext() as cache:
-        scanners = learnt_scanners(arguments, settings, groups, masks, target, cache, screen)
-        for index, path in enumerate(paths):
-            name = path.name if len(paths) == 1 else f"{path.name} ({index + 1} of {len(paths)})"
-            screen.note(f"{name}: harmonizing to {target.info.name}")
-            try:
-                _refuse_existing(arguments, _results_of(arguments, path), path, masks.get(path))
-                if damage := _damage(_results_of(arguments, path)):
-                    screen.problem(f"{path.name}: warning: its earlier result was damaged and is made again: {damage}")
-                with screen.progress(name) as stage:
-                    result = harmonize(
-                        path,
-                        target,
-                        settings,
-                        mask=masks.get(path),
-                        scanner=scanners.get(path, arguments.scanner),
-                        cache=cache,
-                        progress=stage,
-                    )
-                    stage("writing", 0.5)
-                    files = result.save(
-                        arguments.out,
-                        report=not arguments.no_report,
-                        viewer=arguments.viewer,
-                        uncertainty=arguments.uncertainty,
-                        overwrite=arguments.overwrite,
-                    )
-            except UsageError:
-                raise
-            except Exception as error:
-                if arguments.debug and not isinstance(error, BlindHarmonyError):
-                    raise
-                outcomes.fail(reportable(error, path), path)
-            else:
-                outcomes.done(path, result, files)
-                if arguments.uncertainty and result.estimate.error is None:
-                    screen.problem(
-                        f"{path.name}: warning: no error bar is written, this method or target does not know it"
-                    )
+    session = _Session(arguments, settings, target, masks, screen, outcomes)
+    session.harmonize(paths)
     screen.failures(outcomes.failed, len(paths) + len(missing))
     return outcomes.code
 
 
+# Seconds, about, that each stage takes on one core, so that the time left counts what is to come.
+_UNITS = {"preparing": 16.0, "correcting": 4.0, "harmonizing": 14.0, "judging": 2.0, "returning": 2.0, "writing": 2.0}
+
+
+def _units(stage: str | None = None, share: float = 0.0) -> float:
+    """What is done of a scan's work at this share of a stage; all of it without a stage.
+
+    Example:
+        >>> _units("correcting", 0.5), _units()
+        (18.0, 40.0)
+    """
+    stages = list(_UNITS)
+    before = sum(_UNITS[name] for name in (stages[: stages.index(stage)] if stage in _UNITS else stages))
+    return before + (share * _UNITS[stage] if stage in _UNITS else 0.0)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One call of the command: what its scans have in common."""
+
+    arguments: argparse.Namespace
+    settings: HarmonizeSettings
+    target: Target
+    masks: dict[Path, Path]
+    screen: Screen
+    outcomes: Outcomes
+
+    def harmonize(self, paths: list[Path]) -> None:
+        """Fit the scanners, if there are any, then harmonize scan by scan what is not done yet."""
+        from blindharmony.harmonization.scanner import ScannerModel
+
+        arguments, screen = self.arguments, self.screen
+        named = groups_of(arguments, paths, screen)
+        scanner = ScannerModel.load(arguments.scanner, self.target) if arguments.scanner else None
+        done: dict[Path, ScannerModel] = {}
+        if named:
+            # A group takes a minute a scan before its first result would be refused.
+            for path in paths:
+                self.refuse_existing(path, self.masks.get(path), scanner=...)
+            before = {name: self.fitted_before(name, scans) for name, scans in named.items()}
+            done = {path: model for name, model in before.items() if model for path in named[name]}
+            named = {name: scans for name, scans in named.items() if not before[name]}
+        if arguments.dry_run:
+            for path in paths:
+                self.tell_plan(path, done.get(path, scanner), named)
+            return
+        workers = self.workers(paths) if arguments.n_procs > 1 and len(paths) > 1 else None
+        with (
+            closing(workers) if workers else nullcontext(),
+            prepared_scans(arguments.out, paths) if named else nullcontext() as cache,
+        ):
+            groups = [Group(n, scans, self.masks, self.target, self.settings, cache) for n, scans in named.items()]
+            pace = Pace(sum(group.units for group in groups) + len(paths) * _units())
+            scanners = learnt_scanners(arguments, groups, screen, pace, workers)
+            if cache is not None:  # they lie prepared
+                pace.units -= _UNITS["preparing"] * sum(path in scanners for path in paths)
+            tasks = list(self.tasks(paths, done | scanners, scanner, cache, pace))
+            (self.by_workers(workers, tasks, pace) if workers else self.one_by_one(tasks, pace))
+
+    def tasks(
+        self,
+        paths: list[Path],
+        scanners: Mapping[Path, ScannerModel],
+        scanner: ScannerModel | None,
+        cache: Path | None,
+        pace: Pace,
+    ) -> Iterator[Task]:
+        """The scans that are to be harmonized; those that are done, or cannot be written, are said here."""
+        arguments = self.arguments
+        also: dict[Extra, bool] = {
+            "report": not arguments.no_report,
+            "viewer": arguments.viewer,
+            "uncertainty": arguments.uncertainty,
+        }
+        for path in paths:
+            model = scanners.get(path, scanner)
+            try:
+                files = self.refuse_existing(path, self.masks.get(path), scanner=model)
+            except OutputError as error:
+                self.outcomes.fail(error, path)
+                files = []
+            if files is not None:
+                pace.units -= _units()
+                if files:
+                    self.outcomes.kept(path, files)
+                continue
+            work = HarmonizeFile(
+                scan=path,
+                out=arguments.out,
+                name=arguments.file and arguments.file.name,
+                target=for_workers(arguments.target),
+                settings=self.settings,
+                mask=self.masks.get(path),
+                scanner=model.content if model else None,
+                cache=cache,
+                also=tuple(name for name, wanted in also.items() if wanted),
+                overwrite=arguments.overwrite,
+            )
+            yield Task(str(path), work)
+
+    def one_by_one(self, tasks: list[Task], pace: Pace) -> None:
+        """Harmonize in this process."""
+        for number, task in enumerate(tasks, 1):
+            path, work = Path(task.name), task.work
+            assert isinstance(work, HarmonizeFile)
+            name = path.name if len(tasks) == 1 else f"{path.name} ({number} of {len(tasks)})"
+            self.screen.note(f"{name}: harmonizing to {self.target.info.name}")
+            if damage := _damage(_results_of(self.arguments, path)):
+                self.screen.problem(f"{path.name}: warning: its earlier result was damaged and is made again: {damage}")
+            try:
+                with self.screen.progress(name, left=False) as stage:
+
+                    def say(word: str, share: float, stage: Any = stage) -> None:
+                        begun = _units(word, share)
+                        stage(word, pace.share(begun), more=pace.left(begun))
+
+                    answer = work.done_with(self.target, say)
+            except UsageError:
+                raise
+            except Exception as error:
+                if self.arguments.debug and not isinstance(error, BlindHarmonyError):
+                    raise
+                self.outcomes.fail(reportable(error, path), path)
+            else:
+                self.outcomes.done(path, answer, uncertainty=self.arguments.uncertainty)
+            pace.done += _units()
+
+    def by_workers(self, workers: Engine, tasks: list[Task], pace: Pace) -> None:
+        """Harmonize in several processes; results are said as they come."""
+        for task in tasks:
+            workers.submit(task)
+        with self.screen.progress("", left=False) as stage:
+            stage(f"harmonizing, 0 of {len(tasks)} scans", pace.share())
+            for number, outcome in enumerate(workers.finished(), 1):
+                path = Path(outcome.task.name)
+                pace.done += _units()
+                if outcome.failure:
+                    error = as_error(outcome.failure, path)
+                    if isinstance(error, UsageError):
+                        raise error
+                    self.outcomes.fail(error, path)
+                else:
+                    assert isinstance(outcome.answer, HarmonizedFile)
+                    self.outcomes.done(path, outcome.answer, uncertainty=self.arguments.uncertainty)
+                stage(f"harmonizing, {number} of {len(tasks)} scans", pace.share(), more=pace.left())
+
+    def workers(self, paths: list[Path]) -> ProcessEngine:
+        """Processes, as many as were asked for and have work."""
+        number = processes(self.arguments.n_procs, None, cores(), 0.0, len(paths), memory_gb(largest(paths)))
+        threads = threads_asked() or max(1, cores() // number)
+        self.screen.note(f"harmonizing in {number} processes with {threads} threads each")
+        return ProcessEngine([dict.fromkeys(THREADS, str(threads))] * number)
+
+    def refuse_existing(self, path: Path, mask: Path | None, *, scanner: Any) -> list[Path] | None:
+        """The files of a result that is there and was made in the same way; None if there is none, or it is replaced.
+
+        Raises:
+            OutputError: If there is another one, or it is an input.
+        """
+        arguments, places = self.arguments, _results_of(self.arguments, path)
+        check_outputs(places, [*_inputs(arguments), path, mask])
+        if arguments.overwrite or not any(place.exists() for place in places):
+            return None
+        if damage := _damage(places):
+            # Not trusted, and not replaced unasked: it may be what somebody has made of a result.
+            what = f"exists already, and is no whole result: {damage}"
+        else:
+            wanted = {"report": not arguments.no_report, "viewer": arguments.viewer, "error": arguments.uncertainty}
+            difference, files = earlier(
+                places,
+                path,
+                mask,
+                self.target,
+                self.settings,
+                scanner,
+                [n for n, is_wanted in wanted.items() if is_wanted],
+            )
+            if not difference:
+                return files
+            what = f"exists already, {difference}"
+        first = next(place for place in places if place.exists())
+        raise OutputError(what, remedy="pass --overwrite or choose another folder or name", path=first)
+
+    def fitted_before(self, name: str, scans: list[Path]) -> ScannerModel | None:
+        """The scanner that all scans of a group were harmonized with, if it was fitted to as many; None else.
+
+        Raises:
+            OutputError: If the scanner's file exists and has another model.
+        """
+        from blindharmony.harmonization.scanner import ScannerModel
+
+        arguments = self.arguments
+        sidecars = [sidecar_content(_results_of(arguments, path)[-1]) for path in scans]
+        contents = [sidecar.get("Parameters", {}).get("Scanner") for sidecar in sidecars]
+        models = {json.dumps(content["Model"], sort_keys=True) for content in contents if content}
+        model = ScannerModel.parse(json.loads(models.pop())) if len(models) == 1 and not arguments.overwrite else None
+        file = scanner_file(arguments, name) if arguments.save_scanner else None
+        if file and file.exists() and not arguments.overwrite and not (model and is_scanner(file, model)):
+            raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
+        if model is None or None in contents or model.scans != len(scans):
+            return None
+        if file and not arguments.dry_run:
+            keep_scanner(arguments, name, model, self.screen)
+        return model
+
+    def tell_plan(self, path: Path, scanner: ScannerModel | None, groups: Mapping[str, list[Path]]) -> None:
+        """One line: what would become of a scan."""
+        group = next((name or "one scanner" for name, scans in groups.items() if path in scans), "")
+        try:
+            done = self.refuse_existing(path, self.masks.get(path), scanner=... if group else scanner)
+        except OutputError as error:
+            self.outcomes.fail(error, path)
+            return
+        what = "harmonize" if done is None else "skip if the scanner is the same" if group else "done before, skip"
+        self.outcomes.planned(path, _results_of(self.arguments, path)[0], what, group)
+
+
 def _check_options(arguments: argparse.Namespace, method: str) -> None:
-    """Refuse combinations that make no sense, before any work.
+    """Refuse combinations that make no sense, before any work; ``--out`` becomes the folder of ``-o``.
 
     Raises:
         UsageError: If options contradict each other.
-        OutputError: If the scanner file exists already.
     """
+    out, file = arguments.out, arguments.file
+    if (out is None) == (file is None):
+        words = "--out and -o exclude each other" if out else "nothing says where the results go"
+        raise UsageError(words, remedy="give --out DIR, or -o FILE for one scan")
+    if out and out.name.lower().endswith(_WRITTEN) and not out.is_dir():
+        raise UsageError(f"--out {out} is a folder's name", remedy=f"use -o {out} for one scan")
+    if file:
+        if not file.name.lower().endswith(_WRITTEN) or file.is_dir():
+            remedy = "end it in .nii.gz, .nii or .mgz, or use --out DIR"
+            raise UsageError(f"-o {file} is no name of a scan", remedy=remedy)
+        arguments.out = file.parent
     together = bool(arguments.group or arguments.group_table)
     if sum(map(bool, (arguments.group, arguments.group_table, arguments.scanner))) > 1:
         raise UsageError("--group, --group-table and --scanner exclude each other", remedy="use one of them")
@@ -207,8 +412,9 @@ def _check_options(arguments: argparse.Namespace, method: str) -> None:
         raise UsageError("--save-scanner needs several scans to fit", remedy="add --group")
     if (together or arguments.scanner) and method != "curve":
         raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
-    if arguments.save_scanner and arguments.group:
-        _refuse_existing(arguments, [arguments.save_scanner])
+
+
+_WRITTEN = (".nii.gz", ".nii", ".mgz", ".mgh")
 
 
 def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:
@@ -217,23 +423,13 @@ def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:
 
 
 def _results_of(arguments: argparse.Namespace, path: Path) -> list[Path]:
-    return [arguments.out / name for name in result_names(path).values()]
-
-
-def _refuse_existing(arguments: argparse.Namespace, places: list[Path], *inputs: Path | None) -> None:
-    """Notice before the work, not after it, that a result exists already or is an input."""
-    check_outputs(places, [*_inputs(arguments), *inputs])
-    for file in places:
-        if file.exists() and not arguments.overwrite:
-            # What is damaged is not trusted, and not replaced unasked: it may be what somebody has made of a result.
-            damage = _damage(places)
-            what = f"exists already, and is no whole result: {damage}" if damage else "exists already"
-            raise OutputError(what, remedy="pass --overwrite or choose another folder or name", path=file)
+    named = arguments.file.name if arguments.file else None
+    return [arguments.out / name for name in result_names(path, named).values()]
 
 
 def _damage(places: list[Path]) -> str:
     """What is not as it was written of the result that lies at these places, empty if all is or there is none."""
-    if not any(place.exists() for place in places) or "_desc-harmonized" not in places[-1].name:
+    if not any(place.exists() for place in places):
         return ""
     result = by_sidecar(places[-1], places[0].name)
     return ", ".join(f"{file} {what}" for file, what in result.problems.items())
@@ -260,13 +456,16 @@ def with_dicom_converted(
         if not _only_dicom(path):
             inputs.append(item)
             continue
+        if arguments.dry_run:
+            screen.note(f"{path}: DICOM, which would be converted into {arguments.out / FOLDER} and then harmonized")
+            continue
         try:
             inputs.append(_converted(path, made, arguments, screen))
         except BlindHarmonyError as error:
             failed.append(error)
-    if not inputs:
+    if not inputs and failed:
         raise failed[0]
-    if arguments.series is not None and not made and not failed:
+    if arguments.series is not None and not made and not failed and not arguments.dry_run:
         raise UsageError("--series is for DICOM, and no DICOM was given", remedy="leave it out")
     return inputs, failed
 
@@ -312,206 +511,3 @@ def _converted(path: Path, made: dict[Path, Path], arguments: argparse.Namespace
     made[kept] = path
     screen.note(f"{path.name}: series {chosen} converted to {kept}")
     return kept
-
-
-def groups_of(arguments: argparse.Namespace, paths: list[Path], screen: Screen) -> dict[str, list[Path]]:
-    """Scanner's name → its scans; empty if scans go one by one.
-
-    Raises:
-        ScannerError: If the table cannot be read or lacks a column.
-        OutputError: If a scanner's file exists already.
-    """
-    if arguments.group:
-        return {"": paths}
-    if not arguments.group_table:
-        return {}
-    scanner_of = scanner_table(arguments.group_table)
-    members: dict[str, list[Path]] = {}
-    for path in paths:
-        if name := scanner_of.get(path.name, ""):
-            members.setdefault(name, []).append(path)
-    for line in unmatched([path.name for path in paths], scanner_of):
-        screen.problem(f"blindharmony: warning: {arguments.group_table.name}: {line}")
-    if not members:
-        raise ScannerError(
-            "none of the scans is in this table",
-            remedy="give the scans' file names in its column 'scan'",
-            path=arguments.group_table,
-        )
-    files = Counter(slug(name, "scanner") for name in members)
-    if arguments.save_scanner and (twice := [name for name in members if files[slug(name, "scanner")] > 1]):
-        raise ScannerError(
-            f"the scanners {' and '.join(twice[:2])} would be written to one file",
-            remedy="give them names that differ in letters or digits",
-            path=arguments.group_table,
-        )
-    if arguments.save_scanner:
-        _refuse_existing(arguments, [_scanner_file(arguments, name) for name in members], *paths)
-    return members
-
-
-def _scanner_file(arguments: argparse.Namespace, name: str) -> Path:
-    """Where a fitted scanner is kept: the file that was named, or one of a table's in the folder that was named."""
-    kept: Path = arguments.save_scanner
-    return kept / f"{slug(name, 'scanner')}.json" if name else kept
-
-
-def learnt_scanners(
-    arguments: argparse.Namespace,
-    settings: HarmonizeSettings,
-    groups: dict[str, list[Path]],
-    masks: dict[Path, Path],
-    target: Target,
-    cache: Path | None,
-    screen: Screen,
-) -> dict[Path, ScannerModel]:
-    """Scan → the model of its scanner, learnt from all scans of its group.
-
-    A scan that cannot be prepared is left out here and reported when its turn comes to be harmonized.
-    """
-    from blindharmony.api import learn_scanner
-
-    scanner_of: dict[Path, ScannerModel] = {}
-    for name, members in groups.items():
-        called = f"scanner {name}" if name else "one scanner"
-
-        def leave_out(index: int, error: BlindHarmonyError) -> None:
-            if arguments.debug:
-                raise error
-
-        with screen.progress("looking at the group") as stage:
-
-            def looking(look: int, index: int, members: Sequence[Path] = members) -> None:
-                stage(f"look {look} at {members[index].name}", index / len(members))
-
-            try:
-                scanner = learn_scanner(
-                    members,
-                    target,
-                    settings,
-                    masks=[masks.get(path) for path in members],
-                    cache=cache,
-                    on_error=leave_out,
-                    progress=looking,
-                )
-            except TooFewScansError:
-                continue
-        screen.note(f"fitted {called} to {scanner.scans} scans")
-        if scanner.scans == 1:
-            screen.problem(f"blindharmony: warning: {called} has one scan, which is no better than the scan alone")
-        if arguments.save_scanner:
-            file = _scanner_file(arguments, name)
-            scanner.save(file, overwrite=arguments.overwrite)
-            (screen.note if arguments.json else screen.result)(str(file))
-        scanner_of |= dict.fromkeys(members, scanner)
-    return scanner_of
-
-
-# About 300 scans of 1 mm; a larger group is prepared again for each look, as with 'bids --scratch-gb'.
-_MOST_GB = 50
-_PREPARED = ".prepared"
-
-
-@contextmanager
-def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
-    """A folder for prepared scans, so that each is prepared once; None if they would take too much of the disk.
-
-    A lock in it tells the next command that somebody works with it, see :func:`sweep_prepared`.
-    """
-    if kept_gb(largest(paths)) * len(paths) > _MOST_GB:
-        yield None
-        return
-    cache = out / _PREPARED / f"run-{secrets.token_hex(6)}"
-    try:
-        with locked(cache / "lock", optional=True):
-            yield cache
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
-        with suppress(OSError):  # another run's is still there
-            cache.parent.rmdir()
-
-
-def sweep_prepared(out: Path) -> Path | None:
-    """Remove prepared scans that killed runs have left: they are brains of patients.
-
-    Returns:
-        The folder they were in, None if nobody has left any. What a running command works with stays.
-    """
-    folder, swept = out / _PREPARED, False
-    for place in sorted(folder.glob("*")):
-        if place.name.startswith("run-"):
-            # Only the system knows whether the run is alive; without a lock it has only begun.
-            if not (place / "lock").exists():
-                continue
-            try:
-                with locked(place / "lock"):
-                    shutil.rmtree(place, ignore_errors=True)
-            except OutputError:
-                continue
-        elif place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place, ignore_errors=True)
-        else:
-            place.unlink(missing_ok=True)
-        swept = True
-    with suppress(OSError):
-        folder.rmdir()
-    return folder if swept else None
-
-
-@dataclass
-class Outcomes:
-    """Says how each scan ended, as it ends.
-
-    Attributes:
-        screen: Where to.
-        json: Whether standard output gets JSON; problems go to standard error as words all the same.
-        failed: How many scans have failed.
-        code: Exit code so far.
-    """
-
-    screen: Screen
-    json: bool = False
-    failed: int = 0
-    code: int = 0
-
-    def done(self, path: Path, result: HarmonizeResult, files: Sequence[Path]) -> None:
-        """A scan is harmonized and written."""
-        seconds = sum(result.seconds.values())
-        if self.json:
-            self._line(
-                scan=path,
-                status="done",
-                result=files[0],
-                files=files,
-                verdict=result.verdict.level,
-                headline=result.verdict.headline,
-                warnings=result.warnings,
-                figures=result.figures,
-                seconds=round(seconds, 1),
-            )
-            return
-        self.screen.result(str(files[0]))
-        self.screen.note(f"{path.name}: {result.verdict.headline} ({seconds:.0f} s)")
-        for warning in result.warnings:
-            self.screen.problem(f"{path.name}: warning: {warning}")
-        for what, ending in (("viewer", ".viewer.html"), ("report", ".html")):
-            if file := next((f for f in files if f.name.endswith(ending)), None):
-                if what == "report" and file.name.endswith(".viewer.html"):
-                    continue
-                self.screen.note(f"{path.name}: {what} in {file}")
-
-    def fail(self, error: BlindHarmonyError, path: Path | None = None) -> None:
-        """A scan has no result."""
-        self.failed += 1
-        self.code = max(self.code, InternalError.exit_code if isinstance(error, InternalError) else 1)
-        self.screen.problem(f"blindharmony: {error}")
-        if self.json:
-            self._line(scan=path or error.path, status="failed", what=error.what, remedy=error.remedy)
-
-    def _line(self, **content: Any) -> None:
-        # One object a line, whatever the names: a reader may take line by line.
-        self.screen.result(json.dumps(content, default=_plain, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value.item()

@@ -79,6 +79,8 @@ class Verb(argparse.ArgumentParser):
             word = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(word, self._option_string_actions, n=1)
             more = f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help"
+            if not word.startswith("-"):
+                more = "; write what belongs together one after the other, without an option in between"
             self.error(f"unknown: {unknown[0]}{more}")
         return arguments, unknown
 

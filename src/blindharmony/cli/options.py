@@ -220,6 +220,14 @@ def masks_named(
     return {paths[0]: mask}
 
 
+def for_workers(target: str) -> str:
+    """A target as other processes find it, wherever they run."""
+    from blindharmony.models.target import included_targets
+
+    # An included model's name means that model, also where a folder is called the same.
+    return target if target in included_targets() else str(Path(target).resolve())
+
+
 def whole(text: str) -> int:
     """A whole number that is not negative, such as a seed.
 

@@ -100,14 +100,14 @@ class ScannerModel:
             "blindharmony-scanner": _FORMAT,
             "scans": self.scans,
             "target": self.target,
-            "disagreement": self.disagreement,
-            "lift": self.lift,
+            "disagreement": float(self.disagreement),
+            "lift": float(self.lift),
             **self._fit(),
         }
 
     def _fit(self) -> dict[str, Any]:
         following = self.next_round
-        then = {"then": {"disagreement": following.disagreement, **following._fit()}} if following else {}
+        then = {"then": {"disagreement": float(following.disagreement), **following._fit()}} if following else {}
         return _knots(self.curve) | then
 
     @property

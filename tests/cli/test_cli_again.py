@@ -1,0 +1,112 @@
+"""What is done is skipped and said; a name of the user's own; several scans at a time; what would be done."""
+
+import json
+import shutil
+
+import nibabel as nib
+import pytest
+
+from blindharmony.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def scan(stripped_head, tmp_path_factory):
+    path = tmp_path_factory.mktemp("scans") / "a.nii.gz"
+    nib.save(nib.Nifti1Image(stripped_head.data, stripped_head.affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def words(scan, tiny_target_file):
+    return ["harmonize", "--target", str(tiny_target_file), "--method", "match", "--no-report", str(scan)]
+
+
+def test_a_result_that_is_there_is_skipped_or_refused_by_how_it_was_made(words, scan, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    result = tmp_path / "out" / "a_desc-harmonized.nii.gz"
+    assert main([*words, *out]) == 0
+    capsys.readouterr()
+    made = result.stat().st_mtime_ns
+    assert main([*words, *out]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(result)
+    assert "done before, skipped" in said.err
+    assert main([*words, *out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "done before"
+    for more, why in (
+        (["--seed", "3"], "made with other settings"),
+        (["--mask", str(tmp_path / "out" / "mask.nii.gz")], "made with another mask"),
+        (["--viewer"], "made without viewer"),
+    ):
+        shutil.copy(tmp_path / "out" / "a_desc-brain_mask.nii.gz", tmp_path / "out" / "mask.nii.gz")
+        assert main([*words, *out, *more]) == 1
+        assert why in capsys.readouterr().err
+    assert result.stat().st_mtime_ns == made
+    result.write_bytes(b"changed")
+    assert main([*words, *out]) == 1
+    assert "no whole result" in capsys.readouterr().err
+    assert main([*words, *out, "--overwrite"]) == 0
+    assert result.stat().st_size > 1000
+
+
+def test_a_result_has_the_name_that_the_user_gives_and_can_be_made_again(words, scan, tmp_path, capsys):
+    file = tmp_path / "new" / "b.nii.gz"
+    assert main([*words, "-o", str(file)]) == 0
+    assert sorted(p.name for p in file.parent.iterdir()) == ["b.json", "b.nii.gz", "b_desc-brain_mask.nii.gz"]
+    assert main([*words, "-o", str(file)]) == 0
+    assert "done before" in capsys.readouterr().err
+    target = ["--target", words[words.index("--target") + 1]]
+    assert main(["rerun", str(file.with_name("b.json")), "--inputs", str(scan), *target]) == 0
+    for more, hint in (
+        ([], "nothing says where"),
+        (["--out", str(tmp_path / "c.nii.gz")], "use -o"),
+        (["-o", str(tmp_path)], "is no name of a scan"),
+        (["-o", str(file), "--out", str(tmp_path)], "exclude each other"),
+    ):
+        assert main([*words, *more]) == 2
+        assert hint in capsys.readouterr().err
+    assert main([*words, str(file), "-o", str(tmp_path / "d.nii.gz")]) == 2
+    assert "-o names one file" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing_and_says_all(words, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([*words, "--out", str(out), "--dry-run", "--group", "--method", "curve"]) == 0
+    assert "harmonize, with one scanner" in capsys.readouterr().out
+    assert not out.exists()
+
+
+@pytest.mark.long
+def test_several_scans_at_a_time_give_the_files_of_one_after_the_other(words, scan, tmp_path, capsys):
+    second = tmp_path / "c.nii.gz"
+    shutil.copy(scan, second)
+    bad = tmp_path / "bad.nii"
+    bad.write_text("no image")
+    more = [str(second), str(bad), "--json"]
+    assert main([*words, *more, "--out", str(tmp_path / "one")]) == 1
+    first = {line["scan"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert main([*words, *more, "--out", str(tmp_path / "two"), "--n-procs", "2"]) == 1
+    then = {line["scan"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert set(first) == set(then)
+    assert (first[str(bad)]["what"], first[str(bad)]["remedy"]) == (then[str(bad)]["what"], then[str(bad)]["remedy"])
+    assert first[str(second)]["figures"] == then[str(second)]["figures"]
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+@pytest.mark.long
+def test_a_group_in_several_processes_has_the_same_scanner_and_a_done_group_is_skipped(words, scan, tmp_path, capsys):
+    second = tmp_path / "c.nii.gz"
+    shutil.copy(scan, second)
+    words = [*(word if word != "match" else "curve" for word in words), str(second), "--group"]
+    assert main([*words, "--out", str(tmp_path / "one"), "--save-scanner", str(tmp_path / "one.json")]) == 0
+    again = [*words, "--out", str(tmp_path / "two"), "--n-procs", "2", "--save-scanner", str(tmp_path / "two.json")]
+    assert main(again) == 0
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+    capsys.readouterr()
+    assert main(again) == 0
+    said = capsys.readouterr()
+    assert said.err.count("done before") == 2
+    assert "fitted" not in said.err
