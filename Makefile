@@ -20,8 +20,11 @@ venv: $(READY)  ## Make .venv with the package and the tools for tests and check
 # The package alone is all that the demo needs: the locked files, torch in the build that this machine takes, the source.
 $(PACKAGE): pyproject.toml constraints.txt requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	@echo "1 of 3: the packages of requirements.lock (from PyPI; NumPy, SciPy, SimpleITK, nibabel and smaller ones)"
+	$(BIN)/python -m pip install --require-hashes --no-deps -r requirements.lock
+	@echo "2 of 3: PyTorch, the largest part (1.5 GB on disk, or 6 GB with GPU libraries; docs/how-to/install.md says how to choose)"
+	$(BIN)/python -m pip install -c constraints.txt torch
+	@echo "3 of 3: blindharmony itself, from this folder"
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
@@ -29,9 +32,9 @@ $(READY): $(PACKAGE) requirements-dev.txt benchmarks/pyproject.toml
 	$(BIN)/python -m pip install --quiet -c constraints.txt -r requirements-dev.txt -e benchmarks
 	touch $@
 
-demo: $(PACKAGE)  ## Harmonize the included scan, results in demo-out/
+demo: $(PACKAGE)  ## Harmonize the included head, results in demo-out/
 	$(BIN)/blindharmony demo demo-out --overwrite
-	@echo "to go on with the command: . $(BIN)/activate"
+	@echo "To make blindharmony a command of this shell: . $(BIN)/activate"
 
 test: $(READY)  ## Run the tests (but for long ones, and those on real scans)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)

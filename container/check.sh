@@ -36,5 +36,5 @@ cd "$work/empty"
 
 written=$(find "$work" -newer "$work/now" -type f -not -path "$work/out/*")
 test -z "$written" || { echo "written outside the output: $written"; exit 1; }
-test "$(find "$work/out" -type f | wc -l)" = 4
-echo "container-check: the demo ran without a home and without rights, and wrote its four files only"
+test "$(find "$work/out" -type f | wc -l)" = 5
+echo "container-check: the demo ran without a home and without rights, and wrote its five files only"

@@ -258,14 +258,13 @@ def test_the_demo_asks_for_what_harmonize_knows(monkeypatch, tmp_path, capsys):
     seen = []
     monkeypatch.setattr("blindharmony.api.harmonize", lambda path, *args, **options: seen.append(path) or 1 / 0)
     assert main(["demo", str(tmp_path / "out"), "--quiet"]) == 70
-    assert [path.name for path in seen] == ["sub-01_T1w.nii.gz"]
+    assert [path.name for path in seen] == ["sub-01_acq-simulated_T1w.nii.gz"]
     assert "internal error (ZeroDivisionError" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         main(["--debug", "demo", str(tmp_path / "out"), "--quiet"])
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "sub-01_desc-harmonized_T1w.json").touch()
+    (tmp_path / "out" / "sub-01_acq-simulated_desc-harmonized_T1w.json").touch()
     assert main(["demo", str(tmp_path / "out"), "--quiet"]) == 1
-    said = "exists already, and is no whole result: sub-01_desc-harmonized_T1w.json changed; pass --overwrite"
+    said = "is no whole result: sub-01_acq-simulated_desc-harmonized_T1w.json changed; pass --overwrite"
     assert said in capsys.readouterr().err
 
 

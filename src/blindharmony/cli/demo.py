@@ -1,4 +1,4 @@
-"""``blindharmony demo``: the main job on the included scan with the included model."""
+"""``blindharmony demo``: the main job on the included head, as a simulated scanner would show it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import argparse
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from blindharmony.cli import harmonize
 from blindharmony.cli.console import Screen
@@ -23,8 +26,9 @@ def add_parser(verbs: Any) -> None:
     """Add this verb."""
     p = verbs.add_parser(
         "demo",
-        help="harmonize the included scan",
-        description="Harmonize an included head of another scanner (OpenNeuro ds000011, PDDL) to the included target.",
+        help="harmonize an included head, and see what changes",
+        description="Harmonize an included head (OpenNeuro ds000011, PDDL), seen through a simulated scanner with "
+        "another contrast and an uneven coil, to the included target.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,9 +49,49 @@ def demo_scan() -> Path:
     return Path(str(resources.files("blindharmony").joinpath("assets", "sub-01_T1w.nii.gz")))
 
 
+def through_a_scanner(image: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """What a made-up scanner shows of a head: another contrast, and a coil that sees one side better.
+
+    With ``x`` as a share of the 99th percentile, the result is ``1000 * x ** 1.6 * exp(0.5 * r)``, where ``r`` goes
+    from -1 at one corner of the volume to 1 at the opposite one; in whole numbers, as scanners write them.
+
+    Args:
+        image: A head, not negative, shape (X, Y, Z).
+
+    Example:
+        >>> head = np.full((2, 2, 2), 100.0)
+        >>> bent = through_a_scanner(head)
+        >>> int(bent[0, 0, 0]), int(bent[1, 1, 1])
+        (607, 1649)
+    """
+    top = float(np.quantile(image[image > 0], 0.99))
+    first, second, third = (np.linspace(-1, 1, length, dtype=np.float32) for length in image.shape)
+    ramp = (first[:, None, None] + second[:, None] + third) / 3
+    bent = 1000 * (np.maximum(image, 0).astype(np.float32) / top) ** 1.6 * np.exp(0.5 * ramp)
+    rounded: npt.NDArray[np.float32] = np.round(bent).astype(np.float32)
+    return rounded
+
+
+_NEXT = """\
+What next, with scans of your own?
+  blindharmony assess scan.nii.gz                     how far is it from the target? Nothing is changed
+  blindharmony harmonize scan.nii.gz --out out        one scan, or a folder, or a BIDS study
+  blindharmony harmonize siteA/ --group --out out     scans of one scanner: better together
+  blindharmony targets                                the included target; 'train' learns your own scanner
+"""
+
+
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
-    """Harmonize it and say where to look."""
-    words = ["harmonize", str(demo_scan()), "--out", arguments.out, "--target", arguments.target]
+    """Make the scan of another scanner, harmonize it, and say where to look and what to do next."""
+    from blindharmony.io.volume import read_volume
+    from blindharmony.io.write import write_like
+
+    scan = Path(arguments.out, "sub-01_acq-simulated_T1w.nii.gz")
+    if arguments.overwrite or not scan.exists():
+        head = read_volume(demo_scan())
+        write_like(head, through_a_scanner(head.data), scan, overwrite=arguments.overwrite)
+    screen.note(f"{scan}: an included head (OpenNeuro ds000011), seen through a simulated scanner")
+    words = ["harmonize", str(scan), "--out", arguments.out, "--target", arguments.target]
     grammar = argparse.ArgumentParser()
     harmonize.add_parser(grammar.add_subparsers())
     flags = [f"--{name}" for name in ("overwrite", "quiet", "verbose", "viewer") if getattr(arguments, name)]
@@ -55,6 +99,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     harmonize_arguments = grammar.parse_args([*words, *flags], argparse.Namespace(debug=arguments.debug))
     code = harmonize.run(harmonize_arguments, screen)
     if code == 0:
-        report = Path(arguments.out, "sub-01_desc-harmonized_T1w.html").resolve()
-        screen.note(f"open {report.as_uri()} in a browser to see what changed")
+        report = Path(arguments.out, "sub-01_acq-simulated_desc-harmonized_T1w.html").resolve()
+        screen.note(f"open {report.as_uri()} in a browser and move the slider to see what changed")
+        for line in _NEXT.splitlines():
+            screen.note(line)
     return code
