@@ -1,23 +1,43 @@
-"""One run at a time, or several that agree to share."""
+"""One run at a time, or several that agree to share, also where the file system knows no locks."""
+
+import os
+import time
 
 import pytest
 
+from blindharmony import locks
 from blindharmony.errors import OutputError
-from blindharmony.files import locked
+from blindharmony.locks import locked
+
+
+@pytest.fixture(params=["locks", "no locks"], autouse=True)
+def file_system(request, monkeypatch):
+    """Each test on a file system with locks, and on one without."""
+
+    def no_locks(handle, how):
+        raise OSError(95, "Operation not supported")
+
+    if request.param == "no locks":
+        monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+        monkeypatch.setattr(locks, "_PAUSE", 0.001)
+    return request.param
 
 
 def test_a_second_run_is_refused_and_told_whose_the_folder_is(tmp_path):
     path = tmp_path / "out" / ".blindharmony" / "lock"
-    with locked(path), pytest.raises(OutputError, match=r"here \(process \d+ on"), locked(path):
+    with locked(path), pytest.raises(OutputError, match=r"here \(process \d+ on") as refused, locked(path):
         pass
+    assert refused.value.path == tmp_path / "out"
     with locked(path):
-        assert path.read_text().startswith("process")
+        pass
 
 
 def test_those_who_share_get_in_and_nobody_else(tmp_path):
     path = tmp_path / "lock"
     share = locked(path, shared=True), locked(path, shared=True)
     with share[0], share[1], pytest.raises(OutputError, match="another run"), locked(path):
+        pass
+    with locked(path), pytest.raises(OutputError, match="another run"), locked(path, shared=True):
         pass
 
 
@@ -27,10 +47,48 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
         pass
 
 
-def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
-    def no_locks(handle, how):
-        raise OSError(95, "Operation not supported")
+def test_a_lock_for_each_of_many_things_leaves_no_file(tmp_path):
+    path = tmp_path / "locks" / "01"
+    for _ in range(2):
+        with locked(path, fleeting=True), pytest.raises(OutputError), locked(path, fleeting=True):
+            pass
+    assert list(path.parent.iterdir()) == []
 
-    monkeypatch.setattr("blindharmony.files.fcntl.flock", no_locks)
-    with pytest.raises(OutputError, match="knows no locks"), locked(tmp_path / "lock"):
+
+def _add(path, total, times):
+    for _ in range(times):
+        with locked(path, wait=True, fleeting=True):
+            number = int(total.read_text())
+            time.sleep(0.001)
+            total.write_text(str(number + 1))
+
+
+def test_many_processes_count_to_their_sum(tmp_path):
+    """Each waits for its turn; the file is made and removed all the time."""
+    total = tmp_path / "total"
+    total.write_text("0")
+    children = []
+    for _ in range(8):
+        if (pid := os.fork()) == 0:
+            try:
+                _add(tmp_path / "lock", total, 5)
+            finally:
+                os._exit(0)
+        children.append(pid)
+    assert {os.waitpid(pid, 0)[1] for pid in children} == {0}
+    assert total.read_text() == "40"
+
+
+def test_the_ticket_of_a_run_that_died_counts_for_minutes_and_no_longer(tmp_path, file_system):
+    if file_system == "locks":
+        return
+    path = tmp_path / "lock"
+    ticket = tmp_path / "lock.tickets" / "alone-1-a"
+    ticket.parent.mkdir()
+    ticket.write_text("process 1 on nowhere\n")
+    with pytest.raises(OutputError, match="process 1 on nowhere"), locked(path):
         pass
+    old = time.time() - 2 * locks._DEAD
+    os.utime(ticket, (old, old))
+    with locked(path):
+        assert not ticket.exists()

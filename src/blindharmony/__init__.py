@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from blindharmony.errors import BlindHarmonyError
     from blindharmony.io.bids import find_scans
     from blindharmony.io.volume import read_volume
+    from blindharmony.models.card import included_targets
     from blindharmony.models.file import load_target
-    from blindharmony.models.target import Target, included_targets
+    from blindharmony.models.target import Target
     from blindharmony.preprocessing.recipe import PrepRecipe
     from blindharmony.result import HarmonizeResult
     from blindharmony.training.target import train

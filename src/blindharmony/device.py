@@ -21,6 +21,8 @@ def resolved_device(device: str) -> str:
     Raises:
         UsageError: If the device is unknown or not present.
     """
+    if device == "cpu":  # always there, and torch takes seconds to load
+        return device
     import torch
 
     if device == "auto":

@@ -32,8 +32,9 @@ from blindharmony.files import (
 )
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.io.volume import Volume, read_volume
+from blindharmony.models.card import included_targets
 from blindharmony.models.file import load_target
-from blindharmony.models.target import Target, included_targets
+from blindharmony.models.target import Target
 from blindharmony.report.viewer import pack, write_viewer
 from blindharmony.result import Digest, FileName, NamedTarget, Parameters, SidecarPart
 from blindharmony.version import versions

@@ -36,7 +36,8 @@ from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import source_quantiles
 from blindharmony.io.volume import Volume
 from blindharmony.io.write import write_like
-from blindharmony.models.target import Target, included_targets
+from blindharmony.models.card import included_targets
+from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import load_template
 from blindharmony.quality.checks import Evidence

@@ -34,7 +34,7 @@ class OldNames:
         "flow": "blindharmony.flows",
         "image": "blindharmony.io",
         "interop": "blindharmony.integrations",
-        "lock": "blindharmony.files",
+        "lock": "blindharmony.locks",
         "prep": "blindharmony.preprocessing",
         "result_evidence": "blindharmony.result",
         "target": "blindharmony.models",

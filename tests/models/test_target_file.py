@@ -13,7 +13,8 @@ from safetensors.torch import load, save
 from blindharmony.errors import OutputError, TargetError
 from blindharmony.flows.glow import MultiScaleFlow, small_2d
 from blindharmony.flows.pyramid import Pyramid, PyramidSpec
-from blindharmony.models.file import _KEY, load_target, save_target
+from blindharmony.models.card import KEY
+from blindharmony.models.file import load_target, save_target
 from blindharmony.models.person import PersonModel
 from blindharmony.models.target import FORMAT, HeldOut, Target, TargetInfo, atlas_tensor
 
@@ -66,11 +67,11 @@ def path(tmp_path):
 def parts(content):
     """Tensors and description of a model file."""
     length = int.from_bytes(content[:8], "little")
-    return load(content), json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_KEY])
+    return load(content), json.loads(json.loads(content[8 : 8 + length])["__metadata__"][KEY])
 
 
 def pack(tensors, description):
-    return save(tensors, {_KEY: json.dumps(description)})
+    return save(tensors, {KEY: json.dumps(description)})
 
 
 def refusal(path, content):

@@ -10,7 +10,7 @@ import pytest
 
 from blindharmony.cli.demo import demo_scan
 from blindharmony.cli.main import main
-from blindharmony.study.ledger import validation_errors
+from blindharmony.study.derivative import validation_errors
 from heads import head_grid, synthetic_brain
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.io.bids import bids_scans, find_mask, read_filter
 from blindharmony.io.tables import column_of
+from blindharmony.study.derivative import describe
 from blindharmony.study.groups import by_metadata, damaged, metadata
-from blindharmony.study.ledger import describe
 
 
 @pytest.fixture

@@ -11,13 +11,12 @@ from fake_study import fake_run, make_study
 from fake_work import whole
 
 from blindharmony.errors import OutputError
-from blindharmony.files import locked, write_sidecar
-from blindharmony.io.bids import bids_scans
+from blindharmony.files import write_sidecar
 from blindharmony.jobs.processes import ProcessEngine
+from blindharmony.locks import locked
 from blindharmony.study.cohort import cohort_rows, write_table
-from blindharmony.study.groups import alone
-from blindharmony.study.ledger import Ledger, planned, publish, remove
-from blindharmony.study.run import held, make_plan
+from blindharmony.study.ledger import Ledger, publish, remove
+from blindharmony.study.run import held
 
 
 def results(out):
@@ -190,23 +189,6 @@ def test_jobs_of_an_array_work_beside_each_other(tmp_path):
         assert not left.exists()
 
 
-def _plan_of(root, out, label):
-    with held(Ledger(out), [label]):
-        make_plan(alone(bids_scans(root, participants=[label])[0]), Ledger(out))
-
-
-def test_jobs_of_an_array_add_to_one_plan(tmp_path):
-    labels = [f"{i:02d}" for i in range(24)]
-    root, out = make_study(tmp_path / "s", {f"sub-{i}": f"ok: {i}" for i in labels}), tmp_path / "out"
-    fork = multiprocessing.get_context("fork")
-    jobs = [fork.Process(target=_plan_of, args=(root, out, label)) for label in labels]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    assert len(planned(Ledger(out))) == 24
-
-
 def test_a_subject_that_left_the_data_set_leaves_the_plan_but_not_its_results(tmp_path):
     root, out = make_study(tmp_path / "s", {"sub-1": "ok", "sub-2": "fail", "sub-3": "ok"}), tmp_path / "out"
     fake_run(root, out)
@@ -220,9 +202,9 @@ def test_a_subject_that_left_the_data_set_leaves_the_plan_but_not_its_results(tm
 
 def test_a_plan_may_be_larger_than_any_text_of_a_stranger(tmp_path):
     ledger = Ledger(tmp_path)
-    scans = {f"sub-{i}": {"why": "x" * 1000} for i in range(10_000)}
+    scans = {f"sub-{i}": {"scan": f"sub-{i}/anat/x", "why": "x" * 1000} for i in range(10_000)}
     write_sidecar(ledger.home / "plan.json", {"scans": scans}, overwrite=True)
-    assert len(planned(ledger)) == 10_000
+    assert len(list(ledger.entries())) == 10_000
 
 
 def test_no_result_leaves_the_output_folder(study, tmp_path):

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +23,8 @@ from blindharmony.files import check_outputs, result_names, sidecar_name, split_
 from blindharmony.jobs.engine import Engine
 from blindharmony.jobs.processes import THREADS, cores, threads_asked
 from blindharmony.settings import HarmonizeSettings
-from blindharmony.study.ledger import (
-    Ledger,
-    check_input,
-    check_output,
-    check_with_validator,
-    describe,
-    kept_gb,
-    largest,
-    memory_gb,
-    read_json,
-)
+from blindharmony.study.derivative import check_input, check_output, check_with_validator, describe
+from blindharmony.study.ledger import Ledger, kept_gb, largest, memory_gb, read_json
 
 if TYPE_CHECKING:
     from blindharmony.study.groups import Group
@@ -139,7 +130,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise UsageError("--mask-dir is the output folder: masks would be replaced", remedy="choose another folder")
     if not arguments.skip_bids_validation:
         check_input(arguments.bids_dir)
-        check_with_validator(arguments.bids_dir)
+        # It reads the whole data set: no job of an array does.
+        if not _apart(arguments):
+            check_with_validator(arguments.bids_dir)
     return _participant(arguments, screen)
 
 
@@ -178,15 +171,15 @@ def _check_workers(arguments: argparse.Namespace) -> None:
 
 def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.device import resolved_device
-    from blindharmony.models.file import load_target
+    from blindharmony.models.card import read_card
     from blindharmony.study.cohort import keep_target
-    from blindharmony.study.run import held, make_plan, run_study
+    from blindharmony.study.run import failures_told, held, make_plan, run_study
     from blindharmony.study.work import StudySettings
 
     harmonize = settings_of(arguments, HarmonizeSettings)
     device = resolved_device(harmonize.device)
     harmonize = harmonize.updated(device=device)
-    target = load_target(arguments.target)
+    target = read_card(arguments.target)
     settings = StudySettings(
         target=for_workers(arguments.target),
         digest=target.digest,
@@ -194,21 +187,21 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
         uncertainty=arguments.uncertainty,
         report=not arguments.no_report,
     )
-    groups = _groups(arguments, target.info.suffix, screen)
-    # Jobs of an array: each has participants of its own, and no scan waits for another one.
-    apart = arguments.scanner_grouping == "none" and not arguments.scanner_column and arguments.participant_label
+    groups = _groups(arguments, target.suffix, screen)
+    apart = _apart(arguments)
     with held(Ledger(arguments.output_dir.resolve()), apart or ()) as ledger:
-        describe(arguments.bids_dir, ledger.out, target.info.name, target.info.suffix)
+        describe(arguments.bids_dir, ledger.out, target.name, target.suffix)
         keep_target(ledger, target)
         screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
         masks = arguments.mask_dir and arguments.mask_dir.resolve()
-        plan = make_plan(groups, ledger, masks=masks)
+        with failures_told(ledger, wanted=not apart):
+            plan = make_plan(groups, ledger, masks=masks)
         check_outputs(_places(plan, ledger), _inputs(arguments, plan))
         if masks and plan.without_mask:
             screen.problem(f"blindharmony: warning: no mask for {plan.without_mask} scans; their brain will be found")
         voxels = largest(item.scan.path for item in plan.items.values())
         workers, who = engine(arguments, device, ledger.home / "logs", len(plan.items), voxels)
-        screen.note(f"harmonizing to {target.info.name} with {who}")
+        screen.note(f"harmonizing to {target.name} with {who}")
         try:
             with screen.progress("", left=False) as stage:
                 study_screen = StudyScreen(screen, stage, as_json=arguments.json)
@@ -218,13 +211,28 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
                     ledger,
                     workers,
                     scratch=int(arguments.scratch_gb / kept_gb(voxels)),
+                    table=not apart,
+                    first=lambda: _load(arguments.target),
                     say=study_screen,
                 )
         finally:
             workers.close()
     study_screen.end(tally)
-    _end(arguments, screen, tally, ledger.out)
+    _end(arguments, screen, tally, ledger.out, table=not apart)
     return 1 if tally.finished < tally.total or tally.failed else 0
+
+
+def _apart(arguments: argparse.Namespace) -> Sequence[str]:
+    """The participants of a job of an array: it has some of its own, and no scan waits for one of another job."""
+    alone = arguments.scanner_grouping == "none" and not arguments.scanner_column
+    return arguments.participant_label or () if alone else ()
+
+
+def _load(target: str) -> None:
+    """Load the model before any work, so that a damaged one is said once, and not of every scan."""
+    from blindharmony.models.file import load_target
+
+    load_target(target)
 
 
 def _places(plan: Plan, ledger: Ledger) -> list[Path]:
@@ -279,12 +287,13 @@ def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[
     return groups
 
 
-def _end(arguments: argparse.Namespace, screen: Screen, tally: Tally, out: Path) -> None:
+def _end(arguments: argparse.Namespace, screen: Screen, tally: Tally, out: Path, *, table: bool) -> None:
     parts = [f"{tally.done} scans harmonized", *([f"{tally.kept} were done before"] if tally.kept else [])]
     if not arguments.json:
         screen.result(f"{out}: {', '.join(parts)}")
     if tally.failed:
-        screen.problem(f"blindharmony: {len(tally.failed)} of {tally.total} scans failed; see {out / 'failures.tsv'}")
+        where = f"see {out / 'failures.tsv'}" if table else "the group level lists them in failures.tsv"
+        screen.problem(f"blindharmony: {len(tally.failed)} of {tally.total} scans failed; {where}")
 
 
 def run_group(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -294,13 +303,18 @@ def run_group(arguments: argparse.Namespace, screen: Screen) -> int:
         NothingFoundError: If nothing was ever harmonized into the output folder.
     """
     from blindharmony.study.cohort import cohort_rows, write_cohort_page, write_table
+    from blindharmony.study.run import write_failures
 
     ledger = Ledger(arguments.output_dir.resolve())
     rows = cohort_rows(ledger)
     if not rows:
         raise NothingFoundError("no run has been here", remedy="run the participant level first", path=ledger.out)
     title = str((read_json(arguments.bids_dir / "dataset_description.json") or {}).get("Name", arguments.bids_dir.name))
-    files = {"table": write_table(ledger, rows), "page": write_cohort_page(ledger, rows, title)}
+    files = {
+        "table": write_table(ledger, rows),
+        "page": write_cohort_page(ledger, rows, title),
+        "failures": write_failures(ledger),
+    }
     if arguments.json:
         states = Counter(str(row["status"]) for row in rows)
         screen.result(json.dumps({**{k: str(v) for k, v in files.items()}, "scans": len(rows), "status": states}))

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from blindharmony.cli.console import Pace, Screen
 from blindharmony.cli.options import for_workers
 from blindharmony.errors import BlindHarmonyError, ErrorCode, InputError, OutputError, ScannerError, TooFewScansError
-from blindharmony.files import locked, parse_json, read_text, slug
+from blindharmony.files import parse_json, read_text, slug
 from blindharmony.io.tables import scanner_table, unmatched
 from blindharmony.jobs.engine import Answer, Engine, Failure, FilePath, Task, Tell, Work
+from blindharmony.locks import locked
 from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.ledger import kept_gb, largest
 
@@ -294,7 +295,7 @@ def prepared_scans(out: Path, paths: list[Path]) -> Iterator[Path | None]:
         return
     cache = out / _PREPARED / f"run-{secrets.token_hex(6)}"
     try:
-        with locked(cache / "lock", optional=True):
+        with locked(cache / "lock"):
             yield cache
     finally:
         shutil.rmtree(cache, ignore_errors=True)

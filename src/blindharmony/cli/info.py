@@ -38,8 +38,8 @@ def run_targets(arguments: argparse.Namespace, screen: Screen) -> int:
     """Print the models, one after another; a file that is none is named, and the code is 1."""
     import json
 
+    from blindharmony.models.card import included_targets
     from blindharmony.models.file import load_target
-    from blindharmony.models.target import included_targets
 
     named: dict[str, Path] = dict(included_targets())
     for place in arguments.places:

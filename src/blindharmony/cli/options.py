@@ -222,7 +222,7 @@ def masks_named(
 
 def for_workers(target: str) -> str:
     """A target as other processes find it, wherever they run."""
-    from blindharmony.models.target import included_targets
+    from blindharmony.models.card import included_targets
 
     # An included model's name means that model, also where a folder is called the same.
     return target if target in included_targets() else str(Path(target).resolve())

@@ -9,8 +9,9 @@ from typing import Any
 
 from blindharmony.errors import OutputError
 from blindharmony.files import check_outputs, write_bytes, write_text
+from blindharmony.models.card import included_targets
 from blindharmony.models.file import load_target
-from blindharmony.models.target import Target, card_rows, included_targets
+from blindharmony.models.target import Target, card_rows
 from blindharmony.version import VERSION
 
 MODEL = "models/model.safetensors"

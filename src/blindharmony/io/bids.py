@@ -402,13 +402,15 @@ def bids_scans(
     labels, visits = bare(participants, "sub"), bare(sessions, "ses")
     if not root.is_dir():
         raise NothingFoundError("no such folder", remedy="give a BIDS data set", path=root)
-    people = _participants(root)
-    if missing := sorted((labels or set()) - set(people)):
-        raise NothingFoundError(f"no participant {', '.join(missing)}", remedy=f"there are {named(people)}", path=root)
+    # A job of an array asks for its own participants and does not look at all others.
+    people = _participants(root) if labels is None else sorted(labels)
+    if labels and (missing := [label for label in people if not (root / f"sub-{label}").is_dir()]):
+        there = named(_participants(root))
+        raise NothingFoundError(f"no participant {', '.join(missing)}", remedy=f"there are {there}", path=root)
     scans: dict[str, Scan] = {}
     passed_over: list[PassedOver] = []
     candidates: list[Path] = []
-    for label in people if labels is None else [p for p in people if p in labels]:
+    for label in people:
         for file in _images(root / f"sub-{label}", suffix):
             scan = Scan(root, file.relative_to(root).as_posix(), entities(file))
             if not _wanted(scan, visits, only):

@@ -7,7 +7,6 @@ allocated for them. A file of an earlier format is read in the words of this one
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
@@ -24,12 +23,13 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from blindharmony.errors import TargetError
-from blindharmony.files import parse_json, write_bytes
+from blindharmony.files import write_bytes
 from blindharmony.flows.glow import MultiScaleFlow
 from blindharmony.flows.pyramid import Pyramid
+from blindharmony.models.card import KEY, TRAIN, description_of, digest_of, target_content
 from blindharmony.models.person import PersonModel
 from blindharmony.models.restorer import Restorer
-from blindharmony.models.target import FORMAT, Target, TargetInfo, atlas_tensor, included_targets
+from blindharmony.models.target import FORMAT, Target, TargetInfo, atlas_tensor
 
 ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
 PERSON = ("features", "curves", "heads")
@@ -129,8 +129,6 @@ def checked_network(part: str, tensors: Mapping[str, Tensor], make: Callable[[],
     return network.eval().requires_grad_(False)
 
 
-_KEY = "blindharmony"
-_MAX_BYTES = 1 << 30
 _PARTS = ("pyramid", "slices", "restorer")
 # Fields of earlier formats that no longer mean anything: the flow's tempered evidence about curves (format 1).
 _GONE = ("evidence_scale", "evidence_offset")
@@ -154,9 +152,9 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
             tensors |= {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     # What was read from an older file has been put into the words of this format.
     info = target.info.model_copy(update={"format": FORMAT})
-    content = save_tensors(tensors, {_KEY: info.model_dump_json()})
+    content = save_tensors(tensors, {KEY: info.model_dump_json()})
     write_bytes(Path(path), content, overwrite=overwrite)
-    return replace(target, info=info, digest=_digest(content))
+    return replace(target, info=info, digest=digest_of(content))
 
 
 def load_target(target: str | PathLike[str] | Target) -> Target:
@@ -174,36 +172,12 @@ def load_target(target: str | PathLike[str] | Target) -> Target:
     """
     if isinstance(target, Target):
         return target
-    path = included_targets().get(str(target), Path(target))
-    if not path.is_file():
-        included = ", ".join(included_targets()) or "none"
-        raise TargetError(
-            "no such target model", remedy=f"give a model file or an included name ({included})", path=str(target)
-        )
-    if path.stat().st_size > _MAX_BYTES:
-        raise TargetError("this file is too large to be a target model", remedy=_TRAIN, path=path)
-    try:
-        content = path.read_bytes()
-        return _parse(content, path)
-    except OSError as error:
-        raise TargetError(f"cannot be read ({error.strerror})", remedy="check its permissions", path=path) from None
-
-
-_TRAIN = "train or fetch it again (see 'blindharmony train --help')"
+    path, content = target_content(str(target))
+    return _parse(content, path)
 
 
 def _parse(content: bytes, path: Path) -> Target:
-    try:
-        length = int.from_bytes(content[:8], "little")
-        meta = parse_json(content[8 : 8 + length])["__metadata__"][_KEY]
-        description = parse_json(meta)
-    except (ValueError, KeyError, TypeError):
-        if content.lstrip().startswith(b"{") and b'"blindharmony-scanner"' in content:
-            remedy = "pass it to 'blindharmony harmonize' with --scanner"
-            raise TargetError("this is a scanner model, not a target model", remedy=remedy, path=path) from None
-        raise TargetError("this is not a target model", remedy=_TRAIN, path=path) from None
-    if not isinstance(description, dict):
-        raise TargetError("this is not a target model", remedy=_TRAIN, path=path)
+    description = description_of(content, path)
     version = description.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise TargetError(
@@ -219,14 +193,14 @@ def _parse(content: bytes, path: Path) -> Target:
         pyramid, slices, restorer = _networks(info, tensors)
     except (ValidationError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = _reason(error)
-        raise TargetError(f"this target model is damaged ({reason})", remedy=_TRAIN, path=path) from None
+        raise TargetError(f"this target model is damaged ({reason})", remedy=TRAIN, path=path) from None
     return Target(
         info=info,
         person=person,
         pyramid=pyramid,
         slices=slices,
         restorer=restorer,
-        digest=_digest(content),
+        digest=digest_of(content),
         file=path.name,
         **arrays,
     )
@@ -266,7 +240,3 @@ def _migrated(description: dict[str, Any]) -> dict[str, Any]:
         rounds = {} if description.get("format", 0) == 4 else {"affine_rounds": 0}
         content["pyramid"] = {"checkerboards": 0, **rounds, **pyramid}
     return content
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:12]

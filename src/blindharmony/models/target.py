@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -198,17 +196,6 @@ def atlas_tensor(levels_down: int = 1) -> torch.Tensor:
         level = haar_split(image, mask)
         image, mask = level.coarse, level.coarse_mask
     return image[0, 0]
-
-
-def included_targets() -> dict[str, Path]:
-    """Names and files of the models inside the package.
-
-    Example:
-        >>> "ds002748" in included_targets()
-        True
-    """
-    folder = Path(str(resources.files("blindharmony.models").joinpath("assets")))
-    return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
 
 
 def card_rows(target: Target) -> list[tuple[str, str]]:

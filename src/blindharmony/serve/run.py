@@ -105,7 +105,7 @@ def serve(options: Options, started: Callable[[str], None], warn: Callable[[str]
     check_installed()
     import uvicorn
 
-    from blindharmony.files import locked
+    from blindharmony.locks import locked
     from blindharmony.serve.app import Desk, Page, PatientProtocol, choices, make_app
     from blindharmony.serve.queue import Queue
     from blindharmony.serve.security import Door

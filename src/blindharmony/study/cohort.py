@@ -20,14 +20,13 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from blindharmony.files import entities, write_sidecar, write_text
-from blindharmony.quality.typicality import intensity_score
 from blindharmony.report.charts import Band, Dots, Line, Mark, chart, density, quantiles
 from blindharmony.report.html import asset_text, page_environment, script_hash
-from blindharmony.study.ledger import Ledger, planned, read_json, write_tsv
+from blindharmony.study.ledger import Ledger, read_json, write_tsv
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
-    from blindharmony.models.target import Target
+    from blindharmony.models.card import TargetCard
     from blindharmony.result import HarmonizeResult
 
 Profile = NDArray[np.float64]
@@ -51,12 +50,6 @@ class TargetProfiles:
     profiles: Profile
 
 
-def target_profiles(target: Target) -> Profile:
-    """Intensities of the target's scans at ``LEVELS``, target units, shape ``(scans, 100)``."""
-    rows = [np.interp(LEVELS, target.levels, row) for row in target.quantiles * target.info.unit]
-    return np.array(rows).reshape(-1, LEVELS.size)
-
-
 def scan_profiles(result: HarmonizeResult) -> dict[str, Any]:
     """What a scan's record keeps: both profiles and both distances from the target's median scan, target units."""
     unit, inside = result.target.info.unit, result.prepared.scan.inside()
@@ -71,18 +64,19 @@ def scan_profiles(result: HarmonizeResult) -> dict[str, Any]:
     return profiles
 
 
-def keep_target(ledger: Ledger, target: Target) -> None:
-    """Note the target's profiles in the ledger, for the cohort's page.
+def keep_target(ledger: Ledger, target: TargetCard) -> None:
+    """Note the target's profiles in the ledger, for the cohort's page, unless they are there.
 
     Raises:
         OutputError: If they cannot be written.
+        TargetError: If the model has none.
     """
-    content = {
-        "name": target.info.name,
-        "digest": target.digest,
-        "profiles": target_profiles(target).round(1).tolist(),
-    }
-    write_sidecar(ledger.home / _FILE, content, overwrite=True)
+    file = ledger.home / _FILE
+    if (read_json(file) or {}).get("digest") == target.digest:
+        return
+    levels, quantiles = target.curves()
+    profiles = [np.interp(LEVELS, levels, row * target.unit).round(1).tolist() for row in quantiles]
+    write_sidecar(file, {"name": target.name, "digest": target.digest, "profiles": profiles}, overwrite=True)
 
 
 def kept_target(ledger: Ledger) -> TargetProfiles | None:
@@ -195,7 +189,7 @@ def cohort_rows(ledger: Ledger) -> list[Row]:
     ``excess`` is the distance from the target's own unseen scans in their spreads, of the least probable level; 0 is
     typical.
     """
-    return [_row(name, plan, ledger) for name, plan in sorted(planned(ledger).items())]
+    return [_row(name, plan, record, ledger) for name, plan, record in ledger.entries()]
 
 
 def write_table(ledger: Ledger, rows: list[Row]) -> Path:
@@ -208,8 +202,7 @@ def write_table(ledger: Ledger, rows: list[Row]) -> Path:
     return write_tsv(ledger.out / "cohort.tsv", COLUMNS, cells)
 
 
-def _row(name: str, plan: Mapping[str, Any], ledger: Ledger) -> Row:
-    record = ledger.record(name) or {"status": "not started"}
+def _row(name: str, plan: Mapping[str, Any], record: Mapping[str, Any], ledger: Ledger) -> Row:
     status = str(record.get("status"))
     if status == "done" and not ledger.whole(record):
         status, record = "results missing", {**record, "reason": "the results were removed or changed; run again"}
@@ -217,7 +210,7 @@ def _row(name: str, plan: Mapping[str, Any], ledger: Ledger) -> Row:
     return {
         "participant_id": f"sub-{words.get('sub', name)}",
         "session_id": f"ses-{words['ses']}" if "ses" in words else None,
-        "scan": plan["scan"],
+        "scan": record["scan"],
         "status": status,
         "scanner": plan["group"],
         "scanner_scans": plan["size"],
@@ -472,6 +465,8 @@ def _limit(target: TargetProfiles | None) -> float | None:
     """The verdict's limit: hardly any of the target's own scans is farther from their median."""
     if target is None:
         return None
+    from blindharmony.quality.typicality import intensity_score  # late: jobs that only note the target need no torch
+
     median = np.median(target.profiles, axis=0)
     score = intensity_score(median, target.profiles, LEVELS)
     return score.usual[1] if score else None

@@ -1,11 +1,12 @@
 """The output folder of a study: what is planned and done, and how results get there.
 
-Whatever a run has to know later lies below ``OUT/.blindharmony`` (:class:`Ledger`): the plan, hashes of input files,
-summaries and fitted scanners, and one small record for each scan, which is written after its results and makes them
-count (:func:`publish`). So a run that was killed at any moment goes on where it was.
+Whatever a run has to know later about a scan is in one small record, ``OUT/.blindharmony/scans/SCAN/record.json``: what
+is planned for it, the hash of what was read, and what became of it (:class:`Ledger`). A record that says *done* is
+written after its results and makes them count (:func:`publish`), so a run that was killed at any moment goes on where
+it was. No file is shared by two scans: a job of an array reads and writes what belongs to its own scans, however many
+others there are.
 
-Beside that, what makes the folder a BIDS derivative: checks of data set and output folder, the official validator where
-it is installed, ``dataset_description.json`` and ``.bidsignore``. And what the size of scans costs in memory and disk.
+Beside that, what the size of scans costs in memory and disk.
 """
 
 from __future__ import annotations
@@ -17,22 +18,15 @@ import json
 import os
 import shutil
 import stat
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, metadata
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from blindharmony.commands import run_command
-from blindharmony.errors import FULL, DiskFullError, InputError, OutputError, PreprocessingError, UsageError
+from blindharmony.errors import FULL, DiskFullError, InputError, OutputError
 from blindharmony.files import parse_json, write_sidecar, write_text
-from blindharmony.version import VERSION
-
-_THREADS = 4
 
 
 def key_of(*parts: Any) -> str:
@@ -45,27 +39,24 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]
 
 
-def hashed(paths: Iterable[Path], store: Path) -> dict[Path, str | None]:
-    """SHA-256 of files, None for those that cannot be read.
+def hashed(path: Path, *earlier: Sequence[Any] | None) -> list[Any] | None:
+    """The state of a file, which ends with its SHA-256; None if it cannot be read.
 
-    Hashes are kept with size, inode and times of modification and change; a file whose four are the same is not read
-    again. (No program can set the time of change, so an exchanged file is noticed even if it was given the old date.)
+    Size, inode and times of modification and change tell whether it was read before: a file whose four are those of an
+    earlier state is not read again. (No program can set the time of change, so an exchanged file is noticed even if it
+    was given the old date.)
 
     Args:
-        paths: The files.
-        store: Where hashes are kept.
-
-    Raises:
-        OutputError: If they cannot be kept.
+        path: The file.
+        *earlier: Its states at other times, as far as they are known.
     """
-    earlier = _kept(store)
-    wanted = sorted(set(paths))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        entries = dict(zip(wanted, pool.map(lambda p: file_state(p, earlier.get(str(p))), wanted), strict=True))
-    fresh = {**earlier, **{str(p): entry for p, entry in entries.items() if entry}}
-    if fresh != earlier:
-        write_text(store, json.dumps(fresh, indent=0, sort_keys=True) + "\n", overwrite=True)
-    return {p: entry[-1] if entry else None for p, entry in entries.items()}
+    now = _stamp(path)
+    if now is None:
+        return None
+    for state in earlier:
+        if isinstance(state, list) and len(state) > len(now) and state[:-1] == now:
+            return state
+    return file_state(path)
 
 
 def file_state(path: Path, earlier: Sequence[Any] | None = None) -> list[Any] | None:
@@ -93,14 +84,6 @@ def _stamp(path: Path) -> list[Any] | None:
         return None
     # A pipe would be waited for, a device read for ever. An inode can be larger than a number of JSON.
     return [s.st_size, str(s.st_ino), s.st_mtime_ns, s.st_ctime_ns] if stat.S_ISREG(s.st_mode) else None
-
-
-def _kept(store: Path) -> dict[str, list[Any]]:
-    try:
-        content = parse_json(store.read_text())
-    except (OSError, ValueError):
-        return {}  # a lost or damaged store costs time, nothing else
-    return content if isinstance(content, dict) else {}
 
 
 # Measured: 1.4 GB for 15 million voxels, 3.0 GB for a whole head of 30 million (0.7 mm).
@@ -193,13 +176,27 @@ class Ledger:
         """A scan's record, None if there is none or it is damaged."""
         return read_json(record_path(self.scan(scan_id)))
 
+    def entries(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """Every scan of every run in this folder, by name: its id, what is planned for it, and its record."""
+        old = _old_plan(self)
+        try:
+            names = {entry.name for entry in os.scandir(self.home / "scans")}
+        except FileNotFoundError:
+            names = set()
+        for name in sorted({*names, *old}):
+            record = self.record(name) or {}
+            if plan := _mapping(record, "plan") or old.get(name):
+                record = {"scan": plan.get("scan", name), "status": "not started", **record}
+                yield name, {"group": "", "why": "", "size": 1, **plan}, record
+
     def write(self, scan_id: str, record: Mapping[str, Any]) -> None:
-        """Replace a scan's record.
+        """Replace what became of a scan; what is planned for it and the hash of what was read stay.
 
         Raises:
             OutputError: If it cannot be written.
         """
-        write_sidecar(record_path(self.scan(scan_id)), record, overwrite=True)
+        old = self.record(scan_id) or {}
+        write_sidecar(record_path(self.scan(scan_id)), {**_kept_of(old), **record}, overwrite=True)
 
     def spoiled(self, record: Mapping[str, Any], *, read: bool = False) -> dict[str, str]:
         """Results of a record that are not as they were written: place → ``missing`` or ``changed``.
@@ -245,8 +242,21 @@ class Ledger:
         record = self.record(scan_id)
         return record is not None and record.get("status") == "done" and self.whole(record)
 
+    def adopt(self) -> None:
+        """Take over the plan of version 0.1, which was one file for all scans. Only for the holder of the lock.
+
+        Raises:
+            OutputError: If a record cannot be written.
+        """
+        for scan_id, row in _old_plan(self).items():
+            record = self.record(scan_id) or {"scan": row["scan"], "status": "not started"}
+            if "plan" not in record:
+                self.write(scan_id, {**record, "plan": {k: v for k, v in row.items() if k != "scan"}})
+        (self.home / _OLD_PLAN).unlink(missing_ok=True)
+
     def sweep(self) -> None:
         """Remove what runs that were killed left unfinished. Only for the holder of the lock."""
+        shutil.rmtree(self.home / "locks", ignore_errors=True)
         shutil.rmtree(self.home / "staging", ignore_errors=True)
         # Only a writer that died leaves its temporary file.
         for left in self.home.rglob(".*.tmp*"):
@@ -285,9 +295,41 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def planned(ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """Scan's id → place, group and why, of all runs in this folder."""
-    return dict((read_json(ledger.home / "plan.json") or {}).get("scans", {}))
+_OLD_PLAN, _OLD_HASHES = "plan.json", "hashes.json"
+
+
+def _old_plan(ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """Scan's id → its place, group, why it is in that, and how many are, as a run of version 0.1 has planned."""
+    rows = _mapping(read_json(ledger.home / _OLD_PLAN) or {}, "scans")
+    return {scan_id: row for scan_id, row in rows.items() if isinstance(row, dict) and isinstance(row.get("scan"), str)}
+
+
+def old_hashes(ledger: Ledger) -> dict[str, Any]:
+    """Place of a file → its state, as runs of version 0.1 kept them; empty if there were none."""
+    try:
+        return read_json(ledger.home / _OLD_HASHES) or {}
+    except InputError:
+        return {}  # a lost store costs time, nothing else
+
+
+# What a record has beside what became of its scan.
+_ALWAYS = ("plan", "read")
+
+
+def _kept_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in _ALWAYS if name in record}
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Write a text that many jobs write alike; one that is there already stays as it is.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    with suppress(OSError):
+        if path.read_bytes() == text.encode(errors="backslashreplace"):
+            return
+    write_text(path, text, overwrite=True)
 
 
 def write_tsv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
@@ -318,129 +360,6 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-_BIDS = "1.10.0"
-_NAME = "blindharmony"
-_IGNORED = ("*.html", "*.tsv", ".blindharmony/")
-_FILE = "dataset_description.json"
-
-
-def check_input(root: Path) -> dict[str, Any]:
-    """A data set's description.
-
-    Raises:
-        InputError: If it has none with a name and a BIDS version.
-    """
-    description = read_json(root / _FILE)
-    if description is None or not all(isinstance(description.get(k), str) for k in ("Name", "BIDSVersion")):
-        raise InputError(
-            f"no {_FILE} with Name and BIDSVersion",
-            remedy="write one, or pass --skip-bids-validation",
-            path=root,
-        )
-    return description
-
-
-def check_output(root: Path, out: Path) -> None:
-    """Refuse folders that belong to others.
-
-    Raises:
-        UsageError: If results would lie among the scans.
-        OutputError: If the folder holds another program's results.
-    """
-    here, there = out.resolve(), root.resolve()
-    if here == there or there.is_relative_to(here):
-        raise UsageError(
-            "the output folder holds the data set", remedy="choose another, such as derivatives/blindharmony"
-        )
-    below = here.relative_to(there).parts if here.is_relative_to(there) else ("derivatives",)
-    if below[0] not in ("derivatives", "sourcedata", "code"):
-        raise UsageError("the output folder lies among the scans", remedy="choose one below derivatives/")
-    if (out / _FILE).exists():
-        makers = (read_json(out / _FILE) or {}).get("GeneratedBy")
-        names = [m.get("Name") for m in makers if isinstance(m, dict)] if isinstance(makers, list) else []
-        if _NAME not in names:
-            raise OutputError("holds another program's results", remedy="choose an empty folder", path=out)
-    elif out.is_dir() and any(out.glob("sub-*")):
-        raise OutputError("holds participants of something else", remedy="choose an empty folder", path=out)
-
-
-def describe(root: Path, out: Path, target: str, suffix: str = "T1w") -> None:
-    """Write both files; equal input gives equal bytes.
-
-    Args:
-        root: The data set.
-        out: The output folder.
-        target: Name of the target.
-        suffix: BIDS suffix of the contrast.
-
-    Raises:
-        OutputError: If they cannot be written.
-    """
-    description = read_json(root / _FILE) or {}
-    # Relative, so that data set and results can be moved together.
-    link = os.path.relpath(root.resolve(), out.resolve())
-    doi = description.get("DatasetDOI")
-    source = {"URL": f"https://doi.org/{_bare(doi)}", "DOI": doi} if isinstance(doi, str) and doi else {"URL": link}
-    content = {
-        "Name": f"{description.get('Name', root.resolve().name)}: {suffix} scans harmonized to '{target}'",
-        "BIDSVersion": _BIDS,
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": _NAME, "Version": VERSION, **_home()}],
-        "SourceDatasets": [source],
-        "DatasetLinks": {"raw": link},
-    }
-    write_sidecar(out / _FILE, content, overwrite=True)
-    write_text(out / ".bidsignore", "\n".join(_IGNORED) + "\n", overwrite=True)
-
-
-def _bare(doi: str) -> str:
-    return doi.removeprefix("https://doi.org/").removeprefix("doi:")
-
-
-def _home() -> dict[str, str]:
-    """Where the code is, if the package says so."""
-    try:
-        links = metadata(_NAME).get_all("Project-URL") or []
-    except PackageNotFoundError:
-        return {}
-    places = dict(str(link).split(", ", 1) for link in links if ", " in str(link))
-    found = next((places[k] for k in ("Source", "Repository", "Homepage") if k in places), "")
-    return {"CodeURL": found} if found else {}
-
-
-_COMMAND, _VALIDATOR_S = "bids-validator-deno", 3600
-
-
-def check_with_validator(root: Path) -> None:
-    """Stop at a data set that the official validator refuses; without a validator nothing is checked.
-
-    Raises:
-        InputError: With the first errors.
-    """
-    errors = validation_errors(root)
-    if errors:
-        first = "; ".join(sorted({f"{e.get('code')} in {e.get('location')}" for e in errors})[:3])
-        raise InputError(
-            f"the BIDS validator finds {len(errors)} errors, such as {first}",
-            remedy="correct them, or pass --skip-bids-validation",
-            path=root,
-        )
-
-
-def validation_errors(root: Path) -> list[dict[str, Any]] | None:
-    """The validator's errors, None if there is no validator or it cannot run."""
-    command = shutil.which(_COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(_COMMAND)
-    if command is None:
-        return None
-    try:
-        words, remedy = [command, str(root), "--json"], "pass --skip-bids-validation"
-        ran = run_command(words, called="the BIDS validator", seconds=_VALIDATOR_S, remedy=remedy, check=False)
-        issues = json.loads(ran.stdout)["issues"]["issues"]
-    except (PreprocessingError, ValueError, KeyError, TypeError):
-        return None
-    return [issue for issue in issues if issue.get("severity") == "error"]
 
 
 def publish(staged: Path, out: Path, folder: str, home: Path, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -481,7 +400,7 @@ def publish(staged: Path, out: Path, folder: str, home: Path, record: Mapping[st
     if lost := [name for name, state in files.items() if state is None]:
         what = "this result was written and cannot be read"
         raise OutputError(what, remedy="check the disk and run again", path=out / lost[0])
-    whole = {**record, "outputs": outputs, "files": files}
+    whole = {**_kept_of(old), **record, "outputs": outputs, "files": files}
     write_sidecar(record_path(home), whole, overwrite=True)
     remove(out, [p for p in old.get("outputs", {}) if p not in outputs])
     shutil.rmtree(staged, ignore_errors=True)

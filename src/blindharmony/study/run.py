@@ -17,18 +17,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from blindharmony.errors import DiskFullError, ErrorCode, OutputError
-from blindharmony.files import locked, write_sidecar
 from blindharmony.io.bids import Scan, find_mask
 from blindharmony.jobs.engine import Engine, Failure, Outcome, Task
+from blindharmony.locks import locked
 from blindharmony.study.groups import Group
-from blindharmony.study.ledger import Ledger, hashed, planned, remove, write_tsv
+from blindharmony.study.ledger import Ledger, hashed, old_hashes, remove, write_tsv
 from blindharmony.study.work import (
     FitScanner,
     HarmonizeScan,
@@ -64,52 +65,63 @@ class Plan:
 
 
 def make_plan(groups: Sequence[Group], ledger: Ledger, *, masks: Path | None = None) -> Plan:
-    """Read every scan and mask once, and note the plan in the ledger.
+    """Read every scan and mask once, and note in each scan's record what is planned for it.
 
     Args:
         groups: The scans.
-        ledger: Keeps hashes and the plan.
+        ledger: Keeps hashes and plan.
         masks: Derivatives with brain masks.
 
     Raises:
         OutputError: If the ledger cannot be written.
     """
-    scans = [scan for group in groups for scan in group.scans]
-    mask_of = {scan.id: find_mask(masks, scan.path) if masks else None for scan in scans}
-    sha_of = hashed([s.path for s in scans] + [m for m in mask_of.values() if m], ledger.home / "hashes.json")
+    hashes = old_hashes(ledger)
+    work = [(scan, group) for group in groups for scan in group.scans]
+
+    def looked_up(entry: tuple[Scan, Group]) -> Item | str:
+        return _noted(*entry, ledger, find_mask(masks, entry[0].path) if masks else None, hashes)
+
     items, unreadable = {}, []
-    for scan in scans:
-        mask, sha = mask_of[scan.id], sha_of[scan.path]
-        if sha is None:
-            unreadable.append((scan, _why_unreadable(scan.path)))
-        elif mask and sha_of[mask] is None:
-            unreadable.append((scan, f"its mask cannot be read: {_why_unreadable(mask)}"))
-        else:
-            items[scan.id] = Item(scan=scan, sha=sha, mask=mask, mask_sha=sha_of[mask] if mask else None)
-    rows = {
-        s.id: {"scan": s.place, "group": g.name, "why": g.why, "size": len(g.scans)} for g in groups for s in g.scans
-    }
-    # Jobs of an array add to one plan. Of scans that this run leaves out, the earlier plan is still true; of those that
-    # left the data set only results.
-    with locked(ledger.home / "plan.lock", wait=True):
-        roots = {s.root for s in scans}
-        earlier = {
-            scan_id: row
-            for scan_id, row in planned(ledger).items()
-            if _still_there(row, roots) or (ledger.record(scan_id) or {}).get("status") == "done"
-        }
-        write_sidecar(ledger.home / "plan.json", {"scans": {**earlier, **rows}}, overwrite=True)
+    # Each is a wait for a disk, which may be far away.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for (scan, _), answer in zip(work, pool.map(looked_up, work), strict=True):
+            if isinstance(answer, Item):
+                items[scan.id] = answer
+            else:
+                unreadable.append((scan, answer))
     return Plan(groups, items, unreadable)
 
 
-def _still_there(row: Mapping[str, Any], roots: Collection[Path]) -> bool:
-    return not roots or any(os.path.lexists(root / row["scan"]) for root in roots)
+_THREADS = 4
 
 
-def _why_unreadable(path: Path) -> str:
+def _noted(
+    scan: Scan, group: Group, ledger: Ledger, mask: Path | None, hashes: Mapping[str, Sequence[Any]]
+) -> Item | str:
+    """A scan that can be read, or why it cannot be; its record says so from now on."""
+    record = ledger.record(scan.id) or {}
+    before = record.get("read")
+    known = before if isinstance(before, dict) else {}
+    files = {"scan": scan.path, **({"mask": mask} if mask else {})}
+    states = {name: hashed(file, known.get(name), hashes.get(str(file))) for name, file in files.items()}
+    why = next((_why_unreadable(name, files[name]) for name, state in states.items() if state is None), "")
+    plan = {"group": group.name, "why": group.why, "size": len(group.scans)}
+    # Nobody knows that such a scan has changed: it may only not be fetched, or its disk not be there today.
+    if why and ledger.finished(scan.id):
+        plan["kept"] = why
+    read = {name: state for name, state in states.items() if state is not None}
+    if record.get("plan") != plan or before != read:
+        ledger.write(scan.id, {"scan": scan.place, "status": "not started", **record, "plan": plan, "read": read})
+    if why:
+        return why
+    return Item(scan=scan, sha=read["scan"][-1], mask=mask, mask_sha=read["mask"][-1] if mask else None)
+
+
+def _why_unreadable(what: str, path: Path) -> str:
+    why = f"{path}: cannot be read; check its permissions"
     if path.is_symlink() and not path.exists():
-        return f"{path}: a link to nothing; fetch the file (datalad get, git annex get)"
-    return f"{path}: cannot be read; check its permissions"
+        why = f"{path}: a link to nothing; fetch the file (datalad get, git annex get)"
+    return why if what == "scan" else f"its mask cannot be read: {why}"
 
 
 @contextmanager
@@ -127,9 +139,10 @@ def held(ledger: Ledger, participants: Sequence[str] = ()) -> Iterator[Ledger]:
     with ExitStack() as stack:
         stack.enter_context(locked(ledger.home / "lock", shared=bool(participants)))
         for label in sorted({p.removeprefix("sub-") for p in participants}):
-            stack.enter_context(locked(ledger.home / "locks" / label, folder=ledger.out))
+            stack.enter_context(locked(ledger.home / "locks" / label, folder=ledger.out, fleeting=True))
         if not participants:
             ledger.sweep()
+            ledger.adopt()
         yield ledger
         if not participants:
             # Workers of a run that was killed may have lived, and written, a moment longer than their run.
@@ -206,6 +219,8 @@ def run_study(
     *,
     pieces: Pieces = Pieces(),
     scratch: int = 500,
+    table: bool = True,
+    first: Callable[[], object] = lambda: None,
     say: Say = lambda line, tally, problem=False: None,
 ) -> Tally:
     """Do what is left to do of a plan. The caller holds the lock (:func:`held`).
@@ -217,21 +232,38 @@ def run_study(
         engine: Who does the work; not closed.
         pieces: The types of work.
         scratch: The largest group whose prepared scans are kept on disk between the stages.
+        table: Whether the table of failures is written in the end. A job of an array leaves it to the group level: it
+            would read the records of all other jobs.
+        first: Called once, before the first piece of work is handed out, and not at all if there is nothing to do.
         say: Called whenever something has happened.
 
     Raises:
         OutputError: If the disk is full or records cannot be written. What is finished is kept.
     """
-    run = _Run(plan, settings, ledger, engine, pieces, scratch, say)
-    try:
+    run = _Run(plan, settings, ledger, engine, pieces, scratch, first, say)
+    with failures_told(ledger, wanted=table):
         run.all()
+    if table:
+        write_failures(ledger, plan)
+    return run.tally
+
+
+@contextmanager
+def failures_told(ledger: Ledger, *, wanted: bool = True) -> Iterator[None]:
+    """However the block ends before its time, the table of failures says how far it has come.
+
+    Args:
+        ledger: What is planned and done.
+        wanted: Whether the table is written at all.
+    """
+    try:
+        yield
     except BaseException:
         # The first trouble is the one to report, a full disk for example.
         with suppress(OutputError):
-            write_failures(ledger, plan)
+            if wanted:
+                write_failures(ledger)
         raise
-    write_failures(ledger, plan)
-    return run.tally
 
 
 class _Run:
@@ -245,11 +277,12 @@ class _Run:
         engine: Engine,
         pieces: Pieces,
         scratch: int,
+        first: Callable[[], object],
         say: Say,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.plan, self.settings, self.ledger, self.engine = plan, settings, ledger, engine
-        self.pieces, self.scratch, self.say = pieces, scratch, say
+        self.pieces, self.scratch, self.first, self.say = pieces, scratch, first, say
         self.tally = Tally(sum(len(group.scans) for group in plan.groups))
         self._owner: dict[str, _GroupRun] = {}
         self._tries: dict[str, int] = {}
@@ -258,7 +291,6 @@ class _Run:
         """Every group from its first to its last task."""
         for scan, why in self.plan.unreadable:
             if self.ledger.finished(scan.id):
-                # Nobody knows that the scan has changed: it may only not be fetched, or its disk not be there today.
                 self._failed(scan, f"{why}; its earlier result is kept")
             else:
                 self.refuse(scan, why)
@@ -270,6 +302,8 @@ class _Run:
             self._after(outcome)
 
     def _submit(self, tasks: Sequence[Task], owner: _GroupRun) -> None:
+        if tasks and not self.tally.pieces[1]:
+            self.first()
         for task in tasks:
             self._owner[task.name], self._tries[task.name] = owner, 1
             self.tally.pieces = (self.tally.pieces[0], self.tally.pieces[1] + 1)
@@ -458,25 +492,33 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return changes
 
 
-def write_failures(ledger: Ledger, plan: Plan) -> Path:
+def _still_there(place: str, roots: Iterable[Path]) -> bool:
+    return any(os.path.lexists(root / place) for root in roots)
+
+
+def write_failures(ledger: Ledger, plan: Plan | None = None) -> Path:
     """Write the table of this folder's scans that failed or were not started; only its head if there are none.
 
     ``kept``: the scan cannot be read today, and its earlier result was left as it is.
 
     Args:
-        ledger: What is done.
-        plan: What was to be done.
+        ledger: What is planned and done.
+        plan: Of a run that has the folder to itself: scans that have left its data set, and have no result, are
+            forgotten.
 
     Raises:
         OutputError: If it cannot be written.
     """
-    places = {s.id: s.place for g in plan.groups for s in g.scans} | {n: r["scan"] for n, r in planned(ledger).items()}
-    unread = {scan.id: why for scan, why in plan.unreadable}
+    scans = [scan for group in plan.groups for scan in group.scans] if plan else []
+    present, roots = {scan.id for scan in scans}, {scan.root for scan in scans}
     rows = []
-    for scan_id, place in sorted(places.items()):
-        record = ledger.record(scan_id) or {"status": "not started", "reason": "the run ended before it"}
-        if record.get("status") != "done":
-            rows.append((place, str(record.get("status")), str(record.get("reason", ""))))
-        elif scan_id in unread:
-            rows.append((place, "kept", unread[scan_id]))
-    return write_tsv(ledger.out / "failures.tsv", ("scan", "status", "reason"), rows)
+    for scan_id, planned, record in ledger.entries():
+        if record["status"] == "done":
+            if "kept" in planned:
+                rows.append((str(record["scan"]), "kept", str(planned["kept"])))
+        elif roots and scan_id not in present and not _still_there(str(record["scan"]), roots):
+            shutil.rmtree(ledger.scan(scan_id), ignore_errors=True)
+        else:
+            reason = record.get("reason", "the run ended before it")
+            rows.append((str(record["scan"]), str(record["status"]), str(reason)))
+    return write_tsv(ledger.out / "failures.tsv", ("scan", "status", "reason"), sorted(rows))

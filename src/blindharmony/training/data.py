@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from blindharmony.errors import BlindHarmonyError, UsageError
-from blindharmony.files import entities, file_sha256, locked, real_path, write_bytes
+from blindharmony.files import entities, file_sha256, real_path, write_bytes
 from blindharmony.flows.transforms import haar_split
 from blindharmony.io.volume import read_volume
+from blindharmony.locks import locked
 from blindharmony.preprocessing.brain import read_mask
 from blindharmony.preprocessing.grid import mask_box, shifted, voxel_map
 from blindharmony.preprocessing.recipe import PrepRecipe, prepare
@@ -59,7 +60,7 @@ def work_folder(model: Path, *, resume: bool, first: bool = True) -> Iterator[Pa
     if not first:
         yield work
         return
-    with locked(work / _LOCK, folder=work, optional=True):
+    with locked(work / _LOCK, folder=work):
         for pattern in () if resume else _LEARNT:
             for old in work.glob(pattern):
                 old.unlink()
