@@ -65,21 +65,55 @@ def test_a_scanner_model_is_inside(study, capsys):
     assert rerun(study, sidecar) == 0
 
 
-@pytest.mark.long
-def test_a_scan_of_a_cohort_is_repeated(study, capsys, tmp_path):
+@pytest.fixture(scope="module")
+def cohort(study, tmp_path_factory):
+    """The derivative of two scans that share a scanner."""
+    root = tmp_path_factory.mktemp("cohort")
     for number, name in ((1, "a_T1w"), (2, "b_T1w")):
-        folder = tmp_path / "bids" / f"sub-0{number}" / "anat"
+        folder = root / "bids" / f"sub-0{number}" / "anat"
         folder.mkdir(parents=True)
         (folder / f"sub-0{number}_T1w.nii.gz").write_bytes((study / "in" / f"{name}.nii.gz").read_bytes())
-    (tmp_path / "bids" / "dataset_description.json").write_text('{"Name": "two", "BIDSVersion": "1.10.0"}')
-    target, out = str(study / "in" / "tiny.safetensors"), tmp_path / "derivatives"
-    words = ["bids", str(tmp_path / "bids"), str(out), "participant", "--target", target, "--n-procs", "0", "-q"]
+    (root / "bids" / "dataset_description.json").write_text('{"Name": "two", "BIDSVersion": "1.10.0"}')
+    target, out = str(study / "in" / "tiny.safetensors"), root / "derivatives"
+    words = ["bids", str(root / "bids"), str(out), "participant", "--target", target, "--n-procs", "0", "-q"]
     assert main([*words, "--scanner-grouping", "one"]) == 0
-    capsys.readouterr()
-    sidecar = out / "sub-01" / "anat" / "sub-01_desc-harmonized_T1w.json"
-    assert read_record(sidecar).parameters.scanner is not None
-    assert main(["rerun", str(sidecar), "--target", target, "--out", str(tmp_path / "again")]) == 0
+    return out
+
+
+@pytest.mark.long
+def test_a_scan_of_a_cohort_is_repeated(study, cohort, capsys, tmp_path):
+    sidecar = cohort / "sub-01" / "anat" / "sub-01_desc-harmonized_T1w.json"
+    again = ["rerun", str(sidecar), "--target", str(study / "in" / "tiny.safetensors")]
+    assert sidecar.stat().st_size <= 4000
+    scanner = read_record(sidecar).parameters.scanner
+    [file] = (cohort / "scanners").iterdir()
+    assert (scanner.file, scanner.model) == (f"bids::scanners/{file.name}", None)
+    assert scanner.digest in file.name
+    assert main([*again, "--out", str(tmp_path / "again")]) == 0
     assert "NOT" not in capsys.readouterr().out
+
+    # A sidecar of an earlier version holds the model itself.
+    text, whole = sidecar.read_text(), file.read_text()
+    content = json.loads(text)
+    content["Parameters"]["Scanner"] = {"Scans": 2, "Digest": scanner.digest, "Model": json.loads(whole)}
+    sidecar.write_text(json.dumps(content))
+    file.unlink()
+    try:
+        assert main([*again, "--out", str(tmp_path / "old")]) == 0
+        sidecar.write_text(text)
+        assert main(again) != 0
+        assert f"its scanner model {file.name} was not found" in capsys.readouterr().err
+        changed = json.loads(whole)
+        changed["scans"] += 1
+        file.write_text(json.dumps(changed))
+        assert main(again) != 0
+        assert "this scanner model has changed" in capsys.readouterr().err
+        (tmp_path / file.name).write_text(whole)
+        file.unlink()
+        assert main([*again, "--inputs", str(tmp_path)]) == 0
+    finally:
+        sidecar.write_text(text)
+        file.write_text(whole)
 
 
 def test_no_folder_is_named(study):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from blindharmony.api import harmonize
-from blindharmony.errors import InputError, TargetError, UsageError
+from blindharmony.errors import InputError, ScannerError, TargetError, UsageError
 from blindharmony.files import (
     check_outputs,
     file_sha256,
@@ -36,7 +37,7 @@ from blindharmony.models.card import included_targets
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target
 from blindharmony.report.viewer import pack, write_viewer
-from blindharmony.result import Digest, FileName, NamedTarget, Parameters, SidecarPart
+from blindharmony.result import IN_DERIVATIVE, Digest, FileName, NamedScanner, NamedTarget, Parameters, SidecarPart
 from blindharmony.version import versions
 
 # In BIDS derivatives: a place in the data set.
@@ -169,14 +170,7 @@ def rerun(
     scan = find_input(record.source, "scan", [*in_study(sidecar, record.sources[0]), *places], sidecar)
     mask = find_input(Named.model_validate(dict(options.mask)), "mask", places, sidecar) if options.mask else None
     model = _target(record, target, places, sidecar)
-    scanner = None
-    if options.scanner is not None:
-        try:
-            scanner = ScannerModel.parse(options.scanner.model)
-        except ValueError:
-            scanner = None
-        if scanner is None or scanner.digest != options.scanner.digest or scanner.target != model.digest:
-            raise InputError("its scanner model was changed", remedy="use the sidecar as it was written", path=sidecar)
+    scanner = _scanner(options.scanner, model, places, sidecar) if options.scanner else None
     try:
         settings = options.settings_of(record.method)
     except UsageError as error:
@@ -232,6 +226,35 @@ def _target(record: Record, named: str | None, places: Sequence[Path], sidecar: 
         )
     raise TargetError(
         f"its target model {recorded.file or recorded.name} was not found", remedy="give it with --target", path=sidecar
+    )
+
+
+def _scanner(recorded: NamedScanner, target: Target, places: Sequence[Path], sidecar: Path) -> ScannerModel:
+    """The scanner model of the first run: the one in its sidecar, or the file that its study's scans share."""
+    if recorded.model is not None:
+        with suppress(ValueError):
+            scanner = ScannerModel.parse(recorded.model)
+            if scanner.digest == recorded.digest and scanner.target == target.digest:
+                return scanner
+        raise InputError("its scanner model was changed", remedy="use the sidecar as it was written", path=sidecar)
+    place = Path((recorded.file or "").removeprefix(IN_DERIVATIVE))
+    tops = [] if ".." in place.parts or place.is_absolute() else [folder for folder, _ in _derivatives(sidecar)]
+    files = [folder / place for folder in tops] + [file for file in places if file.name == place.name]
+    files = [file for file in files if place.name and file.is_file()]
+    for file in files:
+        scanner = ScannerModel.load(file, target)
+        if scanner.digest == recorded.digest:
+            return scanner
+    if files:
+        raise ScannerError(
+            f"this scanner model has changed: its digest is not that of the run's, {recorded.digest}",
+            remedy="give the unchanged one with --inputs",
+            path=files[0],
+        )
+    raise ScannerError(
+        f"its scanner model {place.name or recorded.digest} was not found",
+        remedy="name the file or its folder with --inputs",
+        path=sidecar,
     )
 
 
@@ -407,15 +430,23 @@ def in_study(result: Path, source: str) -> list[Path]:
     place = source.removeprefix(BIDS_RAW)
     if ".." in Path(place).parts:
         return []
+    for folder, description in _derivatives(result):
+        links = description.get("DatasetLinks")
+        link = links.get("raw") if isinstance(links, dict) else None
+        if isinstance(link, str) and (file := folder / link / place).is_file():
+            return [file]
+    return []
+
+
+def _derivatives(result: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The data sets that a file is in, the innermost first, with what each says of itself."""
     for folder in list(result.resolve().parents)[:_FOLDERS_UP]:
         try:
             description = parse_json(read_text(folder / "dataset_description.json"))
         except (InputError, ValueError):
             continue
-        link = description.get("DatasetLinks", {}).get("raw") if isinstance(description, dict) else None
-        if isinstance(link, str) and (file := folder / link / place).is_file():
-            return [file]
-    return []
+        if isinstance(description, dict):
+            yield folder, description
 
 
 def _near(sidecar: Path) -> Iterator[Path]:

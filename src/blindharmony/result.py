@@ -229,15 +229,23 @@ class HarmonizeResult:
         """
         return self.provenance().content
 
-    def provenance(self, source_uri: str | None = None, results: Mapping[str, str] | None = None) -> Sidecar:
+    def provenance(
+        self,
+        source_uri: str | None = None,
+        results: Mapping[str, str] | None = None,
+        scanner_uri: str | None = None,
+    ) -> Sidecar:
         """What the sidecar says, as a typed record.
 
         Args:
             source_uri: Place of the scan in its data set, as BIDS writes it; its file name if not given.
             results: Name of each file written → its SHA-256.
+            scanner_uri: Place of the scanner model in the derivative; if not given, the model stands in the sidecar.
         """
-        info, model = self.target.info, self.scanner
-        scanner = NamedScanner(scans=model.scans, digest=model.digest, model=model.content) if model else None
+        info, model, scanner = self.target.info, self.scanner, None
+        if model:
+            whole = None if scanner_uri else model.content
+            scanner = NamedScanner(scans=model.scans, digest=model.digest, file=scanner_uri, model=whole)
         return Sidecar(
             description=f"{info.suffix} scan harmonized to the target scanner '{info.name}'",
             sources=(source_uri or self.name,),
@@ -275,6 +283,7 @@ class HarmonizeResult:
         viewer: bool = False,
         uncertainty: bool = False,
         source_uri: str | None = None,
+        scanner_uri: str | None = None,
         overwrite: bool = False,
     ) -> tuple[Path, ...]:
         """Write scan, mask, sidecar and report into ``folder``; nothing is written beside the source.
@@ -285,7 +294,9 @@ class HarmonizeResult:
         The sidecar comes last: where it is, everything is, and of this run. With ``uncertainty`` the error bar of
         every voxel is written too (``desc-harmonizedSD``), with ``viewer`` a page with both volumes inside. With
         ``overwrite`` all files of an earlier run go, those that this one does not write as well. ``source_uri`` is the
-        place of the scan in its data set, as BIDS writes it (``bids:raw:sub-01/anat/sub-01_T1w.nii.gz``).
+        place of the scan in its data set, as BIDS writes it (``bids:raw:sub-01/anat/sub-01_T1w.nii.gz``),
+        ``scanner_uri`` that of a scanner model in the derivative (``bids::scanners/siemens.json``), which the sidecar
+        then names instead of holding it.
 
         Returns:
             The files written, the harmonized scan first.
@@ -306,7 +317,9 @@ class HarmonizeResult:
             if viewer:
                 files.append(self.viewer(staged / names["viewer"]))
             results = hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}
-            files.append(write_sidecar(staged / names["sidecar"], self.provenance(source_uri, results).content))
+            files.append(
+                write_sidecar(staged / names["sidecar"], self.provenance(source_uri, results, scanner_uri).content)
+            )
         return tuple(Path(folder) / file.name for file in files)
 
     def report(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -323,6 +336,9 @@ class HarmonizeResult:
 # A name may not lead into another folder.
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^/\\]+$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+#: A file that results of a derivative share, below its top folder.
+IN_DERIVATIVE = "bids::"
+SharedPlace = Annotated[str, StringConstraints(max_length=1000, pattern=rf"^{IN_DERIVATIVE}[^\\]+$")]
 
 
 def _key(name: str) -> str:
@@ -353,11 +369,24 @@ class NamedTarget(SidecarPart):
 
 
 class NamedScanner(SidecarPart):
-    """A scanner model, whole."""
+    """A scanner model known by its digest: the whole of it, or the file that all scans of a study share.
+
+    Attributes:
+        scans: How many it was fitted to.
+        digest: Of the model.
+        file: Its place in the derivative, as BIDS writes it.
+        model: All of it, where there is no such file.
+    """
 
     scans: int = 1
     digest: str
-    model: dict[str, Any]
+    file: SharedPlace | None = None
+    model: dict[str, Any] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        return {key: value for key, value in content.items() if value is not None}
 
 
 _CHOICES = {"seed", "device", "keep_bias", "mask_command", "refine", "on_harm"}

@@ -19,12 +19,12 @@ from typing import Any
 
 from blindharmony.commands import run_command
 from blindharmony.errors import InputError, OutputError, PreprocessingError, UsageError
-from blindharmony.study.ledger import read_json, write_if_new
+from blindharmony.study.ledger import SCANNERS, read_json, write_if_new
 from blindharmony.version import VERSION
 
 _BIDS = "1.10.0"
 _NAME = "blindharmony"
-_IGNORED = ("*.html", "*.tsv", ".blindharmony/")
+_IGNORED = ("*.html", "*.tsv", f"{SCANNERS}/", ".blindharmony/")
 _FILE = "dataset_description.json"
 
 

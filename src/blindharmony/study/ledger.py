@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.errors import FULL, DiskFullError, InputError, OutputError
-from blindharmony.files import parse_json, write_sidecar, write_text
+from blindharmony.files import parse_json, write_bytes, write_sidecar, write_text
 
 
 def key_of(*parts: Any) -> str:
@@ -131,6 +131,8 @@ def _voxels(path: Path) -> int:
 
 
 FOLDER = ".blindharmony"
+#: Where fitted scanners are among the results.
+SCANNERS = "scanners"
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,30 @@ class Ledger:
     def note(self, key: str) -> dict[str, Any] | None:
         """What the fit of a scanner said, if it is finished."""
         return read_json(note_path(self.scanner(key))) if self.scanner(key).exists() else None
+
+    def share(self, key: str, group: str) -> str:
+        """Put a fitted scanner among the results, once for all its scans, and say where.
+
+        Its name has the model's digest: results of an earlier fit still find theirs.
+
+        Returns:
+            The place below the output folder.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        digest = (self.note(key) or {}).get("digest") or key
+        place = f"{SCANNERS}/{group}_{digest}.json"
+        try:
+            content = self.scanner(key).read_bytes()
+        except OSError as error:
+            what = f"this fitted scanner cannot be read ({error.strerror})"
+            raise OutputError(what, remedy="check the disk and run again", path=self.scanner(key)) from None
+        with suppress(OSError):
+            if (self.out / place).read_bytes() == content:
+                return place
+        write_bytes(inside(self.out, SCANNERS) / f"{group}_{digest}.json", content, overwrite=True)
+        return place
 
     def staging(self, run: str, scan_id: str) -> Path:
         """Where a run writes a scan's results before they get their names."""
@@ -261,8 +287,9 @@ class Ledger:
         # Only a writer that died leaves its temporary file.
         for left in self.home.rglob(".*.tmp*"):
             left.unlink(missing_ok=True)
-        for left in self.out.glob(".*.tmp*"):
-            left.unlink(missing_ok=True)
+        for folder in (self.out, self.out / SCANNERS):
+            for left in folder.glob(".*.tmp*"):
+                left.unlink(missing_ok=True)
 
 
 def record_path(folder: Path) -> Path:

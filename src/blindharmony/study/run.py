@@ -443,6 +443,7 @@ class _GroupRun:
 
     def _harmonize(self, scanner: str | None) -> list[Task]:
         run, tasks = self.run, []
+        shared = run.ledger.share(scanner, self.group.name) if scanner else None
         for scan_id, item in self.alive.items():
             wanted = item.fingerprint(run.settings, scanner).model_dump(mode="json")
             old = run.ledger.record(scan_id)
@@ -464,6 +465,7 @@ class _GroupRun:
                 item=item,
                 group=self.group.name,
                 scanner=scanner,
+                shared=shared,
                 run=run.id,
                 cache=self.cache,
             )

@@ -343,6 +343,7 @@ class HarmonizeScan(StudyWork):
         item: The scan.
         group: Name of its scanner.
         scanner: Key of the fitted scanner, None if the scan goes alone.
+        shared: Place of that scanner's file in the derivative.
         run: Names the run's staging folder.
         cache: Whether the prepared scan may have been kept.
     """
@@ -353,6 +354,7 @@ class HarmonizeScan(StudyWork):
     item: Item
     group: str
     scanner: str | None = None
+    shared: str | None = None
     run: str
     cache: bool = False
 
@@ -363,6 +365,7 @@ class HarmonizeScan(StudyWork):
             InputError: If the scan is not the one that was planned.
         """
         from blindharmony.api import harmonize
+        from blindharmony.result import IN_DERIVATIVE
 
         settings, scan = self.settings, self.item.scan
         prepared = self.ledger.prepared(scan.id)
@@ -379,7 +382,14 @@ class HarmonizeScan(StudyWork):
             what = "the scan was changed while the run was going on"
             raise InputError(what, remedy="run again", path=scan.path)
         staged = self.emptied()
-        result.save(staged, report=settings.report, uncertainty=settings.uncertainty, source_uri=source, overwrite=True)
+        result.save(
+            staged,
+            report=settings.report,
+            uncertainty=settings.uncertainty,
+            source_uri=source,
+            scanner_uri=f"{IN_DERIVATIVE}{self.shared}" if self.shared else None,
+            overwrite=True,
+        )
         write_sidecar(staged / sidecar_name(mask_name(result.name)), {**_MASK, "Sources": [source]}, overwrite=True)
         record = self.published(staged, self._record(result))
         if self.cache:
