@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from blindharmony.cli.demo import demo_scan
+from blindharmony.cli.demo import SCAN
 from blindharmony.cli.main import main
 from blindharmony.files import mask_name, result_names
 
@@ -56,7 +56,8 @@ CASES = {
     "export: into a text": ("export {} --monai-bundle OUT", "t.safetensors", "docs/README.md"),
     "view: the scan": ("view IN/a.nii.gz --scan {} --out OUT/p.html", "mask.nii.gz", "p.html"),
     "view: the result": ("view {} --scan IN/mask.nii.gz --out OUT/p.html", "a.nii.gz", "p.html"),
-    "demo: the target": ("demo OUT --target {}", "t.safetensors", result_names(demo_scan())["report"]),
+    "demo: the target": ("demo OUT --target {}", "t.safetensors", result_names(SCAN)["report"]),
+    "demo: its own scan": ("demo OUT --target {}", "t.safetensors", SCAN),
 }
 
 

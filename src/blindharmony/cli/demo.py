@@ -13,6 +13,7 @@ import numpy.typing as npt
 from blindharmony.cli import harmonize
 from blindharmony.cli.console import Screen
 from blindharmony.cli.options import add_shared
+from blindharmony.files import check_outputs
 
 _EPILOG = """\
 examples:
@@ -72,6 +73,9 @@ def through_a_scanner(image: npt.NDArray[np.floating]) -> npt.NDArray[np.float32
     return rounded
 
 
+#: What the demo's scan is called in the output folder.
+SCAN = "sub-01_acq-simulated_T1w.nii.gz"
+
 _NEXT = """\
 What next, with scans of your own?
   blindharmony assess scan.nii.gz                     how far is it from the target? Nothing is changed
@@ -86,7 +90,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony.io.volume import read_volume
     from blindharmony.io.write import write_like
 
-    scan = Path(arguments.out, "sub-01_acq-simulated_T1w.nii.gz")
+    scan = Path(arguments.out, SCAN)
+    check_outputs([scan], [arguments.target])
     if arguments.overwrite or not scan.exists():
         head = read_volume(demo_scan())
         write_like(head, through_a_scanner(head.data), scan, overwrite=arguments.overwrite)
