@@ -31,10 +31,12 @@ MAX_SHARE = 0.9
 _MOST_TISSUES = 20
 # As many levels are labels, also where a scaling slope made them no whole numbers.
 _FEW_LEVELS = 8
-# Share of the foreground within a tenth of the top: nearly all of a mask, little of a stripped scan.
-_PLATEAU = 0.5
-# An interpolated mask overshoots by a tenth; a distance map is as far from 0 on both sides.
-_OVERSHOOT = 0.3
+# Share of the foreground within a tenth of the top, or of the plateau below what interpolation overshoots: nearly all
+# of a mask, little of a stripped scan.
+_PLATEAU, _FLAT = 0.5, 0.05
+# An interpolated mask overshoots by a tenth, by four tenths at corners if it was moved by cubic splines; a distance map
+# is as far from 0 on both sides, and has no plateau unless it was cut off.
+_OVERSHOOT, _RINGING = 0.3, 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,19 +114,24 @@ def inside_of(values: NDArray[np.generic], path: Path | None = None) -> tuple[ND
     ends = np.minimum(levels - low, high - levels) < 1e-5 * (high - low)
     if len(levels) == 2 or (ends.all() and not whole):
         return data > low + (high - low) / 2, repaired
-    if low < -_OVERSHOOT * high:
+    background = max(low, 0.0)
+    few = len(levels) <= _FEW_LEVELS or (whole and high <= _MOST_TISSUES)
+    foreground = data > background + 0.05 * (high - background)
+    upper = data[data > (background + high) / 2]
+    plateau = float(np.median(upper)) if upper.size else high
+    top = data > background + 0.9 * (high - background)
+    flat = np.abs(data - plateau) <= _FLAT * (plateau - background)
+    level = not few and np.count_nonzero(top | flat) > _PLATEAU * int(foreground.sum())
+    if low < -(_RINGING if level else _OVERSHOOT) * high:
         raise InputError(
             f"the mask is a map of distances, from {low:.3g} to {high:.3g}",
             remedy="give the binary mask (of SynthStrip the one that -m writes, not --sdt)",
             path=path,
         )
-    background = max(low, 0.0)
-    if len(levels) <= _FEW_LEVELS or (whole and high <= _MOST_TISSUES):
+    if few:
         return data > low + (levels[1] - low) / 2, repaired
-    foreground = data > background + 0.05 * (high - background)
-    top = data > background + 0.9 * (high - background)
-    if np.count_nonzero(top) > _PLATEAU * int(foreground.sum()):
-        return data > (low + high) / 2, repaired
+    if level:
+        return data > (background + plateau) / 2, repaired
     return (data > low if whole and low >= 0 else data > background + 1e-3 * (high - background)), repaired
 
 
