@@ -231,7 +231,9 @@ def test_results_that_a_run_no_longer_makes_are_removed(tmp_path):
         staged.mkdir(parents=True)
         for name in names:
             (staged / name).touch()
+        (staged / ".a.json.1-abc.tmp").mkdir()  # a folder lent to a writer that the disk did not let go
         publish(staged, out, "sub-1/anat", home, {})
+        assert not staged.exists()
         assert sorted(p.name for p in (out / "sub-1/anat").iterdir()) == sorted(names)
 
 

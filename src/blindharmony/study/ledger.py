@@ -414,8 +414,9 @@ def publish(staged: Path, out: Path, folder: str, home: Path, record: Mapping[st
     outputs = {}
     try:
         place.mkdir(parents=True, exist_ok=True)
-        # JSON last: where the sidecar is, everything is.
-        for file in sorted(staged.iterdir(), key=lambda f: (f.suffix == ".json", f.name)):
+        # JSON last: where the sidecar is, everything is. A hidden name is a temporary one that could not be removed.
+        finished = (file for file in staged.iterdir() if not file.name.startswith("."))
+        for file in sorted(finished, key=lambda f: (f.suffix == ".json", f.name)):
             outputs[f"{folder}/{file.name}"] = file.stat().st_size
             file.replace(place / file.name)
         _settle(place)
