@@ -296,6 +296,14 @@ def test_declared_units_are_converted(psr, tmp_path, unit, factor):
     assert any("millimetres were assumed" in w for w in assumed.warnings)
 
 
+def test_units_without_meaning_are_written_as_millimetres(psr, tmp_path):
+    path = saved(tmp_path / "a.nii", psr.data, psr.affine, kind=nib.Nifti2Image, xyzt_units=2**30)
+    image = nib.load(path)
+    image.affine[:3, 3] = 0
+    write_like(read_volume(image), psr.data, tmp_path / "out.nii.gz")
+    assert nib.load(tmp_path / "out.nii.gz").header.get_xyzt_units() == ("mm", "unknown")
+
+
 def test_an_affine_changed_in_memory_is_written(psr, tmp_path):
     image = nib.load(saved(tmp_path / "a.nii", psr.data, psr.affine))
     image.affine[:3, 3] = 0

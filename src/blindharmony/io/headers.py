@@ -571,7 +571,11 @@ def _put(header: Any, affine: npt.NDArray[np.float64]) -> None:
         if np.allclose(header.get_best_affine(), affine, rtol=1e-5, atol=1e-4):
             return
     codes = int(header["sform_code"]), int(header["qform_code"])
-    header.set_xyzt_units("mm", header.get_xyzt_units()[1])
+    try:
+        time = header.get_xyzt_units()[1]
+    except KeyError:  # NIfTI-2 has room for codes that mean nothing
+        time = "unknown"
+    header.set_xyzt_units("mm", time)
     # The qform first: it sets the voxel sizes as well.
     header.set_qform(affine, max(codes[1], 0), strip_shears=True)
     header.set_sform(affine, codes[0] if codes[0] > 0 else max(codes[1], 1))
