@@ -73,6 +73,7 @@ def load_mask(source: Source, affine: NDArray[np.float64] | None = None) -> Mask
         notes = (*notes, *oddities)
         with noticed(notes):
             values, longer = load_array(image, path)
+        with noticed((*notes, *longer)):
             inside, repaired = inside_of(values.reshape(shape), path)
             check_plausible(inside, float(abs(np.linalg.det(matrix[:3, :3]))), path)
     except InputError as error:

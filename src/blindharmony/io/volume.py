@@ -148,6 +148,7 @@ def read_volume(source: Source, *, affine: npt.ArrayLike | None = None) -> Volum
         notes = (*notes, *oddities)
     with noticed(notes):
         values, longer = load_array(image, path)
+    with noticed((*notes, *longer)):
         data, repaired = clean_values(values.reshape(shape), path)
     return Volume(data, matrix, Template.of(image, matrix), path, (*notes, *longer, *repaired))
 
