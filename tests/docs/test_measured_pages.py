@@ -14,6 +14,7 @@ MAKERS = {
     "measured_evidence.md": ("evidence_tables.py", "."),
     "measured_flow.md": ("flow_tables.py", "."),
     "measured_study.md": ("study_tables.py", "."),
+    "measured_tissue.md": ("tissue.py", "--page", "measured_tissue.json"),
     "measured_mutants.md": ("mutants.py", "--page", "measured_mutants.json"),
 }
 

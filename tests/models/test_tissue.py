@@ -22,6 +22,7 @@ from blindharmony.models.tissue import (
 )
 from blindharmony.preprocessing.recipe import PrepRecipe, run_steps
 from blindharmony.preprocessing.registration import Register, Registration, load_template
+from blindharmony.training.labels import template_atlas
 
 SMALL = TissueSpec(widths=(4, 4, 4), blocks=1)
 
@@ -134,3 +135,12 @@ def test_on_the_scan_s_own_grid_shares_add_up_too(stripped_head, posterior):
     moved = replace(far, result=replace(far.result, matrix=matrix))
     away = native_posterior(posterior, replace(prepared, history=(*prepared.history[:-1], moved)))
     assert away[0][inside].min() == 1
+
+
+@pytest.mark.parametrize("power", [0.6, 1.0, 1.6])
+def test_the_included_network_knows_the_template_s_tissues_in_any_contrast(brain, power):
+    image, mask = brain
+    bent = image**power
+    white = tissue_posterior(bent / np.sqrt(np.mean(bent[mask] ** 2)), mask)[2] > 0.5
+    truth = template_atlas().shares[[3, 4]].sum(0) > 0.5
+    assert 2 * (white & truth).sum() / (white.sum() + truth.sum()) > 0.85
