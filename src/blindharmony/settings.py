@@ -172,9 +172,15 @@ class BiasAgainSettings(SettingsGroup):
 class PersonSettings(SettingsGroup):
     """The Gaussian process that says which of the target's people a scan shows."""
 
-    length: Positive = Field(default=2.0, description="Length scale, spreads of the features among the target's heads.")
-    strength: Positive = Field(
-        default=20.0, description="Variance of the prior, noise variances per squared length scale."
+    length: Positive | None = Field(
+        default=None,
+        description="Length scale, spreads of the features among the target's heads; by default 4 in models that were "
+        "taught through other contrasts, 2 in earlier ones.",
+    )
+    strength: Positive | None = Field(
+        default=None,
+        description="Variance of the prior, noise variances per squared length scale; by default 3, and 20 in earlier "
+        "models.",
     )
     shared: Share = Field(default=0.5, description="Share of the noise that all rows of one person have in common.")
     other_version: Share = Field(
@@ -575,13 +581,19 @@ class SliceFitSettings(OptimizerSettings):
 
 
 class PersonFitSettings(SettingsGroup):
-    """Versions of the target's heads that the person model learns from, besides the heads as they are."""
+    """The random scanners that the target's heads are shown through to the person model, besides as they are.
 
-    noise: tuple[Share, ...] = Field(default=(0.02, 0.04), description="Rician noise, shares of the brightest tissue.")
-    blur_mm: tuple[Positive, ...] = Field(
-        default=(1.5, 2.5), description="Full width at half maximum of a Gaussian blur."
-    )
+    Their contrasts are those of :class:`TissueFitSettings`.
+    """
+
+    scanners: int = Field(default=4, ge=0, description="How many each head is shown through.")
+    often: Share = Field(default=0.7, description="Share of them that blur; as many are noisy.")
+    blur_mm: Range = Field(default=(0.1, 2.5), description="Full width at half maximum of a blur along each axis.")
+    thick: Share = Field(default=0.15, description="Share of them that have thick slices.")
     slice_mm: AboveZero = Field(default=3, description="Thickness of the thick slices.")
+    noise: Range = Field(default=(0.01, 0.06), description="Noise, shares of white matter, drawn in logarithms.")
+    field: float = Field(default=0.05, ge=0, description="Largest spread of the log bias field that preparation left.")
+    power_sd: float = Field(default=0.15, ge=0, description="Spread of the logarithm of a display curve's exponent.")
 
 
 class DeformationSettings(SettingsGroup):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from blindharmony.settings import PersonFitSettings
 from blindharmony.training.augmentation import inside_mean, rician, spoil, thick_slices
 from blindharmony.training.person import fit_people, versions_of
 
@@ -32,22 +33,56 @@ def halved(image, mask):
     return image.reshape(blocks).mean((1, 3, 5)), mask.reshape(blocks).all((1, 3, 5))
 
 
-def test_every_head_teaches_in_six_versions_and_the_first_is_itself(heads):
+def tissue_of(image, mask):
+    """Fluid below a third of the intensities, white matter above two thirds, the darker half of gray as the cortex."""
+    low, middle, high = np.quantile(image[mask], (0.33, 0.5, 0.66))
+    kinds = np.stack(
+        [image < low, (image >= low) & (image < middle), (image >= middle) & (image < high), image >= high]
+    )
+    return (kinds & mask).astype(np.float32)
+
+
+def test_every_head_teaches_as_it_is_and_through_four_scanners(heads):
     calls = []
     coarse = [halved(*h) for h in heads]
     region = heads[0][1]
-    model = fit_people(calls_of(heads), coarse, region, LEVELS, on_head=lambda i, n: calls.append((i, n)))
+    model = fit_people(
+        calls_of(heads), coarse, region, LEVELS, tissue=tissue_of, on_head=lambda i, n: calls.append((i, n))
+    )
     assert calls == [(i + 1, 5) for i in range(5)]
-    assert model.features.shape == (30, 48)
-    assert model.textures.shape == (30, 3)
-    # Noise roughens every head, blur smooths it.
-    fine = model.textures[:, 0].reshape(5, 6)
-    assert (fine[:, 1:3] > fine[:, :1]).all()
-    assert (fine[:, 3:5] < fine[:, :1]).all()
+    assert model.features.shape == (25, 48)
+    assert model.textures is None
+    assert model.contrasts.shape == (25, 2)
+    fluid, gray = model.contrasts.T
+    assert (fluid < gray).all()
+    assert (gray < 1).all()
     own = np.array([np.quantile(x[region], LEVELS) for x, _ in heads])
     np.testing.assert_allclose(model.curves[model.themselves], own, rtol=1e-5)
-    again = fit_people(calls_of(heads), coarse, region, LEVELS)
+    again = fit_people(calls_of(heads), coarse, region, LEVELS, tissue=tissue_of)
     np.testing.assert_array_equal(again.features, model.features)
+
+
+def test_a_scanner_s_contrast_is_in_what_is_seen_and_not_in_the_curve_that_is_learnt(heads):
+    image, mask = heads[0]
+    classes = tissue_of(image, mask)
+    contrast_alone = PersonFitSettings(often=0, thick=0, field=0, power_sd=0)
+    itself, *others = versions_of(image, mask, np.random.default_rng(1), contrast_alone, classes)
+    assert itself.seen is itself.plain is image
+    assert len(others) == 4
+    mean = [(share[mask] * image[mask]).sum() / share.sum() for share in classes]
+    assert itself.contrast == pytest.approx((mean[0] / mean[3], mean[1] / mean[3]), rel=1e-3)
+    for version in others:
+        np.testing.assert_allclose(version.plain, image, atol=1e-6)
+        assert np.abs(version.seen - image)[mask].mean() > 0.01
+        assert 0.45 < version.contrast[1] < 0.95
+
+
+def test_without_tissues_all_scanners_have_the_target_s_contrast(heads):
+    image, mask = heads[0]
+    versions = list(versions_of(image, mask, np.random.default_rng(1), PersonFitSettings(field=0, power_sd=0)))
+    assert {v.contrast for v in versions} == {(0.0, 0.0)}
+    for version in versions:
+        np.testing.assert_array_equal(version.seen, version.plain)
 
 
 def test_a_head_is_not_compared_with_a_mean_that_holds_it(heads):
@@ -55,7 +90,7 @@ def test_a_head_is_not_compared_with_a_mean_that_holds_it(heads):
     spiked = [(x.copy(), m) for x, m in coarse]
     spiked[2] = (spiked[2][0] + 5.0, spiked[2][1])
     a, b = (fit_people(calls_of(heads), c, heads[0][1], LEVELS) for c in (coarse, spiked))
-    same = [np.allclose(a.features[6 * i], b.features[6 * i]) for i in range(5)]
+    same = [np.allclose(a.features[5 * i], b.features[5 * i]) for i in range(5)]
     assert same == [False, False, True, False, False]
 
 
@@ -65,18 +100,23 @@ def test_a_head_is_not_compared_with_a_mean_that_holds_its_person(heads):
     spiked[2] = (spiked[2][0] + 5.0, spiked[2][1])
     whose = ["a", "b", "c", "c", "d"]
     a, b = (fit_people(calls_of(heads), c, heads[0][1], LEVELS, people=whose) for c in (coarse, spiked))
-    same = [np.allclose(a.features[6 * i], b.features[6 * i]) for i in range(5)]
+    same = [np.allclose(a.features[5 * i], b.features[5 * i]) for i in range(5)]
     assert same == [False, False, True, True, False]
-    assert a.people.tolist() == [0] * 6 + [1] * 6 + [2] * 12 + [3] * 6
+    assert a.people.tolist() == [0] * 5 + [1] * 5 + [2] * 10 + [3] * 5
     assert fit_people(calls_of(heads), coarse, heads[0][1], LEVELS, people=list("edcba")).people is None
 
 
-def test_versions_keep_the_mask_and_spoil_as_they_say(heads):
+def test_scanners_keep_the_mask_and_blur_or_roughen_as_they_say(heads):
     image, mask = heads[0]
-    versions = list(versions_of(image, mask, np.random.default_rng(0)))
-    assert all((v[~mask] == 0).all() for v in versions)
-    rough = [float(np.abs(np.diff(v, axis=0))[mask[1:]].mean()) for v in versions]
-    assert rough[2] > rough[1] > rough[0] > rough[3] > rough[4]
+
+    def rough(**more):
+        made = list(versions_of(image, mask, np.random.default_rng(0), PersonFitSettings(thick=0, **more)))[1:]
+        assert all((v.seen[~mask] == 0).all() and (v.plain[~mask] == 0).all() for v in made)
+        return [float(np.abs(np.diff(v.plain, axis=0))[mask[1:]].mean()) for v in made]
+
+    bare = float(np.abs(np.diff(image, axis=0))[mask[1:]].mean())
+    assert min(rough(blur_mm=(0.01, 0.01), noise=(0.05, 0.06), often=1)) > bare
+    assert max(rough(blur_mm=(2.0, 2.5), noise=(1e-5, 1e-5), often=1)) < bare
 
 
 def test_smoothing_inside_a_mask_keeps_a_constant(heads):

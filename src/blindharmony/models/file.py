@@ -34,7 +34,7 @@ from blindharmony.models.target import FORMAT, Target, TargetInfo, atlas_tensor
 ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
 PERSON = ("features", "curves", "heads")
 #: What a person model may lack.
-MORE_OF_PERSON = ("textures", "people")
+MORE_OF_PERSON = ("textures", "people", "contrasts")
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -73,7 +73,9 @@ _MAX_TEXTURES = 64
 
 
 def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | None:
-    """The person model, None in models of format 1; without textures in those of format 2, people in those before 6.
+    """The person model, None in models of format 1.
+
+    Format 2 had no textures, formats before 6 no people, those before 8 no contrasts.
 
     Raises:
         ValueError: If shapes do not fit each other, or values are no numbers.
@@ -100,7 +102,12 @@ def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | N
     people = tensors["person.people"].numpy() if "person.people" in tensors else None
     if people is not None and (people.shape != heads.shape or people.dtype.kind != "i"):
         raise ValueError(f"person has people of shape {people.shape}")
-    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads, textures, people)
+    contrasts = None
+    if "person.contrasts" in tensors:
+        contrasts = tensors["person.contrasts"].numpy().astype(np.float64)
+        if contrasts.shape != (len(heads), 2) or not (np.abs(contrasts) < _MAX_VALUE).all():
+            raise ValueError(f"person has contrasts of shape {contrasts.shape}, or some that are no numbers")
+    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads, textures, people, contrasts)
 
 
 def checked_network(part: str, tensors: Mapping[str, Tensor], make: Callable[[], Network]) -> Network:

@@ -1,7 +1,7 @@
 r"""Which of the target's people a scan shows: the quantile curve of this head, from features that no scanner changes.
 
 Gaussian-process regression from rank features :math:`f` (``harmonization.summary``) to quantile
-curves :math:`Q`, taught by the target's own scans as they are and as seen through other scanners' noise and blur:
+curves :math:`Q`, taught by the target's own scans as they are and as seen through random other scanners:
 
 .. math:: \hat Q(f) = \bar Q + k(f)^\top (K + N)^{-1} (Q_{1..R} - \bar Q), \qquad
           k(f, f') = \lambda \ell^2 \exp\bigl(-\|f - f'\|^2 / 2\ell^2\bigr)\; w^\top P w'
@@ -10,10 +10,15 @@ The noise :math:`N` is shared half and half by all rows of one person and by eac
 are not six people, nor are two scans of one. A scan unlike anything seen in training gets the mean curve: masked
 histogram matching.
 
-Noise and blur move the features, and another way in every head, so a version of a head mostly speaks for scans of its
-kind: :math:`P` is 1 for the same version (as it is, noisy, blurred, ...) and less for another. Which versions a scan is
-like, :math:`w`, follows from its texture :math:`\tau` (``harmonization.summary``) by Bayes' rule, a Gaussian for each
-version; a row of training is its own version.
+**Tissue contrast moves the features** most: taught by heads as they are alone, the curves are further off through
+another contrast than the mean curve is (docs/concepts/roads-not-taken.md). So every head is shown in contrasts as far
+apart as those of real sites, blurred and noisy (:mod:`~blindharmony.training.person`), and all rows count the same.
+
+In models made before, the versions of a head were its noisy, blurred and thickly sliced copies. Noise and blur move the
+features too, and another way in every head, so such a version mostly speaks for scans of its kind: :math:`P` is 1 for
+the same version (as it is, noisy, blurred, ...) and less for another. Which versions a scan is like, :math:`w`, follows
+from its texture :math:`\tau` (``harmonization.summary``) by Bayes' rule, a Gaussian for each version; a row of training
+is its own version.
 
 Source: Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, eq. 2.25, 2.26 and 5.12.
 """
@@ -35,6 +40,9 @@ Array = NDArray[np.float64]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Length scale and strength by cross-validation over 46 people (through random scanners), and those of earlier models.
+_USUAL, _EARLIER = (4.0, 3.0), (2.0, 20.0)
+
 
 # Matrix products differ in their last digits with the number of threads, and a scanner's hash would with them.
 def _one_thread(f: Callable[P, R]) -> Callable[P, R]:
@@ -50,9 +58,11 @@ class PersonModel:
         curves: Their quantile curves, flow units, shape ``(R, Q)``.
         heads: Which head a row belongs to; the first row of a head is the head itself, shape ``(R,)``, and the others
             are its versions, the same ones in the same order for every head.
-        textures: Noise, blur and slices of each row, shape ``(R, T)``; None in models made before it was kept: then
-            all versions count the same.
+        textures: Noise, blur and slices of each row, shape ``(R, T)``, if its versions are kinds that are told apart;
+            None: all versions count the same.
         people: Whose head a row belongs to, shape ``(R,)``, if some are scans of one person; None: all are different.
+        contrasts: Fluid/white and gray/white ratio that each row was seen in, shape ``(R, 2)``; None in models that
+            were taught without other contrasts.
         settings: Numbers of the regression.
 
     Example:
@@ -69,12 +79,19 @@ class PersonModel:
     heads: NDArray[np.int64]
     textures: Array | None = None
     people: NDArray[np.int64] | None = None
+    contrasts: Array | None = None
     settings: PersonSettings = PersonSettings()
+
+    @property
+    def _length(self) -> float:
+        """The length scale that suits the rows: through other contrasts, heads lie further apart."""
+        return self.settings.length or (_EARLIER if self.contrasts is None else _USUAL)[0]
 
     @property
     def _prior(self) -> float:
         """Variance of a head of which nothing is known, in variances of the noise."""
-        return self.settings.strength * self.settings.length**2
+        strength = self.settings.strength or (_EARLIER if self.contrasts is None else _USUAL)[1]
+        return strength * self._length**2
 
     @property
     def _people(self) -> NDArray[np.int64]:
@@ -103,7 +120,7 @@ class PersonModel:
         centre, spread = self._scale
         a, b = (a - centre) / spread, (b - centre) / spread
         distance = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-        return np.asarray(self._prior * np.exp(-distance / (2 * self.settings.length**2)))
+        return np.asarray(self._prior * np.exp(-distance / (2 * self._length**2)))
 
     @cached_property
     def versions(self) -> NDArray[np.int64]:

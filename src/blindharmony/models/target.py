@@ -25,7 +25,7 @@ from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony.preprocessing.registration import load_template
 from blindharmony.settings import TrainSettings
 
-FORMAT = 7
+FORMAT = 8
 
 
 class HeldOut(BaseModel):

@@ -236,6 +236,29 @@ def tissue_posterior(
     Raises:
         ValueError: If the image is not on the template's grid, or the mask is empty.
     """
+    classes = class_posterior(image, mask, net)
+    posterior = np.zeros((3, *mask.shape), np.float32)
+    for kind, tissue in enumerate(TISSUE_OF_CLASS):
+        posterior[tissue] += classes[kind]
+    return posterior
+
+
+def class_posterior(
+    image: NDArray[np.float32], mask: NDArray[np.bool_], net: TissueNet | None = None
+) -> NDArray[np.float32]:
+    """How much of each voxel is of each of the :data:`CLASSES`, which tell deep gray matter from the cortex.
+
+    Args:
+        image: A prepared scan on the template's grid, any T1w contrast, shape ``(X, Y, Z)``.
+        mask: Brain.
+        net: The included network by default.
+
+    Returns:
+        Shares, ``(4, X, Y, Z)``; they add up to 1 inside the mask and are 0 outside.
+
+    Raises:
+        ValueError: If the image is not on the template's grid, or the mask is empty.
+    """
     if image.shape != mask.shape or image.shape != load_template().data.shape:
         raise ValueError(f"image {image.shape} and mask {mask.shape} are not on the template's grid")
     if not mask.any():
@@ -248,11 +271,8 @@ def tissue_posterior(
     parts = [torch.from_numpy(part)[None, None] for part in (values, ranks, inside)]
     half = tuple(slice(s.start // 2, s.stop // 2) for s in box)
     with torch.inference_mode():
-        classes = torch.softmax((net or load_tissue())(*parts, anatomy()[(slice(None), *half)][None]), 1)[0].numpy()
-    shares = np.zeros((3, *inside.shape), np.float32)
-    for kind, tissue in enumerate(TISSUE_OF_CLASS):
-        shares[tissue] += classes[kind]
-    posterior = np.zeros((3, *mask.shape), np.float32)
+        shares = torch.softmax((net or load_tissue())(*parts, anatomy()[(slice(None), *half)][None]), 1)[0].numpy()
+    posterior = np.zeros((len(CLASSES), *mask.shape), np.float32)
     posterior[(slice(None), *box)] = shares / shares.sum(0) * inside
     return posterior
 

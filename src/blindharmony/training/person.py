@@ -1,13 +1,20 @@
-"""The person model of a target is learnt: rank features and quantile curves of its own scans, as any scanner sees them.
+r"""The person model of a target is learnt: rank features and quantile curves of its scans, as any scanner sees them.
 
-Every head is shown as it is and in spoiled versions (noise, blur, thick slices), so that features of a spoiled scan
-lead to the same person. The mean head that a head is compared with never contains that person.
+Every head is shown as it is and through random scanners,
+
+.. math:: y = \bigl(e^{b}\,(k * C(x) + n)\bigr)^\gamma, \qquad Q = \text{quantiles of } k * x + n
+
+:math:`C` gives its tissues other contrasts, as far apart as those of real sites
+(:class:`~blindharmony.training.tissue.RandomContrast`, the tissues by :mod:`~blindharmony.models.tissue`), :math:`k` is
+blur or thick slices, :math:`n` noise, :math:`b` what is left of a bias field. Features are those of :math:`y`. The
+curve that they lead to is that of the same head, as blurred and noisy, in the target's contrast: the curve of a scanner
+undoes contrast, and the restorer what is left. The mean head that a head is compared with never contains that person.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,37 +22,104 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from blindharmony.harmonization.intensity import CurveMap
-from blindharmony.harmonization.summary import rank_features, texture
+from blindharmony.harmonization.summary import rank_features
 from blindharmony.models.person import PersonModel
 from blindharmony.models.target import Target, upsampled
-from blindharmony.settings import PersonFitSettings
-from blindharmony.training.augmentation import FWHM, inside_mean, rician, thick_slices
+from blindharmony.models.tissue import class_posterior
+from blindharmony.settings import PersonFitSettings, TissueFitSettings
+from blindharmony.training.augmentation import FWHM, inside_mean, thick_slices
 from blindharmony.training.data import Head, Report, TrainingData
+from blindharmony.training.labels import DEEP, FLUID, GRAY, STEM, WHITE
+from blindharmony.training.tissue import RandomContrast, smooth_noise
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+#: Shares of the classes of :data:`~blindharmony.models.tissue.CLASSES` in a head, ``(4, X, Y, Z)``.
+Tissue = Callable[[Image, Mask], Image]
+
+_USUAL, _CONTRASTS = PersonFitSettings(), TissueFitSettings()
+_FIELD_KNOTS, _BEND_KNOTS = 3, 6
+_WHITE = 0.9  # rank of white matter among the brain's intensities
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """A head through a scanner.
+
+    Attributes:
+        seen: As the scanner shows it.
+        plain: As it would with the target's contrast.
+        contrast: Fluid/white and gray/white; 0 where the tissues are not known.
+    """
+
+    seen: Image
+    plain: Image
+    contrast: tuple[float, float]
 
 
 def versions_of(
-    image: Image, mask: Mask, rng: np.random.Generator, settings: PersonFitSettings | None = None
-) -> Iterator[Image]:
-    """One by one: a head as it is, with two strengths of noise, two of blur, in thick slices along a random axis.
+    image: Image,
+    mask: Mask,
+    rng: np.random.Generator,
+    settings: PersonFitSettings = _USUAL,
+    classes: Image | None = None,
+) -> Iterator[Version]:
+    """One by one: a head as it is, and through random scanners.
 
     Args:
         image: Template grid, flow units, zero outside the mask.
         mask: Brain.
-        rng: Source of the noise.
-        settings: How strong.
+        rng: Source of contrasts and noise.
+        settings: How far scanners lie apart.
+        classes: Shares of the :data:`~blindharmony.models.tissue.CLASSES`, ``(4, X, Y, Z)``; without them all scanners
+            have the target's contrast.
     """
-    settings = settings or PersonFitSettings()
-    axis = int(rng.integers(3))
-    blurs = [partial(ndimage.gaussian_filter, sigma=width / FWHM) for width in settings.blur_mm]
-    slices = partial(thick_slices, axis=axis, size=settings.slice_mm)
-    yield image
-    for share in settings.noise:
-        yield np.where(mask, rician(image, share, rng), 0).astype(np.float32)
-    for smooth in (*blurs, slices):
-        yield inside_mean(image, mask, smooth)
+    shares, levels = None, np.ones(STEM + 1, np.float32)
+    if classes is not None:
+        shares = np.concatenate([classes, np.zeros_like(classes[:1])])
+        for structure, share in zip((FLUID, GRAY, DEEP, WHITE), classes, strict=True):
+            weight = share[mask] ** 2
+            levels[structure] = (weight * image[mask]).sum() / max(float(weight.sum()), 1e-6)
+        levels[STEM] = levels[WHITE]
+    yield Version(image, image, _ratios(levels) if classes is not None else (0.0, 0.0))
+    for _ in range(settings.scanners):
+        seen, contrast = image, (0.0, 0.0)
+        # A head in which the network sees no contrast between its tissues has none to change.
+        if shares is not None and levels[WHITE] > levels[GRAY] > levels[FLUID] > 0:
+            drawn = RandomContrast.draw(levels, rng, _CONTRASTS)
+            bend = rng.uniform(0, _CONTRASTS.bend_gray) * smooth_noise(image.shape, _BEND_KNOTS, rng)
+            seen, contrast = drawn(image, shares, bend), _ratios(drawn.after)
+        scanned = _scanner(mask, rng, settings)
+        field = np.exp(rng.uniform(0, settings.field) * smooth_noise(image.shape, _FIELD_KNOTS, rng))
+        power = np.float32(np.exp(rng.normal(0, settings.power_sd)))
+        yield Version(_inside((scanned(seen) * field) ** power, mask), scanned(image), contrast)
+
+
+def _scanner(mask: Mask, rng: np.random.Generator, settings: PersonFitSettings) -> Callable[[Image], Image]:
+    """Blur, thick slices and noise of one random scanner, the same for every image."""
+    soft, thick, noisy = rng.random(3) < (settings.often, settings.thick, settings.often)
+    sigmas = rng.uniform(*settings.blur_mm, 3) / FWHM
+    axis, phase = int(rng.integers(3)), int(rng.integers(settings.slice_mm))
+    noise = ndimage.gaussian_filter(rng.standard_normal(mask.shape, np.float32), rng.uniform(0, 0.9, 3), truncate=3.0)
+    spread = float(np.exp(rng.uniform(*np.log(settings.noise)))) / float(noise.std()) if noisy else 0.0
+
+    def scanned(image: Image) -> Image:
+        white = float(np.quantile(image[mask], _WHITE))
+        if soft:
+            image = inside_mean(image, mask, lambda x: ndimage.gaussian_filter(x, sigmas, truncate=3.0))
+        if thick:
+            image = inside_mean(image, mask, lambda x: thick_slices(x, axis, settings.slice_mm, phase))
+        return _inside(np.maximum(image + np.float32(spread * white) * noise, 0), mask)
+
+    return scanned
+
+
+def _ratios(levels: NDArray[np.float32]) -> tuple[float, float]:
+    return float(levels[FLUID] / levels[WHITE]), float(levels[GRAY] / levels[WHITE])
+
+
+def _inside(image: Image, mask: Mask) -> Image:
+    return np.where(mask, image, 0).astype(np.float32)
 
 
 def fit_people(
@@ -55,7 +129,8 @@ def fit_people(
     levels: NDArray[np.float64],
     *,
     people: Sequence[str] = (),
-    settings: PersonFitSettings | None = None,
+    settings: PersonFitSettings = _USUAL,
+    tissue: Tissue | None = None,
     on_head: Callable[[int, int], None] | None = None,
 ) -> PersonModel:
     """The person model of a target.
@@ -69,7 +144,8 @@ def fit_people(
         region: Where scans are compared, template grid.
         levels: Ranks of the quantile curves.
         people: Whose scan each is; all different people if empty.
-        settings: How the versions of a head are spoiled.
+        settings: The random scanners.
+        tissue: Finds the tissues of a head; without it, the scanners have the target's contrast.
         on_head: Called with heads done and their number.
     """
     total = np.sum([x * m for x, m in coarse], 0)
@@ -77,7 +153,7 @@ def fit_people(
     plain = [np.asarray(np.quantile(image[mask & region], levels), np.float64) for image, mask in (h() for h in heads)]
     mean: NDArray[np.float64] = np.mean(plain, 0)
     whose = np.unique(people, return_inverse=True)[1] if people else np.arange(len(heads))
-    features, textures, curves, owners = [], [], [], []
+    features, curves, owners, contrasts = [], [], [], []
     for index, head in enumerate(heads):
         image, mask = head()
         inside = mask & region
@@ -85,20 +161,23 @@ def fit_people(
         others = total - np.sum([x * m for x, m in same], 0)
         others = others / np.maximum(count - np.sum([m for _, m in same], 0, dtype=np.float32), 1)
         atlas = upsampled(others.astype(np.float32))
-        image = np.where(inside, image, 0).astype(np.float32)
-        for version in versions_of(image, inside, np.random.default_rng(index), settings):
-            curve = np.asarray(np.quantile(version[inside], levels), np.float64)
+        classes = tissue(image, mask) if tissue else None
+        for version in versions_of(_inside(image, mask), mask, np.random.default_rng(index), settings, classes):
+            curve = np.asarray(np.quantile(version.plain[inside], levels), np.float64)
             # Noise raises the mean square; preparation would scale it away.
             curve *= np.sqrt((plain[index] ** 2).mean() / (curve**2).mean())
-            matched = np.where(inside, CurveMap.through(curve, mean)(version), 0).astype(np.float32)
+            source = np.asarray(np.quantile(version.seen[inside], levels), np.float64)
+            matched = _inside(CurveMap.through(source, mean)(version.seen), inside)
             features.append(rank_features(matched, inside, atlas))
-            textures.append(texture(matched, inside))
             curves.append(curve)
             owners.append(index)
+            contrasts.append(version.contrast)
         if on_head:
             on_head(index + 1, len(heads))
     several = whose[owners] if len(np.unique(whose)) < len(heads) else None
-    return PersonModel(np.array(features), np.array(curves), np.array(owners), np.array(textures), several)
+    return PersonModel(
+        np.array(features), np.array(curves), np.array(owners), people=several, contrasts=np.array(contrasts)
+    )
 
 
 def with_people(target: Target, data: TrainingData, settings: PersonFitSettings, *, report: Report) -> Target:
@@ -119,6 +198,8 @@ def with_people(target: Target, data: TrainingData, settings: PersonFitSettings,
         target.levels,
         people=people,
         settings=settings,
+        # The network that finds tissues knows T1w scans.
+        tissue=class_posterior if target.info.suffix == "T1w" else None,
         on_head=lambda i, n: report("learning the people", i / n, {}),
     )
     plain = person.curves[person.themselves]
