@@ -28,7 +28,7 @@ from blindharmony.harmonization.summary import ScanSummary, summarize
 from blindharmony.io.volume import Source, Volume, noticed, read_volume
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target
-from blindharmony.preprocessing.brain import read_mask
+from blindharmony.preprocessing.brain import read_lesion, read_mask
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare
 from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
 from blindharmony.quality.checks import evidence_of_scan, gather_evidence, registered_checks
@@ -261,6 +261,7 @@ def harmonize(
     settings: HarmonizeSettings | None = None,
     *,
     mask: Source | None = None,
+    lesion_mask: Source | None = None,
     method: str | Method | None = None,
     scanner: ScannerModel | str | PathLike[str] | None = None,
     cache: Path | None = None,
@@ -294,6 +295,8 @@ def harmonize(
         target: A model, its file, or the name of an included one.
         settings: Every choice and number; the defaults if not given, or those of a :class:`Method`.
         mask: Brain mask on the scan's grid (an array is taken to lie there); found automatically if not given.
+        lesion_mask: Lesions on the scan's grid: no fit and no check looks at them, and they are harmonized by what
+            the rest of the brain says.
         method: ``curve`` (default), ``match``, ``latent``, ``latent-published``, one that was registered
             (:func:`~blindharmony.harmonization.methods.register_method`), or a :class:`Method` with steps of your own.
         scanner: Model of the scanner that made the scan, or its file: scans of one scanner share a curve.
@@ -320,6 +323,7 @@ def harmonize(
                 preparation=steps.preparation,
                 settings=settings,
                 mask=mask,
+                lesion_mask=lesion_mask,
                 cache=cache,
                 progress=say,
             )
@@ -334,6 +338,7 @@ def harmonize(
                 model,
                 settings,
                 scanner=curve,
+                fitted=prepared.scan.fitted(),
                 progress=lambda done, of: say(done / of),
             )
         with stage("judging"):
@@ -364,9 +369,10 @@ def harmonize(
         verdict=judge(evidence),
         seconds=stage.seconds,
         given_mask=named_file(mask),
+        lesion_mask=named_file(lesion_mask),
         scanner=shared,
         own_steps=() if steps.is_default else tuple(f"{name}: {words}" for name, words in steps.steps),
-        inputs=tuple(Path(file) for file in (source.path, mask) if isinstance(file, str | PathLike)),
+        inputs=tuple(Path(file) for file in (source.path, mask, lesion_mask) if isinstance(file, str | PathLike)),
     )
 
 
@@ -389,6 +395,7 @@ def prepared_for(
     preparation: Preparation | None = None,
     settings: HarmonizeSettings = HarmonizeSettings(),
     mask: Source | None = None,
+    lesion_mask: Source | None = None,
     cache: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Prepared:
@@ -397,6 +404,7 @@ def prepared_for(
         source,
         preparation or target.info.recipe,
         mask=None if mask is None else read_mask(mask, source.affine),
+        lesion=None if lesion_mask is None else read_lesion(lesion_mask, source.affine),
         mask_command=settings.mask_command,
         device=settings.device,
         cache=cache,
@@ -432,6 +440,7 @@ def assess(
     settings: HarmonizeSettings | None = None,
     *,
     mask: Source | None = None,
+    lesion_mask: Source | None = None,
     method: str | Method | None = None,
     full: bool = False,
     progress: Progress | None = None,
@@ -447,6 +456,7 @@ def assess(
         target: A model, its file, or the name of an included one.
         settings: Every choice and number of the harmonization that is tried; the defaults if not given.
         mask: Brain mask on the scan's grid; found automatically if not given.
+        lesion_mask: Lesions on the scan's grid, which no fit and no check looks at.
         method: Harmonization to try.
         full: Try it for every scan, so that all that ``harmonize`` would say is known.
         progress: Called with a stage and the share of it that is done.
@@ -465,7 +475,13 @@ def assess(
     with naming(source):
         with stage("preparing") as share:
             prepared = prepared_for(
-                model, source, preparation=steps.preparation, settings=settings, mask=mask, progress=share
+                model,
+                source,
+                preparation=steps.preparation,
+                settings=settings,
+                mask=mask,
+                lesion_mask=lesion_mask,
+                progress=share,
             )
         with stage("judging"):
             evidence = evidence_of_scan(
@@ -474,8 +490,11 @@ def assess(
         if full or not decided(evidence, guarded=steps.guards(None)):
             with stage("harmonizing"):
                 corrected, curve = steps.in_target_contrast(prepared, model, None)
-                inside = corrected.scan.inside()
-                estimated = estimate(steps.harmonization, corrected.scan.data, inside, model, settings, scanner=curve)
+                estimated = estimate(
+                    *(steps.harmonization, corrected.scan.data, corrected.scan.inside(), model, settings),
+                    scanner=curve,
+                    fitted=corrected.scan.fitted(),
+                )
                 evidence = gather_evidence(
                     *(corrected, prepared.scan.data, estimated.image, model),
                     file_warnings=source.warnings,
@@ -497,6 +516,7 @@ def summarize_scan(
     *,
     scanner: ScannerModel | None = None,
     mask: Source | None = None,
+    lesion_mask: Source | None = None,
     cache: Path | None = None,
     **changes: Any,
 ) -> ScanSummary:
@@ -509,16 +529,17 @@ def summarize_scan(
         scanner: The model so far: the summary is then of the scan with its bias field estimated again in the contrast
             that it gives.
         mask: As for :func:`harmonize`, like the rest.
+        lesion_mask: No part of the summary.
         cache: Folder in which preparation is kept for the next time.
         **changes: Of ``settings``.
     """
     (model, _, settings), source = chosen(target, settings, None, changes), read_volume(scan)
     with naming(source):
-        prepared = prepared_for(model, source, settings=settings, mask=mask, cache=cache)
+        prepared = prepared_for(model, source, settings=settings, mask=mask, lesion_mask=lesion_mask, cache=cache)
         if scanner is not None:
             rounds = scanner.checked_for(model).rounds
             prepared = bias_estimated_again(prepared, model, rounds, settings=settings, cache=cache)
-        return summarize(prepared.scan.data, prepared.scan.inside(), model, settings.curve)
+        return summarize(prepared.scan.data, prepared.scan.fitted(), model, settings.curve)
 
 
 def learn_scanner(
@@ -527,6 +548,7 @@ def learn_scanner(
     settings: HarmonizeSettings | None = None,
     *,
     masks: Sequence[Source | None] | None = None,
+    lesion_masks: Sequence[Source | None] | None = None,
     cache: Path | None = None,
     fewest: int = 1,
     on_error: Callable[[int, BlindHarmonyError], None] | None = None,
@@ -543,6 +565,7 @@ def learn_scanner(
         target: A model, its file, or the name of an included one.
         settings: Every choice and number; the defaults if not given.
         masks: A brain mask, or None, for each scan.
+        lesion_masks: The same of lesions, which are no part of the fit.
         cache: Folder in which preparation is kept from look to look, and for ``harmonize``.
         fewest: Scans that must be left after the first look.
         on_error: Called with the index of a scan and what went wrong with it; the scan is then left out of this look.
@@ -562,14 +585,15 @@ def learn_scanner(
     """
     if not scans:
         raise UsageError("no scan was given", remedy="give the scans of one scanner")
-    mask_of = [None] * len(scans) if masks is None else masks
-    if len(mask_of) != len(scans):
-        raise UsageError(f"{len(mask_of)} masks for {len(scans)} scans", remedy="give one for each, or None instead")
+    mask_of, lesions_of = ([None] * len(scans) if listed is None else listed for listed in (masks, lesion_masks))
+    for listed in (mask_of, lesions_of):
+        if len(listed) != len(scans):
+            raise UsageError(f"{len(listed)} masks for {len(scans)} scans", remedy="give one for each, or None instead")
     model, _, settings = chosen(target, settings, None, changes)
     rounds = ScannerRounds(model, settings=settings)
     while rounds.wanted:
         summaries = []
-        for index, (scan, mask) in enumerate(zip(scans, mask_of, strict=True)):
+        for index, (scan, mask, lesions) in enumerate(zip(scans, mask_of, lesions_of, strict=True)):
             if progress:
                 progress(rounds.number, index)
             try:
@@ -579,6 +603,7 @@ def learn_scanner(
                     settings,
                     scanner=rounds.model,
                     mask=mask,
+                    lesion_mask=lesions,
                     cache=cache,
                 )
             except Exception as error:

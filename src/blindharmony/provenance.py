@@ -76,8 +76,9 @@ class Record(SidecarPart):
     @field_validator("parameters")
     @classmethod
     def _mask_is_a_file(cls, parameters: Parameters) -> Parameters:
-        if parameters.mask and not (parameters.mask.name and parameters.mask.sha256):
-            raise ValueError("its mask was no file")
+        for mask in (parameters.mask, parameters.lesion_mask):
+            if mask and not (mask.name and mask.sha256):
+                raise ValueError("its mask was no file")
         return parameters
 
     @property
@@ -168,7 +169,10 @@ def rerun(
         )
     places = places_for(sidecar, inputs)
     scan = find_input(record.source, "scan", [*in_study(sidecar, record.sources[0]), *places], sidecar)
-    mask = find_input(Named.model_validate(dict(options.mask)), "mask", places, sidecar) if options.mask else None
+    mask, lesions = (
+        find_input(Named.model_validate(dict(file)), name, places, sidecar) if file else None
+        for name, file in (("mask", options.mask), ("lesion mask", options.lesion_mask))
+    )
     model = _target(record, target, places, sidecar)
     scanner = _scanner(options.scanner, model, places, sidecar) if options.scanner else None
     try:
@@ -183,8 +187,8 @@ def rerun(
     # The user may have given the result a name of its own.
     image = None if image in result_names(scan).values() else image
     outputs = [out / name for name in (*record.results, *result_names(scan, image).values())]
-    check_outputs(outputs, [*first, scan, mask, target])
-    result = harmonize(scan, model, settings, mask=mask, scanner=scanner, progress=progress)
+    check_outputs(outputs, [*first, scan, mask, lesions, target])
+    result = harmonize(scan, model, settings, mask=mask, lesion_mask=lesions, scanner=scanner, progress=progress)
     files = result.save(
         out,
         name=image,

@@ -71,6 +71,7 @@ class HarmonizeResult:
         verdict: Every check, and the level, headline, warnings and advice that follow.
         seconds: Time of each stage.
         given_mask: Name and hash of the mask that was given, if one was.
+        lesion_mask: The same of the lesion mask.
         scanner: Model of the scanner, if one was given.
         own_steps: The steps of the method in words, if it is not one that a name and settings say all about.
         inputs: Files it was made from, which no result replaces.
@@ -93,6 +94,7 @@ class HarmonizeResult:
     verdict: Verdict
     seconds: Mapping[str, float]
     given_mask: NamedFile | None = None
+    lesion_mask: NamedFile | None = None
     scanner: ScannerModel | None = None
     own_steps: tuple[str, ...] = ()
     inputs: tuple[Path, ...] = ()
@@ -263,6 +265,7 @@ class HarmonizeResult:
             parameters=Parameters.of(
                 self.settings,
                 mask=self.given_mask,
+                lesion_mask=self.lesion_mask,
                 scanner=scanner,
                 steps=self.own_steps,
             ),
@@ -403,6 +406,7 @@ class Parameters(SidecarPart):
     device: str
     keep_bias: bool
     mask: NamedFile | None
+    lesion_mask: NamedFile | None = None
     mask_command: str | None
     refine: bool
     on_harm: Literal["scan", "result"] = "result"
@@ -417,6 +421,7 @@ class Parameters(SidecarPart):
         settings: HarmonizeSettings,
         *,
         mask: NamedFile | None,
+        lesion_mask: NamedFile | None = None,
         scanner: NamedScanner | None,
         steps: tuple[str, ...] = (),
     ) -> Parameters:
@@ -424,6 +429,7 @@ class Parameters(SidecarPart):
         return cls(
             **settings.model_dump(include=_CHOICES),
             mask=mask,
+            lesion_mask=lesion_mask,
             scanner=scanner,
             steps=steps,
             settings=settings.groups(by_alias=True),
@@ -442,7 +448,7 @@ class Parameters(SidecarPart):
     @model_serializer(mode="wrap")
     def _without_what_is_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = write(self)
-        return {key: value for key, value in content.items() if key not in ("Steps", "Settings") or value}
+        return {key: value for key, value in content.items() if key not in ("Steps", "Settings", "LesionMask") or value}
 
 
 class Sidecar(SidecarPart):
@@ -541,6 +547,8 @@ def command(result: HarmonizeResult) -> str:
     words += ["--method", settings.method, "--seed", str(settings.seed), "--device", settings.device]
     if result.given_mask:
         words += ["--mask", result.given_mask.name or "MASK"]
+    if result.lesion_mask:
+        words += ["--lesion-mask", result.lesion_mask.name or "LESIONS"]
     if settings.mask_command:
         words += ["--mask-command", settings.mask_command]
     if result.scanner:

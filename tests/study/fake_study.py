@@ -28,13 +28,13 @@ def make_study(root: Path, scans: dict[str, str], metadata: dict[str, dict] | No
     return root
 
 
-def fake_run(root: Path, out: Path, engine=None, *, seed: int = 0, say=None, scratch: int = 500, **which):
+def fake_run(root: Path, out: Path, engine=None, *, seed: int = 0, say=None, scratch: int = 500, lesions=None, **which):
     """Plan and run with the fake work; what was said goes to ``say``."""
     scans, _ = bids_scans(root, **which)
     engine = engine or SerialEngine()
     lines = [] if say is None else say
     with held(Ledger(out)) as ledger:
-        plan = make_plan(by_metadata(scans), ledger)
+        plan = make_plan(by_metadata(scans), ledger, lesions=lesions)
         settings = StudySettings(target="none", digest="d", harmonize=HarmonizeSettings(seed=seed))
         try:
             return run_study(

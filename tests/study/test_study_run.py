@@ -253,6 +253,23 @@ def test_the_table_knows_all_runs(study, tmp_path):
     assert "n/a" in lines[1]
 
 
+def test_a_lesion_mask_that_comes_or_changes_is_noticed(study, tmp_path):
+    out, lesions = tmp_path / "out", tmp_path / "lesions"
+    drawn = lesions / "sub-05/anat/sub-05_label-lesion_mask.nii.gz"
+    drawn.parent.mkdir(parents=True)
+    fake_run(study, out)
+    for text in ("a", "bc"):
+        drawn.write_text(text)
+        said = []
+        assert fake_run(study, out, say=said, lesions=lesions).done == 1
+        assert any("sub-05_T1w: computed again: the lesion mask is another" in line for line in said)
+        assert fake_run(study, out, lesions=lesions).kept == 6
+    drawn.unlink()
+    drawn.symlink_to(tmp_path / "dropped")
+    assert "its lesion mask cannot be read" in fake_run(study, out, lesions=lesions).failed["sub-05_T1w"]
+    assert fake_run(study, out).done == 1
+
+
 def test_a_source_that_is_away_takes_no_result_with_it(study, tmp_path, diary):
     out = tmp_path / "out"
     fake_run(study, out)

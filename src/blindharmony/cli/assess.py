@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Pace, Screen
-from blindharmony.cli.options import add_settings, add_shared, masks_named, scans_named, settings_of
+from blindharmony.cli.options import add_settings, add_shared, lesions_named, masks_named, scans_named, settings_of
 from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, reportable
 from blindharmony.settings import HarmonizeSettings
 from blindharmony.version import VERSION
@@ -55,7 +55,7 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, or BIDS study")
-    add_shared(p, "--target", "--mask", "--mask-dir")
+    add_shared(p, "--target", "--mask", "--mask-dir", "--lesion-mask", "--lesion-dir")
     p.add_argument("--full", action="store_true", help="try harmonization also where the scan as it came decides")
     add_settings(p, ("mask_command", "refine", "device"))
     add_shared(p, "--participant-label", "--suffix")
@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     settings = settings_of(arguments, HarmonizeSettings)
     paths, missing = scans_named(arguments.scans, arguments.participant_label, arguments.suffix, screen)
     masks = masks_named(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
+    lesions = lesions_named(arguments.lesion_mask, arguments.lesion_dir, paths)
     from blindharmony.api import assess
     from blindharmony.models.file import load_target
 
@@ -90,6 +91,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                     target,
                     settings,
                     mask=masks.get(path),
+                    lesion_mask=lesions.get(path),
                     full=arguments.full,
                     progress=partial(stage, more=pace.left()),
                 )

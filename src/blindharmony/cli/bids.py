@@ -64,7 +64,7 @@ def add_parser(verbs: Any) -> None:
     which.add_argument(*both("--session-label"), nargs="+", metavar="LABEL", help="with or without ses-")
     which.add_argument(*both("--bids-filter-file"), type=Path, metavar="FILE", help='JSON: {"t1w": {"run": 1}}')
     which.add_argument(*both("--skip-bids-validation"), action="store_true", help="do not check the data set")
-    add_shared(which, "--mask-dir")
+    add_shared(which, "--mask-dir", "--lesion-dir")
     scanners = p.add_argument_group("which scans share a scanner")
     scanners.add_argument(
         *both("--scanner-grouping"),
@@ -128,6 +128,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise UsageError(f"{arguments.mask_dir}: no such folder", remedy="check --mask-dir")
     if arguments.mask_dir and arguments.mask_dir.resolve() == arguments.output_dir.resolve():
         raise UsageError("--mask-dir is the output folder: masks would be replaced", remedy="choose another folder")
+    if arguments.lesion_dir and not arguments.lesion_dir.is_dir():
+        raise UsageError(f"{arguments.lesion_dir}: no such folder", remedy="check --lesion-dir")
     if not arguments.skip_bids_validation:
         check_input(arguments.bids_dir)
         # It reads the whole data set: no job of an array does.
@@ -193,9 +195,9 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
         describe(arguments.bids_dir, ledger.out, target.name, target.suffix)
         keep_target(ledger, target)
         screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
-        masks = arguments.mask_dir and arguments.mask_dir.resolve()
+        masks, lesions = (d and d.resolve() for d in (arguments.mask_dir, arguments.lesion_dir))
         with failures_told(ledger, wanted=not apart):
-            plan = make_plan(groups, ledger, masks=masks)
+            plan = make_plan(groups, ledger, masks=masks, lesions=lesions)
         check_outputs(_places(plan, ledger), _inputs(arguments, plan))
         if masks and plan.without_mask:
             screen.problem(f"blindharmony: warning: no mask for {plan.without_mask} scans; their brain will be found")
@@ -247,7 +249,7 @@ def _places(plan: Plan, ledger: Ledger) -> list[Path]:
 
 
 def _inputs(arguments: argparse.Namespace, plan: Plan) -> list[str | Path | None]:
-    files = [file for item in plan.items.values() for file in (item.scan.path, item.mask)]
+    files = [file for item in plan.items.values() for file in (item.scan.path, item.mask, item.lesions)]
     return [arguments.target, arguments.bids_filter_file, arguments.config, *files]
 
 

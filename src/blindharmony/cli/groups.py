@@ -83,6 +83,7 @@ class LookAtFile(Work):
         settings: What the scan is harmonized with.
         scanner: The model so far, as its file has it.
         mask: Given brain mask.
+        lesions: Given lesion mask.
         cache: Folder in which the prepared scan is kept.
         summary: Where what it adds to the model is written.
     """
@@ -92,6 +93,7 @@ class LookAtFile(Work):
     settings: HarmonizeSettings
     scanner: dict[str, Any] | None
     mask: FilePath | None
+    lesions: FilePath | None
     cache: FilePath | None
     summary: FilePath
 
@@ -104,9 +106,10 @@ class LookAtFile(Work):
 
         scanner = ScannerModel.parse(self.scanner) if self.scanner else None
         target = load_target(self.target)
+        masks = {"mask": self.mask, "lesion_mask": self.lesions}
         keep_summary(
             self.summary,
-            summarize_scan(self.scan, target, self.settings, scanner=scanner, mask=self.mask, cache=self.cache),
+            summarize_scan(self.scan, target, self.settings, scanner=scanner, **masks, cache=self.cache),
         )
         return Answer()
 
@@ -141,6 +144,7 @@ class Group:
         name: The scanner's; empty for the only one.
         scans: The files.
         masks: Brain masks that were given.
+        lesions: Lesion masks that were given.
         target: The target.
         settings: What scans are harmonized with.
         cache: Where prepared scans are kept, if there is room.
@@ -149,6 +153,7 @@ class Group:
     name: str
     scans: list[Path]
     masks: dict[Path, Path]
+    lesions: dict[Path, Path]
     target: Target
     settings: HarmonizeSettings
     cache: Path | None
@@ -170,9 +175,15 @@ class Group:
             if debug:
                 raise error
 
-        masks = [self.masks.get(path) for path in self.scans]
         return learn_scanner(
-            self.scans, self.target, self.settings, masks=masks, cache=self.cache, on_error=leave_out, progress=say
+            self.scans,
+            self.target,
+            self.settings,
+            masks=[self.masks.get(path) for path in self.scans],
+            lesion_masks=[self.lesions.get(path) for path in self.scans],
+            cache=self.cache,
+            on_error=leave_out,
+            progress=say,
         )
 
     def learnt_by(self, workers: Engine, target: str, say: Callable[[int, int], None]) -> ScannerModel:
@@ -194,6 +205,7 @@ class Group:
                         settings=self.settings,
                         scanner=rounds.model.content if rounds.model else None,
                         mask=self.masks.get(path),
+                        lesions=self.lesions.get(path),
                         cache=self.cache,
                         summary=Path(folder, f"{rounds.number}-{index}.safetensors"),
                     )

@@ -34,7 +34,16 @@ from blindharmony.cli.groups import (
     sweep_prepared,
 )
 from blindharmony.cli.one_scan import Extra, HarmonizedFile, HarmonizeFile, Outcomes, earlier, sidecar_content
-from blindharmony.cli.options import add_settings, add_shared, count, for_workers, masks_named, scans_named, settings_of
+from blindharmony.cli.options import (
+    add_settings,
+    add_shared,
+    count,
+    for_workers,
+    lesions_named,
+    masks_named,
+    scans_named,
+    settings_of,
+)
 from blindharmony.cli.verify import by_sidecar
 from blindharmony.errors import (
     BlindHarmonyError,
@@ -104,7 +113,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("scans", nargs="+", metavar="SCAN", help="file (.nii, .nii.gz, .mgz), folder, BIDS study, DICOM")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
     p.add_argument("-o", dest="file", type=Path, metavar="FILE", help="one scan: its result, .nii.gz, .nii or .mgz")
-    add_shared(p, "--target", "--mask", "--mask-dir")
+    add_shared(p, "--target", "--mask", "--mask-dir", "--lesion-mask", "--lesion-dir")
     add_settings(p, HarmonizeSettings.choices())
     p.add_argument(
         "--group",
@@ -155,9 +164,10 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             f"several scans would be written as {twice[0]}", remedy="harmonize them into different folders"
         )
     masks = masks_named(arguments.mask, arguments.mask_dir, paths, command=settings.mask_command)
+    lesions = lesions_named(arguments.lesion_mask, arguments.lesion_dir, paths)
     results = [place for path in paths for place in _results_of(arguments, path)]
     scanner = [arguments.save_scanner] if arguments.save_scanner and arguments.group else []
-    check_outputs([*results, *scanner], [*_inputs(arguments), *paths, *masks.values()])
+    check_outputs([*results, *scanner], [*_inputs(arguments), *paths, *masks.values(), *lesions.values()])
     # Only now the slow imports: a typing error should answer at once.
     from blindharmony.api import chosen
 
@@ -165,7 +175,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     outcomes = Outcomes(screen, json=arguments.json)
     for problem in missing:
         outcomes.fail(problem)
-    session = _Session(arguments, settings, target, masks, screen, outcomes)
+    session = _Session(arguments, settings, target, masks, lesions, screen, outcomes)
     session.harmonize(paths)
     screen.failures(outcomes.failed, len(paths) + len(missing))
     return outcomes.code
@@ -195,6 +205,7 @@ class _Session:
     settings: HarmonizeSettings
     target: Target
     masks: dict[Path, Path]
+    lesions: dict[Path, Path]
     screen: Screen
     outcomes: Outcomes
 
@@ -209,7 +220,7 @@ class _Session:
         if named:
             # A group takes a minute a scan before its first result would be refused.
             for path in paths:
-                self.refuse_existing(path, self.masks.get(path), scanner=...)
+                self.refuse_existing(path, scanner=...)
             before = {name: self.fitted_before(name, scans) for name, scans in named.items()}
             done = {path: model for name, model in before.items() if model for path in named[name]}
             named = {name: scans for name, scans in named.items() if not before[name]}
@@ -222,7 +233,8 @@ class _Session:
             closing(workers) if workers else nullcontext(),
             prepared_scans(arguments.out, paths) if named else nullcontext() as cache,
         ):
-            groups = [Group(n, scans, self.masks, self.target, self.settings, cache) for n, scans in named.items()]
+            shared = (self.masks, self.lesions, self.target, self.settings, cache)
+            groups = [Group(name, scans, *shared) for name, scans in named.items()]
             pace = Pace(sum(group.units for group in groups) + len(paths) * _units())
             scanners = learnt_scanners(arguments, groups, screen, pace, workers)
             if cache is not None:  # they lie prepared
@@ -248,7 +260,7 @@ class _Session:
         for path in paths:
             model = scanners.get(path, scanner)
             try:
-                files = self.refuse_existing(path, self.masks.get(path), scanner=model)
+                files = self.refuse_existing(path, scanner=model)
             except OutputError as error:
                 self.outcomes.fail(error, path)
                 files = []
@@ -264,6 +276,7 @@ class _Session:
                 target=for_workers(arguments.target),
                 settings=self.settings,
                 mask=self.masks.get(path),
+                lesions=self.lesions.get(path),
                 scanner=model.content if model else None,
                 cache=cache,
                 also=tuple(name for name, wanted in also.items() if wanted),
@@ -324,14 +337,15 @@ class _Session:
         self.screen.note(f"harmonizing in {number} processes with {threads} threads each")
         return ProcessEngine([dict.fromkeys(THREADS, str(threads))] * number)
 
-    def refuse_existing(self, path: Path, mask: Path | None, *, scanner: Any) -> list[Path] | None:
+    def refuse_existing(self, path: Path, *, scanner: Any) -> list[Path] | None:
         """The files of a result that is there and was made in the same way; None if there is none, or it is replaced.
 
         Raises:
             OutputError: If there is another one, or it is an input.
         """
         arguments, places = self.arguments, _results_of(self.arguments, path)
-        check_outputs(places, [*_inputs(arguments), path, mask])
+        mask, lesions = self.masks.get(path), self.lesions.get(path)
+        check_outputs(places, [*_inputs(arguments), path, mask, lesions])
         if arguments.overwrite or not any(place.exists() for place in places):
             return None
         if damage := _damage(places):
@@ -343,6 +357,7 @@ class _Session:
                 places,
                 path,
                 mask,
+                lesions,
                 self.target,
                 self.settings,
                 scanner,
@@ -380,7 +395,7 @@ class _Session:
         """One line: what would become of a scan."""
         group = next((name or "one scanner" for name, scans in groups.items() if path in scans), "")
         try:
-            done = self.refuse_existing(path, self.masks.get(path), scanner=... if group else scanner)
+            done = self.refuse_existing(path, scanner=... if group else scanner)
         except OutputError as error:
             self.outcomes.fail(error, path)
             return
@@ -419,7 +434,8 @@ _WRITTEN = (".nii.gz", ".nii", ".mgz", ".mgh")
 
 def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:
     """The files that options name."""
-    return [arguments.target, arguments.group_table, arguments.scanner, arguments.mask, arguments.config]
+    masks = (arguments.mask, arguments.lesion_mask)
+    return [arguments.target, arguments.group_table, arguments.scanner, *masks, arguments.config]
 
 
 def _results_of(arguments: argparse.Namespace, path: Path) -> list[Path]:

@@ -62,6 +62,7 @@ class HarmonizeFile(Work):
         target: Model file or included name.
         settings: What it is harmonized with.
         mask: Given brain mask.
+        lesions: Given lesion mask.
         scanner: Model of its scanner, as its file has it.
         cache: Folder in which it may lie prepared.
         also: What is written beside scan, mask and sidecar.
@@ -76,6 +77,7 @@ class HarmonizeFile(Work):
     target: str
     settings: HarmonizeSettings
     mask: FilePath | None
+    lesions: FilePath | None
     scanner: dict[str, Any] | None
     cache: FilePath | None
     also: tuple[Extra, ...]
@@ -95,6 +97,7 @@ class HarmonizeFile(Work):
             target,
             self.settings,
             mask=self.mask,
+            lesion_mask=self.lesions,
             scanner=ScannerModel.parse(self.scanner) if self.scanner else None,
             cache=self.cache,
             progress=tell,
@@ -132,6 +135,7 @@ def earlier(
     places: list[Path],
     scan: Path,
     mask: Path | None,
+    lesions: Path | None,
     target: Target,
     settings: HarmonizeSettings,
     scanner: Any,
@@ -143,6 +147,7 @@ def earlier(
         places: As :func:`~blindharmony.files.result_names` names them.
         scan: The scan.
         mask: The mask that is given now.
+        lesions: The lesion mask that is given now.
         target: The target.
         settings: What the scan would be harmonized with.
         scanner: The scanner model, None if the scan goes alone; ``...`` if it is not fitted yet.
@@ -157,6 +162,8 @@ def earlier(
     parameters: Parameters = record.parameters
     by_kind = dict(zip(result_names(scan), places, strict=True))
     absent = [kind for kind in wanted if by_kind[kind].name not in record.results]
+    masks = (("mask", parameters.mask, mask), ("lesion mask", parameters.lesion_mask, lesions))
+    changed = [kind for kind, named, file in masks if (named and named.sha256) != (file and file_sha256(file))]
     made_with = parameters.scanner.digest if parameters.scanner else None
     if record.source_sha256 != file_sha256(scan):
         difference = "made from another scan"
@@ -164,8 +171,8 @@ def earlier(
         difference = f"made for the target {record.target.name}"
     elif record.method != settings.method or parameters.settings_of(record.method).digest != settings.digest:
         difference = "made with other settings"
-    elif (parameters.mask and parameters.mask.sha256) != (mask and file_sha256(mask)):
-        difference = "made with another mask"
+    elif changed:
+        difference = f"made with another {changed[0]}, or none"
     elif scanner is not ... and made_with != (scanner and scanner.digest):
         difference = "made with another scanner model, or none"
     elif parameters.steps or record.versions.get("blindharmony") != VERSION:

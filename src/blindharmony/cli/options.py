@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from blindharmony.cli.console import Screen
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.files import parse_json, read_text
-from blindharmony.io.bids import Listing, find_masks, joined, list_scans
+from blindharmony.io.bids import Listing, find_lesions, find_masks, joined, list_scans
 from blindharmony.settings import METHODS, HarmonizeSettings, Settings, TrainSettings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -30,6 +30,15 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--target": {"default": "ds002748", "help": "model file or included name (default: %(default)s)"},
     "--mask": {"type": Path, "help": "brain mask on the scan's grid (one scan only)"},
     "--mask-dir": {"type": Path, "metavar": "DIR", "help": "derivatives with a desc-brain mask of every scan"},
+    "--lesion-mask": {
+        "type": Path,
+        "help": "lesions on the scan's grid, which no fit and no check looks at (one scan)",
+    },
+    "--lesion-dir": {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "derivatives with a label-lesion mask of scans with lesions",
+    },
     "--participant-label": {"nargs": "+", "metavar": "LABEL", "help": "BIDS subjects, with or without sub-"},
     "--suffix": {"default": "T1w", "help": "BIDS suffix of the contrast (default: %(default)s)"},
     "--viewer": {"action": "store_true", "help": "also write a page to scroll through both volumes"},
@@ -209,14 +218,31 @@ def masks_named(
         InputError: If there is no such file, or a scan has no mask in the folder and no ``command`` makes one.
         UsageError: If one mask is given for several scans, or both options.
     """
-    if mask is None:
-        return find_masks(paths, folder, command=command)
+    if mask is not None:
+        return _one_mask(mask, folder, paths)
+    return find_masks(paths, folder, command=command)
+
+
+def lesions_named(mask: Path | None, folder: Path | None, paths: list[Path]) -> dict[Path, Path]:
+    """The lesion masks of scans that were given one, by ``--lesion-mask`` or ``--lesion-dir``; a scan may have none.
+
+    Raises:
+        InputError: If there is no such file.
+        UsageError: If one mask is given for several scans, both options, or a folder without any.
+    """
+    if mask is not None:
+        return _one_mask(mask, folder, paths, "lesion")
+    return find_lesions(paths, folder)
+
+
+def _one_mask(mask: Path, folder: Path | None, paths: list[Path], kind: str = "") -> dict[Path, Path]:
+    option, other = (f"--{kind}-mask", f"--{kind}-dir") if kind else ("--mask", "--mask-dir")
     if folder is not None:
-        raise UsageError("--mask and --mask-dir exclude each other", remedy="use one of them")
+        raise UsageError(f"{option} and {other} exclude each other", remedy="use one of them")
     if not mask.exists():
         raise InputError("no such mask", remedy="check the path", path=mask)
     if len(paths) != 1:
-        raise UsageError("--mask goes with one scan", remedy="give one scan with it, or leave --mask out")
+        raise UsageError(f"{option} goes with one scan", remedy=f"give one scan with it, or leave {option} out")
     return {paths[0]: mask}
 
 

@@ -37,6 +37,7 @@ def harmonize_curve(
     *,
     scanner: ScannerModel | None = None,
     settings: HarmonizeSettings = HarmonizeSettings(),
+    fitted: NDArray[np.bool_] | None = None,
 ) -> Estimate:
     """Harmonize a scan by one intensity curve.
 
@@ -46,11 +47,13 @@ def harmonize_curve(
         target: Target model; without a person model this is masked histogram matching.
         scanner: Of the scanner that made the scan, if several of its scans were fitted together.
         settings: Numbers of the curve.
+        fitted: Voxels that the curve is fitted to, without lesions; the whole brain if not given.
 
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    summary = summarize(image, mask, target, settings.curve)
+    fitted = mask if fitted is None else fitted
+    summary = summarize(image, fitted, target, settings.curve)
     person, warnings, doubts = target.person, [], []
     moved = float(np.sqrt(np.mean((summary.person - target.mean_curve) ** 2)))
     figures: dict[str, float | str] = {
@@ -60,7 +63,7 @@ def harmonize_curve(
     if scanner is None:
         gain, used = 1.0, fit_scanner([summary], target, settings)
     else:
-        gain, used = scanner.gain(image, mask), scanner
+        gain, used = scanner.gain(image, fitted), scanner
     curve = CurveMap(used.curve.x / gain, used.curve.y)
     wanted = curve(summary.quantiles.astype(np.float32)).astype(np.float64)
     if scanner is not None:
@@ -132,7 +135,7 @@ def bias_estimated_again(
         return prepared
     latest, total, share = prepared, None, 0.0
     for model in models:
-        image, inside = latest.scan.data, latest.scan.inside()
+        image, inside = latest.scan.data, latest.scan.fitted()
         estimate = harmonize_curve(image, inside, target, scanner=model, settings=settings)
         if not isinstance(estimate.intensity_map, CurveMap):
             break

@@ -36,11 +36,13 @@ class MethodOptions:
         settings: Where to compute, the seed of methods that draw, and all numbers.
         scanner: What is left of the curve of the scanner that made the scan, if it is known.
         progress: Called with the steps done and the steps in all.
+        fitted: Voxels that a fit may look at: the mask without lesions; the whole mask if None.
     """
 
     settings: HarmonizeSettings = HarmonizeSettings()
     scanner: ScannerModel | None = None
     progress: Callable[[int, int], None] | None = None
+    fitted: Mask | None = None
 
 
 Harmonizer: TypeAlias = Callable[[Image, Mask, Target, MethodOptions], Estimate]
@@ -119,12 +121,13 @@ def method_named(name: str) -> HarmonizationMethod:
 
 @register_method("curve", about=ABOUT["curve"], target_contrast=True, refines=True, scanner=True, guarded=True)
 def _curve(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
-    return harmonize_curve(image, mask, target, scanner=options.scanner, settings=options.settings)
+    scanner, settings, fitted = options.scanner, options.settings, options.fitted
+    return harmonize_curve(image, mask, target, scanner=scanner, settings=settings, fitted=fitted)
 
 
 @register_method("match", about=ABOUT["match"])
 def _match(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
-    return harmonize_match(image, mask, target, options.settings.curve)
+    return harmonize_match(image, mask, target, options.settings.curve, fitted=options.fitted)
 
 
 @register_method("latent-published", about=ABOUT["latent-published"])
@@ -150,6 +153,7 @@ def estimate(
     settings: HarmonizeSettings = HarmonizeSettings(),
     *,
     scanner: ScannerModel | None = None,
+    fitted: Mask | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Harmonize an image on the template grid, and take out noise and blur if the method lets the restorer do that.
@@ -159,7 +163,7 @@ def estimate(
     """
     chosen = method_named(method) if isinstance(method, str) else method
     settings = settings.updated(method=chosen.name)
-    harmonized = chosen.harmonize(image, mask, target, MethodOptions(settings, scanner, progress))
+    harmonized = chosen.harmonize(image, mask, target, MethodOptions(settings, scanner, progress, fitted))
     if chosen.refines and settings.refine and target.restorer:
         return refined(harmonized, mask, target, device=settings.device, settings=settings.refinement)
     return harmonized

@@ -139,7 +139,12 @@ def source_quantiles(
 
 
 def harmonize_match(
-    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target, settings: CurveSettings = CurveSettings()
+    image: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    target: Target,
+    settings: CurveSettings = CurveSettings(),
+    *,
+    fitted: NDArray[np.bool_] | None = None,
 ) -> Estimate:
     r"""Give every voxel the target's mean intensity of its rank: :math:`x_h = \bar Q(F_y(y))`.
 
@@ -148,8 +153,9 @@ def harmonize_match(
         mask: Brain.
         target: Its mean quantile curve is used; no flow.
         settings: Numbers.
+        fitted: Voxels whose ranks count; the whole brain if not given.
     """
-    quantiles, _ = source_quantiles(image, mask, target, settings)
+    quantiles, _ = source_quantiles(image, mask if fitted is None else fitted, target, settings)
     curve = CurveMap.through(quantiles, target.mean_curve)
     return Estimate(inside_only(image, mask, curve), intensity_map=curve)
 

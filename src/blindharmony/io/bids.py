@@ -550,8 +550,8 @@ def _fits(short: str, word: str | None, wanted: Any) -> bool:
 # Brain masks beside scans.
 
 
-def find_mask(folder: Path, scan: Path) -> Path | None:
-    """A scan's own brain mask in a folder of derivatives (fMRIPrep, sMRIPrep, ...), in the scan's own space.
+def find_mask(folder: Path, scan: Path, label: str = "desc-brain") -> Path | None:
+    """A scan's own mask in a folder of derivatives (fMRIPrep, sMRIPrep, ...), in the scan's own space.
 
     Looked for is ``sub-01[/ses-1]/anat/sub-01[_ses-1][...]_desc-brain_mask.nii[.gz]`` with the scan's entities and no
     ``space-``; a mask of the participant as a whole is taken if it has no entity that the scan has not. For a scan
@@ -561,17 +561,19 @@ def find_mask(folder: Path, scan: Path) -> Path | None:
     Args:
         folder: The derivatives.
         scan: The scan.
+        label: What the mask is of, as BIDS writes it: ``desc-brain`` or ``label-lesion``.
     """
+    key, _, value = label.partition("-")
     words = {k: v for k, v in entities(scan).items() if k not in ("suffix", "desc")}
     if "sub" not in words:
-        plain = folder / mask_name(scan)
+        plain = folder / mask_name(scan).replace("desc-brain", label)
         return plain if plain.exists() else None
     sub = f"sub-{words['sub']}"
     best: tuple[int, str] | None = None
     for below in (*([f"{sub}/ses-{words['ses']}/anat"] if "ses" in words else []), f"{sub}/anat"):
-        for file in sorted((folder / below).glob(f"{sub}_*desc-brain_mask.nii*")):
+        for file in sorted((folder / below).glob(f"{sub}_*{label}_mask.nii*")):
             mask_words = {k: v for k, v in entities(file).items() if k != "suffix"}
-            if mask_words.pop("desc", "") != "brain" or any(words.get(k) != v for k, v in mask_words.items()):
+            if mask_words.pop(key, "") != value or any(words.get(k) != v for k, v in mask_words.items()):
                 continue
             # The more entities agree, the more surely it is this scan's.
             best = max(best or (0, ""), (len(mask_words), str(file)))
@@ -602,5 +604,30 @@ def find_masks(scans: Sequence[Path], folder: Path | None, *, command: str | Non
             f"no brain mask for this scan in {folder}" + (f", and for {len(without) - 1} more" if without[1:] else ""),
             remedy="add it, or give --mask-command for scans without",
             path=without[0],
+        )
+    return masks
+
+
+LESION = "label-lesion"
+
+
+def find_lesions(scans: Sequence[Path], folder: Path | None) -> dict[Path, Path]:
+    """The lesion masks of scans in a folder of derivatives, ``..._label-lesion_mask.nii.gz``; see :func:`find_mask`.
+
+    Args:
+        scans: Files; those without lesions have no mask.
+        folder: Where the masks are; there are none if it is None.
+
+    Raises:
+        UsageError: If there is no such folder, or no mask of any of these scans in it.
+    """
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder", remedy="check --lesion-dir")
+    masks = {scan: mask for scan in scans if (mask := find_mask(folder, scan, LESION))}
+    if not masks:
+        raise UsageError(
+            f"{folder} has no lesion mask of these scans", remedy=f"name them sub-01_{LESION}_mask.nii.gz, as BIDS does"
         )
     return masks

@@ -7,12 +7,13 @@ A mask is no scan, and the checks of a scan do not fit it. What counts is which 
 - labels or a stripped scan: everything that is not background;
 - a signed distance map has its outline at 0 and may have either sign inside: refused by name.
 
-A mask must be as plausible as one that the network finds: 300 to 2600 ml, less than nine tenths of the field of view,
-and not inside out.
+A brain mask must be as plausible as one that the network finds: 300 to 2600 ml, less than nine tenths of the field of
+view, and not inside out. A lesion mask may be empty, and has at most 500 ml.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from blindharmony.io.volume import Source, border, load_array, noticed, opened, 
 
 # A term neonate's brain has 350 ml, the largest healthy adult's 2000.
 MIN_ML, MAX_ML = 300.0, 2600.0
+# The territory of a whole middle cerebral artery, or a large tumor with its edema, has 300 to 400 ml.
+MAX_LESION_ML = 500.0
 # A brain in its own bounding box fills little more than half of it.
 MAX_SHARE = 0.9
 # Whole numbers up to here are labels of tissues (0 to 3, 0 to 9, ...), above they may be a probability (0 to 255).
@@ -41,10 +44,10 @@ _OVERSHOOT, _RINGING = 0.3, 0.6
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A brain mask with its place.
+    """A mask of the brain, or of lesions, with its place.
 
     Attributes:
-        inside: Which voxels are brain, shape ``(i, j, k)``.
+        inside: Which voxels it names, shape ``(i, j, k)``.
         affine: Voxel to world (mm), shape ``(4, 4)``.
         path: Its file, if it has one.
         warnings: What is odd about it, one sentence each.
@@ -57,7 +60,7 @@ class Mask:
 
 
 def load_mask(source: Source, affine: NDArray[np.float64] | None = None) -> Mask:
-    """Read a mask from a file, an image or an array.
+    """Read a brain mask from a file, an image or an array.
 
     Args:
         source: As for :func:`~blindharmony.io.volume.read_volume`.
@@ -66,6 +69,55 @@ def load_mask(source: Source, affine: NDArray[np.float64] | None = None) -> Mask
     Raises:
         InputError: If it cannot be read, is a distance map, or is no plausible brain.
     """
+    return _loaded(source, affine, inside_of, check_plausible, "mask")
+
+
+def load_lesion(source: Source, affine: NDArray[np.float64] | None = None) -> Mask:
+    """Read a mask of lesions, through the same door as brain masks.
+
+    Args:
+        source: As for :func:`~blindharmony.io.volume.read_volume`.
+        affine: Of an array, which has no place of its own.
+
+    Returns:
+        Its ``inside`` is empty if every voxel of the file is zero: a head without lesions.
+
+    Raises:
+        InputError: If it cannot be read, is a distance map, or has more inside than a lesion can have.
+
+    Example:
+        >>> spots = np.zeros((40, 40, 40), np.uint8)
+        >>> load_lesion(spots, np.eye(4)).inside.any()
+        np.False_
+        >>> spots[10:13, 10, 10] = 1
+        >>> int(load_lesion(spots, np.eye(4)).inside.sum())
+        3
+    """
+
+    def inside(values: NDArray[np.generic], path: Path | None) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+        none = np.zeros(values.shape, bool)
+        return (none, ()) if not np.any(values) else inside_of(values, path)
+
+    return _loaded(source, affine, inside, _check_lesion, "lesion mask")
+
+
+def _check_lesion(inside: NDArray[np.bool_], voxel_mm3: float, path: Path | None) -> None:
+    millilitres = float(np.count_nonzero(inside)) * voxel_mm3 / 1000
+    if millilitres > MAX_LESION_ML:
+        raise InputError(
+            f"the lesion mask has {millilitres:.0f} ml inside, more than any lesion ({MAX_LESION_ML:.0f} ml)",
+            remedy="give a mask that is 1 in the lesions and 0 elsewhere",
+            path=path,
+        )
+
+
+def _loaded(
+    source: Source,
+    affine: NDArray[np.float64] | None,
+    inside_of: Callable[[NDArray[np.generic], Path | None], tuple[NDArray[np.bool_], tuple[str, ...]]],
+    check: Callable[[NDArray[np.bool_], float, Path | None], None],
+    name: str,
+) -> Mask:
     try:
         in_memory = isinstance(source, np.ndarray) or hasattr(source, "detach")
         image, path, notes = opened(source, affine if in_memory else None)
@@ -75,12 +127,12 @@ def load_mask(source: Source, affine: NDArray[np.float64] | None = None) -> Mask
             values, longer = load_array(image, path)
         with noticed((*notes, *longer)):
             inside, repaired = inside_of(values.reshape(shape), path)
-            check_plausible(inside, float(abs(np.linalg.det(matrix[:3, :3]))), path)
+            check(inside, float(abs(np.linalg.det(matrix[:3, :3]))), path)
     except InputError as error:
         if error.path is not None:
             raise
         # Without a name of its own the trouble would seem to be the scan's.
-        raise InputError(f"the mask cannot be used: {error.what}", remedy=error.remedy) from error
+        raise InputError(f"the {name} cannot be used: {error.what}", remedy=error.remedy) from error
     return Mask(inside, matrix, path, (*notes, *longer, *repaired))
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from blindharmony.commands import run_command
 from blindharmony.errors import InputError, PreprocessingError
-from blindharmony.io.masks import load_mask
+from blindharmony.io.masks import load_lesion, load_mask
 from blindharmony.io.volume import Source, border
 from blindharmony.preprocessing.steps import Reorient, Scan, Step
 
@@ -419,6 +419,23 @@ def read_mask(mask: Source, affine: NDArray[np.float64] | None = None) -> Scan:
     """
     loaded = load_mask(mask, affine)
     return Scan(loaded.inside.astype(np.float32), loaded.affine, loaded.inside)
+
+
+def read_lesion(mask: Source, affine: NDArray[np.float64] | None = None) -> Scan | None:
+    """A lesion mask (file, image or array) as a scan; see :func:`~blindharmony.io.masks.load_lesion`.
+
+    Args:
+        mask: The mask.
+        affine: Of an array, which has no place of its own.
+
+    Returns:
+        None if it has no voxel inside: a head without lesions.
+
+    Raises:
+        InputError: If it cannot be read, or has more inside than a lesion can have.
+    """
+    loaded = load_lesion(mask, affine)
+    return Scan(loaded.inside.astype(np.float32), loaded.affine, loaded.inside) if loaded.inside.any() else None
 
 
 def mask_on(mask: Scan, scan: Scan) -> NDArray[np.bool_]:

@@ -34,7 +34,7 @@ from safetensors.numpy import save
 from blindharmony.errors import UsageError
 from blindharmony.files import write_bytes
 from blindharmony.io.volume import Volume
-from blindharmony.preprocessing.brain import BrainMask, ExtractBrain, check_grid
+from blindharmony.preprocessing.brain import BrainMask, ExtractBrain, check_grid, mask_on
 from blindharmony.preprocessing.registration import Register, Registration
 from blindharmony.preprocessing.steps import (
     BiasField,
@@ -333,6 +333,7 @@ def prepare(
     recipe: PrepRecipe | Preparation,
     *,
     mask: Scan | None = None,
+    lesion: Scan | None = None,
     mask_command: str | None = None,
     device: str = "cpu",
     cache: Path | None = None,
@@ -344,24 +345,29 @@ def prepare(
         volume: The scan as read.
         recipe: From the target model, or its steps with others among them.
         mask: Brain mask on the scan's grid (see :func:`~blindharmony.preprocessing.brain.read_mask`).
+        lesion: Lesions on the scan's grid, which no fit looks at
+            (see :func:`~blindharmony.preprocessing.brain.read_lesion`).
         mask_command: External brain extractor, used if no mask is given and the scan is not stripped.
         device: Where the included brain extractor runs.
         cache: Folder in which the numbers of every step are kept, and from which they are taken the next time.
         progress: Called with the share of the steps that is done, before each.
 
     Raises:
-        InputError: If the mask does not fit.
+        InputError: If a mask does not fit.
         PreprocessingError: If a step fails; the message says which and what to do.
     """
     preparation = recipe.preparation if isinstance(recipe, PrepRecipe) else recipe
     scan = Scan(volume.data, volume.affine)
+    if lesion is not None:
+        scan = replace(scan, lesion=mask_on(lesion, scan))
     mask_given: NDArray[np.bool_] | None = None
     if mask is not None:
         check_grid(mask, scan)
         reorient = Reorient()
         mask_given = reorient.apply(mask, reorient.estimate(mask)).mask
     steps = preparation.for_scan(mask_given, mask_command, device)
-    key = cache_key(volume.data, volume.affine, preparation.digest(), mask_given, mask_command)
+    left_out = () if scan.lesion is None else (scan.lesion,)
+    key = cache_key(volume.data, volume.affine, preparation.digest(), mask_given, mask_command, *left_out)
     file = cache / key if cache else None
     return run_steps(scan, steps, file=file, progress=progress)
 
@@ -466,7 +472,7 @@ def prepare_in_contrast(
     start, gain = prepared.history[at].before, prepared.gain
     steps = [ChangeContrast(curve, gain), *(applied.step for applied in prepared.history[at:])]
     sampled = curve(np.linspace(0, 3, 64, dtype=np.float32))
-    file = cache / cache_key(start.data, start.inside(), recipe.digest(), gain, sampled) if cache else None
+    file = cache / cache_key(start.data, start.fitted(), recipe.digest(), gain, sampled) if cache else None
     return run_steps(
         start,
         steps,

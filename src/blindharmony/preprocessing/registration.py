@@ -193,14 +193,18 @@ class Register(Step[Registration]):
 
     def estimate(self, scan: Scan) -> Registration:
         """The affine, and how well it fits."""
-        return register_affine(scan.data, scan.affine, scan.inside(), load_template())
+        return register_affine(scan.without_lesion(), scan.affine, scan.inside(), load_template())
 
     def apply(self, scan: Scan, result: Registration) -> Scan:
         """The brain on the template's grid, zero outside the mask."""
         template = load_template()
         to_scan = voxel_map(template.affine, result.matrix, scan.affine)
         data, inside = sample_inside(scan.data, scan.inside(), to_scan, template.data.shape)
-        return Scan(data, template.affine, inside)
+        if scan.lesion is None:
+            return Scan(data, template.affine, inside)
+        # A voxel with a part of a lesion in it is left out.
+        lesion = sample(scan.lesion.astype(np.float32), to_scan, template.data.shape) > 0
+        return Scan(data, template.affine, inside, lesion)
 
     def undo(self, changed: Scan, result: Registration, before: Scan) -> Scan:
         """Add what changed on the template's grid, resampled, to the scan: ``before + sample(change)``."""

@@ -38,11 +38,13 @@ class Scan:
         data: Intensities, shape ``(X, Y, Z)``.
         affine: Voxel to world (mm), shape ``(4, 4)``.
         mask: Brain, once it is known.
+        lesion: Voxels that no fit looks at, though they are harmonized like all others; None if there are none.
     """
 
     data: NDArray[np.float32]
     affine: NDArray[np.float64]
     mask: NDArray[np.bool_] | None = None
+    lesion: NDArray[np.bool_] | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -53,6 +55,18 @@ class Scan:
     def inside(self) -> NDArray[np.bool_]:
         """The brain, or every voxel as long as no mask is known."""
         return np.ones(self.data.shape, bool) if self.mask is None else self.mask
+
+    def fitted(self) -> NDArray[np.bool_]:
+        """What fits look at: the brain without its lesions."""
+        return self.inside() if self.lesion is None else self.inside() & ~self.lesion
+
+    def without_lesion(self) -> NDArray[np.float32]:
+        """The intensities with the brain's median in its lesions, for fits that look at neighbors too."""
+        if self.lesion is None:
+            return self.data
+        fitted = self.fitted()
+        middle = np.median(self.data[fitted]) if fitted.any() else 0
+        return np.where(self.lesion & self.inside(), middle, self.data).astype(np.float32)
 
 
 class Step(ABC, Generic[Result]):
@@ -159,14 +173,16 @@ class Reorient(Step[Orientation]):
     def apply(self, scan: Scan, result: Orientation) -> Scan:
         """Permute and flip."""
         affine = scan.affine @ axes.inv_ornt_aff(result.turn, scan.data.shape)
-        mask = None if scan.mask is None else axes.apply_orientation(scan.mask, result.turn)
-        return Scan(np.ascontiguousarray(axes.apply_orientation(scan.data, result.turn)), affine, mask)
+        mask, lesion = (None if x is None else axes.apply_orientation(x, result.turn) for x in (scan.mask, scan.lesion))
+        data = np.ascontiguousarray(axes.apply_orientation(scan.data, result.turn))
+        return Scan(data, affine, mask, lesion)
 
     def undo(self, changed: Scan, result: Orientation, before: Scan) -> Scan:
         """Permute and flip back."""
         back = axes.ornt_transform(axes.axcodes2ornt("RAS"), axes.axcodes2ornt(result.axes))
         mask = before.mask if changed.mask is None else axes.apply_orientation(changed.mask, back)
-        return Scan(np.ascontiguousarray(axes.apply_orientation(changed.data, back)), before.affine, mask)
+        data = np.ascontiguousarray(axes.apply_orientation(changed.data, back))
+        return Scan(data, before.affine, mask, before.lesion)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +225,7 @@ class CorrectBias(Step[BiasField]):
 
     def estimate(self, scan: Scan) -> BiasField:
         """The log bias field and its standard deviation inside the mask."""
-        field = log_bias(scan.data, scan.spacing, scan.inside(), method=self.method, cell_mm=self.shrink_mm)
+        field = log_bias(scan.without_lesion(), scan.spacing, scan.fitted(), method=self.method, cell_mm=self.shrink_mm)
         return BiasField(field, float(field[scan.inside()].std()))
 
     def apply(self, scan: Scan, result: BiasField) -> Scan:
@@ -255,7 +271,7 @@ class NormalizeGain(Step[Gain]):
 
     def estimate(self, scan: Scan) -> Gain:
         """The gain, in the scan's units."""
-        values = scan.data[scan.inside()].astype(np.float64)
+        values = scan.data[scan.fitted()].astype(np.float64)
         gain = float(np.sqrt(np.square(values.clip(0, max(0.0, np.quantile(values, 0.999)))).mean()))
         if not gain > 0:
             raise PreprocessingError("no voxel of the brain is positive", remedy="check the mask")

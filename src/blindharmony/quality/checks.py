@@ -304,14 +304,15 @@ def gather_evidence(
     """
     inside = prepared.scan.inside()
     limits = settings or CheckSettings()
-    before, after = (compare(x, inside, target, device=device, settings=limits) for x in (source_image, result_image))
+    fitted = prepared.scan.fitted()
+    before, after = (compare(x, fitted, target, device=device, settings=limits) for x in (source_image, result_image))
     return Evidence(
         prepared=prepared,
         target=target,
         before=before,
         after=after,
         mask=mask_fit(inside, target),
-        order=tissue_order(source_image, inside, target),
+        order=tissue_order(source_image, fitted, target),
         scanner=scanner,
         file_warnings=file_warnings,
         method_warnings=method_warnings,
@@ -340,15 +341,15 @@ def evidence_of_scan(
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    inside, limits = prepared.scan.inside(), settings or CheckSettings()
-    comparison = compare(prepared.scan.data, inside, target, device=device, settings=limits)
+    fitted, limits = prepared.scan.fitted(), settings or CheckSettings()
+    comparison = compare(prepared.scan.data, fitted, target, device=device, settings=limits)
     return Evidence(
         prepared=prepared,
         target=target,
         before=comparison,
         after=comparison,
-        mask=mask_fit(inside, target),
-        order=tissue_order(prepared.scan.data, inside, target),
+        mask=mask_fit(prepared.scan.inside(), target),
+        order=tissue_order(prepared.scan.data, fitted, target),
         file_warnings=file_warnings,
         settings=limits,
         harmonized=False,
@@ -576,6 +577,29 @@ def slice_thickness(evidence: Evidence) -> list[Check]:
     words = f"The scan's voxels are up to {thickest:.1f} mm thick (coarse is more than {limit:g} mm)"
     message = f"{words}: detail that was not scanned is not invented." if thick else f"{words}."
     return [Check("slice thickness", Severity.GOOD, message, value=thickest, unit="mm", note=thick)]
+
+
+@register_check
+def lesions(evidence: Evidence) -> list[Check]:
+    """What a lesion mask leaves out of all fits and checks."""
+    native = evidence.prepared.native
+    if native.lesion is None:
+        return []
+    left_out = brain_ml(native.inside() & native.lesion, native.spacing)
+    share = 100 * left_out / evidence.brain_ml
+    odd = left_out == 0
+    words = f"The lesion mask leaves {left_out:.1f} ml ({share:.1f} % of the brain) out of every fit and check"
+    return [
+        Check(
+            name="lesion mask",
+            severity=Severity.CAUTION if odd else Severity.GOOD,
+            message=f"{words}: no lesion lies in the brain." if odd else f"{words}.",
+            value=left_out,
+            limit=(0.001, None),
+            unit="ml",
+            advice="Check that the lesion mask belongs to this scan." if odd else "",
+        )
+    ]
 
 
 _WHITE = "% of white matter"

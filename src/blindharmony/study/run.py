@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from blindharmony.errors import DiskFullError, ErrorCode, OutputError
-from blindharmony.io.bids import Scan, find_mask
+from blindharmony.io.bids import LESION, Scan, find_mask
 from blindharmony.jobs.engine import Engine, Failure, Outcome, Task
 from blindharmony.locks import locked
 from blindharmony.study.groups import Group
@@ -64,13 +64,16 @@ class Plan:
         return sum(item.mask is None for item in self.items.values())
 
 
-def make_plan(groups: Sequence[Group], ledger: Ledger, *, masks: Path | None = None) -> Plan:
+def make_plan(
+    groups: Sequence[Group], ledger: Ledger, *, masks: Path | None = None, lesions: Path | None = None
+) -> Plan:
     """Read every scan and mask once, and note in each scan's record what is planned for it.
 
     Args:
         groups: The scans.
         ledger: Keeps hashes and plan.
         masks: Derivatives with brain masks.
+        lesions: Derivatives with lesion masks.
 
     Raises:
         OutputError: If the ledger cannot be written.
@@ -79,7 +82,9 @@ def make_plan(groups: Sequence[Group], ledger: Ledger, *, masks: Path | None = N
     work = [(scan, group) for group in groups for scan in group.scans]
 
     def looked_up(entry: tuple[Scan, Group]) -> Item | str:
-        return _noted(*entry, ledger, find_mask(masks, entry[0].path) if masks else None, hashes)
+        path = entry[0].path
+        drawn = {"mask": masks and find_mask(masks, path), "lesions": lesions and find_mask(lesions, path, LESION)}
+        return _noted(*entry, ledger, drawn, hashes)
 
     items, unreadable = {}, []
     # Each is a wait for a disk, which may be far away.
@@ -96,13 +101,17 @@ _THREADS = 4
 
 
 def _noted(
-    scan: Scan, group: Group, ledger: Ledger, mask: Path | None, hashes: Mapping[str, Sequence[Any]]
+    scan: Scan,
+    group: Group,
+    ledger: Ledger,
+    masks: Mapping[str, Path | None],
+    hashes: Mapping[str, Sequence[Any]],
 ) -> Item | str:
     """A scan that can be read, or why it cannot be; its record says so from now on."""
     record = ledger.record(scan.id) or {}
     before = record.get("read")
     known = before if isinstance(before, dict) else {}
-    files = {"scan": scan.path, **({"mask": mask} if mask else {})}
+    files = {"scan": scan.path, **{name: mask for name, mask in masks.items() if mask}}
     states = {name: hashed(file, known.get(name), hashes.get(str(file))) for name, file in files.items()}
     why = next((_why_unreadable(name, files[name]) for name, state in states.items() if state is None), "")
     plan = {"group": group.name, "why": group.why, "size": len(group.scans)}
@@ -114,14 +123,15 @@ def _noted(
         ledger.write(scan.id, {"scan": scan.place, "status": "not started", **record, "plan": plan, "read": read})
     if why:
         return why
-    return Item(scan=scan, sha=read["scan"][-1], mask=mask, mask_sha=read["mask"][-1] if mask else None)
+    shas = {f"{name}_sha": read[name][-1] for name in masks if name in read}
+    return Item(scan=scan, sha=read["scan"][-1], mask=masks["mask"], lesions=masks["lesions"], **shas)
 
 
 def _why_unreadable(what: str, path: Path) -> str:
     why = f"{path}: cannot be read; check its permissions"
     if path.is_symlink() and not path.exists():
         why = f"{path}: a link to nothing; fetch the file (datalad get, git annex get)"
-    return why if what == "scan" else f"its mask cannot be read: {why}"
+    return why if what == "scan" else f"its {'lesion mask' if what == 'lesions' else 'mask'} cannot be read: {why}"
 
 
 @contextmanager
@@ -481,7 +491,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         ['the scan is another file', 'seed is 1, was 0']
     """
     changes = []
-    for name, words in (("input", "the scan is another file"), ("mask", "the mask is another")):
+    for name, words in (
+        ("input", "the scan is another file"),
+        ("mask", "the mask is another"),
+        ("lesions", "the lesion mask is another"),
+    ):
         if old.get(name) != new.get(name):
             changes.append(words)
     before, now = old.get("settings", {}), new.get("settings", {})

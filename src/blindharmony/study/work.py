@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from blindharmony.errors import InputError, UsageError
 from blindharmony.files import mask_name, sidecar_name, write_bytes, write_sidecar
@@ -102,14 +102,21 @@ class Fingerprint(Message):
     Attributes:
         input: Hash of the scan.
         mask: Hash of the given mask.
+        lesions: Hash of the lesion mask; left out if there is none, as in earlier versions.
         settings: What it is harmonized with.
         scanner: Key of the fitted scanner, None if the scan goes alone.
     """
 
     input: str
     mask: str | None
+    lesions: str | None = None
     settings: dict[str, JsonValue]
     scanner: str | None
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_lesions(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        return {name: value for name, value in content.items() if name != "lesions" or value}
 
 
 class Item(Message):
@@ -120,20 +127,26 @@ class Item(Message):
         sha: Hash of the file.
         mask: Given brain mask.
         mask_sha: Hash of that.
+        lesions: Given lesion mask.
+        lesions_sha: Hash of that.
     """
 
     scan: Scan
     sha: str
     mask: FilePath | None = None
     mask_sha: str | None = None
+    lesions: FilePath | None = None
+    lesions_sha: str | None = None
 
     def look_key(self, settings: StudySettings, earlier: str | None) -> str:
         """Name of its summary, made with the scanner model ``earlier`` if any."""
-        return key_of("summary", self.sha, self.mask_sha, settings.look(), earlier)
+        lesions = (self.lesions_sha,) if self.lesions_sha else ()
+        return key_of("summary", self.sha, self.mask_sha, settings.look(), earlier, *lesions)
 
     def fingerprint(self, settings: StudySettings, scanner: str | None) -> Fingerprint:
         """All that its result depends on."""
-        return Fingerprint(input=self.sha, mask=self.mask_sha, settings=settings.all(), scanner=scanner)
+        masks = {"mask": self.mask_sha, "lesions": self.lesions_sha}
+        return Fingerprint(input=self.sha, **masks, settings=settings.all(), scanner=scanner)
 
 
 class Stage(StrEnum):
@@ -207,6 +220,7 @@ class LookAtScan(StudyWork):
             self.settings.harmonize,
             scanner=ScannerModel.load(self.ledger.scanner(self.earlier), target) if self.earlier else None,
             mask=self.item.mask,
+            lesion_mask=self.item.lesions,
             cache=self.ledger.prepared(self.item.scan.id) if self.cache else None,
         )
         keep_summary(self.file, summary)
@@ -374,6 +388,7 @@ class HarmonizeScan(StudyWork):
             self.target(),
             settings.harmonize,
             mask=self.item.mask,
+            lesion_mask=self.item.lesions,
             scanner=self.ledger.scanner(self.scanner) if self.scanner else None,
             cache=prepared if self.cache else None,
         )
