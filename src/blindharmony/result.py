@@ -634,7 +634,7 @@ _CURVE_POINTS = 120
 
 def _curve(result: HarmonizeResult, unit: float) -> Curve | None:
     """Where voxels of each intensity went, with the spread that place or detail adds."""
-    inside = result.prepared.scan.inside()
+    inside = result.prepared.scan.fitted()
     before, after = result.source_image[inside], result.estimate.image[inside]
     low, high = np.quantile(before, [0.002, 0.998])
     edges = np.linspace(low, high, _CURVE_POINTS + 1)

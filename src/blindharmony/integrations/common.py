@@ -27,8 +27,8 @@ class MissingLibraryError(BlindHarmonyError, ImportError):  # type: ignore[misc]
         super().__init__(f"{library} is not installed", remedy=f"run 'pip install blindharmony[{extra}]'")
 
 
-# A pipeline gives the first four itself; the last stands for the fields of the settings.
-_NO_OPTIONS = {"scan", "target", "mask", "progress", "changes"}
+# A pipeline gives the first five itself, or has none of them; the last stands for the fields of the settings.
+_NO_OPTIONS = {"scan", "target", "mask", "lesion_mask", "progress", "changes"}
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
