@@ -42,7 +42,6 @@ PAGES_OF_THEIR_OWN = {
         f"blindharmony.cli.{verb}": "a verb that users type"
         for verb in ("completion", "demo", "export", "info", "rerun", "sample", "serve", "view")
     },
-    "blindharmony.training.person": "how the person model is learnt: a section of its own in any paper about it",
 }
 
 

@@ -257,6 +257,8 @@ def broken_law(root: Path, out: Path, words: list[str], seconds: int = 20) -> li
     lines = (
         [json.loads(line) for line in said.getvalue().splitlines() if line.startswith("{")] if "bids" in words else []
     )
+    # An object with an exit code is about the whole command, which no scan has survived.
+    lines = [line for line in lines if "exit_code" not in line]
     if words[0] in ("harmonize", "assess", "bids") and code in (0, 1) and (f"{_ENDS_HERE}" in text or lines):
         broken += _forgotten(root, out, words, said.getvalue() + text)
     return [str(code), *broken]

@@ -172,16 +172,14 @@ class BiasAgainSettings(SettingsGroup):
 class PersonSettings(SettingsGroup):
     """The Gaussian process that says which of the target's people a scan shows."""
 
-    length: Positive | None = Field(
-        default=None,
-        description="Length scale, spreads of the features among the target's heads; by default 4 in models that were "
-        "taught through other contrasts, 2 in earlier ones.",
+    length: Positive = Field(default=2.0, description="Length scale, spreads of the features among the target's heads.")
+    strength: Positive = Field(
+        default=20.0, description="Variance of the prior, noise variances per squared length scale."
     )
-    strength: Positive | None = Field(
-        default=None,
-        description="Variance of the prior, noise variances per squared length scale; by default 3, and 20 in earlier "
-        "models.",
+    contrast_length: Positive = Field(
+        default=4.0, description="Length scale in models that were taught through other tissue contrasts."
     )
+    contrast_strength: Positive = Field(default=3.0, description="Variance of the prior in those models.")
     shared: Share = Field(default=0.5, description="Share of the noise that all rows of one person have in common.")
     other_version: Share = Field(
         default=0.7,

@@ -216,16 +216,6 @@ def test_wrapped_white_matter_never_passes(psr, tmp_path, quantile, stored):
         read_volume(saved(tmp_path / "w.nii.gz", wrapped, psr.affine))
 
 
-@pytest.mark.parametrize("top", [255, 65535])
-def test_wrapped_unsigned_integers_are_told_from_clipped_ones(psr, tmp_path, top):
-    scaled = psr.data * (top / np.quantile(psr.data[psr.brain], 0.9))
-    dtype = np.min_scalar_type(top)
-    clipped = saved(tmp_path / "c.nii.gz", scaled.clip(0, top).round().astype(dtype), psr.affine)
-    assert read_volume(clipped).warnings == ()
-    with pytest.raises(InputError, match=r"wrapped to dark ones.*uint16"):
-        read_volume(saved(tmp_path / "w.nii.gz", scaled.round().astype("i8").astype(dtype), psr.affine))
-
-
 def test_mp2rage_is_named_and_shifted(psr, tmp_path):
     rng = np.random.default_rng(1)
     head = psr.data > 20

@@ -82,7 +82,8 @@ def settings(harmonize=SAME, **changes):
 
 def test_the_numbers_of_old_studies_are_known():
     numbers = HarmonizeSettings().updated(**METHOD_2).model_dump(include=set(NUMBERS_OF_2))
-    assert numbers == NUMBERS_OF_2
+    # Numbers that came later stand at their defaults, and old models do not ask for them.
+    assert {group: {n: numbers[group][n] for n in of} for group, of in NUMBERS_OF_2.items()} == NUMBERS_OF_2
 
 
 def test_what_an_old_study_has_done_is_up_to_date(item):

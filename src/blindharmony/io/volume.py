@@ -51,11 +51,6 @@ MAX_NEGATIVE = 0.05
 MAX_BACKGROUND, _MOST_OF_BORDER = 0.99, 0.6
 # More negative voxels than this are another kind of image (CT, phase), not a magnitude image with wrapped voxels.
 _MOST_WRAPPED, _FEWEST_WRAPPED = 0.4, 5
-# Of neighbors that differ by half the range, the share that lies at its two ends, and how many of the voxels that are
-# not 0: at most 0.16 and 0.001 of real scans, at least 0.16 and 0.008 if white matter has wrapped. Clipped scans have a
-# peak at the top.
-_OPPOSITE, _SHARE_OPPOSITE, _MANY_OPPOSITE = 7 / 8, 0.1, 1e-3
-_PEAK_WIDTH, _PEAK = 0.04, 3
 MIN_MAGNITUDE, MAX_MAGNITUDE = 1e-12, 1e12
 # Fewer steps of single precision between the darkest and the brightest voxel leave nothing of an image.
 MIN_STEPS = 1000
@@ -376,8 +371,7 @@ def clean_values(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.
     - NaN or infinite voxels become 0: up to 5 % anywhere, any number of NaN around the head (a stripped background).
     - MP2RAGE images from -0.5 to 0.5 are shifted by 0.5.
     - Negative values up to 5 % of the bright ones come from interpolation or filtering and stay, as do few others.
-    - Negative voxels as far from 0 as the bright ones beside them are integers that have wrapped: refused, as are
-      unsigned ones of which many neighbors lie at the two ends of the range.
+    - Negative voxels as far from 0 as the bright ones beside them are integers that have wrapped: refused.
 
     Raises:
         InputError: If the values are not plain numbers, too many are not finite, or they are empty, constant, beyond
@@ -420,12 +414,10 @@ def clean_values(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.
     if low < 0:
         values, weighed = _negative(values, path)
         repaired = (*repaired, *weighed)
-    elif _wrapped_to_dark(values):
-        raise InputError(_HAVE_WRAPPED.format("dark ones"), remedy=_WIDER, path=path)
     return values, repaired
 
 
-_HAVE_WRAPPED = "bright voxels have wrapped to {}: more than its integers can hold was written to them"
+_HAVE_WRAPPED = "bright voxels have wrapped to negative numbers: more than its integers can hold was written to them"
 _WIDER = "convert the scan again from its source, as unsigned integers (uint16) or with a scaling slope"
 
 
@@ -491,7 +483,7 @@ def _negative(values: Float, path: Path | None) -> tuple[Float, tuple[str, ...]]
         shifted = np.where(outside, np.float32(0), np.maximum(values + np.float32(0.5), 0)).astype(np.float32)
         return shifted, ("values from -0.5 to 0.5, as an MP2RAGE image (UNIT1) has them, were shifted by 0.5",)
     if share <= _MOST_WRAPPED and _wrapped(values, bright):
-        raise InputError(_HAVE_WRAPPED.format("negative numbers"), remedy=_WIDER, path=path)
+        raise InputError(_HAVE_WRAPPED, remedy=_WIDER, path=path)
     # Cubic resampling of a stripped head rings: deep at its edge, everywhere in sign, yet of no weight.
     weight = -float(values[below].sum(dtype=np.float64)) / max(float(values[values > 0].sum(dtype=np.float64)), 1e-30)
     if share > MAX_NEGATIVE and depth > MAX_NEGATIVE * bright and weight > MAX_NEGATIVE:
@@ -515,19 +507,3 @@ def _wrapped(values: Float, bright: float) -> bool:
     both = np.count_nonzero(deep & beside)
     # Of a large wrapped region only the rim lies beside bright voxels.
     return bool(both >= max(_FEWEST_WRAPPED, np.count_nonzero(deep) / 100))
-
-
-def _wrapped_to_dark(values: Float) -> bool:
-    """The same of unsigned integers: neighbors lie at the two ends of the range, as nothing between tissues does."""
-    low, high = float(values.min()), float(values.max())
-    size = high - low
-    width = _PEAK_WIDTH * size
-    top, below = (np.count_nonzero((values > high - n * width) & (values <= high - (n - 1) * width)) for n in (1, 2))
-    if top > _PEAK * below:
-        return False
-    jumps = opposite = 0
-    for axis in range(values.ndim):
-        steps = np.abs(np.diff(values, axis=axis))
-        jumps += int(np.count_nonzero(steps > size / 2))
-        opposite += int(np.count_nonzero(steps > _OPPOSITE * size))
-    return bool(opposite > max(_SHARE_OPPOSITE * jumps, _MANY_OPPOSITE * np.count_nonzero(values)))

@@ -40,9 +40,6 @@ Array = NDArray[np.float64]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Length scale and strength by cross-validation over 46 people (through random scanners), and those of earlier models.
-_USUAL, _EARLIER = (4.0, 3.0), (2.0, 20.0)
-
 
 # Matrix products differ in their last digits with the number of threads, and a scanner's hash would with them.
 def _one_thread(f: Callable[P, R]) -> Callable[P, R]:
@@ -85,12 +82,12 @@ class PersonModel:
     @property
     def _length(self) -> float:
         """The length scale that suits the rows: through other contrasts, heads lie further apart."""
-        return self.settings.length or (_EARLIER if self.contrasts is None else _USUAL)[0]
+        return self.settings.length if self.contrasts is None else self.settings.contrast_length
 
     @property
     def _prior(self) -> float:
         """Variance of a head of which nothing is known, in variances of the noise."""
-        strength = self.settings.strength or (_EARLIER if self.contrasts is None else _USUAL)[1]
+        strength = self.settings.strength if self.contrasts is None else self.settings.contrast_strength
         return strength * self._length**2
 
     @property
