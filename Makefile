@@ -83,6 +83,7 @@ bench: $(READY)  ## Make the tables of docs/measured_*.md from the records besid
 	$(BIN)/python benchmarks/study_tables.py docs
 	$(BIN)/python benchmarks/mutants.py --page docs/measured_mutants.json
 	$(BIN)/python benchmarks/tissue.py --page docs/measured_tissue.json
+	$(BIN)/python benchmarks/contrasts.py --page docs/measured_contrasts.json
 
 wheel-check:  ## Build sdist and wheel, look through them, and run the demo from the wheel alone
 	PYTHON=$(PYTHON) .ci/wheel-check

@@ -2,12 +2,12 @@
 
     python benchmarks/persons.py TARGET ... --out persons.json
 
-Needs nothing but model files, which hold features, textures and quantile curves of their scans in six versions (as they
-are, noisy, blurred, in thick slices). For groups of 1, 2, 4 and 8 people, drawn at random from the target's scans and
-left out of the model: root mean square error (flow units) of each person's predicted curve, and of the mean curve of
-the group, which is what a group's scanner is fitted to, weighted by how much is known of each head, and with equal
-weights; the same for the mean curve of everybody else, which is what histogram matching uses, and for a model that
-does not tell versions apart (format 2).
+Needs nothing but model files, which hold features and quantile curves of their scans in several versions: as they are
+and through random scanners, or, in earlier models, noisy, blurred and in thick slices. For groups of 1, 2, 4 and 8
+people, drawn at random from the target's scans and left out of the model: root mean square error (flow units) of each
+person's predicted curve, and of the mean curve of the group, which is what a group's scanner is fitted to, weighted by
+how much is known of each head, and with equal weights; the same for the mean curve of everybody else, which is what
+histogram matching uses, and for a model that does not tell versions apart (format 2).
 """
 
 from __future__ import annotations
@@ -26,10 +26,18 @@ SIZES, DRAWS = (1, 2, 4, 8), 24
 VERSIONS = {"as they are": (0,), "noisy": (1, 2), "blurred": (3, 4), "thick slices": (5,)}
 
 
+def versions_of(model: PersonModel):
+    """What the versions of a model are called."""
+    if model.contrasts is None:
+        return VERSIONS
+    return {"as they are": (0,), "random scanners": tuple(range(1, model.versions.max() + 1))}
+
+
 def without(model: PersonModel, heads) -> PersonModel:
     kept = ~np.isin(model.heads, heads)
-    textures = None if model.textures is None else model.textures[kept]
-    return PersonModel(model.features[kept], model.curves[kept], model.heads[kept], textures)
+    more = {name: getattr(model, name) for name in ("textures", "people", "contrasts")}
+    more = {name: rows if rows is None else rows[kept] for name, rows in more.items()}
+    return PersonModel(model.features[kept], model.curves[kept], model.heads[kept], **more)
 
 
 def errors(model: PersonModel, group, version):
@@ -56,7 +64,7 @@ def table(model: PersonModel, seed=0):
     for size in SIZES:
         count = len(everybody) if size == 1 else DRAWS
         groups = everybody[:, None] if size == 1 else [rng.choice(everybody, size, replace=False) for _ in range(count)]
-        for name, versions in VERSIONS.items():
+        for name, versions in versions_of(model).items():
             found = [errors(model, g, v) for g in groups for v in versions]
             rms = {k: round(float(np.sqrt(np.mean([f[k] for f in found]))), 5) for k in found[0]}
             rows[f"{size}, {name}"] = rms | {"worst": round(float(np.sqrt(max(f["group"] for f in found))), 5)}

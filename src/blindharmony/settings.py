@@ -588,7 +588,7 @@ class PersonFitSettings(SettingsGroup):
     often: Share = Field(default=0.7, description="Share of them that blur; as many are noisy.")
     blur_mm: Range = Field(default=(0.1, 2.5), description="Full width at half maximum of a blur along each axis.")
     thick: Share = Field(default=0.15, description="Share of them that have thick slices.")
-    slice_mm: AboveZero = Field(default=3, description="Thickness of the thick slices.")
+    slice_mm: Annotated[int, Field(ge=2)] = Field(default=3, description="Thickest slices, whole millimeters.")
     noise: Range = Field(default=(0.01, 0.06), description="Noise, shares of white matter, drawn in logarithms.")
     field: float = Field(default=0.05, ge=0, description="Largest spread of the log bias field that preparation left.")
     power_sd: float = Field(default=0.15, ge=0, description="Spread of the logarithm of a display curve's exponent.")

@@ -15,6 +15,7 @@ MAKERS = {
     "measured_flow.md": ("flow_tables.py", "."),
     "measured_study.md": ("study_tables.py", "."),
     "measured_tissue.md": ("tissue.py", "--page", "measured_tissue.json"),
+    "measured_contrasts.md": ("contrasts.py", "--page", "measured_contrasts.json"),
     "measured_mutants.md": ("mutants.py", "--page", "measured_mutants.json"),
 }
 

@@ -71,6 +71,9 @@ def test_the_model_knows_what_it_was_made_of(trained):
     assert again.info.scans == 4
     assert again.info.made_with == VERSION
     assert again.info.held_out.scans == 1
+    # Its people were taught by what the tissue network finds in each head.
+    assert again.person.contrasts.shape == (5, 2)
+    assert (again.person.contrasts > 0).all()
     assert len(again.info.held_out.level_bits[0]) == len(TINY.widths) + 1
     assert np.isfinite(again.info.held_out.bits_per_dim).all()
     assert again.info.recipe == PLAIN

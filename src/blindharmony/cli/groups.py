@@ -216,7 +216,8 @@ class Group:
                     workers.submit(Task(look.summary.name, look))
                 for count, outcome in enumerate(workers.finished(), 1):
                     if outcome.failure and outcome.failure.code in _ALWAYS:
-                        raise as_error(outcome.failure, Path(str(outcome.task.work.scan)))  # type: ignore[attr-defined]
+                        failed = next(look.scan for look in looks if look.summary.name == outcome.task.name)
+                        raise as_error(outcome.failure, failed)
                     say(rounds.number, count)
                 summaries = [kept_summary(look.summary) for look in looks if look.summary.exists()]
                 if not (summaries or rounds.model):

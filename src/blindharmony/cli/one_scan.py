@@ -89,6 +89,8 @@ class HarmonizeFile(Work):
 
     def done_with(self, target: Target, tell: Tell) -> HarmonizedFile:
         """The same with a target that is loaded already."""
+        import numpy as np
+
         from blindharmony.api import harmonize
         from blindharmony.harmonization.scanner import ScannerModel
 
@@ -116,9 +118,8 @@ class HarmonizeFile(Work):
             verdict=result.verdict.level,
             headline=result.verdict.headline,
             warnings=result.warnings,
-            figures={
-                name: getattr(value, "item", lambda value=value: value)() for name, value in result.figures.items()
-            },
+            # Numbers of numpy are no JSON.
+            figures={k: v.item() if isinstance(v, np.generic) else v for k, v in result.figures.items()},
             seconds=round(sum(result.seconds.values()), 1),
             error_bar=result.estimate.error is not None,
         )

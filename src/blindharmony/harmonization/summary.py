@@ -209,7 +209,7 @@ def summarize(
     region = region[box]
     matched = inside_only(image[box], region, CurveMap.through(quantiles, target.mean_curve))
     features = rank_features(matched, region, target.atlas[box])
-    roughness = texture(matched, region)
+    roughness = None if target.person.textures is None else texture(matched, region)
     # A sum of kernels may fold over where few scans taught it; an intensity curve must not.
     person = np.maximum.accumulate(np.maximum(target.person.curve(features, roughness), 0))
     return ScanSummary(quantiles, whole, person, target.person.surprise(features, roughness))

@@ -417,10 +417,6 @@ def clean_values(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.
     return values, repaired
 
 
-_HAVE_WRAPPED = "bright voxels have wrapped to negative numbers: more than its integers can hold was written to them"
-_WIDER = "convert the scan again from its source, as unsigned integers (uint16) or with a scaling slope"
-
-
 def _finite(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.NDArray[np.generic], tuple[str, ...]]:
     if data.dtype.kind != "f":
         return data, ()
@@ -483,7 +479,11 @@ def _negative(values: Float, path: Path | None) -> tuple[Float, tuple[str, ...]]
         shifted = np.where(outside, np.float32(0), np.maximum(values + np.float32(0.5), 0)).astype(np.float32)
         return shifted, ("values from -0.5 to 0.5, as an MP2RAGE image (UNIT1) has them, were shifted by 0.5",)
     if share <= _MOST_WRAPPED and _wrapped(values, bright):
-        raise InputError(_HAVE_WRAPPED, remedy=_WIDER, path=path)
+        raise InputError(
+            "bright voxels have wrapped to negative numbers: more than its integers can hold was written to them",
+            remedy="convert the scan again from its source, as unsigned integers (uint16) or with a scaling slope",
+            path=path,
+        )
     # Cubic resampling of a stripped head rings: deep at its edge, everywhere in sign, yet of no weight.
     weight = -float(values[below].sum(dtype=np.float64)) / max(float(values[values > 0].sum(dtype=np.float64)), 1e-30)
     if share > MAX_NEGATIVE and depth > MAX_NEGATIVE * bright and weight > MAX_NEGATIVE:

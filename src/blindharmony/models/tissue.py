@@ -222,19 +222,9 @@ def _network(path: Path) -> TissueNet:
 def tissue_posterior(
     image: NDArray[np.float32], mask: NDArray[np.bool_], net: TissueNet | None = None
 ) -> NDArray[np.float32]:
-    """How much of each voxel is fluid, gray and white matter.
+    """Shares of fluid (and all that is no brain tissue), gray and white, ``(3, X, Y, Z)``.
 
-    Args:
-        image: A prepared scan on the template's grid, any T1w contrast, shape ``(X, Y, Z)``.
-        mask: Brain.
-        net: The included network by default.
-
-    Returns:
-        Shares of fluid (and all that is no brain tissue), gray and white, ``(3, X, Y, Z)``; they add up to 1 inside
-        the mask and are 0 outside.
-
-    Raises:
-        ValueError: If the image is not on the template's grid, or the mask is empty.
+    As :func:`class_posterior`, with cortical and deep gray together.
     """
     classes = class_posterior(image, mask, net)
     posterior = np.zeros((3, *mask.shape), np.float32)

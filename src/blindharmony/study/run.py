@@ -110,9 +110,9 @@ def _noted(
     """A scan that can be read, or why it cannot be; its record says so from now on."""
     record = ledger.record(scan.id) or {}
     before = record.get("read")
-    known = before if isinstance(before, dict) else {}
+    earlier = before if isinstance(before, dict) else {}
     files = {"scan": scan.path, **{name: mask for name, mask in masks.items() if mask}}
-    states = {name: hashed(file, known.get(name), hashes.get(str(file))) for name, file in files.items()}
+    states = {name: hashed(file, earlier.get(name), hashes.get(str(file))) for name, file in files.items()}
     why = next((_why_unreadable(name, files[name]) for name, state in states.items() if state is None), "")
     plan = {"group": group.name, "why": group.why, "size": len(group.scans)}
     # Nobody knows that such a scan has changed: it may only not be fetched, or its disk not be there today.

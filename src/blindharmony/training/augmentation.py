@@ -5,13 +5,15 @@ r"""More training data from few heads: they are deformed, and seen by random oth
 preparation. A deformed copy of a *prepared* image would be interpolated twice, hence smoother than any real scan, and a
 flow trained on it would find real scans too rough.
 
-**Random scanners** spoil heads for the restorer and the person model with what a curve of intensity cannot undo,
+**Random scanners** spoil heads with what a curve of intensity cannot undo,
 
 .. math:: y = \bigl|\,k * x + n\,\bigr|
 
-:math:`k` blur or thick slices, :math:`n` noise of a magnitude image (Rician). Both are drawn at random, wider than
-real scanners differ; nothing is known about any source scanner. Increasing curves need no drawing: the features and
-the matching that come first do not notice them.
+:math:`k` blur or thick slices, :math:`n` noise, drawn at random, wider than real scanners differ; nothing is known
+about any source scanner. The restorer learns from one blur for all axes and Rician noise (:func:`spoil`); the tissue
+network and the person model see a blur for each axis and noise that can be smooth (:func:`softened`,
+:func:`scanner_noise`), and other contrasts. Increasing curves need no drawing for the restorer: what comes first does
+not notice them.
 """
 
 from __future__ import annotations
@@ -119,6 +121,45 @@ def spoil(image: Image, mask: Mask, rng: np.random.Generator, settings: RandomSc
     if noisy:
         image = rician(image, float(np.exp(rng.uniform(*np.log(s.noise)))), rng, brightest=s.brightest)
     return np.where(mask, image, 0).astype(np.float32)
+
+
+def softened(
+    image: Image,
+    mask: Mask,
+    rng: np.random.Generator,
+    *,
+    often: float,
+    blur_mm: tuple[float, float],
+    thick: float,
+    slice_mm: int,
+) -> Image:
+    """The image as a scanner with another point spread function and thicker slices would show it.
+
+    Args:
+        image: Voxels of about 1 mm, zero outside the mask.
+        mask: Brain.
+        rng: Source of randomness; equal states give the same scanner.
+        often: Share of the scanners that blur.
+        blur_mm: Full width at half maximum, drawn for each axis.
+        thick: Share of the scanners with thick slices.
+        slice_mm: The thickest.
+    """
+    if rng.random() < often:
+        sigmas = rng.uniform(*blur_mm, 3) / FWHM
+        image = inside_mean(image, mask, lambda x: ndimage.gaussian_filter(x, sigmas, truncate=3.0))
+    if rng.random() < thick:
+        axis, size = int(rng.integers(3)), int(rng.integers(2, slice_mm + 1))
+        phase = int(rng.integers(size))
+        image = inside_mean(image, mask, lambda x: thick_slices(x, axis, size, phase))
+    return image
+
+
+def scanner_noise(shape: tuple[int, ...], spread: float, rng: np.random.Generator) -> Image:
+    """Gaussian noise of this spread, in seven of ten scanners smooth along some axes, as interpolation makes it."""
+    noise = rng.standard_normal(shape, np.float32)
+    if rng.random() < 0.7:
+        noise = ndimage.gaussian_filter(noise, rng.uniform(0, 0.9, 3), truncate=3.0)
+    return noise * np.float32(spread / noise.std())
 
 
 def rician(image: Image, share: float, rng: np.random.Generator, *, brightest: float = 1.5) -> Image:

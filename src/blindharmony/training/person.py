@@ -19,7 +19,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.summary import rank_features
@@ -27,7 +26,7 @@ from blindharmony.models.person import PersonModel
 from blindharmony.models.target import Target, upsampled
 from blindharmony.models.tissue import class_posterior
 from blindharmony.settings import PersonFitSettings, TissueFitSettings
-from blindharmony.training.augmentation import FWHM, inside_mean, thick_slices
+from blindharmony.training.augmentation import scanner_noise, softened
 from blindharmony.training.data import Head, Report, TrainingData
 from blindharmony.training.labels import DEEP, FLUID, GRAY, STEM, WHITE
 from blindharmony.training.tissue import RandomContrast, smooth_noise
@@ -89,29 +88,29 @@ def versions_of(
             drawn = RandomContrast.draw(levels, rng, _CONTRASTS)
             bend = rng.uniform(0, _CONTRASTS.bend_gray) * smooth_noise(image.shape, _BEND_KNOTS, rng)
             seen, contrast = drawn(image, shares, bend), _ratios(drawn.after)
-        scanned = _scanner(mask, rng, settings)
+        scanned = partial(_scanned, mask=mask, seed=int(rng.integers(2**63)), settings=settings)
         field = np.exp(rng.uniform(0, settings.field) * smooth_noise(image.shape, _FIELD_KNOTS, rng))
         power = np.float32(np.exp(rng.normal(0, settings.power_sd)))
         yield Version(_inside((scanned(seen) * field) ** power, mask), scanned(image), contrast)
 
 
-def _scanner(mask: Mask, rng: np.random.Generator, settings: PersonFitSettings) -> Callable[[Image], Image]:
-    """Blur, thick slices and noise of one random scanner, the same for every image."""
-    soft, thick, noisy = rng.random(3) < (settings.often, settings.thick, settings.often)
-    sigmas = rng.uniform(*settings.blur_mm, 3) / FWHM
-    axis, phase = int(rng.integers(3)), int(rng.integers(settings.slice_mm))
-    noise = ndimage.gaussian_filter(rng.standard_normal(mask.shape, np.float32), rng.uniform(0, 0.9, 3), truncate=3.0)
-    spread = float(np.exp(rng.uniform(*np.log(settings.noise)))) / float(noise.std()) if noisy else 0.0
-
-    def scanned(image: Image) -> Image:
-        white = float(np.quantile(image[mask], _WHITE))
-        if soft:
-            image = inside_mean(image, mask, lambda x: ndimage.gaussian_filter(x, sigmas, truncate=3.0))
-        if thick:
-            image = inside_mean(image, mask, lambda x: thick_slices(x, axis, settings.slice_mm, phase))
-        return _inside(np.maximum(image + np.float32(spread * white) * noise, 0), mask)
-
-    return scanned
+def _scanned(image: Image, mask: Mask, seed: int, settings: PersonFitSettings) -> Image:
+    """Blur, thick slices and noise of the random scanner that this seed stands for."""
+    rng, white = np.random.default_rng(seed), float(np.quantile(image[mask], _WHITE))
+    image = softened(
+        image,
+        mask,
+        rng,
+        often=settings.often,
+        blur_mm=settings.blur_mm,
+        thick=settings.thick,
+        slice_mm=settings.slice_mm,
+    )
+    if rng.random() < settings.often:
+        spread = white * float(np.exp(rng.uniform(*np.log(settings.noise))))
+        image = image + scanner_noise(image.shape, spread, rng)
+    # Other contrasts and noise go below zero, where a display curve has no value.
+    return _inside(np.maximum(image, 0), mask)
 
 
 def _ratios(levels: NDArray[np.float32]) -> tuple[float, float]:

@@ -52,7 +52,7 @@ from blindharmony.models.tissue import (
 )
 from blindharmony.preprocessing.recipe import PrepRecipe, prepare
 from blindharmony.settings import DeformationSettings, TissueFitSettings
-from blindharmony.training.augmentation import FWHM, deformed_points, inside_mean, template_points, thick_slices
+from blindharmony.training.augmentation import deformed_points, scanner_noise, softened, template_points
 from blindharmony.training.data import Report, hold_out, named_scans, work_folder
 from blindharmony.training.labels import DEEP, FLUID, GRAY, STEM, WHITE, label_head, template_atlas
 from blindharmony.training.loop import Budget, Checkpoint, Progress, Row, Task, Update, fit, read_tensors
@@ -216,10 +216,18 @@ class RandomScans:
         contrast = RandomContrast.draw(head.levels, rng, s)
         bend = rng.uniform(0, s.bend_gray) * smooth_noise(image.shape, 6, rng)
         image, people = contrast(image, shares, bend), contrast(people, their)
-        image = self._scanned(np.where(mask, image, 0), mask, rng)
+        image = softened(
+            np.where(mask, image, 0),
+            mask,
+            rng,
+            often=s.often,
+            blur_mm=(0.0, s.blur_mm),
+            thick=s.thick,
+            slice_mm=s.slice_mm,
+        )
         noise = float(np.exp(rng.uniform(*np.log(s.noise)))) if rng.random() < s.often else 0.0
         if noise:
-            image = image + self._noise(image.shape, noise, rng)
+            image = image + scanner_noise(image.shape, noise, rng)
             people = (people + rng.normal(0, noise, people.shape)).astype(np.float32)
         field = rng.uniform(0, s.field) * smooth_noise(image.shape, 3, rng)
         image = image * np.exp(field)
@@ -256,23 +264,6 @@ class RandomScans:
         if rng.random() < 0.5:
             points[0] = 2 * (shape[0] // 2) - points[0]  # about the template's middle plane
         return tuple(c // 2 for c in corner), points
-
-    def _scanned(self, image: Image, mask: Mask, rng: np.random.Generator) -> Image:
-        s = self.settings
-        if rng.random() < s.often:
-            sigmas = rng.uniform(0, s.blur_mm, 3) / FWHM
-            image = inside_mean(image, mask, lambda x: ndimage.gaussian_filter(x, sigmas, truncate=3.0))
-        if rng.random() < s.thick:
-            axis, size = int(rng.integers(3)), int(rng.integers(2, s.slice_mm + 1))
-            phase = int(rng.integers(size))
-            image = inside_mean(image, mask, lambda x: thick_slices(x, axis, size, phase))
-        return image
-
-    def _noise(self, shape: tuple[int, ...], spread: float, rng: np.random.Generator) -> Image:
-        noise = rng.standard_normal(shape, np.float32)
-        if rng.random() < 0.7:
-            noise = ndimage.gaussian_filter(noise, rng.uniform(0, 0.9, 3), truncate=3.0)
-        return noise * np.float32(spread / noise.std())
 
 
 def tissue_loss(logits: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
