@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from blindharmony.models import target as model
+from blindharmony.models import card
 from heads import head_grid, synthetic_brain
 
 
@@ -72,8 +72,8 @@ def reader(workspace, tmp_path, monkeypatch):
 @pytest.fixture
 def stand_in(tiny_target_file, monkeypatch):
     """A small model in place of the included one: the same words, a tenth of the time."""
-    real = model.included_targets
+    real = card.included_targets
     known = {"ds002748": tiny_target_file}
-    for module in ("blindharmony.models.target", "blindharmony.models.file", "blindharmony.models"):
+    for module in ("blindharmony.models.card", "blindharmony.models.file", "blindharmony.models"):
         monkeypatch.setattr(f"{module}.included_targets", lambda: known)
     return real

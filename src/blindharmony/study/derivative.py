@@ -24,7 +24,8 @@ from blindharmony.version import VERSION
 
 _BIDS = "1.10.0"
 _NAME = "blindharmony"
-_IGNORED = ("*.html", "*.tsv", f"{SCANNERS}/", ".blindharmony/")
+# A folder is named without its slash: the validator does not match "scanners/".
+_IGNORED = ("*.html", "*.tsv", SCANNERS, ".blindharmony/")
 _FILE = "dataset_description.json"
 
 
