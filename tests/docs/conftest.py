@@ -74,6 +74,6 @@ def stand_in(tiny_target_file, monkeypatch):
     """A small model in place of the included one: the same words, a tenth of the time."""
     real = card.included_targets
     known = {"ds002748": tiny_target_file}
-    for module in ("blindharmony.models.card", "blindharmony.models.file", "blindharmony.models"):
-        monkeypatch.setattr(f"{module}.included_targets", lambda: known)
+    for module in ("models.card", "models", "integrations.bundle", "result", "provenance"):
+        monkeypatch.setattr(f"blindharmony.{module}.included_targets", lambda: known)
     return real
