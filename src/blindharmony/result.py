@@ -41,7 +41,7 @@ from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import load_template
 from blindharmony.quality.checks import Evidence
-from blindharmony.quality.metrics import ncc
+from blindharmony.quality.metrics import WATCHED, ncc, smoothness_mm
 from blindharmony.quality.typicality import Comparison
 from blindharmony.quality.verdict import Verdict, judge
 from blindharmony.report.evidence import Confidence, Curve, FileChange, ScanEvidence, methods_text
@@ -116,6 +116,7 @@ class HarmonizeResult:
             "change of the file (% of white matter)": round(changed.total, 2),
             **{f"change by {name} (% of white matter)": round(size, 2) for name, size in changed.parts.items()},
             **judged,
+            **self._scanner_measures,
             **self._distances,
             **self.estimate.figures,
         }
@@ -130,6 +131,18 @@ class HarmonizeResult:
         names = ("distance before (sd)", "distance harmonized (sd)")
         distances = (self.before.distance, (self.evidence.tried or self.after).distance)
         return {name: round(x, 3) for name, x in zip(names, distances, strict=True) if x is not None}
+
+    @property
+    def _scanner_measures(self) -> dict[str, float]:
+        """What tells of the scanner in the scan as prepared: what ``blindharmony watch`` follows."""
+        contrast, fluid, smoothness, shading = WATCHED
+        measures = {smoothness: smoothness_mm(self.source_image, self.prepared.scan.inside())}
+        if self.before.tissues:
+            ratio, white, _, dark = (score.value for score in self.before.tissues)
+            measures |= {contrast: ratio, fluid: dark / white}
+        if self.prepared.bias_field is not None:
+            measures[shading] = self.prepared.bias_field.log_bias_sd
+        return {name: round(value, 4) for name, value in measures.items() if np.isfinite(value)}
 
     @cached_property
     def steps(self) -> Steps:

@@ -33,6 +33,8 @@ def workspace(tiny_target_file, tmp_path_factory):
         anat.mkdir(parents=True)
         nib.save(image, anat / f"sub-{index:02d}_T1w.nii.gz")
         (anat / f"sub-{index:02d}_T1w.json").write_text(json.dumps(about))
+        made = f"filename\tacq_time\nanat/sub-{index:02d}_T1w.nii.gz\t2026-01-{index:02d}T09:00:00\n"
+        (study / f"sub-{index:02d}" / f"sub-{index:02d}_scans.tsv").write_text(made)
     (study / "dataset_description.json").write_text(json.dumps({"Name": "study", "BIDSVersion": "1.10.0"}))
     (study / "README").write_text("Synthetic heads.\n")
     keep_fmriprep_masks(heads, folder / "fmriprep")

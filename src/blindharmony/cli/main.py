@@ -29,6 +29,7 @@ from blindharmony.cli import (
     train,
     verify,
     view,
+    watch,
 )
 from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError, UsageError, one_line, reportable
@@ -133,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
         export,
         rerun,
         verify,
+        watch,
         demo,
         completion,
     ):
