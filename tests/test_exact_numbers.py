@@ -114,4 +114,4 @@ def test_the_curve_of_a_lone_scan_has_the_whole_usual_error(stripped_head, tiny_
     scan = read_volume((np.maximum(stripped_head.data, 0) ** 2).astype(np.float32), affine=stripped_head.affine)
     with pytest.raises(StopError) as stopped:
         harmonize(scan, target)
-    assert stopped.value.args[0] == pytest.approx(float(np.sqrt((person.error**2).mean())))
+    assert stopped.value.args[0] == pytest.approx(float(np.sqrt(person.noise.mean())))

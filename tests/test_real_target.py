@@ -62,8 +62,9 @@ def test_the_result_is_like_the_head_and_the_scan_is_not(real_result, noisy_head
 def test_the_intensities_are_those_that_this_person_has_on_the_target(real_result, real_target):
     region = real_result.prepared.scan.inside() & real_target.fit_region
     curve = np.quantile(real_result.estimate.image[region], real_target.levels)
-    assert np.sqrt(((curve - real_target.mean_curve) ** 2).mean()) < 0.05
-    assert np.abs(curve - real_target.mean_curve).max() < 0.08
+    away = (curve - real_target.mean_curve) / real_target.person.spread
+    assert np.sqrt((away**2).mean()) < 3
+    assert np.abs(away).max() < 5
 
 
 def test_the_verdict_and_its_numbers_are_written(real_result, folder, real_target, real_scan):
@@ -75,6 +76,7 @@ def test_the_verdict_and_its_numbers_are_written(real_result, folder, real_targe
         "gray / white contrast",
         "white matter",
         "gray matter",
+        "fluid",
     }
     assert sidecar["Verdict"]["Headline"] == real_result.verdict.headline
     assert sidecar["Target"]["Name"] == "ds002748"
@@ -103,7 +105,10 @@ def test_the_header_is_the_scans_and_outside_the_brain_nothing_is_made(real_resu
 def test_the_error_bar_is_there_and_small(real_result):
     deviation, brain = real_result.uncertainty, real_result.mask
     assert (deviation[~brain] == 0).all()
-    assert 0 < deviation[brain].mean() < 0.05 * real_result.data[brain].mean()
+    # Of single voxels, through scanners of any contrast; the curve's own is a third of it.
+    assert 0 < deviation[brain].mean() < 0.08 * real_result.data[brain].mean()
+    bar = real_result.estimate.error
+    assert 0 < bar.deviation.mean() < 0.5 * bar.voxel.mean()
 
 
 @pytest.mark.long

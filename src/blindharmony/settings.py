@@ -181,6 +181,9 @@ class PersonSettings(SettingsGroup):
     )
     contrast_strength: Positive = Field(default=3.0, description="Variance of the prior in those models.")
     shared: Share = Field(default=0.5, description="Share of the noise that all rows of one person have in common.")
+    common_error: Share = Field(
+        default=0.1, description="Share of the error's variance that all scans of one scanner have in common."
+    )
     other_version: Share = Field(
         default=0.7,
         description="What a row of another version (noisy, blurred) counts; 1 is as much as one of the same.",

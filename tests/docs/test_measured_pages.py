@@ -16,6 +16,8 @@ MAKERS = {
     "measured_study.md": ("study_tables.py", "."),
     "measured_tissue.md": ("tissue.py", "--page", "measured_tissue.json"),
     "measured_contrasts.md": ("contrasts.py", "--page", "measured_contrasts.json"),
+    "measured_drift.md": ("drift.py", "--page", "measured_drift.json"),
+    "measured_bars.md": ("bars.py", "--page", "measured_bars.json"),
     "measured_mutants.md": ("mutants.py", "--page", "measured_mutants.json"),
 }
 

@@ -17,18 +17,34 @@ def model():
     return PersonModel(features, curves, np.arange(30))
 
 
-def test_it_grows_with_surprise_and_shrinks_with_scans(model):
+def test_it_grows_with_surprise_but_not_beyond_the_mean_curve(model):
     curve = model.mean
-    plain, strange, group = (
-        error_bar(model, curve, surprise=s, scans=n)(curve.astype(np.float32)) for s, n in ((0, 1), (1, 1), (0, 4))
-    )
-    np.testing.assert_allclose(plain, model.error, rtol=1e-3)
-    np.testing.assert_allclose(strange, model.spread, rtol=1e-3)
-    np.testing.assert_allclose(group, plain / 2, rtol=1e-3)
-    assert strange.mean() > plain.mean()
+    plain, odd, strange = (error_bar(model, curve, surprise=s)(curve.astype(np.float32)) for s in (0, 1e-3, 1))
+    np.testing.assert_allclose(plain**2, model.noise, rtol=1e-3)
+    np.testing.assert_allclose((odd**2).mean(), model.noise.mean() * (1 + 1e-3 * 20 * 4), rtol=1e-3)
+    np.testing.assert_allclose(strange**2, model.noise + model.spread**2, rtol=1e-3)
 
 
-def test_left_out_heads_lie_within_it_as_often_as_they_should(model):
-    errors = np.abs(model.left_out() - model.curves)
-    share = (errors < 2 * error_bar(model, model.mean, surprise=0.0).deviation).mean()
-    assert 0.88 < share < 0.99
+def test_scans_of_a_scanner_shrink_it_but_not_what_their_errors_share(model):
+    alone, four, many = (model.deviation(np.zeros(n)) for n in (1, 4, 10_000))
+    common = model.settings.common_error + 1 / 30
+    np.testing.assert_allclose(four**2, alone**2 * (common + (1 - common) / 4))
+    np.testing.assert_allclose(many**2, alone**2 * common, rtol=1e-2)
+
+
+def test_a_head_that_does_not_count_brings_no_error(model):
+    alone = model.deviation(0.0)
+    np.testing.assert_allclose(model.deviation([0.0, 1.0], [1.0, 0.0]), alone)
+    assert (model.deviation([0.0, 1.0]) > model.deviation([0.0, 0.0])).all()
+
+
+def test_people_left_out_lie_within_it_as_often_as_they_should(model):
+    """The bar of every head is that of a model that has never seen it."""
+    within = []
+    for head in range(30):
+        rest = model.heads != head
+        others = PersonModel(model.features[rest], model.curves[rest], np.arange(29))
+        surprise = others.surprise(model.features[head])
+        within.append(np.abs(others.curve(model.features[head]) - model.curves[head]) / others.deviation(surprise))
+    assert 0.63 < (np.array(within) < 1).mean() < 0.73
+    assert 0.92 < (np.array(within) < 1.96).mean() < 0.98

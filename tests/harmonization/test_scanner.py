@@ -2,13 +2,12 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from blindharmony.errors import InputError, OutputError
-from blindharmony.harmonization.scanner import ScannerModel, _usual_error, fit_scanner
+from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary
 from blindharmony.models.person import PersonModel
 
@@ -64,23 +63,6 @@ def test_together_scans_are_better_known_than_alone(target):
     shared = [error(together, s, c) for s, c in zip(scans, curves, strict=True)]
     alone = [error(fit_scanner([s], target), s, c) for s, c in zip(scans, curves, strict=True)]
     assert np.mean(shared) < 0.3 * np.mean(alone)
-
-
-@pytest.mark.parametrize(("surprise", "one"), [(0.0, 0.02), (1.0, 0.1), (0.5, np.sqrt((0.02**2 + 0.1**2) / 2))])
-def test_a_surprising_scan_is_known_no_better_than_people_differ(surprise, one):
-    known = SimpleNamespace(error=np.full(7, 0.02), spread=np.full(7, 0.1))
-    target = SimpleNamespace(person=known, quantiles=np.zeros((4, 7)))
-    for scans in (1, 8):
-        found = _usual_error(target, np.full(scans, surprise), np.full(scans, 1 / scans))
-        assert np.isclose(found, one * np.sqrt(1 / scans + 1 / 4))
-    assert _usual_error(SimpleNamespace(person=None), np.zeros(1), np.ones(1)) is None
-
-
-def test_a_scan_that_does_not_count_brings_no_error():
-    known = SimpleNamespace(error=np.full(7, 0.02), spread=np.full(7, 0.1))
-    target = SimpleNamespace(person=known, quantiles=np.zeros((4, 7)))
-    alone = _usual_error(target, np.zeros(1), np.ones(1))
-    assert np.isclose(_usual_error(target, np.array([0.0, 1.0]), np.array([1.0, 0.0])), alone)
 
 
 def test_a_head_unlike_any_hardly_bends_the_curve(target):

@@ -58,6 +58,8 @@ def test_every_head_teaches_as_it_is_and_through_four_scanners(heads):
     assert (gray < 1).all()
     own = np.array([np.quantile(x[region], LEVELS) for x, _ in heads])
     np.testing.assert_allclose(model.curves[model.themselves], own, rtol=1e-5)
+    assert model.voxel_error.shape == LEVELS.shape
+    assert (model.voxel_error > 0.005).all()
     again = fit_people(calls_of(heads), coarse, region, LEVELS, tissue=tissue_of)
     np.testing.assert_array_equal(again.features, model.features)
 

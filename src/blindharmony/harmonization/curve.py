@@ -146,7 +146,8 @@ def bias_estimated_again(
             if share == 0:
                 break
         # A scan that is unlike the target's is no reason to believe in a parabola: its surprise is no part of this.
-        usual = rms(target.person.error) / np.sqrt(model.scans if model else 1) if target.person else np.inf
+        scans = model.scans if model else 1
+        usual = rms(target.person.deviation(np.zeros(scans))) if target.person else np.inf
         curve = _composed(total, latest, estimate.intensity_map)
         total = lifting_curve(curve, share, prepared.scan.data[inside], usual, settings.bias_again)
         latest = prepare_in_contrast(prepared, recipe or target.info.recipe, total, cache=cache)

@@ -26,13 +26,10 @@ the ends of a curve do to it is more than what they do to the image. So the cont
 fitted where the brain's intensities are and going on straight beyond them
 (:class:`~blindharmony.settings.BiasAgainSettings`).
 
-**Error bar.** How far a curve may be off at each intensity, one standard deviation, from how the person model errs:
-
-.. math:: \sigma(u)^2 = \frac{(1-s)\, e(u)^2 + s\, d(u)^2}{n}
-
-:math:`e(u)` is the error at rank :math:`u` about target heads that the model had not seen, :math:`d(u)` how much those
-heads differ from their mean, :math:`s` the surprise of the scan, :math:`n` the number of scans that were fitted
-together. It says nothing about noise, blur or a wrong mask.
+**Error bar.** How far a curve may be off at each intensity, one standard deviation: how far the person model errs about
+people that taught it nothing (:meth:`~blindharmony.models.person.PersonModel.deviation`). More scans of a scanner make
+it smaller, but not by more than what errors have in common. A single voxel is off by more: tissues that another
+contrast moved apart, noise and blur follow no curve. How much that is in random scanners is added in maps of the error.
 """
 
 from __future__ import annotations
@@ -210,20 +207,27 @@ def rms(values: NDArray[np.floating]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class ErrorBar:
-    """Harmonized intensity → one standard deviation of its error, both in flow units.
+    """Harmonized intensity → one standard deviation of a voxel's error, both in flow units.
+
+    Attributes:
+        at: Harmonized intensities, increasing, shape ``(Q,)``.
+        deviation: Of the curve's error there, which all voxels of an intensity have in common, shape ``(Q,)``.
+        voxel: Of what a single voxel's error is beside that, shape ``(Q,)``; None if it is not known.
 
     Example:
-        >>> bar = ErrorBar(np.array([0.0, 1.0]), np.array([0.01, 0.03]))
-        >>> bar(np.array([0.5, 2.0], np.float32)).astype(float).round(3).tolist()
-        [0.02, 0.03]
+        >>> bar = ErrorBar(np.array([0.0, 1.0]), np.array([0.01, 0.03]), np.array([0.0, 0.04]))
+        >>> bar(np.array([0.0, 2.0], np.float32)).astype(float).round(3).tolist()
+        [0.01, 0.05]
     """
 
     at: Array
     deviation: Array
+    voxel: Array | None = None
 
     def __call__(self, harmonized: NDArray[np.float32]) -> NDArray[np.float32]:
         """The deviation at each voxel."""
-        return np.interp(harmonized, self.at, self.deviation).astype(np.float32)
+        total = self.deviation if self.voxel is None else np.hypot(self.deviation, self.voxel)
+        return np.interp(harmonized, self.at, total).astype(np.float32)
 
 
 def error_bar(person: PersonModel, curve: Array, *, surprise: float, scans: int = 1) -> ErrorBar:
@@ -232,11 +236,11 @@ def error_bar(person: PersonModel, curve: Array, *, surprise: float, scans: int 
     Args:
         person: The target's person model.
         curve: Harmonized intensities at the target's ranks, shape ``(Q,)``.
-        surprise: Of the scan.
+        surprise: Of the scan; the others of its scanner are taken to be like it.
         scans: How many were fitted together.
     """
-    variance = (1 - surprise) * person.error**2 + surprise * person.spread**2
-    return ErrorBar(np.maximum.accumulate(curve), np.sqrt(variance / scans))
+    deviation = person.deviation(np.full(scans, surprise))
+    return ErrorBar(np.maximum.accumulate(curve), deviation, person.voxel_error)
 
 
 class IntensityMap(Protocol):

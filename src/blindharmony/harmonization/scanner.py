@@ -237,7 +237,7 @@ def fit_scanner(
     persons = [s.person for s in scans]
     surprises = np.array([s.surprise for s in scans])
     weights = target.person.certainty(surprises) if target.person else np.full(len(scans), 1 / len(scans))
-    usual = _usual_error(target, surprises, weights)
+    usual = rms(target.person.deviation(surprises, weights)) if target.person else None
     gains = np.ones(len(scans))
     for _ in range(settings.curve.rounds if len(scans) > 1 else 1):
         sources = [g * s.quantiles for g, s in zip(gains, scans, strict=True)]
@@ -247,24 +247,15 @@ def fit_scanner(
             gains /= np.exp(np.log(gains).mean())
     sources = [g * s.quantiles for g, s in zip(gains, scans, strict=True)]
     harmonized = [curve(s.astype(np.float32)).astype(np.float64) for s in sources]
-    error = rms(target.person.error) if target.person else rms(target.quantiles.std(0))
+    if target.person:
+        error = rms(target.person.deviation(np.zeros(len(scans)), weights))
+    else:
+        error = rms(target.quantiles.std(0)) * float(np.sqrt((weights**2).sum()))
     # The curve takes scans with their gain: from there to the target it is as far as it changes the contrast.
     change = rms(np.subtract(harmonized, sources))
-    share = lifting_share(change, error * np.sqrt((weights**2).sum()), settings.bias_again)
+    share = lifting_share(change, error, settings.bias_again)
     off = rms(np.subtract(harmonized, persons))
     return ScannerModel(curve, len(scans), target.digest, off, share)
-
-
-def _usual_error(target: Target, surprises: Array, weights: Array) -> float | None:
-    """Root mean square error about the mean person of these scans, if the target knows it.
-
-    The target's people are a sample too: their mean is off by what their number leaves.
-    """
-    if target.person is None:
-        return None
-    familiar, strange = (float((e**2).mean()) for e in (target.person.error, target.person.spread))
-    variances = (1 - surprises) * familiar + surprises * strange
-    return float(np.sqrt((weights**2 * variances).sum() + (weights * variances).sum() / len(target.quantiles)))
 
 
 def _shared_curve(

@@ -93,7 +93,7 @@ class TargetCard:
     Example:
         >>> card = read_card("ds002748")
         >>> card.suffix, card.curves()[1].shape
-        ('T1w', (22, 512))
+        ('T1w', (38, 512))
     """
 
     name: str

@@ -34,7 +34,7 @@ from blindharmony.models.target import FORMAT, Target, TargetInfo, atlas_tensor
 ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
 PERSON = ("features", "curves", "heads")
 #: What a person model may lack.
-MORE_OF_PERSON = ("textures", "people", "contrasts")
+MORE_OF_PERSON = ("textures", "people", "contrasts", "voxel_error")
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -75,7 +75,8 @@ _MAX_TEXTURES = 64
 def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | None:
     """The person model, None in models of format 1.
 
-    Format 2 had no textures, formats before 6 no people, those before 8 no contrasts.
+    Format 2 had no textures, formats before 6 no people, those before 8 no contrasts
+    and no errors of voxels.
 
     Raises:
         ValueError: If shapes do not fit each other, or values are no numbers.
@@ -107,7 +108,13 @@ def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | N
         contrasts = tensors["person.contrasts"].numpy().astype(np.float64)
         if contrasts.shape != (len(heads), 2) or not (np.abs(contrasts) < _MAX_VALUE).all():
             raise ValueError(f"person has contrasts of shape {contrasts.shape}, or some that are no numbers")
-    return PersonModel(features.astype(np.float64), curves.astype(np.float64), heads, textures, people, contrasts)
+    voxel_error = None
+    if "person.voxel_error" in tensors:
+        voxel_error = tensors["person.voxel_error"].numpy().astype(np.float64)
+        if voxel_error.shape != (ranks,) or not ((voxel_error >= 0) & (voxel_error < _MAX_VALUE)).all():
+            raise ValueError(f"person has errors of voxels of shape {voxel_error.shape}, or some that are no numbers")
+    features, curves = features.astype(np.float64), curves.astype(np.float64)
+    return PersonModel(features, curves, heads, textures, people, contrasts, voxel_error)
 
 
 def checked_network(part: str, tensors: Mapping[str, Tensor], make: Callable[[], Network]) -> Network:
@@ -175,7 +182,7 @@ def load_target(target: str | PathLike[str] | Target) -> Target:
 
     Example:
         >>> load_target("ds002748").info.scans
-        18
+        34
     """
     if isinstance(target, Target):
         return target

@@ -60,6 +60,8 @@ class PersonModel:
         people: Whose head a row belongs to, shape ``(R,)``, if some are scans of one person; None: all are different.
         contrasts: Fluid/white and gray/white ratio that each row was seen in, shape ``(R, 2)``; None in models that
             were taught without other contrasts.
+        voxel_error: How far single voxels lie from the best increasing curve in random scanners, root mean square by
+            rank, flow units, shape ``(Q,)``: other contrasts of the tissues, noise, blur. None if it is not known.
         settings: Numbers of the regression.
 
     Example:
@@ -77,6 +79,7 @@ class PersonModel:
     textures: Array | None = None
     people: NDArray[np.int64] | None = None
     contrasts: Array | None = None
+    voxel_error: Array | None = None
     settings: PersonSettings = PersonSettings()
 
     @property
@@ -173,8 +176,18 @@ class PersonModel:
 
     @_one_thread
     def curve(self, features: Array, texture: Array | None = None) -> Array:
-        """The most probable quantile curve of a head with these features and this texture, ``(F,), (T,) → (Q,)``."""
-        return np.asarray(self.mean + self._with(features, texture) @ self._weights)
+        """The most probable quantile curve of a head with these features and this texture, ``(F,), (T,) → (Q,)``.
+
+        Where the features leave open more than people differ by, it is the nearer to the mean curve the more they do.
+        """
+        difference = self._with(features, texture) @ self._weights
+        open_share = self._open_share(self.surprise(features, texture))
+        return np.asarray(self.mean + difference / np.maximum(open_share, 1))
+
+    def _open_share(self, surprises: ArrayLike) -> Array:
+        """What the features leave open (eq. 2.26), in variances among people."""
+        ignorance = self._prior * np.maximum(surprises, 0) * self.noise.mean()
+        return np.asarray(ignorance / max((self.spread**2).mean(), 1e-30))
 
     @_one_thread
     def surprise(self, features: Array, texture: Array | None = None) -> float:
@@ -203,21 +216,56 @@ class PersonModel:
     @cached_property
     @_one_thread
     def error(self) -> Array:
-        """Root mean square error about heads left out of training, by rank, shape ``(Q,)``."""
-        return np.asarray(np.sqrt(((self.left_out() - self.curves[self.themselves]) ** 2).mean(0)))
+        """Root mean square error about versions of heads left out of training, by rank, shape ``(Q,)``."""
+        return np.asarray(np.sqrt(((self._unseen[0] - self.curves) ** 2).mean(0)))
 
     @cached_property
     def spread(self) -> Array:
-        """Root mean square difference of a head from the mean of other people's, by rank, shape ``(Q,)``."""
+        """Root mean square difference of a head's versions from other people's mean, by rank, shape ``(Q,)``."""
         people = len(np.unique(self._people))
-        return np.asarray(self.curves[self.themselves].std(0) * people / max(people - 1, 1))
+        return np.asarray(np.sqrt(((self.curves - self.mean) ** 2).mean(0)) * people / max(people - 1, 1))
+
+    @cached_property
+    @_one_thread
+    def noise(self) -> Array:
+        """Variance of what features do not tell, by rank, shape ``(Q,)``; its mean fits the errors left out."""
+        predicted, variance = self._unseen
+        errors = (predicted - self.curves) ** 2
+        return np.asarray(errors.mean(0) * (errors / variance[:, None]).mean() / max(errors.mean(), 1e-30))
+
+    def deviation(self, surprises: ArrayLike, weights: ArrayLike | None = None) -> Array:
+        r"""How far the mean curve of some heads is off, one standard deviation by rank, shape ``(Q,)``.
+
+        .. math:: \sigma^2 = (1 - \rho) \sum_j w_j^2 \sigma_j^2 + \rho \sum_j w_j \sigma_j^2, \qquad
+                  \sigma_j^2 = c + d^2 \min\bigl(1,\; \lambda \ell^2 s_j\, \bar c / \bar{d^2}\bigr)
+
+        :math:`c` is the :attr:`noise`, :math:`d` the :attr:`spread`: what the features leave open (eq. 2.26) is shared
+        out among the ranks as people differ, and no head is known worse than by the mean curve. The share :math:`\rho`
+        of the errors is common to all scans of a scanner and does not shrink with their number: what a scanner does to
+        the features, and :math:`1/n` for the :math:`n` people who taught, a sample too.
+
+        Args:
+            surprises: Of the heads, shape ``(n,)``.
+            weights: Of the heads, adding up to 1; equal if not given.
+        """
+        surprises = np.atleast_1d(np.asarray(surprises, np.float64))
+        w = np.full(len(surprises), 1 / len(surprises)) if weights is None else np.asarray(weights, np.float64)
+        variances = self.noise + np.minimum(self._open_share(surprises), 1)[:, None] * self.spread**2
+        common = self.settings.common_error + 1 / len(np.unique(self._people))
+        return np.asarray(np.sqrt((1 - common) * (w**2) @ variances + common * w @ variances))
+
+    @cached_property
+    def _unseen(self) -> tuple[Array, Array]:
+        """Every row's curve without its person in training, ``(R, Q)``, and its variance in noises, ``(R,)``."""
+        residual = self.curves - self.mean
+        predicted, variance = np.empty_like(residual), np.empty(len(residual))
+        for person in np.unique(self._people):
+            rows = np.flatnonzero(self._people == person)
+            missing = np.linalg.inv(self._precision[np.ix_(rows, rows)])
+            predicted[rows] = self.curves[rows] - missing @ self._weights[rows]
+            variance[rows] = np.diag(missing)
+        return predicted, variance
 
     def left_out(self) -> Array:
         """What each head's curve would have been without any row of its person in training, shape ``(heads, Q)``."""
-        residual = self.curves - self.mean
-        predicted = np.empty_like(residual)
-        for person in np.unique(self._people):
-            rows = np.flatnonzero(self._people == person)
-            missed = np.linalg.solve(self._precision[np.ix_(rows, rows)], self._weights[rows])
-            predicted[rows] = residual[rows] - missed + self.mean
-        return np.asarray(predicted[self.themselves])
+        return np.asarray(self._unseen[0][self.themselves])

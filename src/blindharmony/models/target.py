@@ -136,7 +136,7 @@ class Target:
         >>> from blindharmony.models.file import load_target
         >>> target = load_target("ds002748")
         >>> target.quantiles.shape, target.mean_image.shape
-        ((22, 512), (80, 96, 80))
+        ((38, 512), (80, 96, 80))
     """
 
     info: TargetInfo

@@ -244,7 +244,7 @@ def white_matter(target: Target) -> float:
     Example:
         >>> from blindharmony.models.file import load_target
         >>> round(white_matter(load_target("ds002748")), 2)
-        1.25
+        1.26
     """
     try:
         return float(np.mean([_tissues(row, target.levels)[1] for row in target.quantiles]))

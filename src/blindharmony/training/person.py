@@ -152,7 +152,7 @@ def fit_people(
     plain = [np.asarray(np.quantile(image[mask & region], levels), np.float64) for image, mask in (h() for h in heads)]
     mean: NDArray[np.float64] = np.mean(plain, 0)
     whose = np.unique(people, return_inverse=True)[1] if people else np.arange(len(heads))
-    features, curves, owners, contrasts = [], [], [], []
+    features, curves, owners, contrasts, errors = [], [], [], [], []
     for index, head in enumerate(heads):
         image, mask = head()
         inside = mask & region
@@ -161,22 +161,43 @@ def fit_people(
         others = others / np.maximum(count - np.sum([m for _, m in same], 0, dtype=np.float32), 1)
         atlas = upsampled(others.astype(np.float32))
         classes = tissue(image, mask) if tissue else None
-        for version in versions_of(_inside(image, mask), mask, np.random.default_rng(index), settings, classes):
+        image_inside = _inside(image, mask)
+        for version in versions_of(image_inside, mask, np.random.default_rng(index), settings, classes):
             curve = np.asarray(np.quantile(version.plain[inside], levels), np.float64)
             # Noise raises the mean square; preparation would scale it away.
-            curve *= np.sqrt((plain[index] ** 2).mean() / (curve**2).mean())
+            gain = np.sqrt((plain[index] ** 2).mean() / (curve**2).mean())
+            curve *= gain
             source = np.asarray(np.quantile(version.seen[inside], levels), np.float64)
             matched = _inside(CurveMap.through(source, mean)(version.seen), inside)
             features.append(rank_features(matched, inside, atlas))
             curves.append(curve)
             owners.append(index)
             contrasts.append(version.contrast)
+            if version.seen is not image_inside:
+                seen = version.seen[inside]
+                away = CurveMap.through(source, curve)(seen) - gain * version.plain[inside]
+                errors.append(_squares_by_rank(away, seen, levels))
         if on_head:
             on_head(index + 1, len(heads))
     several = whose[owners] if len(np.unique(whose)) < len(heads) else None
     return PersonModel(
-        np.array(features), np.array(curves), np.array(owners), people=several, contrasts=np.array(contrasts)
+        np.array(features),
+        np.array(curves),
+        np.array(owners),
+        people=several,
+        contrasts=np.array(contrasts),
+        voxel_error=np.sqrt(np.mean(errors, 0)) if errors else None,
     )
+
+
+_RANK_BINS = 64
+
+
+def _squares_by_rank(away: NDArray[np.floating], seen: Image, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean square of what voxels are away, at the ranks of what is seen, shape ``(Q,)``."""
+    parts = np.array_split(away[np.argsort(seen, kind="stable")].astype(np.float64), min(_RANK_BINS, len(seen)))
+    middles = (np.arange(len(parts)) + 0.5) / len(parts)
+    return np.asarray(np.interp(levels, middles, [np.mean(part**2) for part in parts]))
 
 
 def with_people(target: Target, data: TrainingData, settings: PersonFitSettings, *, report: Report) -> Target:

@@ -1,0 +1,218 @@
+"""How often error bars hold: the person model's, about people and scanners that it has not seen.
+
+    python benchmarks/bars.py STUDY [STUDY ...] --work DIR --out docs/measured_bars.json
+    python benchmarks/bars.py --page docs/measured_bars.json
+
+Every person of a study is seen as in training, as they are and through four random scanners of their own, and through
+eight random scanners that all people share. Then, again and again, a group of 1, 2, 4, 8 or 16 people is left out, a
+person model is taught by the others, and the group is seen through one of the shared scanners. Counted is how often the
+group's mean quantile curve, as the model expects it, lies within one and within 1.96 error bars of the true one, over
+all ranks; for one person also every voxel, mapped by the curve, against the same voxel in the target's contrast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import numpy as np
+from contrasts import half, prepared_head
+from tables import table
+
+from blindharmony.harmonization.intensity import CurveMap, error_bar
+from blindharmony.harmonization.summary import rank_features
+from blindharmony.io.bids import find_scans
+from blindharmony.models.file import load_target
+from blindharmony.models.person import PersonModel
+from blindharmony.models.target import upsampled
+from blindharmony.models.tissue import class_posterior
+from blindharmony.settings import PersonFitSettings
+from blindharmony.training.labels import DEEP, FLUID, GRAY, STEM, WHITE
+from blindharmony.training.person import _squares_by_rank, versions_of
+from blindharmony.training.tissue import RandomContrast
+
+SHARED, SIZES, DRAWS, VOXELS = 8, (1, 2, 4, 8, 16), 40, 10_000
+_FIRST_SHARED = 100
+
+_HEAD = """# Error bars, measured
+
+Made by `python benchmarks/bars.py --page RECORD`; nothing here is typed by hand. How often the true quantile curve of
+people that taught nothing lies within one error bar of the expected one, and within 1.96; by theory 68 and 95 %. A
+group is seen through one scanner that nobody has seen before; *as they are*: through the target's own. Error: root mean
+square, flow units, lower is better; the bar beside it is what the model says.
+"""
+
+
+def levels_of(image, mask):
+    """Mean intensity of each structure of a head, as random contrasts take them."""
+    levels = np.ones(STEM + 1, np.float32)
+    for structure, share in zip((FLUID, GRAY, DEEP, WHITE), class_posterior(image, mask), strict=True):
+        weight = share[mask] ** 2
+        levels[structure] = (weight * image[mask]).sum() / max(float(weight.sum()), 1e-6)
+    levels[STEM] = levels[WHITE]
+    return levels
+
+
+def shown(image, mask, number, levels):
+    """A head through the scanners of its own, and then through those that all heads share."""
+    classes = class_posterior(image, mask)
+    for kind, version in enumerate(versions_of(image, mask, np.random.default_rng(number), classes=classes)):
+        yield kind, version
+    draw = RandomContrast.draw
+    # The same contrast for all: from the people's mean, not from each one's own.
+    with patch.object(RandomContrast, "draw", lambda _, rng, settings: draw(levels, rng, settings)):
+        for kind in range(SHARED):
+            rng = np.random.default_rng(5000 + kind)
+            yield _FIRST_SHARED + kind, list(versions_of(image, mask, rng, PersonFitSettings(scanners=1), classes))[1]
+
+
+def features_of(heads, names, work, like):
+    """Per person: features, curves, which scanner, quantiles and voxels of what was seen."""
+    files = [work / f"{name}.npz" for name in names]
+    if not all(file.exists() for file in files):
+        region, ranks = like.fit_region, like.levels
+        coarse = [half(head()) for head in heads]
+        total, count = np.sum([x * m for x, m in coarse], 0), np.sum([m for _, m in coarse], 0).astype(np.float32)
+        plain = np.array([np.quantile(image[mask & region], ranks) for image, mask in (head() for head in heads)])
+        levels = np.mean([levels_of(*head()) for head in heads[::4]], 0)
+        for number, (head, file, (x, m)) in enumerate(zip(heads, files, coarse, strict=True)):
+            if file.exists():
+                continue
+            image, mask = head()
+            inside, mean = mask & region, np.delete(plain, number, 0).mean(0)
+            atlas = upsampled(((total - x * m) / np.maximum(count - m, 1)).astype(np.float32))
+            some = np.random.default_rng(1).choice(np.flatnonzero(inside), VOXELS, replace=False)
+            rows = {key: [] for key in ("F", "Q", "K", "c", "S", "xs", "xp")}
+            for kind, version in shown(image, mask, number, levels):
+                curve, source = (np.quantile(v[inside], ranks) for v in (version.plain, version.seen))
+                gain = np.sqrt((plain[number] ** 2).mean() / (curve**2).mean())
+                matched = np.where(inside, CurveMap.through(source, mean)(version.seen), 0).astype(np.float32)
+                voxels = version.seen.ravel()[some], gain * version.plain.ravel()[some]
+                row = (rank_features(matched, inside, atlas), gain * curve, kind, version.contrast, source, *voxels)
+                for key, value in zip(rows, row, strict=True):
+                    rows[key].append(value)
+            np.savez(file, **{key: np.array(value) for key, value in rows.items()})
+            print(file.name, flush=True)
+    return [dict(np.load(file)) for file in files]
+
+
+def taught(people, ranks):
+    """The person model that these people teach."""
+    own = [np.flatnonzero(p["K"] < _FIRST_SHARED) for p in people]
+    rows = {k: np.concatenate([p[k][o] for p, o in zip(people, own, strict=True)]) for k in ("F", "Q", "c")}
+    squares = [
+        _squares_by_rank(CurveMap.through(p["S"][r], p["Q"][r])(x) - p["xp"][r].astype(np.float32), x, ranks)
+        for p, o in zip(people, own, strict=True)
+        for r in o[1:]
+        for x in (p["xs"][r].astype(np.float32),)
+    ]
+    heads = np.repeat(np.arange(len(people)), [len(o) for o in own])
+    error = np.sqrt(np.mean(squares, 0))
+    return PersonModel(rows["F"], rows["Q"], heads, contrasts=rows["c"], voxel_error=error)
+
+
+def row_of(person, kind):
+    return int(np.flatnonzero(person["K"] == kind)[0])
+
+
+def group(people, left_out, model, kind):
+    """What the model says of these people through one scanner, and what is true."""
+    members = [(people[i], row_of(people[i], kind)) for i in left_out]
+    features = [p["F"][r] for p, r in members]
+    surprises = np.array([model.surprise(f) for f in features])
+    weights = model.certainty(surprises)
+    off = np.average([model.curve(f) - p["Q"][r] for f, (p, r) in zip(features, members, strict=True)], 0, weights)
+    bar = model.deviation(surprises, weights)
+    away = np.abs(off) / bar
+    said = {"error": float((off**2).mean()), "bar": float((bar**2).mean())}
+    return said | {"68": float((away < 1).mean()), "95": float((away < 1.96).mean())}
+
+
+def voxels(person, model, kind):
+    """How often single voxels lie within the image of errors."""
+    row = row_of(person, kind)
+    curve = np.maximum.accumulate(model.curve(person["F"][row]))
+    seen, truth = (person[key][row].astype(np.float32) for key in ("xs", "xp"))
+    harmonized = CurveMap.through(person["S"][row], curve)(seen)
+    bar = error_bar(model, curve, surprise=model.surprise(person["F"][row]))(harmonized)
+    away = np.abs(harmonized - truth) / bar
+    said = {"error": float(((harmonized - truth) ** 2).mean()), "bar": float((bar**2).mean())}
+    return said | {"68": float((away < 1).mean()), "95": float((away < 1.96).mean())}
+
+
+def measured(people, ranks):
+    """Size → scans → means over draws."""
+    rng, kinds, record = np.random.default_rng(0), [0, *range(_FIRST_SHARED, _FIRST_SHARED + SHARED)], {}
+
+    def add(size, kind, said):
+        record.setdefault(size, {}).setdefault("shared" if kind else "as they are", []).append(said)
+
+    for size in (s for s in SIZES if s <= len(people) // 2):
+        for draw in range(len(people) if size == 1 else DRAWS):
+            left_out = [draw] if size == 1 else rng.choice(len(people), size, replace=False)
+            model = taught([p for i, p in enumerate(people) if i not in left_out], ranks)
+            for kind in kinds:
+                add(str(size), kind, group(people, left_out, model, kind))
+                if size == 1:
+                    add("voxels", kind, voxels(people[draw], model, kind))
+        print(size, flush=True)
+    keys = ("error", "bar", "68", "95")
+    return {
+        size: {name: {key: float(np.mean([s[key] for s in said])) for key in keys} for name, said in sources.items()}
+        for size, sources in record.items()
+    }
+
+
+def page(record):
+    rows = []
+    for study, sizes in record["studies"].items():
+        for size, sources in sizes["sizes"].items():
+            words = "single voxels" if size == "voxels" else "1 person" if size == "1" else f"{size} people"
+            cells = []
+            for name in ("shared", "as they are"):
+                said = sources[name]
+                cells.append(f"{100 * said['68']:.0f} / {100 * said['95']:.0f} %")
+                cells.append(f"{np.sqrt(said['error']):.4f} ({np.sqrt(said['bar']):.4f})")
+            rows.append([f"`{study}`, {sizes['people']}", words, *cells])
+    header = [
+        "study, people",
+        "of",
+        "within 1 / 1.96 bars, other scanners",
+        "error (bar)",
+        "as they are",
+        "error (bar)",
+    ]
+    return f"{_HEAD}\n{table(header, rows)}\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", type=Path)
+    parser.add_argument(
+        "--work", type=Path, default=Path("bars.work"), help="prepared heads and features are kept here"
+    )
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--page", type=Path, metavar="RECORD", help="write the page of a record beside it")
+    o = parser.parse_args()
+    if o.page:
+        o.page.with_suffix(".md").write_text(page(json.loads(o.page.read_text())))
+        return
+    target, record = load_target("ds002748"), {"studies": {}}
+    like = SimpleNamespace(fit_region=target.fit_region, levels=target.levels)
+    o.work.mkdir(exist_ok=True, parents=True)
+    for study in o.studies:
+        scans = find_scans([study])
+        heads = [partial(prepared_head, scan, o.work / study.name) for scan in scans]
+        names = [f"{study.name}_{scan.name.split('_')[0]}" for scan in scans]
+        (o.work / study.name).mkdir(exist_ok=True)
+        people = features_of(heads, names, o.work, like)
+        record["studies"][study.name] = {"people": len(people), "sizes": measured(people, target.levels)}
+    o.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
