@@ -126,9 +126,12 @@ class CurveSettings(SettingsGroup):
         description="Distance (usual errors) between a scan's own curve and its scanner's beyond which the scan was "
         "hardly made there.",
     )
-    strange: Share = Field(
+    strange: float = Field(
         default=0.8,
-        description="Surprise (0 like the target's heads, 1 nothing like them) above which the user is warned.",
+        ge=0,
+        le=1000,
+        description="What the ranks leave open about a head (1: as little is known as without them) above which the "
+        "user is warned.",
     )
 
 

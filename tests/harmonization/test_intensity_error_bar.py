@@ -14,14 +14,14 @@ def model():
     features = np.stack([hidden, rng.normal(size=30) * 0.1], 1) @ rng.normal(size=(2, 8))
     ranks = np.linspace(0, 1, 40)
     curves = 0.2 + ranks + 0.05 * hidden[:, None] * np.sin(3 * ranks) + 0.01 * noise[:, None] * np.cos(2 * ranks)
-    return PersonModel(features, curves, np.arange(30))
+    return PersonModel(features, curves, np.arange(30), contrasts=np.full((30, 2), 0.5))
 
 
 def test_it_grows_with_surprise_but_not_beyond_the_mean_curve(model):
     curve = model.mean
     plain, odd, strange = (error_bar(model, curve, surprise=s)(curve.astype(np.float32)) for s in (0, 1e-3, 1))
     np.testing.assert_allclose(plain**2, model.noise, rtol=1e-3)
-    np.testing.assert_allclose((odd**2).mean(), model.noise.mean() * (1 + 1e-3 * 20 * 4), rtol=1e-3)
+    np.testing.assert_allclose((odd**2).mean(), model.noise.mean() * (1 + 1e-3 * model._prior), rtol=1e-3)
     np.testing.assert_allclose(strange**2, model.noise + model.spread**2, rtol=1e-3)
 
 
@@ -43,7 +43,7 @@ def test_people_left_out_lie_within_it_as_often_as_they_should(model):
     within = []
     for head in range(30):
         rest = model.heads != head
-        others = PersonModel(model.features[rest], model.curves[rest], np.arange(29))
+        others = PersonModel(model.features[rest], model.curves[rest], np.arange(29), contrasts=model.contrasts[rest])
         surprise = others.surprise(model.features[head])
         within.append(np.abs(others.curve(model.features[head]) - model.curves[head]) / others.deviation(surprise))
     assert 0.63 < (np.array(within) < 1).mean() < 0.73

@@ -1,5 +1,7 @@
 """Laws of the regression from rank features to the quantile curve of a person."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,25 @@ def test_a_texture_like_none_in_training_still_gets_an_answer():
     assert np.isfinite(shares).all()
     assert shares.min() >= 0.7
     assert shares.max() <= 1
+
+
+def test_a_head_of_which_ranks_tell_nothing_gets_the_mean_curve():
+    model = replace(family(), contrasts=np.full((24, 2), 0.5))
+    near = model.features[0]
+    away = near + np.linspace(0, 60, 60)[:, None] * model.features.std(0)
+    moved = np.array([np.abs(model.curve(f) - model.mean).max() for f in away])
+    open_shares = np.array([model.open_share(model.surprise(f)) for f in away])
+    assert open_shares[0] < 0.2
+    assert open_shares[-1] > 0.99
+    assert moved[-1] < 0.02 * moved.max()
+    # Where more is open than people differ by, no head is taken to be far from all people.
+    assert moved.max() < 4 * model.spread.max()
+
+
+def test_models_taught_without_contrasts_stay_as_they_were():
+    model = family()
+    assert model.open_share(0.3) == 0.3
+    np.testing.assert_allclose(model.noise, model.error**2)
+    f = model.features[1] + 3.0
+    plain = model.mean + model._kernel(f[None], model.features)[0] @ model._weights
+    np.testing.assert_allclose(model.curve(f), plain)

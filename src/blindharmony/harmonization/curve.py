@@ -74,7 +74,7 @@ def harmonize_curve(
                 "This scan does not fit the model of its scanner: alone it would have got another curve. "
                 "Was it made by another scanner, or with another sequence?"
             )
-    elif person is not None and summary.surprise > settings.curve.strange:
+    elif person is not None and float(person.open_share(summary.surprise)) > settings.curve.strange:
         warnings.append(
             "The order of intensities is unlike that of any head of the target; the scan was matched to the mean head."
         )

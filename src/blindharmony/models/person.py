@@ -181,13 +181,16 @@ class PersonModel:
         Where the features leave open more than people differ by, it is the nearer to the mean curve the more they do.
         """
         difference = self._with(features, texture) @ self._weights
-        open_share = self._open_share(self.surprise(features, texture))
-        return np.asarray(self.mean + difference / np.maximum(open_share, 1))
+        return np.asarray(self.mean + difference / max(float(self.open_share(self.surprise(features, texture))), 1))
 
-    def _open_share(self, surprises: ArrayLike) -> Array:
-        """What the features leave open (eq. 2.26), in variances among people."""
-        ignorance = self._prior * np.maximum(surprises, 0) * self.noise.mean()
-        return np.asarray(ignorance / max((self.spread**2).mean(), 1e-30))
+    def open_share(self, surprises: ArrayLike) -> Array:
+        """What the features leave open (eq. 2.26), in variances among people: 1 is as little as without them."""
+        surprises = np.maximum(surprises, 0)
+        # The prior of models that were taught without other contrasts ranks heads; it is no variance.
+        if self.contrasts is None:
+            return np.asarray(surprises, np.float64)
+        everything = self._prior * self.noise.mean() / max((self.spread**2).mean(), 1e-30)
+        return np.asarray(surprises * max(everything, 1.0))
 
     @_one_thread
     def surprise(self, features: Array, texture: Array | None = None) -> float:
@@ -231,13 +234,15 @@ class PersonModel:
         """Variance of what features do not tell, by rank, shape ``(Q,)``; its mean fits the errors left out."""
         predicted, variance = self._unseen
         errors = (predicted - self.curves) ** 2
+        if self.contrasts is None:
+            return np.asarray(errors.mean(0))
         return np.asarray(errors.mean(0) * (errors / variance[:, None]).mean() / max(errors.mean(), 1e-30))
 
     def deviation(self, surprises: ArrayLike, weights: ArrayLike | None = None) -> Array:
         r"""How far the mean curve of some heads is off, one standard deviation by rank, shape ``(Q,)``.
 
         .. math:: \sigma^2 = (1 - \rho) \sum_j w_j^2 \sigma_j^2 + \rho \sum_j w_j \sigma_j^2, \qquad
-                  \sigma_j^2 = c + d^2 \min\bigl(1,\; \lambda \ell^2 s_j\, \bar c / \bar{d^2}\bigr)
+                  \sigma_j^2 = c + d^2 \min\bigl(1,\; s_j \max(1,\, \lambda \ell^2 \bar c / \bar{d^2})\bigr)
 
         :math:`c` is the :attr:`noise`, :math:`d` the :attr:`spread`: what the features leave open (eq. 2.26) is shared
         out among the ranks as people differ, and no head is known worse than by the mean curve. The share :math:`\rho`
@@ -250,7 +255,7 @@ class PersonModel:
         """
         surprises = np.atleast_1d(np.asarray(surprises, np.float64))
         w = np.full(len(surprises), 1 / len(surprises)) if weights is None else np.asarray(weights, np.float64)
-        variances = self.noise + np.minimum(self._open_share(surprises), 1)[:, None] * self.spread**2
+        variances = self.noise + np.minimum(self.open_share(surprises), 1)[:, None] * self.spread**2
         common = self.settings.common_error + 1 / len(np.unique(self._people))
         return np.asarray(np.sqrt((1 - common) * (w**2) @ variances + common * w @ variances))
 
