@@ -82,7 +82,7 @@ def pages(tmp_path_factory, stripped_head):
     folder = tmp_path_factory.mktemp("pages")
     target = fake_target()
     write_report(made_evidence(), folder / "report.html")
-    for count in (24, 1000):
+    for count in (3, 24, 1000, 30_000):
         text = render_cohort(fake_rows(count, target), "A study", target)
         (folder / f"cohort-{count}.html").write_text(text, encoding="utf-8")
     head = stripped_head

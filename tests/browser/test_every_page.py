@@ -4,7 +4,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
-KINDS = ("report", "cohort-24", "cohort-1000", "viewer", "plain")
+KINDS = ("report", "cohort-3", "cohort-24", "cohort-1000", "viewer", "plain")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

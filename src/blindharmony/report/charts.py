@@ -274,15 +274,19 @@ def density(values: Series, levels: Series, at: NDArray[np.float64]) -> NDArray[
     """Share of voxels per unit of intensity, slightly smoothed.
 
     Args:
-        values: Quantiles, shape ``(levels,)``.
+        values: Quantiles, shape ``(levels,)``, or of many scans, shape ``(scans, levels)``.
         levels: Their levels.
         at: Evenly spaced intensities, shape ``(n,)``.
 
     Returns:
-        Shape ``(n,)``.
+        Shape ``(n,)`` or ``(scans, n)``.
     """
-    # Equal intensities share many levels: the highest of them is where the distribution has got to.
-    borders, last = np.unique(np.asarray(values)[::-1], return_index=True)
     # Beyond the outermost levels nothing is known: flat, rather than a heap at the end.
-    reached = np.interp(at, borders, np.asarray(levels)[::-1][last])
-    return np.asarray(ndimage.gaussian_filter1d(np.gradient(reached, at), sigma=at.size / 80))
+    reached = np.apply_along_axis(_reached, -1, np.asarray(values), np.asarray(levels), at)
+    return np.asarray(ndimage.gaussian_filter1d(np.gradient(reached, at, axis=-1), sigma=at.size / 80, axis=-1))
+
+
+def _reached(values: Series, levels: Series, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Equal intensities share many levels: the highest of them is where the distribution has got to.
+    borders, last = np.unique(values[::-1], return_index=True)
+    return np.interp(at, borders, levels[::-1][last])

@@ -7,7 +7,10 @@ the table (:func:`cohort_rows`); what a reader should know first; the pictures; 
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from blindharmony.files import entities, write_sidecar, write_text
-from blindharmony.report.charts import Band, Dots, Line, Mark, chart, density, quantiles
+from blindharmony.report.charts import Band, Line, Mark, chart, density, quantiles
 from blindharmony.report.html import asset_text, page_environment, script_hash
 from blindharmony.study.ledger import Ledger, read_json, write_tsv
 from blindharmony.version import VERSION
@@ -112,6 +115,7 @@ _MEASURES = {
 
 #: What people read of a verdict that is not good.
 WORDS = {"caution": "check", "poor": "poor"}
+_WORDS = {"good": "good", **WORDS, "none": "no result", "": "–"}
 
 
 def outliers(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -236,6 +240,7 @@ class Scanner:
     Attributes:
         name: Of the group; ``alone`` for all scans that were harmonized by themselves.
         scans: How many.
+        odd: How many stand out or have no result.
         before: Median distance from the target before, if known.
         after: Median distance after.
         why: What the scans share, or why they are alone.
@@ -243,9 +248,27 @@ class Scanner:
 
     name: str
     scans: int
+    odd: int
     before: float | None
     after: float | None
     why: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why scans have no result.
+
+    Attributes:
+        why: In words.
+        status: Of their records.
+        scans: How many.
+        which: Names of the first.
+    """
+
+    why: str
+    status: str
+    scans: int
+    which: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -253,31 +276,49 @@ class Cohort:
     """Everything the page says.
 
     Attributes:
-        total: Scans of all runs.
-        done: Rows with a result, outliers first.
-        missing: Rows without one.
+        rows: Every scan of all runs: outliers first, then the others with a result, then those without one.
+        done: How many have a result.
         outliers: Scan's place → why to look at it.
         before: Median distance from the target before.
         after: Median distance after.
         verdicts: Level → scans.
         scanners: Largest first.
+        reasons: Why the rest has no result, the most frequent first.
         hours: Computing time.
     """
 
-    total: int
-    done: Sequence[Row]
-    missing: Sequence[Row]
+    rows: Sequence[Row]
+    done: int
     outliers: Mapping[str, Sequence[str]]
     before: float | None
     after: float | None
     verdicts: Mapping[str, int]
     scanners: Sequence[Scanner]
+    reasons: Sequence[Reason]
     hours: float
+
+    @property
+    def missing(self) -> int:
+        """How many scans have no result."""
+        return len(self.rows) - self.done
 
     @property
     def level(self) -> str:
         """``poor`` if scans have no result, ``caution`` if some stand out, else ``good``."""
         return "poor" if self.missing else "caution" if self.outliers else "good"
+
+    def why(self, row: Row) -> str:
+        """Why to look at a scan, or why it has no result; empty if nothing is unusual."""
+        return _unfinished(row) if row["status"] != "done" else "; ".join(self.outliers.get(str(row["scan"]), ()))
+
+    def level_of(self, row: Row) -> str:
+        """A scan's verdict, ``none`` without a result, empty if it is not known."""
+        verdict = "none" if row["status"] != "done" else str(row["verdict"])
+        return verdict if verdict in _WORDS else ""
+
+    def group_of(self, row: Row) -> str:
+        """The scanner's name, or ``alone``."""
+        return group_of(row)
 
 
 def cohort(rows: Sequence[Row]) -> Cohort:
@@ -287,14 +328,14 @@ def cohort(rows: Sequence[Row]) -> Cohort:
     missing.sort(key=lambda r: str(r["scan"]))
     done.sort(key=lambda r: (*severity(r, odd), r["scan"]))
     return Cohort(
-        total=len(rows),
-        done=done,
-        missing=missing,
+        rows=[*done, *missing],
+        done=len(done),
         outliers=odd,
         before=_median(done, "distance_before"),
         after=_median(done, "distance_after"),
         verdicts=Counter(str(r["verdict"]) for r in done if r["verdict"]),
-        scanners=_scanners(rows),
+        scanners=_scanners(rows, odd),
+        reasons=_reasons(missing),
         hours=sum(float(r["seconds"] or 0) for r in rows) / 3600,
     )
 
@@ -304,7 +345,7 @@ def group_of(row: Row) -> str:
     return "alone" if row["scanner_scans"] == 1 else str(row["scanner"])
 
 
-def _scanners(rows: Sequence[Row]) -> list[Scanner]:
+def _scanners(rows: Sequence[Row], odd: Mapping[str, Sequence[str]]) -> list[Scanner]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(group_of(row), []).append(row)
@@ -314,8 +355,24 @@ def _scanners(rows: Sequence[Row]) -> list[Scanner]:
         more = f"; and {len(reasons) - _REASONS} reasons more" if len(reasons) > _REASONS else ""
         why = "; ".join(reasons[:_REASONS]) + more
         before, after = (_median(members, key) for key in ("distance_before", "distance_after"))
-        scanners.append(Scanner(name, len(members), before, after, why))
+        unusual = sum(m["status"] != "done" or m["scan"] in odd for m in members)
+        scanners.append(Scanner(name, len(members), unusual, before, after, why))
     return sorted(scanners, key=lambda s: (-s.scans, s.name))
+
+
+def _reasons(missing: Sequence[Row]) -> list[Reason]:
+    """Equal reasons together; the name of the scan itself makes no difference."""
+    which: dict[tuple[str, str], list[str]] = {}
+    for row in missing:
+        name = str(row["scan"]).rpartition("/")[2]
+        why = re.sub(rf"\S*{re.escape(name)}", "the scan", _unfinished(row))
+        which.setdefault((why, str(row["status"])), []).append(name)
+    reasons = [Reason(why, status, len(names), names[:_REASONS]) for (why, status), names in which.items()]
+    return sorted(reasons, key=lambda r: (-r.scans, r.why))
+
+
+def _unfinished(row: Row) -> str:
+    return str(row["reason"] or "the run ended before it")
 
 
 def _median(rows: Sequence[Row], key: str) -> float | None:
@@ -330,21 +387,19 @@ POINTS = 100
 
 
 def distance_chart(rows: Sequence[Row], limit: float | None) -> Markup:
-    """Every scan as a point: distance from the target before and after, over the range of the target's own scans."""
-    x, y = (np.array([np.nan if r[k] is None else r[k] for r in rows]) for k in ("distance_before", "distance_after"))
-    right = 1.06 * max(float(np.nanmax(x)), 1e-9)
-    top = 1.12 * max(float(np.nanmax(y)), limit or 0.0, 1e-9)
+    """Axes for a point of each scan, which the page draws: distance from the target before and after.
+
+    The band is the range of the target's own scans.
+    """
+    x, y = (np.array([r[k] for r in rows if r[k] is not None]) for k in ("distance_before", "distance_after"))
+    right = 1.06 * max(float(x.max(initial=0.0)), 1e-9)
+    top = 1.12 * max(float(y.max(initial=0.0)), limit or 0.0, 1e-9)
     ends = np.array([0.0, right])
     marks: list[Mark] = [Line(ends, ends, "identity")]
     if limit is not None:
         marks.insert(0, Band(ends, np.zeros(2), np.full(2, limit), "target"))
-    labels = [
-        f"{r['scan'].rpartition('/')[2]} ({WORDS.get(r['verdict'], r['verdict'])}): {a:.1f} before, {b:.1f} after"
-        for r, a, b in zip(rows, x, y, strict=True)
-    ]
     return chart(
         *marks,
-        Dots(x, y, [str(r["verdict"]) for r in rows], labels),
         label="Distance from the target of every scan, before and after",
         x_label=f"Distance before [{_UNIT}]",
         y_label=f"Distance after [{_UNIT}]",
@@ -354,15 +409,15 @@ def distance_chart(rows: Sequence[Row], limit: float | None) -> Markup:
     )
 
 
-def axis_of(profiles: Sequence[Profile]) -> NDArray[np.float64]:
+def axis_of(profiles: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intensities that hold all profiles, evenly spaced, shape ``(100,)``."""
-    low, high = min(float(p[0]) for p in profiles), max(float(p[-1]) for p in profiles)
+    low, high = float(profiles[:, 0].min()), float(profiles[:, -1].max())
     return np.linspace(min(low, 0.0), high if high > low else low + 1, POINTS)
 
 
-def densities(profiles: Sequence[Profile], at: NDArray[np.float64]) -> NDArray[np.float64]:
+def densities(profiles: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of voxels per unit of intensity of each scan, shape ``(scans, 100)``."""
-    return np.array([density(p, LEVELS, at) for p in profiles])
+    return density(profiles, LEVELS, at)
 
 
 def histogram_chart(
@@ -420,6 +475,8 @@ def _middle(x: NDArray[np.float64], rows: NDArray[np.float64], style: str) -> Ba
 _STYLES = ("style.css", "charts.css", "page.css", "cohort.css")
 # A line on the screen shows no more points.
 _EVERY = 4
+# Rows of the list of scans that are there without scripts, and of the other tables at all.
+_MOST_ROWS = 100
 
 
 def write_cohort_page(ledger: Ledger, rows: Sequence[Row], title: str) -> Path:
@@ -432,7 +489,7 @@ def write_cohort_page(ledger: Ledger, rows: Sequence[Row], title: str) -> Path:
 
 
 def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None) -> str:
-    """The page; equal input gives equal text.
+    """The page; equal input gives equal text. It holds thirty thousand scans in a few megabytes.
 
     Args:
         rows: Of :func:`~blindharmony.study.cohort.cohort_rows`.
@@ -444,21 +501,59 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
     environment.filters = {**environment.filters, "link": _link}
     script = asset_text("cohort.js")
     limit = _limit(target)
-    pictures, lines = _pictures(whole.done, target)
-    measured = [r for r in whole.done if r["distance_after"] is not None]
+    pictures, lines = _pictures(whole.rows, target)
+    measured = any(r["distance_after"] is not None for r in whole.rows)
+    medians = [m for s in whole.scanners for m in (s.before, s.after, limit) if m is not None]
     return environment.get_template("cohort.html").render(
         title=title,
         cohort=whole,
         target=target,
         limit=limit,
-        distances=distance_chart(whole.done, limit) if measured else None,
+        reach=1.06 * max(medians, default=0.0) or 1.0,
+        distances=distance_chart(whole.rows, limit) if measured else None,
         pictures=pictures,
-        lines=Markup(json.dumps(lines, separators=(",", ":")).replace("<", "\\u003c")),
+        data=_packed(_data(whole, title, lines)),
+        most=_MOST_ROWS,
+        words=_WORDS,
         version=VERSION,
         style=asset_text(*_STYLES),
         script=script,
         script_hash=script_hash(script),
     )
+
+
+def _data(whole: Cohort, title: str, lines: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page's script shows, column by column."""
+    rows, names = whole.rows, [s.name for s in whole.scanners]
+    index = {name: i for i, name in enumerate(names)}
+    numbers = {
+        "before": "distance_before",
+        "after": "distance_after",
+        "excess_before": "excess_before",
+        "excess_after": "excess_after",
+        "change": "file_change_percent",
+    }
+    return {
+        "id": title,
+        "scanners": names,
+        "scans": {
+            "place": [r["scan"] for r in rows],
+            "report": [r["report"] and _link(r["report"]) for r in rows],
+            "level": [whole.level_of(r) for r in rows],
+            "scanner": [index[group_of(r)] for r in rows],
+            "why": [whole.why(r) for r in rows],
+            "warnings": [list(r["warnings"]) or 0 for r in rows],
+            **{name: [r[key] for r in rows] for name, key in numbers.items()},
+        },
+        "lines": lines,
+    }
+
+
+def _packed(content: Mapping[str, Any]) -> str:
+    """JSON as the page holds it: packed, and without a letter that means something in HTML."""
+    # No time in the gzip header, so that equal input gives equal bytes.
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
 
 def _limit(target: TargetProfiles | None) -> float | None:
@@ -479,34 +574,45 @@ def _pictures(rows: Sequence[Row], target: TargetProfiles | None) -> tuple[dict[
         return {}, {}
     held_out = None if target is None else target.profiles
     values = {when: np.array([rows[i][f"profile_{when}"] for i in which]) for when in ("before", "after")}
-    every = [*values["before"], *values["after"], *(() if held_out is None else held_out)]
+    every = np.concatenate([*values.values(), *(() if held_out is None else (held_out,))])
     at = axis_of(every)
-    drawn = {when: densities(list(rows_), at) for when, rows_ in values.items()}
-    band = None if held_out is None else densities(list(held_out), at)
+    drawn = {when: densities(rows_, at) for when, rows_ in values.items()}
+    band = None if held_out is None else densities(held_out, at)
     # The air at the left end may hold any share of voxels; it must not flatten the tissue.
     tops = [np.quantile(d[:, at > at[3]].max(1), 0.98) for d in (*drawn.values(), *(() if band is None else (band,)))]
+    top = float(max(tops))
     middle = np.median(values["after"] if held_out is None else held_out, axis=0)
     above = {when: rows_ - middle for when, rows_ in values.items()}
     reach = 1.1 * float(np.quantile(np.abs(np.concatenate(list(above.values()))), 0.995)) or 1.0
     pictures = {}
     for when in ("before", "after"):
-        pictures[f"histogram {when}"] = histogram_chart(drawn[when], band, at, top=float(max(tops)), when=when)
+        pictures[f"histogram {when}"] = histogram_chart(drawn[when], band, at, top=top, when=when)
         pictures[f"profile {when}"] = profile_chart(
             above[when], None if held_out is None else held_out - middle, limits=(-reach, reach), when=when
         )
-    scale = 1000 / float(max(tops))
+    shown, ranks = at[::2], 100 * LEVELS[::_EVERY]
     return pictures, {
         "rows": which,
-        "at": [round(float(v), 2) for v in at[::2]],
-        "ranks": [round(100 * float(v), 2) for v in LEVELS[::_EVERY]],
-        "scale": 1 / scale,
-        **{f"histogram-{w}": np.round(d[:, ::2] * scale).astype(int).tolist() for w, d in drawn.items()},
-        **{f"profile-{w}": a[:, ::_EVERY].round(1).tolist() for w, a in above.items()},
+        "histogram": _axis(shown, 0.0, 1.2 * top),
+        "profile": _axis(ranks, -1.5 * reach, 1.5 * reach),
+        **{f"histogram-{w}": _in_bytes(d[:, ::2], 0.0, 1.2 * top) for w, d in drawn.items()},
+        **{f"profile-{w}": _in_bytes(a[:, ::_EVERY], -1.5 * reach, 1.5 * reach) for w, a in above.items()},
     }
 
 
+def _axis(x: NDArray[np.float64], low: float, high: float) -> dict[str, float]:
+    """Where lines are drawn: places along x, evenly spaced, and the values of bytes 0 and 255."""
+    return {"count": len(x), "from": float(x[0]), "to": float(x[-1]), "low": low, "high": high}
+
+
+def _in_bytes(lines: NDArray[np.float64], low: float, high: float) -> str:
+    """Lines, one after the other, in steps that a screen does not show; base64."""
+    share = np.clip((lines - low) / (high - low), 0, 1)
+    return base64.b64encode((255 * share).round().astype(np.uint8).tobytes()).decode()
+
+
 def _link(place: str) -> str:
-    return quote(place)
+    return quote(place, errors="surrogateescape")
 
 
 __all__ = ["Cohort", "render_cohort", "write_cohort_page"]
