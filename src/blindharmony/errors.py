@@ -123,7 +123,7 @@ class PreprocessingError(BlindHarmonyError):
 
 
 class TimeLimitError(PreprocessingError):
-    """An external program that did not end in time."""
+    """A program or a piece of work that did not end in time."""
 
     code = ErrorCode.TIMEOUT
 

@@ -1,6 +1,7 @@
 """A data set of fake scans, and a run over it without MR."""
 
 import json
+import math
 from pathlib import Path
 
 from fake_work import FAKE
@@ -28,7 +29,18 @@ def make_study(root: Path, scans: dict[str, str], metadata: dict[str, dict] | No
     return root
 
 
-def fake_run(root: Path, out: Path, engine=None, *, seed: int = 0, say=None, scratch: int = 500, lesions=None, **which):
+def fake_run(
+    root: Path,
+    out: Path,
+    engine=None,
+    *,
+    seed: int = 0,
+    say=None,
+    scratch: int = 500,
+    lesions=None,
+    seconds=math.inf,
+    **which,
+):
     """Plan and run with the fake work; what was said goes to ``say``."""
     scans, _ = bids_scans(root, **which)
     engine = engine or SerialEngine()
@@ -44,6 +56,7 @@ def fake_run(root: Path, out: Path, engine=None, *, seed: int = 0, say=None, scr
                 engine,
                 pieces=FAKE,
                 scratch=scratch,
+                seconds=seconds,
                 say=lambda line, tally, problem=False: lines.append(line) if line else None,
             )
         finally:

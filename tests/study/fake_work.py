@@ -97,6 +97,11 @@ def _begin(work):
     if behaviour == "full":
         raise DiskFullError("no room is left", remedy="free some space", path=scan)
     mark = scan.with_suffix(".died")
+    if behaviour in ("hang once", "stop once") and not mark.exists():
+        mark.touch()
+        if behaviour == "stop once":  # it hears nothing any more, as one that waits for a dead disk
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(1000)
     if behaviour == "die" or (behaviour == "die once" and not mark.exists()):
         mark.touch()
         time.sleep(0.4)  # a Dask nanny that has not yet heard of its worker's start does not start another

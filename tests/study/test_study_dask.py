@@ -45,6 +45,19 @@ def test_a_cluster_does_what_this_process_does(cluster, study, tmp_path):
     assert results(tmp_path / "there") == results(tmp_path / "here")
 
 
+def test_a_scan_that_hangs_costs_its_time_and_no_dask_worker(cluster, tmp_path):
+    scans = {"sub-01": "hang once: 1", "sub-02": "ok: 2", "sub-03": "die once: 3"}
+    root = make_study(tmp_path / "s", scans)
+    before = set(cluster.scheduler.workers)
+    engine = connect(cluster.scheduler_address, without_worker=60)
+    tally = fake_run(root, tmp_path / "out", engine, seconds=6.0)
+    assert (tally.done, list(tally.failed)) == (2, ["sub-01_T1w"])
+    assert "did not end within 0.1 min" in tally.failed["sub-01_T1w"]
+    assert set(cluster.scheduler.workers) == before
+    tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address, without_worker=60), seconds=6.0)
+    assert (tally.done, tally.kept) == (1, 2)
+
+
 def test_killed_workers_lose_nothing(cluster, tmp_path):
     """A worker is killed from outside again and again while forty scans are done."""
     known = {f"sub-{i:02d}": {"DeviceSerialNumber": "1"} for i in range(20)}

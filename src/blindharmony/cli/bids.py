@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen, Stage, duration
-from blindharmony.cli.options import add_settings, add_shared, amount, both, for_workers, gigabytes, settings_of
+from blindharmony.cli.options import add_settings, add_shared, amount, both, for_workers, from_zero, settings_of
 from blindharmony.errors import NothingFoundError, UsageError
 from blindharmony.files import check_outputs, result_names, sidecar_name, split_name
 from blindharmony.jobs.engine import Engine
@@ -44,6 +45,9 @@ examples:
   blindharmony bids study out participant --mask-dir study/derivatives/fmriprep --scanner-column site
   blindharmony bids study out participant --jobqueue slurm --jobs 50 --job-walltime 04:00:00
 """
+
+
+_SCAN_MINUTES = 120.0  # many times what a scan takes, with a mask command too
 
 
 def add_parser(verbs: Any) -> None:
@@ -76,7 +80,7 @@ def add_parser(verbs: Any) -> None:
     scanners.add_argument(*both("--scanner-column"), metavar="COL", help="column of participants.tsv or *_scans.tsv")
     scanners.add_argument(
         *both("--scratch-gb"),
-        type=gigabytes,
+        type=from_zero,
         default=50.0,
         metavar="G",
         help="disk for prepared scans of a group between its stages; larger groups are prepared again each time "
@@ -102,6 +106,13 @@ def add_parser(verbs: Any) -> None:
         help="threads of a process (default: OMP_NUM_THREADS, or the cores, shared evenly)",
     )
     who.add_argument(*both("--mem-gb"), type=amount, metavar="G", help="memory for all processes, 2 GB each or more")
+    who.add_argument(
+        *both("--scan-timeout"),
+        type=from_zero,
+        metavar="MIN",
+        help="minutes that a scan may be looked at, and be harmonized; one that hangs longer is left out, listed in "
+        f"failures.tsv, and tried again by the next run (default: {_SCAN_MINUTES:g}; 0: no limit)",
+    )
     who.add_argument(*both("--dask-scheduler"), metavar="ADDRESS", help="Dask workers that run already (tcp://...)")
     who.add_argument("--jobqueue", choices=("slurm", "pbs", "local"), help="start Dask workers as jobs of a queue")
     who.add_argument("--jobs", type=int, metavar="N", help="how many jobs")
@@ -164,6 +175,8 @@ def _check_workers(arguments: argparse.Namespace) -> None:
             if getattr(arguments, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} is for worker processes on this machine", remedy="use --n-procs N with it")
+    if arguments.n_procs == 0 and arguments.scan_timeout:
+        raise UsageError("--scan-timeout needs a process that can be ended", remedy="use --n-procs 1 or more with it")
     for name, least in (("n_procs", 0), ("omp_nthreads", 1), ("jobs", 1), ("mem_gb", memory_gb(0)), ("job_memory", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
@@ -213,6 +226,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
                     ledger,
                     workers,
                     scratch=int(arguments.scratch_gb / kept_gb(voxels)),
+                    seconds=60 * minutes if (minutes := _scan_minutes(arguments)) else math.inf,
                     table=not apart,
                     first=lambda: _load(arguments.target),
                     say=study_screen,
@@ -222,6 +236,10 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     study_screen.end(tally)
     _end(arguments, screen, tally, ledger.out, table=not apart)
     return 1 if tally.finished < tally.total or tally.failed else 0
+
+
+def _scan_minutes(arguments: argparse.Namespace) -> float:
+    return _SCAN_MINUTES if arguments.scan_timeout is None else float(arguments.scan_timeout)
 
 
 def _apart(arguments: argparse.Namespace) -> Sequence[str]:

@@ -298,13 +298,13 @@ def amount(text: str) -> float:
     return value
 
 
-def gigabytes(text: str) -> float:
-    """A finite number that is not negative, such as room on a disk.
+def from_zero(text: str) -> float:
+    """A finite number that is not negative, such as room on a disk, or minutes.
 
     Example:
-        >>> gigabytes("0")
+        >>> from_zero("0")
         0.0
-        >>> gigabytes("inf")
+        >>> from_zero("inf")
         Traceback (most recent call last):
         argparse.ArgumentTypeError: 'inf' is no number from 0 up
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -11,7 +13,19 @@ from itertools import count
 from typing import Any
 
 from blindharmony.errors import ErrorCode, UsageError
-from blindharmony.jobs.engine import Answer, Failure, Outcome, Progress, Task, done_line, packed, unpacked_reply
+from blindharmony.jobs.engine import (
+    Answer,
+    Failure,
+    Outcome,
+    Progress,
+    Task,
+    done_line,
+    packed,
+    packed_reply,
+    unpacked,
+    unpacked_reply,
+)
+from blindharmony.jobs.processes import WorkerProcess
 
 _QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "local": "LocalCluster"}
 _LOOK = 0.1  # seconds between looks at what has completed
@@ -41,7 +55,7 @@ class DaskEngine:
         # Equal names in two runs on one scheduler are not the same work.
         key = f"blindharmony-{id(self)}-{next(self._count)}"
         future = self._client.submit(
-            done_line, packed(task.work), key=key, priority=-task.priority, pure=False, retries=0
+            done_in_time, packed(task.work), task.seconds, key=key, priority=-task.priority, pure=False, retries=0
         )
         self._tasks[future.key] = task
         self._completed.add(future)
@@ -94,6 +108,26 @@ class DaskEngine:
                 # Dask minds that a job it would end has ended already.
                 with suppress(AssertionError, OSError, RuntimeError):
                     part.close()
+
+
+_OF_THIS_THREAD = threading.local()
+
+
+def done_in_time(line: bytes, seconds: float) -> bytes:
+    """Do a line of work in a Dask worker, within its time: then in a process of its own, which can be ended.
+
+    That process is kept for the next line. It ends with the Dask worker.
+    """
+    if seconds == math.inf:
+        return done_line(line)
+    worker: WorkerProcess | None = getattr(_OF_THIS_THREAD, "worker", None)
+    if worker is None:
+        worker = _OF_THIS_THREAD.worker = WorkerProcess()
+    reply = worker.do(unpacked(line), lambda stage, share: None, seconds)
+    if isinstance(reply, Failure) and reply.code in (ErrorCode.KILLED, ErrorCode.TIMEOUT):
+        worker.end()
+        _OF_THIS_THREAD.worker = None
+    return packed_reply(reply)
 
 
 def connect(address: str, patience: float = 20.0, without_worker: float = 600.0) -> DaskEngine:

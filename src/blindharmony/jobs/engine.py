@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import os
 import traceback
 from abc import ABC, abstractmethod
@@ -26,7 +27,7 @@ from typing import Annotated, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PlainSerializer
 
-from blindharmony.errors import ErrorCode, reportable
+from blindharmony.errors import ErrorCode, TimeLimitError, reportable
 
 #: A path as a field of work: names that are no text survive the way through JSON.
 FilePath = Annotated[Path, PlainSerializer(lambda path: os.fspath(path))]
@@ -158,6 +159,17 @@ def unpacked_reply(work: Work, line: bytes) -> Reply:
     return work.answers.model_validate(content.answer)
 
 
+def overdue(seconds: float) -> Failure:
+    """Of work that was ended because its time was up.
+
+    Example:
+        >>> overdue(90).line
+        'it did not end within 1.5 min and was left out; run the same command again to try once more'
+    """
+    what = f"it did not end within {seconds / 60:.3g} min and was left out"
+    return Failure.of(TimeLimitError(what, remedy="run the same command again to try once more"))
+
+
 # Inside one process one task at a time: thread counts and ITK settings belong to the whole process.
 _ONE = Lock()
 
@@ -203,11 +215,13 @@ class Task:
         name: Unique among the tasks of a run.
         work: What is to be done.
         priority: Smaller comes first.
+        seconds: How long it may take, where the engine has workers that it can end.
     """
 
     name: str
     work: Work
     priority: int = 0
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,14 @@ shares its tasks among several.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +32,7 @@ from blindharmony.jobs.engine import (
     Tell,
     Waiting,
     Work,
+    overdue,
     packed,
     unpacked_reply,
 )
@@ -127,10 +131,14 @@ class WorkerProcess:
         *lines, self._heard = (self._heard + text).split(b"\n")
         return [self._understood(line) for line in lines if self._work is not None]
 
-    def do(self, work: Work, tell: Tell) -> Answer | Failure:
-        """Have a piece of work done, and wait for it."""
+    def do(self, work: Work, tell: Tell, seconds: float = math.inf) -> Answer | Failure:
+        """Have a piece of work done, and wait for it; when its time is up the worker is ended."""
         self.give(work)
+        end = time.monotonic() + seconds
         while True:
+            if not select.select([self], [], [], _until(end))[0]:
+                self.end()
+                return overdue(seconds)
             for reply in self.hear():
                 if isinstance(reply, Progress):
                     tell(reply.stage, reply.share)
@@ -151,6 +159,12 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:  # it computes and does not hear; then it has no program running
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it and wait for its end, but not for ever: what waits for a dead disk does not even end when killed."""
+        self.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE)
 
     def wait(self) -> int:
         """Wait for its end."""
@@ -187,13 +201,19 @@ class WorkerProcess:
         return Failure(code=ErrorCode.KILLED, what=what, line=what)
 
 
+def _until(end: float) -> float | None:
+    """Seconds to wait until then; None for ever."""
+    return None if end == math.inf else max(0.0, end - time.monotonic())
+
+
 @dataclass(eq=False)
 class _Slot:
-    """A worker of an engine and the task that it has."""
+    """A worker of an engine, the task that it has, and when that is to be finished (``time.monotonic``)."""
 
     number: int
     worker: WorkerProcess
     task: Task | None = None
+    end: float = math.inf
 
 
 class ProcessEngine:
@@ -218,9 +238,11 @@ class ProcessEngine:
         """Hand tasks to idle workers and yield them as they come back."""
         while len(self._waiting) or any(slot.task for slot in self._slots.values()):
             self._hand_out()
-            for key, _ in self._selector.select():
+            first = min((slot.end for slot in self._slots.values() if slot.task), default=math.inf)
+            for key, _ in self._selector.select(_until(first)):
                 if outcome := self._heard(key.data):
                     yield outcome
+            yield from self._overdue()
 
     def close(self) -> None:
         """Kill all workers and what they started."""
@@ -245,6 +267,7 @@ class ProcessEngine:
             slot = self._slots.get(number) or self._start(number, environment)
             if slot.task is None:
                 slot.task = self._waiting.take()
+                slot.end = time.monotonic() + slot.task.seconds
                 slot.worker.give(slot.task.work)
 
     def _start(self, number: int, environment: Mapping[str, str]) -> _Slot:
@@ -263,6 +286,15 @@ class ProcessEngine:
             return None
         task, slot.task = slot.task, None
         return Outcome.of(task, end)
+
+    def _overdue(self) -> Iterator[Outcome]:
+        """End workers whose time is up; others take their place."""
+        now = time.monotonic()
+        for slot in list(self._slots.values()):
+            if slot.task and now >= slot.end:
+                self._remove(slot)
+                slot.worker.end()
+                yield Outcome.of(slot.task, overdue(slot.task.seconds))
 
     def _remove(self, slot: _Slot) -> None:
         self._selector.unregister(slot.worker)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -229,6 +230,7 @@ def run_study(
     *,
     pieces: Pieces = Pieces(),
     scratch: int = 500,
+    seconds: float = inf,
     table: bool = True,
     first: Callable[[], object] = lambda: None,
     say: Say = lambda line, tally, problem=False: None,
@@ -242,6 +244,8 @@ def run_study(
         engine: Who does the work; not closed.
         pieces: The types of work.
         scratch: The largest group whose prepared scans are kept on disk between the stages.
+        seconds: How long a scan may be looked at, and how long harmonized. One that takes longer fails, and its group
+            goes on without it.
         table: Whether the table of failures is written in the end. A job of an array leaves it to the group level: it
             would read the records of all other jobs.
         first: Called once, before the first piece of work is handed out, and not at all if there is nothing to do.
@@ -250,7 +254,7 @@ def run_study(
     Raises:
         OutputError: If the disk is full or records cannot be written. What is finished is kept.
     """
-    run = _Run(plan, settings, ledger, engine, pieces, scratch, first, say)
+    run = _Run(plan, settings, ledger, engine, pieces, scratch, seconds, first, say)
     with failures_told(ledger, wanted=table):
         run.all()
     if table:
@@ -287,12 +291,13 @@ class _Run:
         engine: Engine,
         pieces: Pieces,
         scratch: int,
+        seconds: float,
         first: Callable[[], object],
         say: Say,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.plan, self.settings, self.ledger, self.engine = plan, settings, ledger, engine
-        self.pieces, self.scratch, self.first, self.say = pieces, scratch, first, say
+        self.pieces, self.scratch, self.seconds, self.first, self.say = pieces, scratch, seconds, first, say
         self.tally = Tally(sum(len(group.scans) for group in plan.groups))
         self._owner: dict[str, _GroupRun] = {}
         self._tries: dict[str, int] = {}
@@ -409,7 +414,8 @@ class _GroupRun:
         todo = [piece for piece in pieces if not piece.file.exists()]
         self.waiting = {piece.item.scan.id for piece in todo}
         # Groups that have begun come first: their prepared scans wait on disk.
-        tasks = [Task(f"{piece.stage} {piece.item.scan.id}", piece, priority=4 - self.round) for piece in todo]
+        name, limit = "{0.stage} {0.item.scan.id}", self.run.seconds
+        tasks = [Task(name.format(piece), piece, priority=4 - self.round, seconds=limit) for piece in todo]
         return tasks or self._fit()
 
     def _look_at(self, item: Item) -> LookAtScan:
@@ -479,7 +485,7 @@ class _GroupRun:
                 run=run.id,
                 cache=self.cache,
             )
-            tasks.append(Task(f"{piece.stage} {scan_id}", piece))
+            tasks.append(Task(f"{piece.stage} {scan_id}", piece, seconds=run.seconds))
         return tasks
 
 
