@@ -118,6 +118,58 @@ def plan(run):
     return f"## {_MANY:,} scans, reckoned from one process on one core\n\n" + table(["what", "how much"], rows)
 
 
+def thousands(content):
+    """A column for each size."""
+    rows = content["rows"]
+    sizes = [f"{r['scans']:,}" for r in rows]
+    lines = [[f"{step}, s", *(f"{r['seconds'][step]:.3g}" for r in rows)] for step in rows[0]["seconds"]]
+    lines.append(["of the run, ms a scan", *(f"{1e3 * r['seconds']['run'] / r['scans']:.0f}" for r in rows)])
+    for words, name in (
+        ("most memory, MB", "memory_mb"),
+        ("files of results", "result_files"),
+        ("files of records", "record_files"),
+        ("folders", "folders"),
+        ("records, kB a scan", "records_kb_a_scan"),
+        ("`cohort.html`, kB", "page_kb"),
+        ("its first picture in Chromium, s", "first_paint_s"),
+        ("its whole list, s", "list_ready_s"),
+    ):
+        if all(name in r for r in rows):
+            lines.append([words, *(f"{r[name]:,}" for r in rows)])
+    return "\n\n".join(
+        [
+            "## Three scans to thirty thousand, without their computing",
+            "`python benchmarks/thousands.py`: data set, plan, records, engine, table and page are real, the work is "
+            "made up; one process. Every fifth scan goes alone, the others are of four scanners; every hundredth "
+            f"fails. Files lie on {'a disk in memory' if content['disk'] == 'in memory' else 'a disk'}: a real one "
+            "adds four `fsync` a scan. Most of the memory is torch, which the page needs for one limit. Load of the "
+            f"machine before and after: {', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}.",
+            table(["scans", *sizes], lines),
+        ]
+    )
+
+
+def bill(content):
+    """What was said before, and what it was."""
+    cost, truth = content["estimate"], content["truth"]
+    rows = [
+        ["hours of one process", f"{cost['process_hours']:.3f}", f"{truth['hours']:.3f}"],
+        ["memory of a process, GB", f"{cost['memory_gb']:.2f}", f"{truth['memory_gb']:.2f}"],
+        ["results, GB", f"{cost['results_gb']:.3f}", f"{truth['results_gb']:.3f}"],
+        ["records, MB", f"{1e3 * cost['records_gb']:.2f}", f"{1e3 * truth['records_gb']:.2f}"],
+        ["files", cost["files"], truth["files"]],
+    ]
+    return "\n\n".join(
+        [
+            "## The bill before and after",
+            f"`python benchmarks/bill.py`: what `bids --estimate` said of {cost['scans']} scans of one scanner after "
+            f"harmonizing {cost['measured']['scans']} of them, and what the run took. Load of the machine before and "
+            f"after: {', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}.",
+            table(["what", "said before", "was"], rows),
+        ]
+    )
+
+
 def speed(content):
     """Processor seconds of each step, before → after where an older version was measured too."""
     rows = {}
@@ -146,7 +198,15 @@ def speed(content):
 def main():
     folder = Path(sys.argv[1])
     parts = [_HEAD.strip()]
-    tables = (("fuzz", fuzz), ("trees", trees), ("faults", faults), ("speed", speed), ("cohort", cohort))
+    tables = (
+        ("fuzz", fuzz),
+        ("trees", trees),
+        ("faults", faults),
+        ("speed", speed),
+        ("cohort", cohort),
+        ("bill", bill),
+        ("thousands", thousands),
+    )
     for name, part in tables:
         file = folder / f"measured_{name}.json"
         if file.exists():

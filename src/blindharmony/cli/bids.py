@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from blindharmony.study.ledger import Ledger, kept_gb, largest, memory_gb, read_
 if TYPE_CHECKING:
     from blindharmony.study.groups import Group
     from blindharmony.study.run import Plan, Tally
+    from blindharmony.study.work import StudySettings
 
 _EPILOG = """\
 Results are BIDS derivatives: OUTPUT_DIR/sub-01/anat/sub-01_desc-harmonized_T1w.nii.gz, .json, .html (the report) and
@@ -40,6 +42,7 @@ Scans that failed are listed in OUTPUT_DIR/failures.tsv with the reason.
 
 examples:
   blindharmony bids study out participant --n-procs 8
+  blindharmony bids study out participant --estimate         what it will take
   blindharmony bids study out group                          writes cohort.tsv and cohort.html
   blindharmony bids study out participant --participant-label 01 02 --target mysite.safetensors
   blindharmony bids study out participant --mask-dir study/derivatives/fmriprep --scanner-column site
@@ -120,6 +123,12 @@ def add_parser(verbs: Any) -> None:
     who.add_argument(*both("--job-walltime"), metavar="TIME", help="time limit of a job, as the queue writes it")
     who.add_argument(*both("--job-queue"), metavar="NAME", help="queue or partition")
     who.add_argument(*both("--job-account"), metavar="NAME", help="account of the jobs")
+    who.add_argument(
+        "--estimate",
+        action="store_true",
+        help="harmonize up to three scans in a folder that is removed again, say what time, memory and disk all will "
+        "take, and stop",
+    )
     p.set_defaults(run=run, unused_by_group=lambda arguments: _unused(p, arguments))
 
 
@@ -203,6 +212,8 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
         report=not arguments.no_report,
     )
     groups = _groups(arguments, target.suffix, screen)
+    if arguments.estimate:
+        return _estimate(arguments, screen, settings, groups)
     apart = _apart(arguments)
     with held(Ledger(arguments.output_dir.resolve()), apart or ()) as ledger:
         describe(arguments.bids_dir, ledger.out, target.name, target.suffix)
@@ -236,6 +247,60 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     study_screen.end(tally)
     _end(arguments, screen, tally, ledger.out, table=not apart)
     return 1 if tally.finished < tally.total or tally.failed else 0
+
+
+def _estimate(arguments: argparse.Namespace, screen: Screen, settings: StudySettings, groups: Sequence[Group]) -> int:
+    """Say what the study will take, from a few of its scans; nothing stays of them."""
+    from blindharmony.jobs.processes import ProcessEngine
+    from blindharmony.study.estimate import estimate, measure, sample
+
+    _load(arguments.target)
+    voxels = largest(scan.path for group in groups for scan in group.scans)
+    few, scans = sample(groups), sum(len(group.scans) for group in groups)
+    elsewhere = arguments.dask_scheduler or arguments.jobqueue or arguments.n_procs == 0
+    device = settings.harmonize.device
+    # What others do, one process does here.
+    environments = [_environment(1)] if elsewhere else _environments(arguments, device, scans, voxels)
+    workers = arguments.jobs or 1 if elsewhere else len(environments)
+    here = environments[: sum(len(group.scans) for group in few)]
+    screen.note(f"harmonizing {sum(len(group.scans) for group in few)} of {scans} scans to see what they take")
+    kept = int(arguments.scratch_gb / kept_gb(voxels))
+    masks, lesions = (d and d.resolve() for d in (arguments.mask_dir, arguments.lesion_dir))
+    with tempfile.TemporaryDirectory(prefix="blindharmony-estimate-") as folder:
+        processes = ProcessEngine(here)
+        try:
+            measured = measure(
+                few,
+                settings,
+                processes,
+                Path(folder).resolve(),
+                workers=len(here),
+                keep=max(len(group.scans) for group in groups) <= kept,
+                masks=masks,
+                lesions=lesions,
+            )
+        finally:
+            processes.close()
+    cost = estimate(groups, measured, workers=workers, voxels=voxels, scratch_gb=arguments.scratch_gb)
+    if arguments.json:
+        screen.result(json.dumps(cost.as_json(measured)))
+        return 0
+    scanners = f"{cost.scanners} scanner{'' if cost.scanners == 1 else 's'} with several"
+    screen.result(f"{cost.scans} scans: {scanners}, {cost.alone} alone; measured: {measured.scans}")
+    who = "a job" if arguments.jobqueue else "a process"
+    screen.result(f"time: {duration(cost.seconds_a_scan)} a scan, {duration(3600 * cost.process_hours)} of {who}")
+    many = f"{workers} {'jobs' if arguments.jobqueue else 'processes' if workers > 1 else 'process'}"
+    screen.result(f"with {many}: {duration(3600 * cost.hours)}, if they do not hinder each other")
+    screen.result(f"memory: {cost.memory_gb:.1f} GB {who}, {workers * cost.memory_gb:.1f} GB in all")
+    screen.result(
+        f"disk: {_size(cost.results_gb)} of results, {_size(cost.records_gb)} of records, {cost.files} files; until a "
+        f"scanner's scans are done up to {_size(cost.scratch_gb)} more"
+    )
+    return 0
+
+
+def _size(gigabytes: float) -> str:
+    return f"{1000 * gigabytes:.0f} MB" if gigabytes < 1 else f"{gigabytes:.1f} GB"
 
 
 def _scan_minutes(arguments: argparse.Namespace) -> float:
@@ -380,15 +445,24 @@ def engine(arguments: argparse.Namespace, device: str, logs: Path, scans: int, v
         return SerialEngine(), "this process"
     from blindharmony.jobs.processes import ProcessEngine
 
+    environments = _environments(arguments, device, scans, voxels)
+    count, threads = len(environments), int(environments[0][THREADS[0]])
+    description = f"{count} process{'es' if count > 1 else ''}, {threads} thread{'s' if threads > 1 else ''} each"
+    gpus = len({each["CUDA_VISIBLE_DEVICES"] for each in environments if "CUDA_VISIBLE_DEVICES" in each})
+    return ProcessEngine(environments, logs=logs), description + (f", {gpus} GPUs" if gpus else "")
+
+
+def _environments(arguments: argparse.Namespace, device: str, scans: int, voxels: int) -> list[dict[str, str]]:
+    """What the environment of each process on this machine has beyond this one's."""
+    each_gb = memory_gb(voxels)
     count = processes(arguments.n_procs, arguments.mem_gb, cores(), _free_gb() or each_gb, scans, each_gb)
     threads = arguments.omp_nthreads or threads_asked() or max(1, cores() // count)
     gpus = _gpus(device)
-    environments = [
-        {**dict.fromkeys(THREADS, str(threads)), **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}
-        for i in range(count)
-    ]
-    description = f"{count} process{'es' if count > 1 else ''}, {threads} thread{'s' if threads > 1 else ''} each"
-    return ProcessEngine(environments, logs=logs), description + (f", {len(gpus)} GPUs" if gpus else "")
+    return [_environment(threads, gpus[i % len(gpus)] if gpus else None) for i in range(count)]
+
+
+def _environment(threads: int, gpu: str | None = None) -> dict[str, str]:
+    return {**dict.fromkeys(THREADS, str(threads)), **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
 
 
 def processes(

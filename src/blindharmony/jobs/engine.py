@@ -232,16 +232,18 @@ class Outcome:
         task: The task.
         answer: What it gave back, None if it failed.
         failure: Why it failed, None if it did not.
+        seconds: How long it took, where a worker of this machine did it.
     """
 
     task: Task
     answer: Answer | None = None
     failure: Failure | None = None
+    seconds: float = math.nan
 
     @classmethod
-    def of(cls, task: Task, end: Answer | Failure) -> Outcome:
+    def of(cls, task: Task, end: Answer | Failure, seconds: float = math.nan) -> Outcome:
         """Of a task and how it ended."""
-        return cls(task, failure=end) if isinstance(end, Failure) else cls(task, answer=end)
+        return cls(task, None, end, seconds) if isinstance(end, Failure) else cls(task, end, None, seconds)
 
     @property
     def lost(self) -> bool:

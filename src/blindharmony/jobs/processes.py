@@ -208,12 +208,17 @@ def _until(end: float) -> float | None:
 
 @dataclass(eq=False)
 class _Slot:
-    """A worker of an engine, the task that it has, and when that is to be finished (``time.monotonic``)."""
+    """A worker of an engine, the task that it has, and since when (``time.monotonic``)."""
 
     number: int
     worker: WorkerProcess
     task: Task | None = None
-    end: float = math.inf
+    begun: float = 0.0
+
+    @property
+    def end(self) -> float:
+        """When the task is to be finished."""
+        return self.begun + self.task.seconds if self.task else math.inf
 
 
 class ProcessEngine:
@@ -238,7 +243,7 @@ class ProcessEngine:
         """Hand tasks to idle workers and yield them as they come back."""
         while len(self._waiting) or any(slot.task for slot in self._slots.values()):
             self._hand_out()
-            first = min((slot.end for slot in self._slots.values() if slot.task), default=math.inf)
+            first = min((slot.end for slot in self._slots.values()), default=math.inf)
             for key, _ in self._selector.select(_until(first)):
                 if outcome := self._heard(key.data):
                     yield outcome
@@ -267,7 +272,7 @@ class ProcessEngine:
             slot = self._slots.get(number) or self._start(number, environment)
             if slot.task is None:
                 slot.task = self._waiting.take()
-                slot.end = time.monotonic() + slot.task.seconds
+                slot.begun = time.monotonic()
                 slot.worker.give(slot.task.work)
 
     def _start(self, number: int, environment: Mapping[str, str]) -> _Slot:
@@ -285,7 +290,7 @@ class ProcessEngine:
         if end is None or slot.task is None:
             return None
         task, slot.task = slot.task, None
-        return Outcome.of(task, end)
+        return Outcome.of(task, end, time.monotonic() - slot.begun)
 
     def _overdue(self) -> Iterator[Outcome]:
         """End workers whose time is up; others take their place."""
@@ -294,7 +299,7 @@ class ProcessEngine:
             if slot.task and now >= slot.end:
                 self._remove(slot)
                 slot.worker.end()
-                yield Outcome.of(slot.task, overdue(slot.task.seconds))
+                yield Outcome.of(slot.task, overdue(slot.task.seconds), now - slot.begun)
 
     def _remove(self, slot: _Slot) -> None:
         self._selector.unregister(slot.worker)
