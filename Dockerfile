@@ -24,7 +24,8 @@ COPY src /src/src
 RUN pip install --no-deps /src && rm -rf /src
 
 # No home, no root, nothing written but the output: no byte code.
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/nonexistent
+# With -e BLINDHARMONY_CONTAINER="docker NAME:TAG" results name the image by the name it has where you are.
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/nonexistent BLINDHARMONY_CONTAINER=docker
 USER 65534:65534
 WORKDIR /out
 ENTRYPOINT ["blindharmony"]

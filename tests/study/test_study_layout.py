@@ -1,17 +1,24 @@
 """Which scans are meant, what their sidecars say, and which mask is theirs."""
 
+import gzip
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
-from fake_study import make_study
+from fake_study import fake_run, make_study
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.io.bids import bids_scans, find_mask, read_filter
 from blindharmony.io.tables import column_of
-from blindharmony.study.derivative import describe
+from blindharmony.study.cohort import cohort_rows, write_table
+from blindharmony.study.derivative import describe, validation_issues
 from blindharmony.study.groups import by_metadata, damaged, metadata
+from blindharmony.study.ledger import Ledger
+
+SMALL = gzip.compress(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)).to_bytes())
 
 
 @pytest.fixture
@@ -166,3 +173,53 @@ def test_a_table_with_cells_too_many_or_too_few(visits):
     assert set(column_of(visits, scans, "site")[0].values()) == {"A"}
     with pytest.raises(UsageError, match="have: site"):
         column_of(visits, scans, "sight")
+
+
+def test_a_derivative_says_what_it_is_and_keeps_the_terms_of_its_source(visits, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLINDHARMONY_CONTAINER", "docker mylab/blindharmony:7")
+    source = {"Name": "s", "BIDSVersion": "1.10.0", "License": "CC0", "Authors": ["A. Person"], "EthicsApprovals": 3}
+    (visits / "dataset_description.json").write_text(json.dumps(source))
+    (visits / "LICENSE").write_text("to everybody")
+    out = tmp_path / "out"
+    describe(visits, out, "site")
+    content = json.loads((out / "dataset_description.json").read_text())
+    assert (content["License"], content["Authors"], "EthicsApprovals" in content) == ("CC0", ["A. Person"], False)
+    assert content["GeneratedBy"][0]["Container"] == {"Type": "docker", "Tag": "mylab/blindharmony:7"}
+    assert (out / "LICENSE").read_text() == "to everybody"
+    assert "scanner of 'site'" in (out / "README.md").read_text()
+    # What a run has written is brought up to date; what somebody else has written stays.
+    describe(visits, out, "other site")
+    assert "scanner of 'other site'" in (out / "README.md").read_text()
+    (out / "README.md").write_text("my own words")
+    (out / "LICENSE").write_text("my own terms")
+    describe(visits, out, "site")
+    assert (out / "README.md").read_text() == "my own words"
+    assert (out / "LICENSE").read_text() == "my own terms"
+
+
+def test_the_validator_passes_over_nothing_but_what_bids_has_no_name_for(visits, tmp_path):
+    out = tmp_path / "out"
+    described = json.loads((visits / "dataset_description.json").read_text())
+    (visits / "dataset_description.json").write_text(json.dumps({**described, "Authors": ["A. Person", "B. Person"]}))
+    describe(visits, out, "site")
+    fake_run(visits, out)
+    write_table(Ledger(out), cohort_rows(Ledger(out)))
+    (out / "cohort.html").touch()
+    for name in ("cohort", "failures"):
+        head = (out / f"{name}.tsv").read_text().splitlines()[0].split("\t")
+        dictionary = json.loads((out / f"{name}.json").read_text())
+        assert list(dictionary) == head
+        assert all(column["Description"] for column in dictionary.values())
+    # The fake images hold no voxels: what lies at the top is what is judged here.
+    for image in out.rglob("sub-*/**/*"):
+        if image.is_file():
+            image.unlink()
+    (out / "sub-02/anat/sub-02_space-MNI_T1w.nii.gz").write_bytes(SMALL)
+    (out / "sub-02/anat/sub-02_space-MNI_T1w.json").write_text('{"SkullStripped": false, "Description": "d"}')
+    issues = validation_issues(out)
+    if issues is None:
+        pytest.skip("no BIDS validator here")
+    assert [i for i in issues if i["location"].count("/") == 1] == []
+    (out / "other.tsv").write_text("a\n1\n")
+    (other,) = (i for i in validation_issues(out) if i["location"].count("/") == 1)
+    assert (other["location"], other["severity"]) == ("/other.tsv", "error")

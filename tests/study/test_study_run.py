@@ -287,3 +287,25 @@ def test_a_source_that_is_away_takes_no_result_with_it(study, tmp_path, diary):
     assert fake_run(study, out).kept == 6
     assert len(diary()) == seen
     assert not failures(out)
+
+
+def test_scanners_that_no_result_names_any_more_go(study, tmp_path):
+    out, lines = tmp_path / "out", []
+    fake_run(study, out)
+    before = {f.name for f in (out / "scanners").iterdir()}
+    mine = out / "scanners" / "notes.json"
+    mine.write_text("{}")
+    scan = study / "sub-00/anat/sub-00_T1w.nii.gz"
+    scan.write_text("ok: another")
+    fake_run(study, out, say=lines)
+    after = {f.name for f in (out / "scanners").iterdir()} - {mine.name}
+    assert len(before) == len(after) == 2
+    assert len(before & after) == 1
+    assert "fitted scanners that no result names any more were removed: 1" in lines
+    assert mine.exists()
+    # Scans that cannot be read keep their results, and what these name.
+    for left in study.rglob("*.nii.gz"):
+        left.unlink()
+        left.symlink_to(study / "gone")
+    fake_run(study, out)
+    assert {f.name for f in (out / "scanners").iterdir()} - {mine.name} == after

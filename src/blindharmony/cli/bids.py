@@ -25,7 +25,7 @@ from blindharmony.files import check_outputs, result_names, sidecar_name, split_
 from blindharmony.jobs.engine import Engine
 from blindharmony.jobs.processes import THREADS, cores, threads_asked
 from blindharmony.settings import HarmonizeSettings
-from blindharmony.study.derivative import check_input, check_output, check_with_validator, describe
+from blindharmony.study.derivative import TOP_FILES, check_input, check_output, check_with_validator, describe
 from blindharmony.study.ledger import Ledger, kept_gb, largest, memory_gb, read_json
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def _load(target: str) -> None:
 
 def _places(plan: Plan, ledger: Ledger) -> list[Path]:
     """What a run may replace: results and tables that are there already, and may be another name of an input."""
-    places = [ledger.out / name for name in ("dataset_description.json", ".bidsignore", "failures.tsv")]
+    places = [ledger.out / name for name in (*TOP_FILES, "failures.tsv", "failures.json")]
     for item in plan.items.values():
         folder = ledger.out / item.scan.folder
         if folder.is_dir():  # in a first run of thirty thousand scans it is not

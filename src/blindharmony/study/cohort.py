@@ -151,26 +151,47 @@ def severity(row: Mapping[str, Any], reasons: Mapping[str, Sequence[str]]) -> tu
     return (-verdict, -len(reasons.get(str(row["scan"]), ())), *(-(n if n is not None else -1e9) for n in numbers))
 
 
-COLUMNS = (
-    "participant_id",
-    "session_id",
-    "scan",
-    "status",
-    "scanner",
-    "scanner_scans",
-    "verdict",
-    "distance_before",
-    "distance_after",
-    "excess_before",
-    "excess_after",
-    "bits_before",
-    "bits_after",
-    "file_change_percent",
-    "file_correlation",
-    "warnings",
-    "seconds",
-    "reason",
-)
+_UNIT = "target units"
+#: The columns of ``cohort.tsv``, as its data dictionary tells them.
+COLUMNS: dict[str, dict[str, Any]] = {
+    "participant_id": {"Description": "Participant"},
+    "session_id": {"Description": "Session, if the data set has sessions"},
+    "scan": {"Description": "Place of the scan in the data set"},
+    "status": {
+        "Description": "What became of the scan",
+        "Levels": {
+            "done": "harmonized",
+            "failed": "without a result; the column reason says why",
+            "not started": "planned; the run ended before it",
+            "results missing": "harmonized, but results were removed or changed since",
+        },
+    },
+    "scanner": {"Description": "Group of scans that were fitted together, by scanner and sequence"},
+    "scanner_scans": {"Description": "Scans in that group; 1: harmonized alone"},
+    "verdict": {
+        "Description": "Verdict on the harmonized scan",
+        "Levels": {"good": "nothing unusual", "caution": "look at its report before using it", "poor": "do not use it"},
+    },
+    "distance_before": {
+        "Description": "How far an average brain voxel's intensity is from that of the target's median scan, before",
+        "Units": _UNIT,
+    },
+    "distance_after": {"Description": "The same after harmonizing; smaller is nearer", "Units": _UNIT},
+    "excess_before": {
+        "Description": "Distance from the target's own unseen scans, in their spreads, under its flow; 0: typical"
+    },
+    "excess_after": {"Description": "The same after harmonizing; smaller is more typical"},
+    "bits_before": {"Description": "Surprise of the scan under the target's flow, before", "Units": "bits per voxel"},
+    "bits_after": {"Description": "The same after harmonizing; smaller is more probable", "Units": "bits per voxel"},
+    "file_change_percent": {
+        "Description": "Mean change between the file that came and the file that was written, in the brain",
+        "Units": "percent of white matter",
+    },
+    "file_correlation": {"Description": "Correlation of the two files in the brain"},
+    "warnings": {"Description": "What to know before using the scan, separated by |"},
+    "seconds": {"Description": "Time it took to harmonize", "Units": "s"},
+    "reason": {"Description": "Why there is no result"},
+}
 
 _KEPT = (
     "distance_before",
@@ -197,7 +218,7 @@ def cohort_rows(ledger: Ledger) -> list[Row]:
 
 
 def write_table(ledger: Ledger, rows: list[Row]) -> Path:
-    """Write ``cohort.tsv``.
+    """Write ``cohort.tsv``, and ``cohort.json``, which says what its columns mean.
 
     Raises:
         OutputError: If it cannot be written.
@@ -380,7 +401,6 @@ def _median(rows: Sequence[Row], key: str) -> float | None:
     return float(np.median(values)) if values else None
 
 
-_UNIT = "target units"
 # With more lines nothing can be told apart: bands alone then.
 _MOST_LINES = 60
 POINTS = 100

@@ -1,7 +1,7 @@
 """What makes the output folder of a study a BIDS derivative that others can use.
 
 Checks of data set and output folder before any work, the official validator where it is installed, and what lies at the
-folder's top: ``dataset_description.json`` and ``.bidsignore``.
+folder's top: ``dataset_description.json``, ``README.md``, ``LICENSE`` and ``.bidsignore``.
 
 Source:
     BIDS specification 1.10, "BIDS Derivatives" and "Dataset description".
@@ -13,20 +13,26 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
 from blindharmony.commands import run_command
 from blindharmony.errors import InputError, OutputError, PreprocessingError, UsageError
+from blindharmony.files import read_text, write_text
 from blindharmony.study.ledger import SCANNERS, read_json, write_if_new
 from blindharmony.version import VERSION
 
 _BIDS = "1.10.0"
 _NAME = "blindharmony"
-# A folder is named without its slash: the validator does not match "scanners/".
-_IGNORED = ("*.html", "*.tsv", SCANNERS, ".blindharmony/")
+# What BIDS has no name for; the validator accepts no table at the top that it does not know. A folder is named without
+# its slash: the validator does not match "scanners/".
+_IGNORED = ("*.html", "cohort.tsv", "cohort.json", "failures.tsv", "failures.json", SCANNERS, ".blindharmony/")
 _FILE = "dataset_description.json"
+#: What lies at the top of a derivative, beside tables and page.
+TOP_FILES = (_FILE, ".bidsignore", "README.md", "LICENSE")
 
 
 def check_input(root: Path) -> dict[str, Any]:
@@ -70,7 +76,9 @@ def check_output(root: Path, out: Path) -> None:
 
 
 def describe(root: Path, out: Path, target: str, suffix: str = "T1w") -> None:
-    """Write both files; equal input gives equal bytes.
+    """Write what lies at the top: description, README, what the validator passes over, and the source's terms.
+
+    Equal input gives equal bytes.
 
     Args:
         root: The data set.
@@ -86,16 +94,75 @@ def describe(root: Path, out: Path, target: str, suffix: str = "T1w") -> None:
     link = os.path.relpath(root.resolve(), out.resolve())
     doi = description.get("DatasetDOI")
     source = {"URL": f"https://doi.org/{_bare(doi)}", "DOI": doi} if isinstance(doi, str) and doi else {"URL": link}
+    made_by = {"Name": _NAME, "Version": VERSION, **_home(), **_container()}
     content = {
         "Name": f"{description.get('Name', root.resolve().name)}: {suffix} scans harmonized to '{target}'",
         "BIDSVersion": _BIDS,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": _NAME, "Version": VERSION, **_home()}],
+        "GeneratedBy": [made_by],
         "SourceDatasets": [source],
         "DatasetLinks": {"raw": link},
+        # The scans stay the work of those who made them, under their terms.
+        **{key: description[key] for key, right in _TAKEN_OVER.items() if right(description.get(key))},
     }
     write_if_new(out / _FILE, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     write_if_new(out / ".bidsignore", "\n".join(_IGNORED) + "\n")
+    readme = _README.format(name=content["Name"], target=target, suffix=suffix, version=VERSION)
+    if _ours(out / "README.md"):
+        write_if_new(out / "README.md", readme)
+    if (root / "LICENSE").is_file() and not (out / "LICENSE").exists():
+        with suppress(InputError):  # terms that cannot be read stop no harmonization
+            write_text(out / "LICENSE", read_text(root / "LICENSE", other_letters=True))
+
+
+_MARK = "<!-- written by blindharmony; remove this line to keep changes of your own -->"
+_README = (
+    _MARK
+    + """
+# {name}
+
+Made by blindharmony {version}: every {suffix} scan as the scanner of '{target}' would have shown it. Nothing else was
+changed: no voxel was moved. For research, not for diagnosis.
+
+- `*_desc-harmonized_{suffix}.nii.gz`: the harmonized scan, on the grid of its source; `.json`: how it was made, its
+  verdict and warnings; `.html`: the report, for a browser.
+- `*_desc-brain_mask.nii.gz`: the brain that was harmonized.
+- `scanners/`: the model of each scanner that made several scans; sidecars name it.
+- `cohort.tsv`, `cohort.html`: all scans at a glance (`blindharmony bids DATA_SET THIS_FOLDER group`); `failures.tsv`:
+  scans without a result. `cohort.json` and `failures.json` say what the columns mean.
+- `.blindharmony/`: records of the runs. With them the same command goes on where it ended, and `blindharmony verify`
+  finds files that were changed since.
+
+The terms of the source data set hold for these scans too.
+"""
+)
+
+
+def _ours(readme: Path) -> bool:
+    """Whether a README is not there yet, or is as a run has written it."""
+    try:
+        return readme.read_bytes().startswith(_MARK.encode())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _people(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
+_TAKEN_OVER: dict[str, Callable[[object], bool]] = {
+    "Authors": _people,
+    "EthicsApprovals": _people,
+    "License": lambda value: isinstance(value, str) and bool(value),
+}
+
+
+def _container() -> dict[str, Any]:
+    """The image that this runs in, if it says so: ``BLINDHARMONY_CONTAINER="docker name:tag"``."""
+    kind, _, tag = os.environ.get("BLINDHARMONY_CONTAINER", "").strip().partition(" ")
+    return {"Container": {"Type": kind, "Tag": tag or f"{_NAME}:{VERSION}"}} if kind else {}
 
 
 def _bare(doi: str) -> str:
@@ -134,13 +201,18 @@ def check_with_validator(root: Path) -> None:
 
 def validation_errors(root: Path) -> list[dict[str, Any]] | None:
     """The validator's errors, None if there is no validator or it cannot run."""
+    issues = validation_issues(root)
+    return issues if issues is None else [issue for issue in issues if issue.get("severity") == "error"]
+
+
+def validation_issues(root: Path) -> list[dict[str, Any]] | None:
+    """The validator's errors and warnings, None if there is no validator or it cannot run."""
     command = shutil.which(_COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(_COMMAND)
     if command is None:
         return None
     try:
         words, remedy = [command, str(root), "--json"], "pass --skip-bids-validation"
         ran = run_command(words, called="the BIDS validator", seconds=_VALIDATOR_S, remedy=remedy, check=False)
-        issues = json.loads(ran.stdout)["issues"]["issues"]
+        return list(json.loads(ran.stdout)["issues"]["issues"])
     except (PreprocessingError, ValueError, KeyError, TypeError):
         return None
-    return [issue for issue in issues if issue.get("severity") == "error"]

@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -133,6 +134,7 @@ def _voxels(path: Path) -> int:
 FOLDER = ".blindharmony"
 #: Where fitted scanners are among the results.
 SCANNERS = "scanners"
+_SCANNER = re.compile(r"_[0-9a-f]{12,24}\.json$")
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,7 @@ class Ledger:
         Raises:
             OutputError: If it cannot be written.
         """
-        digest = (self.note(key) or {}).get("digest") or key
-        place = f"{SCANNERS}/{group}_{digest}.json"
+        place = self.shared(key, group)
         try:
             content = self.scanner(key).read_bytes()
         except OSError as error:
@@ -187,8 +188,25 @@ class Ledger:
         with suppress(OSError):
             if (self.out / place).read_bytes() == content:
                 return place
-        write_bytes(inside(self.out, SCANNERS) / f"{group}_{digest}.json", content, overwrite=True)
+        write_bytes(inside(self.out, SCANNERS) / place.rpartition("/")[2], content, overwrite=True)
         return place
+
+    def shared(self, key: str, group: str) -> str:
+        """Where a fitted scanner is among the results."""
+        return f"{SCANNERS}/{group}_{(self.note(key) or {}).get('digest') or key}.json"
+
+    def forget_scanners(self, used: Iterable[str]) -> list[str]:
+        """Remove fitted scanners among the results that no result names any more, and say which.
+
+        Args:
+            used: Places of those that are named.
+        """
+        left = {
+            f"{SCANNERS}/{file.name}" for file in (self.out / SCANNERS).glob("*.json") if _SCANNER.search(file.name)
+        }
+        gone = sorted(left - set(used))
+        remove(self.out, gone)
+        return gone
 
     def staging(self, run: str, scan_id: str) -> Path:
         """Where a run writes a scan's results before they get their names."""
@@ -359,17 +377,23 @@ def write_if_new(path: Path, text: str) -> None:
     write_text(path, text, overwrite=True)
 
 
-def write_tsv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """Write a tab-separated table; what is None or empty is ``n/a``, as BIDS wants it.
+def write_tsv(path: Path, columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Sequence[object]]) -> Path:
+    """Write a tab-separated table and its data dictionary; what is None or empty is ``n/a``, as BIDS wants it.
+
+    Args:
+        path: The table; the dictionary lies beside it, as JSON.
+        columns: Name of each column → what the dictionary says of it.
+        rows: The cells.
 
     Raises:
         OutputError: If it cannot be written.
     """
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
-    table.writerow(head)
+    table.writerow(columns)
     for row in rows:
         table.writerow([_cell(value) for value in row])
+    write_if_new(path.with_suffix(".json"), json.dumps(columns, indent=2, ensure_ascii=False) + "\n")
     return write_text(path, text.getvalue(), overwrite=True)
 
 

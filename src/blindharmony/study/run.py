@@ -259,6 +259,8 @@ def run_study(
         run.all()
     if table:
         write_failures(ledger, plan)
+        if gone := forget_scanners(ledger):
+            say(f"fitted scanners that no result names any more were removed: {len(gone)}", run.tally)
     return run.tally
 
 
@@ -518,6 +520,21 @@ def _still_there(place: str, roots: Iterable[Path]) -> bool:
     return any(os.path.lexists(root / place) for root in roots)
 
 
+#: The columns of ``failures.tsv``, as its data dictionary tells them.
+FAILURES: dict[str, dict[str, Any]] = {
+    "scan": {"Description": "Place of the scan in the data set"},
+    "status": {
+        "Description": "What became of the scan",
+        "Levels": {
+            "failed": "without a result; the next run tries it again",
+            "not started": "planned; the run ended before it",
+            "kept": "cannot be read today; its earlier result is left as it is",
+        },
+    },
+    "reason": {"Description": "Why"},
+}
+
+
 def write_failures(ledger: Ledger, plan: Plan | None = None) -> Path:
     """Write the table of this folder's scans that failed or were not started; only its head if there are none.
 
@@ -543,4 +560,19 @@ def write_failures(ledger: Ledger, plan: Plan | None = None) -> Path:
         else:
             reason = record.get("reason", "the run ended before it")
             rows.append((str(record["scan"]), str(record["status"]), str(reason)))
-    return write_tsv(ledger.out / "failures.tsv", ("scan", "status", "reason"), sorted(rows))
+    return write_tsv(ledger.out / "failures.tsv", FAILURES, sorted(rows))
+
+
+def forget_scanners(ledger: Ledger) -> list[str]:
+    """Remove fitted scanners that no result of this folder names any more; their places.
+
+    Raises:
+        OutputError: If one cannot be removed.
+    """
+    used = set()
+    for _, plan, record in ledger.entries():
+        if record["status"] == "done" and (key := record.get("fingerprint", {}).get("scanner")):
+            if ledger.note(key) is None:  # nobody knows any more what the file is called that this result names
+                return []
+            used.add(ledger.shared(key, str(record.get("group", plan["group"]))))
+    return ledger.forget_scanners(used)
