@@ -121,6 +121,8 @@ def test_good_and_bad_scans_together(capsys, scan, tiny_target_file, tmp_path):
         (["harmonize", "EMPTY", "--out", "o"], 66, "EMPTY"),
         (["train", "SCAN", "--out", "o.safetensors"], 2, "at least 5"),
         (["bids", "EMPTY", "o", "participant", "--n-procs", "0", "--omp-nthreads", "2"], 2, "--n-procs N"),
+        (["bids", "EMPTY", "o", "participant", "--array", "3"], 2, "--scanner-grouping none"),
+        (["bids", "EMPTY", "o", "participant", "--scanner-grouping", "none", "--array", "3"], 2, "no queue says which"),
         (["bids", "EMPTY", "o", "participant", "--n-procs", "0", "--scan-timeout", "9"], 2, "--n-procs 1 or more"),
         (["bids", "EMPTY", "o", "participant", "--job-queue", "long"], 2, "--jobqueue"),
         (["bids", "EMPTY", "o", "group", "--seed", "3"], 66, "without effect at the group level: --seed"),

@@ -113,6 +113,22 @@ def test_a_job_with_nothing_to_do_loads_no_network(tmp_path, tiny_target_file):
     assert not {"torch", "SimpleITK"} & set(names)
 
 
+@pytest.mark.parametrize(("name", "first"), [("SLURM_ARRAY_TASK_ID", 1), ("JOB_COMPLETION_INDEX", 0)])
+def test_jobs_of_an_array_share_all_participants(name, first, tmp_path, tiny_target_file, monkeypatch, capsys):
+    root, out = make_study(tmp_path / "s", {f"sub-{i}": f"ok: {i}" for i in range(5)}), tmp_path / "out"
+    words = ["bids", str(root), str(out), "participant", "--target", str(tiny_target_file), "--skip-bids-validation"]
+    counts = []
+    with quick_commands():
+        for job in range(7):
+            monkeypatch.setenv(name, str(first + job))
+            assert main([*words, "--scanner-grouping", "none", "--array", "7", "--n-procs", "0"]) == 0
+            said = capsys.readouterr()
+            counts.append(int("1 scans harmonized" in said.out))
+            assert counts[-1] or "more than there are participants" in said.err
+    assert sorted(counts) == [0, 0, 1, 1, 1, 1, 1]
+    assert [row["status"] for row in cohort_rows(Ledger(out))] == ["done"] * 5
+
+
 def as_of_version_1(out):
     """The folder as a run of version 0.1 has left it: one plan and one store of hashes for all."""
     plan, hashes = {}, {}

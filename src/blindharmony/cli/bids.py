@@ -124,6 +124,13 @@ def add_parser(verbs: Any) -> None:
     who.add_argument(*both("--job-queue"), metavar="NAME", help="queue or partition")
     who.add_argument(*both("--job-account"), metavar="NAME", help="account of the jobs")
     who.add_argument(
+        "--array",
+        type=int,
+        metavar="N",
+        help="this is one of N jobs of an array (SLURM, PBS, SGE, LSF, AWS Batch, Kubernetes); it takes its "
+        "share of the participants, with --scanner-grouping none",
+    )
+    who.add_argument(
         "--estimate",
         action="store_true",
         help="harmonize up to three scans in a folder that is removed again, say what time, memory and disk all will "
@@ -150,6 +157,11 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise UsageError("--mask-dir is the output folder: masks would be replaced", remedy="choose another folder")
     if arguments.lesion_dir and not arguments.lesion_dir.is_dir():
         raise UsageError(f"{arguments.lesion_dir}: no such folder", remedy="check --lesion-dir")
+    if arguments.array is not None:
+        arguments.participant_label = _share(arguments)
+        if not arguments.participant_label:
+            screen.note(f"nothing to do: {arguments.array} jobs are more than there are participants")
+            return 0
     if not arguments.skip_bids_validation:
         check_input(arguments.bids_dir)
         # It reads the whole data set: no job of an array does.
@@ -191,6 +203,44 @@ def _check_workers(arguments: argparse.Namespace) -> None:
         if value is not None and value < least:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} {value:g} is too small", remedy=f"use at least {least:g}")
+
+
+# Where queues say which job of an array this is; Kubernetes says it to indexed jobs.
+_ARRAY_INDEX = (
+    "SLURM_ARRAY_TASK_ID",
+    "PBS_ARRAY_INDEX",
+    "PBS_ARRAYID",
+    "SGE_TASK_ID",
+    "LSB_JOBINDEX",
+    "AWS_BATCH_JOB_ARRAY_INDEX",
+    "JOB_COMPLETION_INDEX",
+)
+
+
+def _share(arguments: argparse.Namespace) -> list[str]:
+    """The participants of this job of an array: every N-th, from a place that its number gives.
+
+    Whether the queue counts from 0 or from 1 makes no difference.
+
+    Raises:
+        UsageError: If no queue says which job this is, or scans would have to wait for those of other jobs.
+    """
+    from blindharmony.io.bids import participants_of
+
+    if arguments.scanner_grouping != "none":
+        raise UsageError(
+            "jobs of an array harmonize every scan alone: a scanner's scans cannot be in several jobs",
+            remedy="pass --scanner-grouping none, or use --dask-scheduler or --jobqueue",
+        )
+    if arguments.array < 1:
+        raise UsageError(f"--array {arguments.array} is too small", remedy="say how many jobs the array has")
+    numbers = [text for name in _ARRAY_INDEX if (text := os.environ.get(name, "")).isdecimal()]
+    if not numbers:
+        remedy = f"start it as a job of an array, or set {_ARRAY_INDEX[0]}"
+        raise UsageError("no queue says which job of the array this is", remedy=remedy)
+    labels = arguments.participant_label or participants_of(arguments.bids_dir)
+    first, jobs = int(numbers[0]) % arguments.array, arguments.array
+    return sorted({label.removeprefix("sub-") for label in labels})[first::jobs]
 
 
 def _participant(arguments: argparse.Namespace, screen: Screen) -> int:

@@ -199,7 +199,7 @@ def _entry(path: Path) -> Path:
 
 def is_bids(folder: Path) -> bool:
     """Say whether a folder is a BIDS data set."""
-    return (folder / "dataset_description.json").is_file() or bool(_participants(folder))
+    return (folder / "dataset_description.json").is_file() or bool(participants_of(folder))
 
 
 def _is_data_set(path: Path) -> bool:
@@ -403,9 +403,9 @@ def bids_scans(
     if not root.is_dir():
         raise NothingFoundError("no such folder", remedy="give a BIDS data set", path=root)
     # A job of an array asks for its own participants and does not look at all others.
-    people = _participants(root) if labels is None else sorted(labels)
+    people = participants_of(root) if labels is None else sorted(labels)
     if labels and (missing := [label for label in people if not (root / f"sub-{label}").is_dir()]):
-        there = named(_participants(root))
+        there = named(participants_of(root))
         raise NothingFoundError(f"no participant {', '.join(missing)}", remedy=f"there are {there}", path=root)
     scans: dict[str, Scan] = {}
     passed_over: list[PassedOver] = []
@@ -451,7 +451,17 @@ def bare(labels: Sequence[str] | None, prefix: str) -> set[str] | None:
     return without
 
 
-def _participants(root: Path) -> list[str]:
+def participants_of(root: Path) -> list[str]:
+    """Labels of all participants of a data set, sorted.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("sub-02", "sub-01", "code"):
+        ...     (root / name).mkdir()
+        >>> participants_of(root)
+        ['01', '02']
+    """
     return sorted(item.name.removeprefix("sub-") for item in _inside(root, "sub-") if item.is_dir())
 
 
