@@ -142,8 +142,9 @@ def thousands(content):
             "`python benchmarks/thousands.py`: data set, plan, records, engine, table and page are real, the work is "
             "made up; one process. Every fifth scan goes alone, the others are of four scanners; every hundredth "
             f"fails. Files lie on {'a disk in memory' if content['disk'] == 'in memory' else 'a disk'}: a real one "
-            "adds four `fsync` a scan. Most of the memory is torch, which the page needs for one limit. Load of the "
-            f"machine before and after: {', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}.",
+            "adds four `fsync` a scan. Most of the memory is torch, which the page needs for one limit. Other "
+            "work, of which the load before and after tells "
+            f"({', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}; two cores), stretches seconds.",
             table(["scans", *sizes], lines),
         ]
     )
