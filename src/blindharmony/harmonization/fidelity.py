@@ -115,17 +115,15 @@ def sobel(x: Tensor) -> Tensor:
         >>> sobel(ramp)[0, :, 2, 2].tolist()
         [8.0, 0.0]
     """
-    ndim = x.ndim - 2
-    step, smooth = x.new_tensor([-1.0, 0.0, 1.0]), x.new_tensor([1.0, 2.0, 1.0])
-    kernels = []
-    for axis in range(ndim):
-        kernel = x.new_ones([1] * ndim)
-        for other in range(ndim):
-            line = step if other == axis else smooth
-            kernel = kernel * line.view([3 if k == other else 1 for k in range(ndim)])
-        kernels.append(kernel)
-    convolve = F.conv2d if ndim == 2 else F.conv3d
-    return convolve(F.pad(x, [1, 1] * ndim, mode="replicate"), torch.stack(kernels)[:, None])
+    wide, derivatives = F.pad(x, [1, 1] * (x.ndim - 2), mode="replicate"), []
+    # Shifted copies, not a convolution of one channel: faster on a processor.
+    for along in range(2, x.ndim):
+        slope = wide
+        for axis in range(2, x.ndim):
+            before, here, after = (slope.narrow(axis, start, x.shape[axis]) for start in range(3))
+            slope = after - before if axis == along else before + after + 2 * here
+        derivatives.append(slope)
+    return torch.cat(derivatives, 1)
 
 
 def non_edge_mask(
@@ -171,11 +169,11 @@ def non_edge_mask(
     for image in range(len(source)):
         for axis in range(slope.shape[1]):
             here = slope[image, axis]
-            values = here[counted[image, 0]].sort().values
+            values = here[counted[image, 0]]
             if len(values) == 0:
                 continue
-            # By sorting: torch.quantile refuses more than 2²⁴ values, fewer than a volume may have.
-            limit = values[round(quantile * (len(values) - 1))]
+            # torch.quantile refuses more than 2²⁴ values, fewer than a volume may have.
+            limit = values.kthvalue(1 + round(quantile * (len(values) - 1))).values
             below = here < limit if foreground is None else here <= limit
             flat[image, axis] = below & allowed[image, 0]
     return flat

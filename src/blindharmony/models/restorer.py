@@ -54,7 +54,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add what the two convolutions make of ``(B, width, X, Y, Z)``."""
         change: Tensor = self.second(self.activation(self.first(self.activation(x))))
-        return x + change
+        return change.add_(x)
 
 
 class Restorer(nn.Module):
@@ -92,9 +92,12 @@ class Restorer(nn.Module):
             h = h.contiguous(memory_format=torch.channels_last_3d)
         h = self.enter(h)
         h = self.down_blocks(h)
-        h = h + self.up(self.deep(self.down(h)))
+        h = self.up(self.deep(self.down(h))).add_(h)
         u = channels_as_blocks(self.leave(F.silu(self.up_blocks(h))))
-        return x + inside * (u[:, :1] + (u[:, 1:] * bands).sum(1, keepdim=True))
+        change = u[:, :1]
+        for k in range(_BANDS):
+            change = change.addcmul(u[:, 1 + k : 2 + k], bands[:, k : k + 1])
+        return x.addcmul(inside, change)
 
 
 def detail_bands(x: Tensor, inside: Tensor) -> Tensor:
@@ -107,17 +110,16 @@ def detail_bands(x: Tensor, inside: Tensor) -> Tensor:
         >>> float(detail_bands(flat, flat).abs().max()) < 1e-6
         True
     """
-    found = []
+    bands = []
     for axis in (2, 3, 4):
-        ahead, behind = torch.roll(x, -1, axis), torch.roll(x, 1, axis)
-        there = torch.roll(inside, -1, axis), torch.roll(inside, 1, axis)
-        found.append(inside * ((x - ahead) * there[0] + (x - behind) * there[1]) / 2)
+        step = (x - torch.roll(x, -1, axis)) * (inside * torch.roll(inside, -1, axis))
+        bands.append((step - torch.roll(step, 1, axis)) / 2)
     smooth = x
     for width in _WIDTHS:
         blurred = _gauss(x, width) / _gauss(inside, width).clamp_min(1e-3)
-        found.append(inside * (smooth - blurred))
+        bands.append(inside * (smooth - blurred))
         smooth = blurred
-    return torch.cat(found, 1)
+    return torch.cat(bands, 1)
 
 
 def _gauss(x: Tensor, sigma: float) -> Tensor:
@@ -129,7 +131,7 @@ def _gauss(x: Tensor, sigma: float) -> Tensor:
         wide = F.pad(x, [reach if other == axis else 0 for other in (4, 3, 2) for _ in range(2)])
         x = weights[0] * wide.narrow(axis, 0, x.shape[axis])
         for k, w in enumerate(weights[1:], 1):
-            x = x + w * wide.narrow(axis, k, x.shape[axis])
+            x = x.add_(wide.narrow(axis, k, x.shape[axis]), alpha=w)
     return x
 
 
