@@ -34,7 +34,7 @@ from blindharmony.cli import (
 from blindharmony.cli.console import Screen
 from blindharmony.errors import BlindHarmonyError, UsageError, one_line, reportable
 from blindharmony.files import IMAGE_EXTENSIONS
-from blindharmony.jobs.processes import THREADS, threads_asked
+from blindharmony.jobs.processes import THREADS, keep_memory, threads_asked
 from blindharmony.version import VERSION
 
 _INTERRUPTED = 130
@@ -183,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    keep_memory()
     if threads := threads_asked():
         # ITK has a variable of its own, and else takes every core.
         os.environ.setdefault(THREADS[-1], str(threads))

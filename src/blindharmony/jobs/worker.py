@@ -10,10 +10,12 @@ from queue import SimpleQueue
 
 from blindharmony.commands import end_programs
 from blindharmony.jobs.engine import Progress, done_line, packed_reply
+from blindharmony.jobs.processes import keep_memory
 
 
 def main() -> None:
     """Work until standard input ends."""
+    keep_memory()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not look like an answer
     lines: SimpleQueue[bytes] = SimpleQueue()
