@@ -97,7 +97,7 @@ def shifted(affine: NDArray[np.float64], box: tuple[slice, ...]) -> NDArray[np.f
     return moved
 
 
-def sample(data: NDArray[np.float32], to_voxels: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def sample(data: NDArray[Any], to_voxels: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """``out[i] = data[to_voxels · i]``, linear between voxels, zero where no voxel reaches.
 
     Args:
@@ -111,24 +111,36 @@ def sample(data: NDArray[np.float32], to_voxels: NDArray[np.float64], shape: tup
         >>> sample(np.arange(3, dtype=np.float32).reshape(3, 1, 1), half, (3, 1, 1)).ravel()
         array([0.5, 1.5, 0. ], dtype=float32)
     """
+    # The array as it is: ITK counts its axes the other way round, and so does the map.
     map_ = sitk.AffineTransform(3)
-    map_.SetMatrix(to_voxels[:3, :3].ravel().tolist())
-    map_.SetTranslation(to_voxels[:3, 3].tolist())
-    image = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(data, np.float32).transpose(2, 1, 0)))
+    map_.SetMatrix(to_voxels[2::-1, 2::-1].ravel().tolist())
+    map_.SetTranslation(to_voxels[2::-1, 3].tolist())
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data, np.float32))
     # Both grids are counted in voxels: where they lie in the world is in the map.
-    grid = list(shape), map_, sitk.sitkLinear, [0.0] * 3, [1.0] * 3, np.eye(3).ravel().tolist()
-    return from_itk(sitk.Resample(image, *grid, 0.0))
+    grid = list(shape[::-1]), map_, sitk.sitkLinear, [0.0] * 3, [1.0] * 3, np.eye(3).ravel().tolist()
+    return np.asarray(sitk.GetArrayFromImage(sitk.Resample(image, *grid, 0.0)), np.float32)
 
 
 def sample_inside(
-    data: NDArray[np.float32], mask: NDArray[np.bool_], to_voxels: NDArray[np.float64], shape: tuple[int, ...]
+    data: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    to_voxels: NDArray[np.float64],
+    shape: tuple[int, ...],
+    weight: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Sample a masked image without darkening its edge: ``sample(data·mask) / sample(mask)``.
+
+    Args:
+        data: What to sample.
+        mask: Voxels of it that count.
+        to_voxels: Output voxel → input voxel, shape ``(4, 4)``.
+        shape: Output shape.
+        weight: ``sample(mask)``, if it is known.
 
     Returns:
         The sampled image (zero outside) and mask (where at least half of the weight is inside).
     """
-    weight = sample(mask.astype(np.float32), to_voxels, shape)
-    value = sample(np.where(mask, data, 0).astype(np.float32), to_voxels, shape)
+    weight = sample(mask, to_voxels, shape) if weight is None else weight
     inside = weight > 0.5
-    return np.where(inside, value / np.maximum(weight, 0.5), 0).astype(np.float32), inside
+    value = sample(np.where(mask, data, np.float32(0)), to_voxels, shape)
+    return np.where(inside, value / np.maximum(weight, np.float32(0.5)), np.float32(0)), inside

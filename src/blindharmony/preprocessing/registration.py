@@ -11,6 +11,7 @@ import gzip
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
+from weakref import WeakKeyDictionary
 
 import nibabel as nib
 import numpy as np
@@ -103,7 +104,6 @@ def register_affine(
     box, _ = mask_box(mask, margin=4)
     brain, mask, affine = brain[box], mask[box], shifted(affine, box)
     target = template.data > 0
-    whole = to_itk(target.astype(np.float32), template.affine)
     fixed = shrunk(to_itk(template.data, template.affine), 2.0)
     around = sitk.BinaryDilate(sitk.Cast(fixed > 0, sitk.sitkUInt8), [3, 3, 3])
     try:
@@ -115,13 +115,15 @@ def register_affine(
         full = _climb(_smooth(fixed, 1.0), _smooth(moving, 1.0), around, full, share=0.2)
     except RuntimeError as error:
         raise PreprocessingError("registration to the template failed", remedy=_REMEDY) from error
-    overlap = _overlap(whole, to_itk(mask.astype(np.float32), affine), full)
+    matrix = matrix_ras(full)
+    there = sample(mask, voxel_map(template.affine, matrix, affine), target.shape) > 0.5
+    overlap = float(2 * (there & target).sum() / max(1, there.sum() + target.sum()))
     if overlap < _MIN_OVERLAP:
         raise PreprocessingError(
             f"registration to the template failed (overlap of the brains {overlap:.2f}, expected > 0.8)",
             remedy=_REMEDY,
         )
-    return Registration(matrix_ras(full), overlap)
+    return Registration(matrix, overlap)
 
 
 def _climb(fixed: Image, moving: Image, around: Image, start: Transform, *, share: float) -> Transform:
@@ -167,17 +169,14 @@ def _smooth(image: Image, sigma_mm: float) -> Image:
     return sitk.SmoothingRecursiveGaussian(image, sigma_mm)
 
 
-def _overlap(fixed: Image, moving: Image, transform: Transform) -> float:
-    warped = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
-    a, b = (sitk.GetArrayViewFromImage(i) > 0.5 for i in (warped, fixed))
-    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
-
-
 def _moments(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """Centre (LPS mm) and root-mean-square radius (mm) of a mask."""
-    points = np.argwhere(mask)[::7] @ affine[:3, :3].T + affine[:3, 3]
+    points = np.transpose(np.unravel_index(np.flatnonzero(mask)[::7], mask.shape)) @ affine[:3, :3].T + affine[:3, 3]
     centre = points.mean(0)
     return centre * [-1, -1, 1], float(np.sqrt(((points - centre) ** 2).sum(1).mean()))
+
+
+_WEIGHTS: WeakKeyDictionary[Registration, tuple[NDArray[np.bool_], NDArray[np.float32]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,12 @@ class Register(Step[Registration]):
         """The brain on the template's grid, zero outside the mask."""
         template = load_template()
         to_scan = voxel_map(template.affine, result.matrix, scan.affine)
-        data, inside = sample_inside(scan.data, scan.inside(), to_scan, template.data.shape)
+        # One scan goes this way several times, in other contrasts and back: its mask is the same each time.
+        mask, weight = _WEIGHTS.get(result, (None, None))
+        if mask is None or mask is not scan.mask:
+            weight = sample(scan.inside(), to_scan, template.data.shape)
+            _WEIGHTS[result] = scan.inside(), weight
+        data, inside = sample_inside(scan.data, scan.inside(), to_scan, template.data.shape, weight)
         if scan.lesion is None:
             return Scan(data, template.affine, inside)
         # A voxel with a part of a lesion in it is left out.
@@ -211,5 +215,8 @@ class Register(Step[Registration]):
         change = changed.data - self.apply(before, result).data
         back: NDArray[np.float64] = np.linalg.inv(result.matrix).astype(np.float64)
         to_template = voxel_map(before.affine, back, changed.affine)
-        carried = sample(change, to_template, before.data.shape)
-        return replace(before, data=before.data + np.where(before.inside(), carried, 0).astype(np.float32))
+        box, _ = mask_box(before.inside(), margin=0)
+        to_template[:3, 3] += to_template[:3, :3] @ [s.start for s in box]
+        data = before.data.copy()
+        data[box] += np.where(before.inside()[box], sample(change, to_template, data[box].shape), np.float32(0))
+        return replace(before, data=data)
