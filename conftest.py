@@ -62,8 +62,8 @@ def _start_of_registration():
     """Registration is its start alone where :func:`stays_at_the_start` says so."""
     climb = registration._climb
 
-    def climb_or_stay(fixed, moving, around, start, *, share):
-        return start if _registration["stays at its start"] else climb(fixed, moving, around, start, share=share)
+    def climb_or_stay(fixed, moving, around, start, **how):
+        return start if _registration["stays at its start"] else climb(fixed, moving, around, start, **how)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registration, "_climb", climb_or_stay)

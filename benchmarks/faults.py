@@ -151,7 +151,7 @@ def computed_once():
         stack.enter_context(mock.patch.object(ScannerRounds, "after", fit))
         stack.enter_context(mock.patch.object(result.HarmonizeResult, "figures", property(figures)))
         # A synthetic head lies where the moments of its mask say.
-        stay = mock.patch.object(registration, "_climb", lambda fixed, moving, around, start, *, share: start)
+        stay = mock.patch.object(registration, "_climb", lambda fixed, moving, around, start, **how: start)
         stack.enter_context(stay)
         yield
 

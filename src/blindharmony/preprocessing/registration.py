@@ -110,9 +110,9 @@ def register_affine(
         moving = shrunk(to_itk(np.where(mask, brain, 0).astype(np.float32), affine), 2.0)
         start = _start(_moments(target, template.affine), _moments(mask, affine))
         coarse = shrunk(_smooth(fixed, 2.0), 4.0), shrunk(_smooth(moving, 2.0), 4.0), shrunk(around, 4.0) > 0
-        full = _affine(_climb(*coarse, start, share=0.5))
-        full = _climb(*coarse, full, share=0.5)
-        full = _climb(_smooth(fixed, 1.0), _smooth(moving, 1.0), around, full, share=0.2)
+        full = _affine(_climb(*coarse, start, share=0.5, steps_mm=(2.0, 0.1), shorter=0.5))
+        full = _climb(*coarse, full, share=0.5, steps_mm=(1.0, 0.02))
+        full = _climb(_smooth(fixed, 1.0), _smooth(moving, 1.0), around, full, share=0.4, steps_mm=(0.25, 0.004))
     except RuntimeError as error:
         raise PreprocessingError("registration to the template failed", remedy=_REMEDY) from error
     matrix = matrix_ras(full)
@@ -126,7 +126,21 @@ def register_affine(
     return Registration(matrix, overlap)
 
 
-def _climb(fixed: Image, moving: Image, around: Image, start: Transform, *, share: float) -> Transform:
+def _climb(
+    fixed: Image,
+    moving: Image,
+    around: Image,
+    start: Transform,
+    *,
+    share: float,
+    steps_mm: tuple[float, float],
+    shorter: float = 0.7,
+) -> Transform:
+    """Climb by steps from the first length to the last, each turn of direction making them shorter.
+
+    Searching along every direction for its best point took three times as long, and heads that started elsewhere ended
+    0.02 to 0.17 mm apart; so they end 0.01 to 0.03 mm apart.
+    """
     method = sitk.ImageRegistrationMethod()
     # Threads add to the joint histogram in the order in which they finish: only one always gives the same.
     method.SetNumberOfWorkUnits(1)
@@ -135,13 +149,8 @@ def _climb(fixed: Image, moving: Image, around: Image, start: Transform, *, shar
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(share, _SEED)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsGradientDescentLineSearch(
-        1.0,
-        60,
-        convergenceMinimumValue=1e-5,
-        convergenceWindowSize=8,
-        lineSearchEpsilon=0.1,
-        lineSearchMaximumIterations=8,
+    method.SetOptimizerAsRegularStepGradientDescent(
+        *steps_mm, numberOfIterations=100, relaxationFactor=shorter, gradientMagnitudeTolerance=1e-6
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(start, inPlace=True)
