@@ -96,11 +96,51 @@ class CurveMap:
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Harmonized intensities; the curve of a negative value is that of its size, negative."""
         size = np.abs(values)
-        out = np.asarray(np.interp(size, self.x, self.y))
+        out = piecewise(size, self.x, self.y)
         beyond = size > self.x[-1]
         out[beyond] = self.y[-1] * (size[beyond] / self.x[-1]) ** self.end_power
         # Noise around nothing stays noise: a slope at zero can be any, where a dark end is a power.
         return np.copysign(out, values).astype(np.float32)
+
+
+# A table's cells: 2^10 for each doubling of the value. Pieces of an array stay in the processor's cache.
+_CELL_BITS, _PIECE = 10, 1 << 15
+
+
+def piecewise(values: NDArray[np.float32], x: Array, y: Array) -> Array:
+    """``np.interp`` of many values that are not negative, to the last bit, two to three times as fast.
+
+    The bits of a float32 without its last ones name a cell between two near values. A table knows the last knot before
+    each cell, and only the knots within it are left to compare with.
+
+    Args:
+        values: Any shape.
+        x: Knots, rising from 0.
+        y: Values there.
+
+    Example:
+        >>> values = np.random.default_rng(0).uniform(0, 3, 50_000).astype(np.float32)
+        >>> x, y = np.array([0.0, 1.0, 2.0]), np.array([0.0, 3.0, 4.0])
+        >>> bool(np.array_equal(piecewise(values, x, y), np.interp(values, x, y)))
+        True
+    """
+    shift = 23 - _CELL_BITS
+    low, high = (np.asarray(x[[1, -1]], np.float32).view(np.int32) >> shift).tolist()
+    starts = (np.arange(low, high + 2, dtype=np.int32) << shift).view(np.float32)
+    before = (np.searchsorted(x, starts, side="right") - 1).astype(np.int32)
+    before[0] = 0  # darker values are in the first cell too
+    most = int(np.diff(before).max())
+    if values.size < _PIECE or most > 8 or values.dtype != np.float32:
+        return np.asarray(np.interp(values, x, y))
+    slope, following = np.append(np.diff(y) / np.diff(x), 0), np.append(x[1:], np.inf)
+    flat, out = np.ascontiguousarray(values).reshape(-1), np.empty(values.size)
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE]
+        at = before[np.clip((piece.view(np.int32) >> shift) - low, 0, high - low)]
+        for _ in range(most):
+            at += piece >= following[at]
+        out[start : start + _PIECE] = slope[at] * (piece - x[at]) + y[at]
+    return out.reshape(values.shape)
 
 
 def smooth_curve(source: Array, wanted: Array, error: float, settings: CurveSettings = CurveSettings()) -> CurveMap:

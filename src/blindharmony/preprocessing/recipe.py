@@ -367,8 +367,8 @@ def prepare(
         mask_given = reorient.apply(mask, reorient.estimate(mask)).mask
     steps = preparation.for_scan(mask_given, mask_command, device)
     left_out = () if scan.lesion is None else (scan.lesion,)
-    key = cache_key(volume.data, volume.affine, preparation.digest(), mask_given, mask_command, *left_out)
-    file = cache / key if cache else None
+    parts = (volume.data, volume.affine, preparation.digest(), mask_given, mask_command, *left_out)
+    file = cache / cache_key(*parts) if cache else None
     return run_steps(scan, steps, file=file, progress=progress)
 
 

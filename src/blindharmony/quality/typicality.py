@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,7 @@ def tissue_scores(
         return ()
     try:
         scan = _tissues(quantiles, levels)
-        rows = np.array([_tissues(row, levels) for row in reference])
+        rows = _reference_tissues(reference.tobytes(), reference.shape, reference.dtype, levels.tobytes())
     except ValueError:
         return ()
     least = settings.least_tissue_spread
@@ -247,9 +248,19 @@ def white_matter(target: Target) -> float:
         1.26
     """
     try:
-        return float(np.mean([_tissues(row, target.levels)[1] for row in target.quantiles]))
+        curves, levels = target.quantiles, target.levels
+        return float(_reference_tissues(curves.tobytes(), curves.shape, curves.dtype, levels.tobytes())[:, 1].mean())
     except ValueError:
         return float(np.interp(0.9, target.levels, target.mean_curve))
+
+
+@lru_cache(maxsize=8)
+def _reference_tissues(
+    curves: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], levels: bytes
+) -> NDArray[np.float64]:
+    """The same of the target's scans, ``(S, 4)``: every comparison with one target asks for them."""
+    ranks = np.frombuffer(levels)
+    return np.array([_tissues(row, ranks) for row in np.frombuffer(curves, dtype).reshape(shape)])
 
 
 def _tissues(quantiles: Quantiles, levels: Quantiles) -> tuple[float, float, float, float]:

@@ -210,7 +210,8 @@ def window(evidence: ScanEvidence) -> tuple[float, float]:
     inside = inside[np.isfinite(inside)]
     if inside.size == 0:
         return 0.0, 1.0
-    low, high = min(0.0, float(np.quantile(inside, 0.002))), float(np.quantile(inside, 0.998))
+    low, high = np.quantile(inside, [0.002, 0.998]).tolist()
+    low = min(0.0, low)
     return low, high if high > low else low + 1.0
 
 
