@@ -188,9 +188,9 @@ def speed(content):
         [
             "## What each step costs",
             "`python benchmarks/speed.py`: seconds of processor, each case in a Python of its own, with "
-            f"{content['threads'] or 'all'} threads on {content['cores']} cores; before → after. Other work shared the "
-            f"machine (load {content['load']:.0f}), which stretches the seconds that went by, and processor seconds a "
-            "little. Steps that contain others are not added up; *all* has everything.",
+            f"OMP_NUM_THREADS={content['threads'] or 'unset'} on {content['cores']} cores; before → after. Other work "
+            f"shared the machine (load {content['load']:.0f}), which stretches the seconds that went by, and processor "
+            "seconds a little. Steps that contain others are not added up; *all* has everything.",
             table(columns, lines),
         ]
     )
