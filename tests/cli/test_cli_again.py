@@ -110,3 +110,12 @@ def test_a_group_in_several_processes_has_the_same_scanner_and_a_done_group_is_s
     said = capsys.readouterr()
     assert said.err.count("done before") == 2
     assert "fitted" not in said.err
+
+
+def test_inputs_stand_on_both_sides_of_an_option(words, scan, tmp_path, capsys):
+    other = shutil.copy(scan, tmp_path / "b.nii.gz")
+    assert main([*words, "-v", str(other), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert [line.partition(" -> ")[0] for line in capsys.readouterr().out.splitlines()] == [str(scan), str(other)]
+    with pytest.raises(SystemExit):
+        main([*words, "--ot", str(other), "--out", str(tmp_path / "out")])
+    assert "unknown: --ot" in capsys.readouterr().err

@@ -150,7 +150,7 @@ def test_exit_codes(words, code, hint, capsys, scan, tiny_target_file, tmp_path,
     ("words", "said"),
     [
         (["harmonize", "a.nii", "--out", "o", "--targt", "x"], "did you mean --target?"),
-        (["harmonize", "a.nii", "--out", "o", "b.nii"], "unknown: b.nii; write what belongs together one after"),
+        (["bids", "a", "b", "participant", "c"], "unknown: c; see blindharmony bids --help"),
         (["bids", "a", "b", "participant", "--scaner-column", "x"], "did you mean --scanner-column?"),
         (["assess", "a.nii", "--zzz"], "see blindharmony assess --help"),
         (["harmonize", "a.nii", "--out", "o", "--method", "curv"], "'curve', 'match'"),

@@ -9,7 +9,8 @@ import pytest
 from blindharmony.cli.bids import StudyScreen
 from blindharmony.cli.console import Pace, Screen, Stage
 from blindharmony.cli.main import main
-from blindharmony.cli.train import TrainingScreen
+from blindharmony.cli.train import TrainingScreen, stages
+from blindharmony.settings import TrainSettings
 from blindharmony.study.run import Tally
 from blindharmony.study.work import Fingerprint, ScanRecord
 from blindharmony.study.work import Stage as Step
@@ -37,17 +38,20 @@ class Moving(Stage):
 def cohort(screen, clock, *, as_json=False):
     """Four scans of one scanner: looked at, fitted, harmonized; one fails on the way."""
     stage = Moving()
-    see, tally = StudyScreen(screen, stage, as_json=as_json, clock=clock), Tally(4)
+    see, tally = StudyScreen(screen, stage, as_json=as_json, clock=clock), Tally(4, ahead=160.0)
     see("", tally)
     for look in range(4):
         clock.now += 10
-        tally.stage, tally.pieces = Step.LOOK, (look + 1, 4)
+        tally.stage, tally.pieces, tally.spent = Step.LOOK, look + 1, 10.0 * (look + 1)
+        tally.ahead = 160 - tally.spent
         see("", tally)
+    tally.ahead -= 30
     tally.failed["sub-03_T1w"] = "no brain"
     see("sub-03_T1w: failed: no brain", tally, problem=True)
     for done in range(3):
         clock.now += 10
-        tally.done, tally.stage, tally.pieces = done + 1, Step.HARMONIZE, (5 + done, 7)
+        tally.done, tally.stage, tally.pieces, tally.spent = done + 1, Step.HARMONIZE, 5 + done, 70.0 + 30 * done
+        tally.ahead -= 30
         place = f"sub-0{done}/anat/sub-0{done}_T1w.nii.gz"
         tally.last = ScanRecord(
             scan=place,
@@ -67,11 +71,18 @@ def test_without_a_terminal_a_silent_command_says_where_it_is(capsys, monkeypatc
     screen, pace = Screen(), Pace(100)
     with screen.progress("scan", left=False) as stage:
         pace.done = 50
-        stage("preparing", pace.share(), more=", 10 s left")
+        stage("preparing", pace.share(), left=90.0)
         time.sleep(0.5)
+        stage._left = (90.0, time.monotonic() - 30)  # half a minute ago
+        time.sleep(0.3)
+        stage._left = (90.0, time.monotonic() - 300)  # it takes longer than was thought
+        time.sleep(0.3)
     lines = capsys.readouterr().err.splitlines()
-    assert set(lines) == {"scan: preparing, 10 s left"}
-    assert 1 <= len(lines) <= 5
+    said = list(dict.fromkeys(lines))
+    assert said[0] in ("scan: preparing, 1 min 30 s left", "scan: preparing, 1 min 29 s left")
+    assert "scan: preparing, 1 min 0 s left" in said
+    assert said[-1] == "scan: preparing, 18 s left"
+    assert 3 <= len(lines) <= 11
     with Screen(quiet=True).progress("scan") as stage:
         stage("preparing", 0.0)
         time.sleep(0.2)
@@ -95,15 +106,15 @@ def test_failures_are_counted_if_there_were_several_scans(capsys):
 def test_a_cohort_run_says_stage_scans_failures_and_time_left(capsys):
     shown = cohort(Screen(), Clock())
     assert shown[0] == ("starting, 0 of 4 scans", 0.0)
-    # Two looks took 20 s; two looks and four harmonizations are left.
-    assert shown[2] == ("looking at scans, 0 of 4 scans, about 1 min 0 s left", 0.0)
-    assert shown[-2] == ("harmonizing, 3 of 4 scans, 1 failed, about 10 s left", 0.75)
+    # Two looks of 10 s took 20 s; two looks and four harmonizations of 30 s are left.
+    assert shown[2] == ("looking at scans, 0 of 4 scans, about 2 min 20 s left", 0.0)
+    assert shown[-2] == ("harmonizing, 3 of 4 scans, 1 failed, about 18 s left", 0.75)
     assert shown[-1] == ("harmonizing, 4 of 4 scans, 1 failed", 1.0)
     said = capsys.readouterr()
     assert said.out == ""
     lines = said.err.splitlines()
     assert lines[0] == "blindharmony: sub-03_T1w: failed: no brain"
-    assert lines[2] == "[3/4] sub-01: Harmonized (10 s), 1 failed, about 10 s left"
+    assert lines[2] == "[3/4] sub-01: Harmonized (10 s), 1 failed, about 18 s left"
     assert lines[3] == "[4/4] sub-02: Harmonized (10 s), 1 failed"
     assert all(line.isprintable() for line in lines)
 
@@ -142,6 +153,24 @@ def test_training_says_scans_prepared_and_time_left(as_json, capsys):
         assert "train" not in found[-1]
     else:
         assert found == []
+
+
+def test_training_counts_the_stages_that_come(capsys):
+    clock = Clock()
+    course = stages(TrainSettings(minutes=30, slice_steps=5), 10)
+    see = TrainingScreen(Screen(), Moving(), clock, course=course)
+    see("preparing a (1 of 10)", 0.0, {})
+    clock.now += 100
+    # Half is prepared at the expected pace: 100 s more, then 30 min and what is guessed for the other stages.
+    see("preparing b (6 of 10)", 0.5, {})
+    clock.now += 100
+    see("restorer", 0.0, {"step": 0.0})
+    clock.now += 60
+    see("restorer", 0.1, {"step": 9.0, "held_out": 1.0})
+    said = capsys.readouterr().err
+    ahead = 100 + 30 * 60 + sum(course[name] for name in ("deforming", "judging", "learning", "cutting"))
+    assert f"(6 of 10), {ahead // 60:.0f} min {ahead % 60:.0f} s left before the slice flow" in said
+    assert "restorer: step 9, held out 1.0000 nats ▁, 9 min 0 s left before the slice flow" in said
 
 
 def test_harmonize_for_machines(capsys, stripped_head, tiny_target_file, tmp_path):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from blindharmony.cli.console import Pace, Screen
+from blindharmony.cli.console import Pace, Screen, Stage
 from blindharmony.cli.options import add_settings, add_shared, lesions_named, masks_named, scans_named, settings_of
 from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, reportable
 from blindharmony.settings import HarmonizeSettings
+from blindharmony.study.ledger import PREPARED
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ examples:
   blindharmony assess study/ --json > assessment.json
 """
 
+# Seconds of one core, about, after the preparation; where harmonization has to be tried, more.
+_JUDGED = 8.0
 _LEGEND = (
     "numbers: z-scores among the target's own scans (0 is the middle), before -> after harmonization; "
     "worst level: the farthest of the details at four resolutions and the brightness; see 'blindharmony assess --help'"
@@ -81,11 +83,17 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     width = max(len(p.name) for p in paths)
     if len(paths) > 1 and not arguments.json:
         screen.result(f"{'scan':<{width}}  {'verdict':<15}  intensities  worst level     in all          mask")
-    pace = Pace(len(paths))
+    each = PREPARED + _JUDGED
+    pace = Pace(each * len(paths))
     for number, path in enumerate(paths, 1):
         name = path.name if len(paths) == 1 else f"{path.name} ({number} of {len(paths)})"
         try:
-            with screen.progress(name, left=len(paths) == 1) as stage:
+            with screen.progress(name, left=False) as stage:
+
+                def say(word: str, share: float, stage: Stage = stage) -> None:
+                    begun = PREPARED * (share if word == "preparing" else 1.0)
+                    stage(word, pace.share(begun), left=pace.left(begun))
+
                 result = assess(
                     path,
                     target,
@@ -93,7 +101,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
                     mask=masks.get(path),
                     lesion_mask=lesions.get(path),
                     full=arguments.full,
-                    progress=partial(stage, more=pace.left()),
+                    progress=say,
                 )
         except UsageError:
             raise
@@ -104,7 +112,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             screen.problem(f"blindharmony: {failed[-1]}")
             continue
         finally:
-            pace.done += 1
+            pace.done += each
         assessments.append(result)
         if not arguments.json:
             for line in table(result) if len(paths) == 1 else row(result, width):

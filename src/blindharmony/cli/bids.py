@@ -280,7 +280,8 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.note(f"harmonizing to {target.name} with {who}")
         try:
             with screen.progress("", left=False) as stage:
-                study_screen = StudyScreen(screen, stage, as_json=arguments.json)
+                at_once = getattr(workers, "size", arguments.jobs or 1)
+                study_screen = StudyScreen(screen, stage, as_json=arguments.json, workers=at_once)
                 tally = run_study(
                     plan,
                     settings,
@@ -574,13 +575,20 @@ class StudyScreen:
         screen: Where to.
         stage: The moving line.
         as_json: Whether standard output gets one JSON object for each scan that ends.
+        workers: How many work at the same time, as far as is known.
         clock: Seconds, for tests.
     """
 
     def __init__(
-        self, screen: Screen, stage: Stage, *, as_json: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        screen: Screen,
+        stage: Stage,
+        *,
+        as_json: bool = False,
+        workers: int = 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.screen, self.stage, self.as_json, self.clock = screen, stage, as_json, clock
+        self.screen, self.stage, self.as_json, self.clock, self.workers = screen, stage, as_json, clock, workers
         self.start = clock()
         self.done = 0
         self.failed: set[str] = set()
@@ -601,10 +609,10 @@ class StudyScreen:
         return f", {len(tally.failed)} failed" if tally.failed else ""
 
     def _left(self, tally: Tally) -> str:
-        finished = tally.pieces[0]
-        if finished < 2 or tally.left <= 0:
+        # The first answers of several workers come together, after all of them have worked.
+        if tally.pieces < max(2, self.workers) or tally.ahead <= 0 or not tally.spent:
             return ""
-        return f", about {duration((self.clock() - self.start) / finished * tally.left)} left"
+        return f", about {duration((self.clock() - self.start) / tally.spent * tally.ahead)} left"
 
     def _objects(self, tally: Tally) -> None:
         if tally.last and tally.done > self.done:

@@ -123,18 +123,37 @@ class Screen:
             speaker.join()
 
 
+# What stays of an estimate that was too short.
+_HELD = 0.2
+
+
 class Stage:
     """One moving line: a stage and the share of it that is done."""
 
     def __init__(self, bars: Progress | None, title: str = "", say: Callable[[str], None] = lambda line: None) -> None:
         self.bars, self.title, self._say = bars, title, say
-        #: Where the work stands, in words.
-        self.line, self._stage = "", ""
+        self._stage = self._words = ""
+        self._left: tuple[float, float] | None = None
         self.task = None if bars is None else bars.add_task(title, total=1.0)
 
-    def __call__(self, stage: str, share: float, *, more: str = "") -> None:
-        """Show where the work stands; ``more`` follows the stage, and does not make it another one."""
-        self.line = (f"{self.title}: {stage}" if self.title else stage) + more
+    @property
+    def line(self) -> str:
+        """Where the work stands now, in words; the time left goes down while nothing is heard, but not to nothing."""
+        if self._left is None:
+            return self._words
+        seconds, at = self._left
+        return f"{self._words}, {duration(max(seconds - (time.monotonic() - at), _HELD * seconds))} left"
+
+    def __call__(self, stage: str, share: float, *, left: float | None = None) -> None:
+        """Show where the work stands.
+
+        Args:
+            stage: What is being done.
+            share: Of all, from 0 to 1.
+            left: Seconds until all is done, if that is known.
+        """
+        self._words = f"{self.title}: {stage}" if self.title else stage
+        self._left = None if left is None else (left, time.monotonic())
         if self.bars is not None and self.task is not None:
             self.bars.update(self.task, description=self.line, completed=share)
         if stage != self._stage:
@@ -142,32 +161,42 @@ class Stage:
             self._say(self.line)
 
 
+#: Units of work that the guessed pace counts as much as.
+GUESSED = 5.0
+
+
 class Pace:
     """How much of several pieces of work is done, and how long the rest takes.
 
+    The first guess, a second a unit, counts as much as :data:`GUESSED` units that were measured; so there is an answer
+    from the beginning, and a quick first step does not promise a quick end.
+
     Args:
-        units: All work, in any unit.
+        units: All work, in seconds of one core, about.
+        workers: How many work at the same time.
         clock: Seconds, for tests.
 
     Example:
-        >>> seconds = iter([0.0, 30.0])
+        >>> seconds = iter([0.0, 0.0, 70.0])
         >>> pace = Pace(40, clock=lambda: next(seconds))
-        >>> pace.done += 10
+        >>> pace.left()
+        40.0
+        >>> pace.done += 20
         >>> pace.share(), pace.left()
-        (0.25, ', 1 min 30 s left')
+        (0.5, 60.0)
     """
 
-    def __init__(self, units: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.units, self.done, self._clock = units, 0.0, clock
+    def __init__(self, units: float, workers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self.units, self.done, self._workers, self._clock = units, 0.0, workers, clock
         self._began = clock()
 
     def share(self, begun: float = 0.0) -> float:
         """The share of all work that is done; ``begun`` units of the present piece are."""
         return min(1.0, (self.done + begun) / self.units) if self.units else 1.0
 
-    def left(self, begun: float = 0.0) -> str:
-        """The time left in words; empty as long as too little is done to tell."""
-        share = self.share(begun)
-        if not 0.02 <= share < 1:
-            return ""
-        return f", {duration((self._clock() - self._began) * (1 - share) / share)} left"
+    def left(self, begun: float = 0.0) -> float | None:
+        """Seconds left; None if nothing is."""
+        done = self.done + begun
+        if done >= self.units:
+            return None
+        return (self._clock() - self._began + GUESSED / self._workers) / (done + GUESSED) * (self.units - done)

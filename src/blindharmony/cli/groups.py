@@ -25,14 +25,11 @@ from blindharmony.io.tables import scanner_table, unmatched
 from blindharmony.jobs.engine import Answer, Engine, Failure, FilePath, Task, Tell, Work
 from blindharmony.locks import locked
 from blindharmony.settings import HarmonizeSettings
-from blindharmony.study.ledger import kept_gb, largest
+from blindharmony.study.ledger import LOOKS, kept_gb, largest
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
     from blindharmony.models.target import Target
-
-#: Seconds, about, that the first look at a scan and each later one take on one core.
-LOOKS = (19.0, 7.0)
 
 
 def groups_of(arguments: argparse.Namespace, paths: list[Path], screen: Screen) -> dict[str, list[Path]]:
@@ -252,7 +249,7 @@ def learnt_scanners(
                 units = (LOOKS[0], *[LOOKS[1]] * (look - 1))
                 pace.done = begun + len(group.scans) * sum(units[:-1]) + done * units[-1]
                 where = f"{done + 1} of {len(group.scans)}" if done < len(group.scans) else "fitting"
-                stage(f"{turn}look {look} at the scans, {where}", pace.share(), more=pace.left())
+                stage(f"{turn}look {look} at the scans, {where}", pace.share(), left=pace.left())
 
             try:
                 if workers is None:

@@ -61,10 +61,10 @@ from blindharmony.files import (
 )
 from blindharmony.io.bids import list_scans
 from blindharmony.io.dicom import choose, convert, is_dicom
-from blindharmony.jobs.engine import Engine, Task
+from blindharmony.jobs.engine import Task
 from blindharmony.jobs.processes import THREADS, ProcessEngine, cores, threads_asked
 from blindharmony.settings import HarmonizeSettings
-from blindharmony.study.ledger import largest, memory_gb
+from blindharmony.study.ledger import PREPARED, largest, memory_gb
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
@@ -182,7 +182,14 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
 
 # Seconds, about, that each stage takes on one core, so that the time left counts what is to come.
-_UNITS = {"preparing": 16.0, "correcting": 4.0, "harmonizing": 14.0, "judging": 2.0, "returning": 2.0, "writing": 2.0}
+_UNITS = {
+    "preparing": PREPARED,
+    "correcting": 4.0,
+    "harmonizing": 14.0,
+    "judging": 2.0,
+    "returning": 2.0,
+    "writing": 2.0,
+}
 
 
 def _units(stage: str | None = None, share: float = 0.0) -> float:
@@ -235,7 +242,7 @@ class _Session:
         ):
             shared = (self.masks, self.lesions, self.target, self.settings, cache)
             groups = [Group(name, scans, *shared) for name, scans in named.items()]
-            pace = Pace(sum(group.units for group in groups) + len(paths) * _units())
+            pace = Pace(sum(group.units for group in groups) + len(paths) * _units(), workers.size if workers else 1)
             scanners = learnt_scanners(arguments, groups, screen, pace, workers)
             if cache is not None:  # they lie prepared
                 pace.units -= _UNITS["preparing"] * sum(path in scanners for path in paths)
@@ -298,7 +305,7 @@ class _Session:
 
                     def say(word: str, share: float, stage: Any = stage) -> None:
                         begun = _units(word, share)
-                        stage(word, pace.share(begun), more=pace.left(begun))
+                        stage(word, pace.share(begun), left=pace.left(begun))
 
                     answer = work.done_with(self.target, say)
             except UsageError:
@@ -311,14 +318,27 @@ class _Session:
                 self.outcomes.done(path, answer, uncertainty=self.arguments.uncertainty)
             pace.done += _units()
 
-    def by_workers(self, workers: Engine, tasks: list[Task], pace: Pace) -> None:
+    def by_workers(self, workers: ProcessEngine, tasks: list[Task], pace: Pace) -> None:
         """Harmonize in several processes; results are said as they come."""
         for task in tasks:
             workers.submit(task)
         with self.screen.progress("", left=False) as stage:
-            stage(f"harmonizing, 0 of {len(tasks)} scans", pace.share())
-            for number, outcome in enumerate(workers.finished(), 1):
+            begun: dict[str, float] = {}
+            ended = 0
+
+            def show() -> None:
+                more = sum(begun.values())
+                stage(f"harmonizing, {ended} of {len(tasks)} scans", pace.share(more), left=pace.left(more))
+
+            def hear(task: Task, word: str, share: float) -> None:
+                begun[task.name] = _units(word, share)
+                show()
+
+            show()
+            for outcome in workers.finished(hear):
                 path = Path(outcome.task.name)
+                ended += 1
+                begun.pop(outcome.task.name, None)
                 pace.done += _units()
                 if outcome.failure:
                     error = as_error(outcome.failure, path)
@@ -328,7 +348,7 @@ class _Session:
                 else:
                     assert isinstance(outcome.answer, HarmonizedFile)
                     self.outcomes.done(path, outcome.answer, uncertainty=self.arguments.uncertainty)
-                stage(f"harmonizing, {number} of {len(tasks)} scans", pace.share(), more=pace.left())
+                show()
 
     def workers(self, paths: list[Path]) -> ProcessEngine:
         """Processes, as many as were asked for and have work."""

@@ -76,12 +76,15 @@ class Verb(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and end the program if something is left over."""
         arguments, unknown = super().parse_known_args(args, namespace)
+        words = [word for word in unknown if not word.startswith("-")]
+        many = next((a for a in self._actions if not a.option_strings and a.nargs in ("+", "*")), None)
+        if many and words:  # inputs may stand on both sides of an option
+            setattr(arguments, many.dest, [*getattr(arguments, many.dest), *self._get_values(many, words)])
+            unknown = [word for word in unknown if word not in words]
         if unknown:
             word = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(word, self._option_string_actions, n=1)
             more = f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help"
-            if not word.startswith("-"):
-                more = "; write what belongs together one after the other, without an option in between"
             self.error(f"unknown: {unknown[0]}{more}")
         return arguments, unknown
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             overwrite=arguments.overwrite,
             compute=compute,
             notes={"recipe": recipe(arguments), **dict(arguments.note or [])},
-            report=TrainingScreen(screen, stage, as_json=arguments.json),
+            report=TrainingScreen(screen, stage, as_json=arguments.json, course=stages(settings, len(listing.scans))),
         )
         compute.group.leave()
         if not compute.group.first:
@@ -176,6 +176,36 @@ def spark(values: list[float]) -> str:
     return "".join(_BARS[round(7 * (v - low) / (high - low))] if high > low else _BARS[0] for v in values)
 
 
+# Seconds that a scan takes on one core, about, in the stages that have no time of their own.
+_SCAN_S = {"preparing": 20.0, "deforming": 5.0, "judging": 1.0, "learning": 13.0, "cutting": 2.0}
+
+
+def stages(settings: TrainSettings, scans: int) -> dict[str, float | None]:
+    """The groups of stages of a training in their order, and the seconds that each takes, about.
+
+    A number of steps says nothing about the time: None.
+
+    Example:
+        >>> stages(TrainSettings(minutes=30, slice_steps=5), 20)["flow"], stages(TrainSettings(steps=9), 20)["flow"]
+        (1200.0, None)
+    """
+    flow = 60 * settings.minutes * (settings.flow_fit.time_share if settings.restorer else 1)
+    guess: dict[str, float | None] = {name: seconds * scans for name, seconds in _SCAN_S.items()}
+    timed = {
+        "flow": (True, settings.steps, flow),
+        "restorer": (settings.restorer, settings.restorer_steps, 60 * settings.minutes - flow),
+        "slice": (
+            settings.slice_minutes > 0 or settings.slice_steps,
+            settings.slice_steps,
+            60 * settings.slice_minutes,
+        ),
+    }
+    guess |= {name: None if steps else seconds for name, (wanted, steps, seconds) in timed.items() if wanted}
+    order = ("preparing", "deforming", "flow", "judging", "learning", "cutting", "restorer", "slice")
+    left_out = () if settings.restorer else ("cutting",)
+    return {name: guess[name] for name in order if name in guess and name not in left_out}
+
+
 class TrainingScreen:
     """Turns the reports of a training run into a moving line on a terminal and into plain lines elsewhere.
 
@@ -184,12 +214,21 @@ class TrainingScreen:
         stage: The moving line.
         clock: Seconds, for tests.
         as_json: Whether standard output gets one JSON object where a plain line would stand.
+        course: Its :func:`stages`; without them the time left is that of the present one.
     """
 
     def __init__(
-        self, screen: Screen, stage: Stage, clock: Callable[[], float] = time.monotonic, *, as_json: bool = False
+        self,
+        screen: Screen,
+        stage: Stage,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        as_json: bool = False,
+        course: Mapping[str, float | None] | None = None,
     ) -> None:
         self.screen, self.stage, self.clock, self.as_json = screen, stage, clock, as_json
+        self.course = dict(course or {})
+        self.pace = 1.0
         self.name = self.group = ""
         self.costs: list[float] = []
         self.since = self.start = 0.0
@@ -198,7 +237,7 @@ class TrainingScreen:
         """Show one report: a stage, the share of its group that is done, numbers."""
         terminal = self.screen.err.is_terminal
         # Levels of the flow share one scale from 0 to 1; every other stage has its own.
-        group = "flow" if "step" in numbers else name.split(" ")[0]
+        group = "flow" if "step" in numbers and name != "restorer" else name.split(" ")[0]
         if group != self.group:
             self.group, self.since, self.start = group, self.clock(), done
         if name != self.name:
@@ -221,14 +260,32 @@ class TrainingScreen:
 
     def _left(self, done: float) -> str:
         seconds = self._seconds_left(done)
-        return "" if seconds is None else f", {duration(seconds)} left"
+        unknown = next((name for name, later in self._later().items() if later is None), "")
+        before = {"flow": " before the flow is learnt", "restorer": " before the restorer is learnt"}.get(unknown, "")
+        return (
+            "" if seconds is None else f", {duration(seconds)} left{before or (unknown and ' before the slice flow')}"
+        )
+
+    def _later(self) -> dict[str, float | None]:
+        names = list(self.course)
+        after = names[names.index(self.group) + 1 :] if self.group in names else []
+        return {name: self.course[name] for name in after}
 
     def _seconds_left(self, done: float) -> float | None:
-        """Of the present group; None where nothing is known yet, or where stages are too short to ask."""
+        """To the end, or to the next stage whose time nobody knows; None where the present one is not known yet."""
         share = done - self.start
-        if self.group not in ("flow", "preparing") or share < 0.005 or done >= 1:
+        if self.group not in ("flow", "preparing", *self.course) or share < 0.005 or done >= 1:
             return None
-        return (self.clock() - self.since) * (1 - done) / share
+        spent = self.clock() - self.since
+        if self.group == "preparing" and (guess := self.course.get("preparing")):
+            # How fast this machine is; a resumed run only looks whether all is there.
+            self.pace = min(5.0, max(0.3, spent / (share * guess)))
+        seconds = spent * (1 - done) / share
+        for name, later in self._later().items():
+            if later is None:
+                break
+            seconds += later * (self.pace if name in _SCAN_S else 1.0)
+        return seconds
 
     def _object(self, name: str, done: float, numbers: dict[str, float]) -> None:
         if self.as_json:

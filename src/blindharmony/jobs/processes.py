@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,13 +257,22 @@ class ProcessEngine:
         """Accept a task."""
         self._waiting.put(task)
 
-    def finished(self) -> Iterator[Outcome]:
-        """Hand tasks to idle workers and yield them as they come back."""
+    @property
+    def size(self) -> int:
+        """How many workers there are at most."""
+        return len(self._environments)
+
+    def finished(self, hear: Callable[[Task, str, float], None] = lambda task, stage, share: None) -> Iterator[Outcome]:
+        """Hand tasks to idle workers and yield them as they come back.
+
+        Args:
+            hear: Called with a task, what is being done of it and the share that is done, as its worker says so.
+        """
         while len(self._waiting) or any(slot.task for slot in self._slots.values()):
             self._hand_out()
             first = min((slot.end for slot in self._slots.values()), default=math.inf)
             for key, _ in self._selector.select(_until(first)):
-                if outcome := self._heard(key.data):
+                if outcome := self._heard(key.data, hear):
                     yield outcome
             yield from self._overdue()
 
@@ -299,9 +308,13 @@ class ProcessEngine:
         self._selector.register(slot.worker, selectors.EVENT_READ, slot)
         return slot
 
-    def _heard(self, slot: _Slot) -> Outcome | None:
-        descriptor = slot.worker.fileno()
-        end = next((reply for reply in slot.worker.hear() if not isinstance(reply, Progress)), None)
+    def _heard(self, slot: _Slot, hear: Callable[[Task, str, float], None]) -> Outcome | None:
+        descriptor, end = slot.worker.fileno(), None
+        for reply in slot.worker.hear():
+            if not isinstance(reply, Progress):
+                end = end or reply
+            elif slot.task:
+                hear(slot.task, reply.stage, reply.share)
         if slot.worker.returncode is not None:
             self._selector.unregister(descriptor)
             del self._slots[slot.number]

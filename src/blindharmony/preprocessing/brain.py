@@ -296,6 +296,7 @@ class ExtractBrain(Step[BrainMask]):
 
     name = "brain mask"
     key = "brain-mask"
+    seconds = 6.0
     result = BrainMask
 
     def __str__(self) -> str:

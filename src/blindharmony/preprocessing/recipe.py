@@ -389,12 +389,13 @@ def run_steps(
         known: Results that need no look at the scan, by the key of their step.
         earlier: The steps before these.
         file: Where results are kept, and taken from if they are there.
-        progress: Called with the share of the steps that is done, before each.
+        progress: Called with the share of the time, about, that the steps before this one take.
     """
+    whole = sum(step.seconds for step in steps)
     cached = cached_results(file, steps) if file else None
     history: list[Applied] = []
     for index, step in enumerate(steps):
-        progress(index / len(steps))
+        progress(sum(before.seconds for before in steps[:index]) / whole)
         result = (known or {}).get(step.key)
         if result is None:
             result = cached[index] if cached else step.estimate(scan)

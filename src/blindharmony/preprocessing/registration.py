@@ -194,6 +194,7 @@ class Register(Step[Registration]):
 
     name = "registration"
     key = "place"
+    seconds = 9.0
     result = Registration
 
     def __str__(self) -> str:

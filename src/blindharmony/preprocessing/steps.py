@@ -81,6 +81,7 @@ class Step(ABC, Generic[Result]):
         result: Class of the results: a frozen dataclass of numbers, words, lists and arrays.
         harmonizes: Whether what it does to intensities is part of the harmonization, and so stays in the result.
             Every other step is undone on the way back to the file.
+        seconds: What it takes on one core, about; only progress is told by it.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Step(ABC, Generic[Result]):
     key: ClassVar[str]
     result: ClassVar[type[Any]]
     harmonizes: ClassVar[bool] = False
+    seconds: ClassVar[float] = 0.1
 
     def __init_subclass__(cls, **options: Any) -> None:
         """A step without a key of its own is called by its name in files too."""
@@ -216,6 +218,7 @@ class CorrectBias(Step[BiasField]):
 
     name = "bias field"
     key = "n4"
+    seconds = 1.0
     result = BiasField
     harmonizes = True
 

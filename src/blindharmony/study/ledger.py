@@ -93,6 +93,12 @@ _BASE_GB, _GB_A_VOXEL, _LEAST_GB = 1.0, 7e-8, 2.0
 _KEPT_BYTES = 1 + 3 * 4
 
 
+#: Seconds of one core, about: the first look at a scan of a group, and each later one.
+LOOKS = (19.0, 7.0)
+#: The same of its harmonization once it lies prepared, and of its preparation if nobody has looked at it before.
+HARMONIZED, PREPARED = 24.0, 16.0
+
+
 def largest(paths: Iterable[Path]) -> int:
     """Voxels of the largest scan, by the headers; what cannot be read counts nothing here."""
     return max((_voxels(path) for path in paths), default=0)

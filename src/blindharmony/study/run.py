@@ -30,7 +30,7 @@ from blindharmony.io.bids import LESION, Scan, find_mask
 from blindharmony.jobs.engine import Engine, Failure, Outcome, Task
 from blindharmony.locks import locked
 from blindharmony.study.groups import Group
-from blindharmony.study.ledger import Ledger, hashed, old_hashes, remove, write_tsv
+from blindharmony.study.ledger import HARMONIZED, LOOKS, PREPARED, Ledger, hashed, old_hashes, remove, write_tsv
 from blindharmony.study.work import (
     FitScanner,
     HarmonizeScan,
@@ -171,7 +171,9 @@ class Tally:
         failed: Scan → reason.
         seconds: Of each scan done now.
         stage: What was finished last, None before that.
-        pieces: Pieces of work finished, and handed out so far.
+        spent: Work that is done, in seconds of one core, about.
+        ahead: Work that is still to be done, as far as is known: a scan that is looked at is harmonized later.
+        pieces: Pieces of work that are finished.
         last: Record of the scan harmonized last.
     """
 
@@ -181,15 +183,10 @@ class Tally:
     failed: dict[str, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     stage: Stage | None = None
-    pieces: tuple[int, int] = (0, 0)
+    spent: float = 0.0
+    ahead: float = 0.0
+    pieces: int = 0
     last: ScanRecord | None = None
-
-    @property
-    def left(self) -> int:
-        """Pieces of work still to be done, as far as is known: scans that are being looked at are harmonized later."""
-        finished, handed_out = self.pieces
-        waiting = handed_out - finished
-        return waiting if self.stage is Stage.HARMONIZE else max(waiting, 0) + self.total - self.finished
 
     @property
     def finished(self) -> int:
@@ -303,6 +300,7 @@ class _Run:
         self.tally = Tally(sum(len(group.scans) for group in plan.groups))
         self._owner: dict[str, _GroupRun] = {}
         self._tries: dict[str, int] = {}
+        self._begun = False
 
     def all(self) -> None:
         """Every group from its first to its last task."""
@@ -311,19 +309,20 @@ class _Run:
                 self._failed(scan, f"{why}; its earlier result is kept")
             else:
                 self.refuse(scan, why)
-        for group in self.plan.groups:
-            if items := [self.plan.items[s.id] for s in group.scans if s.id in self.plan.items]:
-                begun = _GroupRun(group, items, self)
-                self._submit(begun.start(), begun)
+        present = [(g, [self.plan.items[s.id] for s in g.scans if s.id in self.plan.items]) for g in self.plan.groups]
+        begun = [_GroupRun(group, items, self) for group, items in present if items]
+        self.tally.ahead = sum(group.ahead for group in begun)
+        for group in begun:
+            self._submit(group.start(), group)
         for outcome in self.engine.finished():
             self._after(outcome)
 
     def _submit(self, tasks: Sequence[Task], owner: _GroupRun) -> None:
-        if tasks and not self.tally.pieces[1]:
+        if tasks and not self._begun:
+            self._begun = True
             self.first()
         for task in tasks:
             self._owner[task.name], self._tries[task.name] = owner, 1
-            self.tally.pieces = (self.tally.pieces[0], self.tally.pieces[1] + 1)
             self.engine.submit(task)
 
     def _after(self, outcome: Outcome) -> None:
@@ -339,8 +338,10 @@ class _Run:
                 "the disk is full", remedy="free some space and run the same command again; what is finished is kept"
             )
         assert isinstance(outcome.task.work, StudyWork)
-        tally.pieces = (tally.pieces[0] + 1, tally.pieces[1])
+        tally.pieces += 1
         tally.stage = outcome.task.work.stage
+        owner = self._owner.pop(name)
+        owner.count(outcome.task.work)
         line = ""
         if isinstance(record := outcome.answer, ScanRecord):
             tally.done += 1
@@ -348,7 +349,6 @@ class _Run:
             tally.last = record
             line = f"{record.scan.rpartition('/')[2]}: {record.headline} ({record.seconds:.0f} s)"
         self.say(line, tally)
-        owner = self._owner.pop(name)
         self._submit(owner.after(outcome), owner)
 
     def keep(self, item: Item) -> None:
@@ -384,6 +384,33 @@ class _GroupRun:
         self.earlier: str | None = None
         self.waiting: set[str] = set()
         self.cache = 1 < len(items) <= run.scratch
+        # Seconds of one core, about, that are still to be worked.
+        self.ahead = len(items) * (self._later_s if len(items) > 1 else PREPARED + HARMONIZED)
+
+    @property
+    def _look_s(self) -> float:
+        """Of a look in this round."""
+        return LOOKS[min(self.round, 1)]
+
+    @property
+    def _later_s(self) -> float:
+        """Of a scan, from this round to its end."""
+        rounds = self.run.settings.harmonize.bias_again.rounds
+        return self._look_s + LOOKS[1] * max(0, rounds - self.round) + HARMONIZED
+
+    def _is_ahead(self, seconds: float) -> None:
+        self.run.tally.ahead += seconds - self.ahead
+        self.ahead = seconds
+
+    def count(self, work: StudyWork) -> None:
+        """A piece of its work is finished."""
+        seconds = 0.0
+        if isinstance(work, LookAtScan):
+            seconds = LOOKS[min(work.round, 1)]
+        elif isinstance(work, HarmonizeScan):
+            seconds = HARMONIZED + (0 if work.scanner else PREPARED)
+        self.run.tally.spent += seconds
+        self._is_ahead(max(0.0, self.ahead - seconds))
 
     def start(self) -> list[Task]:
         """The first tasks."""
@@ -415,6 +442,7 @@ class _GroupRun:
         pieces = [self._look_at(item) for item in self.alive.values()]
         todo = [piece for piece in pieces if not piece.file.exists()]
         self.waiting = {piece.item.scan.id for piece in todo}
+        self._is_ahead(len(pieces) * (self._later_s - self._look_s) + len(todo) * self._look_s)
         # Groups that have begun come first: their prepared scans wait on disk.
         name, limit = "{0.stage} {0.item.scan.id}", self.run.seconds
         tasks = [Task(name.format(piece), piece, priority=4 - self.round, seconds=limit) for piece in todo]
@@ -488,6 +516,7 @@ class _GroupRun:
                 cache=self.cache,
             )
             tasks.append(Task(f"{piece.stage} {scan_id}", piece, seconds=run.seconds))
+        self._is_ahead(len(tasks) * (HARMONIZED + (0 if scanner else PREPARED)))
         return tasks
 
 
