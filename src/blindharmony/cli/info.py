@@ -38,33 +38,36 @@ def run_targets(arguments: argparse.Namespace, screen: Screen) -> int:
     """Print the models, one after another; a file that is none is named, and the code is 1."""
     import json
 
-    from blindharmony.models.card import included_targets
-    from blindharmony.models.file import load_target
+    # Not loaded: that takes seconds, and a list needs only what the files say of themselves.
+    from blindharmony.models.card import ABOUT, about, description_of, digest_of, included_targets, target_content
 
-    named: dict[str, Path] = dict(included_targets())
+    named = list(included_targets())
     for place in arguments.places:
         if not place.exists():
             raise InputError("is not there", remedy="name a folder of models, or model files", path=place)
         paths = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
-        named |= {str(path): path for path in paths}
+        named += [str(path) for path in paths]
     code, cards = 0, []
-    for name, path in named.items():
+    for name in named:  # an included name, or a place
         try:
-            target = load_target(path)
+            path, content = target_content(name)
+            info = description_of(content, path)
         except BlindHarmonyError as error:
             screen.problem(str(error))
             code = error.exit_code
             continue
-        info = target.info
+        told = about(name, _table(info, "notes"))
         cards.append(
             {
                 "target": name,
-                "contrast": info.suffix,
-                "scans": info.scans + info.held_out.scans,
-                "data": info.data or "not recorded",
-                "licence": info.licence or "not recorded",
-                "limits": info.notes.get("limits", "not recorded"),
-                "hash": target.digest,
+                "contrast": info.get("suffix", "T1w"),
+                "scans": sum(
+                    n for n in (info.get("scans"), _table(info, "held_out").get("scans")) if isinstance(n, int)
+                ),
+                **{key: told.get(key, "not recorded") for key in ABOUT},
+                "data": info.get("data") or "not recorded",
+                "licence": info.get("licence") or "not recorded",
+                "hash": digest_of(content),
             }
         )
     if arguments.json:
@@ -75,6 +78,11 @@ def run_targets(arguments: argparse.Namespace, screen: Screen) -> int:
         for key, value in list(card.items())[1:]:
             screen.result(one_line(f"  {key:<8}  {value}"))
     return code
+
+
+def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
+    part = content.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:

@@ -8,6 +8,7 @@ loaded (:mod:`~blindharmony.models.file`).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -33,6 +34,26 @@ def included_targets() -> dict[str, Path]:
     """
     folder = Path(str(resources.files("blindharmony.models").joinpath("assets")))
     return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
+
+
+#: What ``blindharmony targets`` shows of a model besides its data: notes of its file, or those beside an included one.
+ABOUT = ("people", "field", "sequence", "use", "limits")
+
+
+def about(target: str, notes: Mapping[str, str]) -> dict[str, str]:
+    """Who was scanned how, and what the model is for.
+
+    Args:
+        target: File or included name.
+        notes: Those of its file.
+
+    Example:
+        >>> about("ds002748", {})["field"], about("mysite.safetensors", {"field": "1.5 T"})
+        ('3 T', {'field': '1.5 T'})
+    """
+    file = included_targets().get(target, Path(target)).with_suffix(".json")
+    beside = parse_json(file.read_text("utf-8")) if target in included_targets() and file.is_file() else {}
+    return {name: text for name in ABOUT if (text := notes.get(name) or beside.get(name))}
 
 
 def target_content(target: str) -> tuple[Path, bytes]:
