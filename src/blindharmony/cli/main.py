@@ -23,6 +23,7 @@ from blindharmony.cli import (
     export,
     harmonize,
     info,
+    methods,
     rerun,
     sample,
     serve,
@@ -138,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
         rerun,
         verify,
         watch,
+        methods,
         demo,
         completion,
     ):

@@ -115,7 +115,7 @@ def verified(folder: Path) -> list[Verified]:
     if not folder.is_dir():
         raise NothingFoundError("no such folder", remedy="give the output folder of a run", path=folder)
     results, recorded = _of_study(Ledger(folder))
-    for place in _places(folder):
+    for place in places(folder):
         stem, extension = split_name(place)
         file = folder / place
         if place in recorded:
@@ -135,7 +135,7 @@ def _is_result(place: str) -> bool:
     return extension.lower() in IMAGE_EXTENSIONS and _RESULT in stem.split("_")
 
 
-def _places(folder: Path) -> Iterator[str]:
+def places(folder: Path) -> Iterator[str]:
     """Files below a folder, without what is hidden."""
 
     def unreadable(error: OSError) -> None:
