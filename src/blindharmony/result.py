@@ -45,6 +45,7 @@ from blindharmony.quality.metrics import WATCHED, ncc, smoothness_mm
 from blindharmony.quality.typicality import Comparison
 from blindharmony.quality.verdict import Verdict, judge
 from blindharmony.report.evidence import Confidence, Curve, FileChange, ScanEvidence, methods_text
+from blindharmony.report.notebook import result_card
 from blindharmony.report.scan import write_report
 from blindharmony.report.viewer import pack, write_viewer
 from blindharmony.settings import HarmonizeSettings
@@ -102,6 +103,11 @@ class HarmonizeResult:
     def __repr__(self) -> str:
         count = f"{len(self.warnings)} warnings" if len(self.warnings) != 1 else "1 warning"
         return f"<HarmonizeResult of {self.name} to {self.target.info.name}: {self.verdict.level}, {count}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the verdict, and slices before and after."""
+        inside = self.prepared.scan.inside()
+        return result_card(self.name, self.verdict, self.steps.scan, self.steps.result, inside)
 
     @cached_property
     def figures(self) -> dict[str, float | str]:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from monai import bundle
 from monai.data import DataLoader, Dataset, MetaTensor
-from monai.transforms import Compose, LoadImaged, ScaleIntensityd
+from monai.transforms import Compose, FlipD, Invertd, LoadImage, LoadImaged, ScaleIntensityd
 from monai.utils import MetaKeys, SpaceKeys
 
 from blindharmony.cli.main import main
 from blindharmony.errors import InputError, OutputError, UsageError
 from blindharmony.integrations import monai as module
 from blindharmony.integrations.bundle import MODEL, write_bundle
-from blindharmony.integrations.monai import BlindHarmonizeD
+from blindharmony.integrations.monai import BlindHarmonize, BlindHarmonizeD
 
 
 class FakeResult:
@@ -132,3 +132,32 @@ def test_a_bundle_says_what_it_is_and_overwrites_nothing(tiny_target_file, tmp_p
     with pytest.raises(OutputError, match="overwrite"):
         write_bundle(tiny_target_file, folder)
     write_bundle(tiny_target_file, folder, overwrite=True)
+
+
+def test_an_image_alone_gives_what_the_package_gives_and_goes_back(scan_file, plain, tiny_target):
+    loaded = LoadImage(ensure_channel_first=True)(scan_file)
+    harmonizer = BlindHarmonize(tiny_target, restore=True)
+    made = harmonizer(loaded)
+    np.testing.assert_array_equal(made[0], plain.data)
+    assert made.applied_operations[-1]["class"] == "BlindHarmonize"
+    assert harmonizer.verdict.level == plain.verdict.level
+    back = harmonizer.inverse(made)
+    torch.testing.assert_close(back.as_tensor(), loaded.as_tensor())
+    assert not back.applied_operations
+    np.testing.assert_array_equal(back.affine, loaded.affine)
+
+
+def test_a_pipeline_is_inverted_with_the_scan_restored_or_with_a_segmentation_left_alone(asked):
+    flip = FlipD("image", spatial_axis=0)
+    scan_in = scan()
+    scan_in[0, 0] = 5
+    steps = Compose([flip, BlindHarmonizeD("image", restore=True)])
+    back = steps.inverse(steps({"image": scan_in}))["image"]
+    torch.testing.assert_close(back.as_tensor(), scan_in.as_tensor())
+    steps = Compose([flip, BlindHarmonizeD("image")])
+    done = steps({"image": scan_in})
+    labels = MetaTensor(torch.arange(120.0).reshape(1, 4, 5, 6), meta=done["image"].meta)
+    inverted = Invertd("labels", steps, orig_keys="image")({**done, "labels": labels})["labels"]
+    torch.testing.assert_close(inverted.as_tensor(), labels.as_tensor().flip(1))
+    (batch,) = DataLoader(Dataset([{"image": scan_in}], steps), batch_size=1)
+    assert batch["image"].shape == (1, 1, 4, 5, 6)

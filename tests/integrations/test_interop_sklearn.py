@@ -1,5 +1,8 @@
 """The estimator against scikit-learn itself: clones, pipelines, parameters; trained in seconds."""
 
+import pickle
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -7,10 +10,12 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import get_tags
 
-from blindharmony.errors import UsageError
+from blindharmony.errors import TargetError, UsageError
 from blindharmony.integrations import sklearn as module
 from blindharmony.integrations.sklearn import Harmonizer
+from blindharmony.models.file import load_target, save_target
 
 
 def test_a_scan_gives_what_the_package_gives(scan_file, plain, tiny_target):
@@ -92,3 +97,36 @@ def test_arrays_of_names_are_lists_of_names(given, monkeypatch, tiny_target):
     assert len(harmonizer.transform(np.array(["c.nii", "d.nii"], object))) == 2
     Harmonizer().fit("study")
     assert asked[1] == ["study"]
+
+
+def test_a_pickle_names_the_target_by_file_and_hash(scan_file, plain, tiny_target, tiny_target_file, tmp_path):
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(tiny_target_file.read_bytes())
+    content = pickle.dumps(Harmonizer(str(file)).fit())
+    assert len(content) < 2000 < file.stat().st_size
+    twin = pickle.loads(content)
+    assert twin.target_.digest == load_target(file).digest
+    np.testing.assert_array_equal(twin.transform(scan_file).get_fdata(dtype=np.float32), plain.data)
+    alone = pickle.loads(pickle.dumps(Harmonizer(tiny_target).fit()))
+    assert alone.target_.info == tiny_target.info
+    assert not hasattr(pickle.loads(pickle.dumps(Harmonizer("ds002748"))), "target_")
+    save_target(replace(tiny_target, info=tiny_target.info.model_copy(update={"seed": 9})), file, overwrite=True)
+    with pytest.raises(TargetError, match="fitted to another model"):
+        pickle.loads(content)
+
+
+def test_images_stand_in_a_table_where_one_is_asked_for(given, tiny_target, plain):
+    harmonizer = Harmonizer(tiny_target).set_output(transform="pandas").fit()
+    assert list(harmonizer.get_feature_names_out()) == ["image"]
+    table = harmonizer.transform(["a.nii", "b.nii"])
+    assert (list(table.columns), table.shape) == (["image"], (2, 1))
+    assert all(isinstance(image, nib.Nifti1Image) for image in table["image"])
+    images = harmonizer.set_output(transform="default").transform(["a.nii", "b.nii"])
+    assert isinstance(images, list)
+
+
+def test_tags_say_that_files_go_in(tiny_target):
+    tags = get_tags(Harmonizer(tiny_target))
+    assert (tags.input_tags.two_d_array, tags.input_tags.string, tags.no_validation) == (False, True, True)
+    assert tags.transformer_tags is not None
+    assert not tags.target_tags.required

@@ -10,8 +10,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from blindharmony.api import harmonize, learn_scanner
+from blindharmony.errors import TargetError
 from blindharmony.integrations.common import MissingLibraryError, checked_options
 from blindharmony.io.volume import Source, Volume
 from blindharmony.models.file import load_target
@@ -50,6 +52,9 @@ class Harmonizer(TransformerMixin, BaseEstimator):
         >>> clone(Harmonizer(target="ds002748")).get_params()["target"]
         'ds002748'
         >>> images = Harmonizer("ds002748").fit().transform(["a.nii.gz", "b.nii.gz"])  # doctest: +SKIP
+
+    A pickle names the target by its file and hash, and has none of its 18 MB; where it is loaded the same file, or an
+    included model of the same hash, has to be there. A target that lies in no file goes with the pickle.
     """
 
     def __init__(
@@ -73,13 +78,16 @@ class Harmonizer(TransformerMixin, BaseEstimator):
             y: Nothing; scikit-learn's pipelines pass it.
         """
         checked_options(self.options or {})
+        self._file: str | None = None
         if self.target is not None:
             self.target_ = load_target(self.target if isinstance(self.target, Target) else str(self.target))
+            self._file = None if isinstance(self.target, Target) else str(self.target)
             return self
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "target.safetensors") if self.model_file is None else Path(self.model_file)
             train(_listed(() if X is None else X), file, **(self.training or {}))
             self.target_ = load_target(file)
+            self._file = None if self.model_file is None else str(file)
         return self
 
     def transform(self, X: Source | Sequence[Source]) -> nib.Nifti1Image | list[nib.Nifti1Image]:
@@ -97,6 +105,42 @@ class Harmonizer(TransformerMixin, BaseEstimator):
             options["scanner"] = learn_scanner(scans, self.target_, **_of_all_scans(options))
         images = [harmonize(scan, self.target_, **options).image for scan in scans]
         return images[0] if alone else images
+
+    def get_feature_names_out(self, _input_features: object = None) -> NDArray[np.object_]:
+        """The one column of what comes out: images.
+
+        With ``set_output(transform="pandas")`` or ``"polars"`` the images of a list stand in a table with this column.
+        """
+        return np.array(["image"], dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        """Not a table: files or images go in, one at a time, and nothing has to be fitted if there is a target."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True
+        tags.no_validation = True
+        tags.target_tags.required = False
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        if state.get("_file") is not None:
+            target: Target = state.pop("target_")
+            state["_digest"] = target.digest
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        digest = state.pop("_digest", None)
+        super().__setstate__(state)
+        if digest is None:
+            return
+        target = load_target(str(self._file))
+        if target.digest != digest:
+            raise TargetError(
+                f"the pickled estimator was fitted to another model ({digest}, here {target.digest})",
+                remedy="put that model there, or fit again",
+                path=self._file,
+            )
+        self.target_ = target
 
 
 def _of_all_scans(options: Mapping[str, Any]) -> dict[str, Any]:

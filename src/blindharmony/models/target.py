@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy import ndimage
@@ -153,6 +154,14 @@ class Target:
 
     def __repr__(self) -> str:
         return f"<Target {self.info.name} ({self.digest or 'not saved'}), {self.info.scans} scans>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the rows of its card."""
+        rows = Markup("").join(
+            Markup('<tr><th style="text-align:left">{}</th><td style="text-align:left">{}</td></tr>').format(*row)
+            for row in card_rows(self)
+        )
+        return str(Markup("<table>{}</table>").format(rows))
 
     @cached_property
     def mean_curve(self) -> NDArray[np.float64]:
