@@ -8,6 +8,12 @@
 #     -v /data/scans:/in:ro -v /data/results:/out blindharmony harmonize /in --out /out
 FROM python:3.11-slim-bookworm
 
+LABEL org.opencontainers.image.title="blindharmony" \
+  org.opencontainers.image.description="Blind harmonization of MR images" \
+  org.opencontainers.image.licenses="Apache-2.0" \
+  org.opencontainers.image.version="0.1.0" \
+  org.opencontainers.image.source=""
+
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG TORCH=torch==2.13.0
 

@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 OUT ?= ds002748.safetensors
 TISSUE ?= tissue.safetensors
-.PHONY: help venv demo test long-test benchmark-test slow-test block-test browser-test check coverage docs bench target tissue wheel-check container-check lock clean
+.PHONY: help venv release demo test long-test benchmark-test slow-test block-test browser-test check coverage docs bench target tissue wheel-check container-check lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -106,6 +106,9 @@ tissue: $(READY)  ## Train the tissue network anew: make tissue DATA=path/to/ds0
 
 container-check:  ## Do what Dockerfile and Apptainer.def do, in a clean virtual environment
 	PYTHON=$(PYTHON) HADOLINT=$(BIN)/hadolint container/check.sh
+
+release:  ## Write version, address and authors of packaging/release.toml into every file that names them
+	$(PYTHON) packaging/release.py
 
 lock: $(READY)  ## Resolve the dependencies anew: requirements.lock with hashes, sbom.cdx.json with what is inside
 	$(BIN)/python -m pip install --quiet uv
