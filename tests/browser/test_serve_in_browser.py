@@ -1,6 +1,7 @@
 """The page for people without a terminal: scans dropped, watched, opened, deleted; a real server, a real browser."""
 
 import json
+import re
 import signal
 import sys
 import time
@@ -118,7 +119,10 @@ def test_scans_are_dropped_watched_and_opened(width, scheme, browser, live, scan
         _until(page, "document.querySelectorAll('#chosen li').length === 2")
         assert "not compressed" in page.locator("#chosen li", has_text="broken").inner_text()
         _until(page, "document.querySelector('.job[data-state=running] progress').value === 0.5")
-        assert "50 %" in page.locator(".job[data-state=running]").inner_text()
+        going = page.locator(".job[data-state=running]").inner_text()
+        assert "50 %" in going
+        assert re.search(r"about \d+ s left", going)
+        assert "Done in about" in page.locator(".job[data-state=queued]").inner_text()
         _axe(page)
         page.get_by_role("button", name="Cancel slow.nii.gz").click()
         _done(page, state="failed")
@@ -132,6 +136,12 @@ def test_scans_are_dropped_watched_and_opened(width, scheme, browser, live, scan
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         dark = sum(map(int, page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)"))) < 200
         assert dark == (scheme == "dark")
+        slider = done.get_by_role("slider")
+        slider.focus()
+        page.keyboard.press("End")
+        assert slider.get_attribute("aria-valuetext") == "0 % harmonized"
+        seen = "[...document.querySelectorAll('.compared img')].map(i => [i.naturalWidth, i.style.clipPath])"
+        assert page.evaluate(seen) == [[64, ""], [64, "inset(0px 0px 0px 100%)"]]
         with page.context.expect_page() as opened:
             page.get_by_role("link", name="Open report").click()
         assert "desc-harmonized.html" in opened.value.inner_text("body")
@@ -269,7 +279,7 @@ def test_without_the_link_it_says_how_to_get_in(browser, live):
 
 def test_the_demo_scan_from_drop_to_viewer(browser, tmp_path):
     server = Live(REAL_SERVER, tmp_path / "jobs", "--quiet")
-    demo = Path(__file__).parents[2] / "src" / "blindharmony" / "cli" / "assets" / "sub-01_T1w.nii.gz"
+    demo = Path(__file__).parents[2] / "src" / "blindharmony" / "assets" / "sub-01_T1w.nii.gz"
     try:
         with visiting(browser, server) as page:
             _drop(page, (demo.name, demo.read_bytes()))

@@ -9,6 +9,8 @@ import signal
 import time
 from pathlib import Path
 
+from PIL import Image
+
 from blindharmony.errors import TargetError
 from blindharmony.serve.store import Outcome
 from blindharmony.serve.worker import JobAnswer, PageJob
@@ -44,4 +46,9 @@ class FakeJob(PageJob):
         names = [f"{stem}_desc-harmonized{end}" for end in (".nii.gz", ".html", ".viewer.html", ".json")]
         for name in names:
             (self.results / name).write_text(f"<p>{name} of {label}</p>" + 5000 * "x")
-        return Outcome(files=names, verdict="good", headline="Harmonized.", seconds=1.5, warnings=["<b>w</b>"])
+        pictures = [f"{stem}_{word}.jpg" for word in ("before", "after")]
+        for number, name in enumerate(pictures):
+            Image.new("L", (64, 16), 90 + 90 * number).save(self.results / name)
+        return Outcome(
+            files=names, pictures=pictures, verdict="good", headline="Harmonized.", seconds=1.5, warnings=["<b>w</b>"]
+        )

@@ -24,6 +24,23 @@ def test_a_job_is_done_and_its_results_can_be_fetched(site, scan_bytes):
         assert "allow-same-origin" not in answer.headers["content-security-policy"]
     names = zipfile.ZipFile(io.BytesIO(site.client.get(job["zip"]).content)).namelist()
     assert names == [f["name"] for f in scan["files"]]
+    pictures = [site.client.get(url) for url in scan["pictures"]]
+    assert [(p.headers["content-type"], p.content[:2]) for p in pictures] == [("image/jpeg", b"\xff\xd8")] * 2
+    other = scan["pictures"][0].replace("_before.jpg", "_desc-harmonized.json")
+    assert site.client.get(other).status_code == 404, "only pictures that the job lists"
+
+
+def test_it_says_how_long_waiting_and_running_jobs_take(site, scan_bytes):
+    guessed = site.client.get("/api/jobs").json()["scan_seconds"]
+    first, second = site.add(scan_bytes, "slow.nii.gz"), site.add(scan_bytes, "b.nii.gz", "c.nii.gz")
+    running = site.until(first, "running")
+    waiting = site.job(second)
+    assert 0 < running["left"] < guessed
+    assert waiting["left"] == pytest.approx(site.job(first)["left"] + 2 * guessed, abs=5)
+    site.client.post(f"/api/jobs/{first}/cancel")
+    site.until(second, "done")
+    assert site.job(second)["left"] == 0
+    assert site.client.get("/api/jobs").json()["scan_seconds"] < guessed, "what was done tells how fast this machine is"
 
 
 @pytest.mark.long

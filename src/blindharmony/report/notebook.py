@@ -9,11 +9,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from blindharmony.quality.verdict import Verdict
-from blindharmony.report.pictures import choose, gray, jpeg, strip
+from blindharmony.report.pictures import before_and_after, jpeg
 
 Image: TypeAlias = NDArray[np.floating[Any]]
 
-_SLICES = 4
 _FIGURE = Markup(
     '<figure style="margin:4px 0"><img alt="{0}: axial slices" src="{1}"><figcaption>{0}</figcaption></figure>'
 )
@@ -41,11 +40,9 @@ def result_card(
         >>> card.count("<img"), "&lt;a&gt;.nii" in card
         (2, True)
     """
-    slices = choose(mask, "axial", _SLICES)
-    window = (0.0, 1.1 * float(np.quantile(after[mask], 0.995)))
     pictures = [
-        _FIGURE.format(words, jpeg(gray(strip(image, slices), window)))
-        for words, image in (("before", before), ("harmonized", after))
+        _FIGURE.format(words, jpeg(pixels))
+        for words, pixels in zip(("before", "harmonized"), before_and_after(before, after, mask), strict=True)
     ]
     warnings = Markup("").join(Markup("<li>{}</li>").format(warning) for warning in verdict.warnings)
     listed = Markup("<ul>{}</ul>").format(warnings) if warnings else ""

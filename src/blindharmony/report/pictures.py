@@ -102,12 +102,38 @@ def gray(values: NDArray[np.floating[Any]], window: tuple[float, float]) -> NDAr
     return np.asarray(np.round(np.clip(share, 0, 1) * 255), np.uint8)
 
 
+def before_and_after(
+    before: NDArray[np.floating[Any]], after: NDArray[np.floating[Any]], mask: NDArray[np.bool_], count: int = 4
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The same axial slices of a scan and its result as gray pixels, with one window of intensities.
+
+    Args:
+        before: The scan in RAS+ order, shape ``(X, Y, Z)``.
+        after: The result, which sets the window.
+        mask: The brain.
+        count: How many slices.
+
+    Example:
+        >>> scan = np.random.default_rng(0).random((8, 9, 10))
+        >>> [pixels.shape for pixels in before_and_after(scan, scan, scan > 0)]
+        [(9, 32), (9, 32)]
+    """
+    slices = choose(mask, "axial", count)
+    window = (0.0, 1.1 * float(np.quantile(after[mask], 0.995)))
+    return gray(strip(before, slices), window), gray(strip(after, slices), window)
+
+
 def jpeg(pixels: NDArray[np.uint8], *, quality: int = 84) -> str:
     """A JPEG data URI of gray ``(H, W)`` or RGB ``(H, W, 3)`` pixels."""
+    return _uri("image/jpeg", jpeg_file(pixels, quality=quality))
+
+
+def jpeg_file(pixels: NDArray[np.uint8], *, quality: int = 84) -> io.BytesIO:
+    """The same as a file in memory."""
     buffer = io.BytesIO()
     # Full colour resolution: halved, the colours of a difference map would bleed.
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True, subsampling=0)
-    return _uri("image/jpeg", buffer)
+    return buffer
 
 
 def overlay(drawn: NDArray[np.bool_], colour: tuple[int, int, int]) -> str:

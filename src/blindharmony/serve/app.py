@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 from urllib.parse import quote
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
@@ -197,11 +199,71 @@ def shown(store: Store, queue: Queue) -> dict[str, Any]:
     """All jobs, newest first, and the revision they are of."""
     with store.changed:
         revision, jobs = store.revision, store.all()
-    waiting = [job.id for job in jobs if job.state is State.QUEUED]
+    shares = {job_id: share for job_id, (_, share) in dict(queue.progress).items()}
+    left = time_left(jobs, shares, queue.lanes, time.time())
     return {
         "revision": revision,
-        "jobs": [_job(job, store, queue, waiting) for job in sorted(jobs, key=lambda j: j.created, reverse=True)],
+        "scan_seconds": round(scan_seconds(jobs)),
+        "jobs": [_job(job, store, queue, left) for job in sorted(jobs, key=lambda j: j.created, reverse=True)],
     }
+
+
+# A scan on two idle cores; and what fitting a scanner adds to each of its scans.
+_SCAN_S, _TOGETHER = 45.0, 1.6
+_REMEMBERED = 10
+
+
+def scan_seconds(jobs: Sequence[Job]) -> float:
+    """What a scan takes here: the median of the last jobs, a guess as long as there are none.
+
+    Example:
+        >>> scan_seconds([])
+        45.0
+    """
+    over = sorted((job for job in jobs if job.state is State.DONE and job.started and job.finished), key=_ended)
+    times = [(_ended(job) - (job.started or 0)) / _scans_worth(job) for job in over[-_REMEMBERED:]]
+    return median(times) if times else _SCAN_S
+
+
+def _ended(job: Job) -> float:
+    return job.finished or 0.0
+
+
+def _scans_worth(job: Job) -> float:
+    return len(job.scans) * (_TOGETHER if job.together else 1.0)
+
+
+def time_left(jobs: Sequence[Job], shares: Mapping[str, float], lanes: int, now: float) -> dict[str, float]:
+    """Seconds until each job that waits or runs is done, about.
+
+    Args:
+        jobs: In the queue's order.
+        shares: How much of a running job is done.
+        lanes: How many run at a time.
+        now: Seconds since 1970.
+
+    Example:
+        >>> scan = JobScan(label="a.nii", leaf="a.nii", size=1)
+        >>> job = Job(id="0" * 16, created=1, target="t", target_name="t", scans=[scan])
+        >>> going = job.model_copy(update={"id": "1" * 16, "state": State.RUNNING, "started": 0.0})
+        >>> time_left([going, job], {going.id: 0.5}, 1, 30.0)
+        {'1111111111111111': 27.5, '0000000000000000': 72.5}
+    """
+    each = scan_seconds(jobs)
+    left: dict[str, float] = {}
+    for job in jobs:
+        if job.state is State.RUNNING:
+            # The guess counts as a quarter of the job, so that a quick beginning promises no quick end.
+            share, guess = shares.get(job.id, 0.0), each * _scans_worth(job)
+            whole = (now - (now if job.started is None else job.started) + 0.25 * guess) / (share + 0.25)
+            left[job.id] = round(whole * (1 - share), 1)
+    free = sorted([*left.values(), *[0.0] * (lanes - len(left))])[:lanes] or [0.0]
+    for job in jobs:
+        if job.state is State.QUEUED:
+            begins = free.pop(0)
+            left[job.id] = round(begins + each * _scans_worth(job), 1)
+            free = sorted([*free, left[job.id]])
+    return left
 
 
 def title(job: Job) -> str:
@@ -230,7 +292,8 @@ def bundle(store: Store, jobs: Sequence[Job]) -> Iterator[tuple[str, Path]]:
             yield (f"{folder}/{file}" if len(jobs) > 1 else file), store.results(job.id) / file
 
 
-def _job(job: Job, store: Store, queue: Queue, waiting: Sequence[str]) -> dict[str, Any]:
+def _job(job: Job, store: Store, queue: Queue, left: Mapping[str, float]) -> dict[str, Any]:
+    waiting = [job_id for job_id in left if (other := store.get(job_id)) and other.state is State.QUEUED]
     stage, share = queue.progress.get(job.id, ("", 0.0)) if job.state is State.RUNNING else ("", 0.0)
     return {
         "id": job.id,
@@ -241,7 +304,8 @@ def _job(job: Job, store: Store, queue: Queue, waiting: Sequence[str]) -> dict[s
         "created": job.created,
         "started": job.started,
         "finished": job.finished,
-        "before": waiting.index(job.id) if job.state is State.QUEUED else 0,
+        "before": waiting.index(job.id) if job.id in waiting else 0,
+        "left": left.get(job.id, 0.0),
         "stage": stage,
         "share": share,
         "reason": job.reason,
@@ -275,6 +339,7 @@ def _scan(job: Job, scan: JobScan, store: Store) -> dict[str, Any]:
         "files": files,
         "report": report,
         "viewer": viewer,
+        "pictures": [f"/jobs/{job.id}/pictures/{quote(name)}" for name in found.pictures],
         "verdict": found.verdict,
         "headline": found.headline,
         "warnings": list(found.warnings),
@@ -328,6 +393,19 @@ class Desk:
         if job is None:
             raise MissingError("this job is not there any more", remedy="load the page again")
         return job
+
+    def picture(self, job_id: str, name: str) -> Path:
+        """A picture of a scan of a job, of those that the job itself lists.
+
+        Raises:
+            MissingError: If it lists none of this name, or it is gone.
+        """
+        job = self.job(job_id)
+        listed = {picture for scan in job.scans if scan.outcome for picture in scan.outcome.pictures}
+        path = self.store.results(job.id) / name if name in listed else None
+        if path is None or not path.is_file():
+            raise MissingError("this picture is not there any more", remedy="load the page again")
+        return path
 
     def file(self, job_id: str, name: str) -> Path:
         """A result: only names that the job itself lists are ever opened.
@@ -449,6 +527,10 @@ def _add_results(app: FastAPI, desk: Desk) -> None:
         if path.suffix != ".html":
             raise MissingError("this is no page", remedy="download it")
         return FileResponse(path, media_type="text/html; charset=utf-8", headers=_RESULT_HEADERS)
+
+    @app.get("/jobs/{job_id}/pictures/{name}")
+    def picture(job_id: JobId, name: str) -> Response:
+        return FileResponse(desk.picture(job_id, name), media_type="image/jpeg")
 
     @app.get("/jobs/{job_id}/results.zip")
     def one(job_id: JobId) -> Response:

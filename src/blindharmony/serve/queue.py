@@ -28,6 +28,7 @@ class Queue:
 
     Attributes:
         progress: Job's id → stage and share, of those that run.
+        lanes: How many jobs run at a time.
     """
 
     def __init__(self, store: Store, *, processes: int = 1, device: str = "cpu", work: type[PageJob] = PageJob) -> None:
@@ -35,6 +36,7 @@ class Queue:
         threads = max(1, cores() // processes) if processes > 1 else None
         self._environment = {} if threads is None else dict.fromkeys(THREADS, str(threads))
         self._lanes = [threading.Thread(target=self._go, name=f"lane-{i}", daemon=True) for i in range(processes)]
+        self.lanes = processes
         self._running: dict[str, WorkerProcess] = {}
         self._cancelled: set[str] = set()
         self._stopping = False

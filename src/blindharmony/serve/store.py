@@ -132,6 +132,7 @@ class Outcome(_Record):
 
     Attributes:
         files: Names of the results, the harmonized scan first; none if it failed.
+        pictures: Names of two pictures, slices of the scan and of the result; they are no results.
         verdict: ``good``, ``caution`` or ``poor``.
         headline: The verdict in a sentence.
         warnings: What to know before using it.
@@ -141,6 +142,7 @@ class Outcome(_Record):
     """
 
     files: tuple[Leaf, ...] = ()
+    pictures: tuple[Leaf, ...] = ()
     verdict: str = ""
     headline: str = ""
     warnings: tuple[str, ...] = ()

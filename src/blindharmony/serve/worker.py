@@ -19,6 +19,7 @@ from blindharmony.serve.store import Outcome
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
     from blindharmony.models.target import Target
+    from blindharmony.result import HarmonizeResult
 
 # Stage → words, and when it begins on a typical scan (two cores, 1 mm).
 _STAGES = {
@@ -138,6 +139,7 @@ class PageJob(Work):
             result = harmonize(scan, target, scanner=scanner, device=device, cache=cache, progress=course)
             course("writing", 0.0)
             files = result.save(self.results, viewer=True)
+            pictures = _pictures(result, self.results)
             course("writing", 1.0)
         except Exception as error:
             failure = Failure.of(error)
@@ -146,11 +148,25 @@ class PageJob(Work):
             return on_the_page(failure)
         return Outcome(
             files=tuple(file.name for file in files),
+            pictures=pictures,
             verdict=result.verdict.level,
             headline=result.verdict.headline,
             warnings=tuple(result.warnings),
             seconds=round(sum(result.seconds.values()), 1),
         )
+
+
+def _pictures(result: HarmonizeResult, folder: Path) -> tuple[str, ...]:
+    """Write slices before and after beside the results, for the page to show."""
+    from blindharmony.files import split_name, write_bytes
+    from blindharmony.report.pictures import before_and_after, jpeg_file
+
+    images = before_and_after(result.steps.scan, result.steps.result, result.prepared.scan.inside())
+    stem = split_name(result.name)[0]
+    names = tuple(f"{stem}_{word}.jpg" for word in ("before", "after"))
+    for name, pixels in zip(names, images, strict=True):
+        write_bytes(folder / name, jpeg_file(pixels).getvalue(), overwrite=True)
+    return names
 
 
 @dataclass

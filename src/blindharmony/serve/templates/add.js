@@ -44,8 +44,17 @@
     }));
     by("go").disabled = busy || !good.length;
     by("go").textContent = busy ? "Copying…" : good.length > 1 ? "Harmonize " + good.length + " scans" : "Harmonize";
-    by("hint").textContent = busy || good.length ? (by("together").checked && good.length === 1 ? "One scan alone cannot be told from its scanner: add more of the same scanner." : "") : "Add a scan first.";
+    by("hint").textContent = busy || good.length ? (by("together").checked && good.length === 1 ? "One scan alone cannot be told from its scanner: add more of the same scanner." : expected(good.length)) : "Add a scan first.";
   }
+  function expected(number) {
+    if (busy || !h.scanSeconds) return "";
+    return "It takes about " + h.time(number * h.scanSeconds * (by("together").checked ? 1.6 : 1)) + (current() ? ", after what is waiting." : ".");
+  }
+  function current() { return document.querySelector('[data-state="queued"], [data-state="running"]') !== null; }
+  h.expect = function () {
+    var good = chosen.filter(function (c) { return !c.wrong; }).length, now = by("hint").textContent;
+    if (good && (!now || now.indexOf("It takes") === 0)) by("hint").textContent = expected(good);
+  };
   function upload(item) {
     return new Promise(function (resolve, reject) {
       var request = new XMLHttpRequest();

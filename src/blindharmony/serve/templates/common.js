@@ -41,6 +41,6 @@
         });
       });
   }
-  // look: filled by the part that knows the jobs.
-  window.harmonizing = { by: by, el: el, bytes: bytes, time: time, count: count, say: say, sentence: sentence, away: away, failed: failed, send: send, look: null };
+  // look and scanSeconds: filled by the part that knows the jobs; expect by the one that adds scans.
+  window.harmonizing = { by: by, el: el, bytes: bytes, time: time, count: count, say: say, sentence: sentence, away: away, failed: failed, send: send, look: null, expect: null, scanSeconds: 0 };
 })();

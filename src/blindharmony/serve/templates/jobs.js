@@ -14,11 +14,25 @@
     if (page) { given.target = "_blank"; given.rel = "noopener"; given["aria-label"] += " (new tab)"; } else given.download = "";
     return el("a", given, [words]);
   }
+  // Two pictures on top of each other; how much of the upper one is seen is the slider's.
+  function compared(scan) {
+    var after = el("img", { src: scan.pictures[1], alt: "", class: "after" });
+    var slider = el("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "Before to after: " + scan.name });
+    function cut() { after.style.setProperty("clip-path", "inset(0 0 0 " + slider.value + "%)"); slider.setAttribute("aria-valuetext", (100 - slider.value) + " % harmonized"); }
+    slider.addEventListener("input", cut);
+    cut();
+    return el("figure", { class: "compared" }, [
+      el("div", { class: "pair" }, [el("img", { src: scan.pictures[0], alt: "Slices of " + scan.name + " before and after" }), after]),
+      slider,
+      el("figcaption", {}, [el("span", {}, ["as it came"]), el("span", {}, ["harmonized"])])
+    ]);
+  }
   function scanPart(scan, job) {
     var parts = [];
     if (job.scans.length > 1) parts.push(el("h4", {}, [scan.name]));
     if (scan.reason) parts.push(el("p", { class: "wrong" }, [el("b", {}, ["Could not be harmonized. "]), sentence(scan.reason, scan.remedy)]));
     if (scan.headline) parts.push(el("p", { class: "result" }, [el("span", { class: "mark " + scan.verdict }, [VERDICTS[scan.verdict] || ""]), scan.headline]));
+    if (scan.pictures && scan.pictures.length === 2) parts.push(compared(scan));
     if (scan.warnings && scan.warnings.length) parts.push(el("details", {}, [
       el("summary", {}, [count(scan.warnings.length, "warning")]),
       el("ul", { class: "warnings" }, scan.warnings.map(function (w) { return el("li", {}, [w]); }))
@@ -64,9 +78,9 @@
     if (job.state === "running") {
       made.querySelector("progress").value = job.share;
       made.querySelector(".stage").textContent = job.stage;
-      made.querySelector(".figures").textContent = Math.round(100 * job.share) + " %, " + time(Date.now() / 1000 - job.started);
+      made.querySelector(".figures").textContent = Math.round(100 * job.share) + " %, " + time(Date.now() / 1000 - job.started) + ", about " + time(job.left) + " left";
     }
-    if (job.state === "queued") made.querySelector(".before").textContent = job.before ? count(job.before, "job") + " before it." : "It is next.";
+    if (job.state === "queued") made.querySelector(".before").textContent = (job.before ? count(job.before, "job") + " before it." : "It is next.") + " Done in about " + time(job.left) + ".";
   }
   function announce(job) {
     var old = states[job.id];
@@ -105,7 +119,7 @@
     var mine = asked = {};
     send("GET", "/api/jobs?after=" + revision).then(function (found) {
       away("");
-      if (found.jobs) { revision = found.revision; show(found.jobs); }
+      if (found.jobs) { revision = found.revision; h.scanSeconds = found.scan_seconds; h.expect(); show(found.jobs); }
       else current.forEach(function (job) { move(job, cards[job.id].made); });
     }, function (error) {
       revision = -1;
