@@ -15,6 +15,9 @@ pytest.importorskip("fastapi", reason="pip install blindharmony[ui]")
 sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
 from live import FAKE_SERVER, REAL_SERVER, Live
 
+from blindharmony.preprocessing.registration import load_template
+from dicoms import write_series
+
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 # Puts files onto the page as a hand would that drags them from a folder.
@@ -151,6 +154,21 @@ def test_scans_are_dropped_watched_and_opened(width, scheme, browser, live, scan
         assert got.value.suggested_filename.endswith(".zip")
 
 
+def test_a_dicom_folder_is_chosen_and_converted(browser, live, tmp_path):
+    pytest.importorskip("pydicom")
+    pytest.importorskip("dcm2niix")
+    visit = tmp_path / "Visit 1"
+    write_series(visit / "a", load_template().data[::4, ::4, ::4], (4, 4, 4), number=4)
+    (visit / "note.txt").write_text("words")
+    with visiting(browser, live) as page:
+        page.set_input_files("#folder", str(visit))
+        assert "Visit 1" in page.inner_text("#chosen")
+        page.click("#go")
+        _done(page)
+        assert "Visit 1, series 4 t1_mprage_sag" in page.locator(".job").inner_text()
+        assert page.locator("#chosen li").count() == 0
+
+
 def test_everything_works_by_keyboard(browser, live, scan):
     with visiting(browser, live) as page:
         page.set_input_files("#files", [str(scan)])
@@ -170,6 +188,7 @@ def test_everything_works_by_keyboard(browser, live, scan):
             page.keyboard.press("Tab")
         wanted = (
             "Choose files",
+            "Choose a DICOM folder",
             "Remove scan.nii.gz",
             "Target scanner",
             "These scans are from one scanner",

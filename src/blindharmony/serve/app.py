@@ -370,6 +370,14 @@ class Wanted(BaseModel):
     together: bool = False
 
 
+class Folder(BaseModel):
+    """A DICOM folder that a browser is going to send."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=1000)
+
+
 class MissingError(BlindHarmonyError):
     """Something that is not there, or no longer."""
 
@@ -483,6 +491,24 @@ def _add_jobs(app: FastAPI, desk: Desk) -> None:
             uploads.forget(found.id)
             raise
         return JSONResponse({"id": found.id, "name": found.label}, status_code=201)
+
+    @app.post("/api/series", status_code=201)
+    def begin(folder: Folder) -> dict[str, str]:
+        return {"id": uploads.begin_series(folder.name)}
+
+    @app.put("/api/series/{series_id}", status_code=204)
+    async def receive(request: Request, series_id: JobId) -> Response:
+        declared = request.headers.get("content-length", "")
+        try:
+            await uploads.receive_file(series_id, request.stream(), int(declared) if declared.isdecimal() else None)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        return Response(status_code=204)
+
+    @app.post("/api/series/{series_id}/scan", status_code=201)
+    def convert(series_id: JobId) -> dict[str, str]:
+        found = uploads.converted(series_id)
+        return {"id": found.id, "name": found.label}
 
     @app.delete("/api/uploads/{upload_id}", status_code=204)
     def forget(upload_id: JobId) -> None:

@@ -8,6 +8,7 @@ way the program ends (:class:`Store`).
 
 from __future__ import annotations
 
+import gzip
 import json
 import secrets
 import shutil
@@ -25,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError, one_line
 from blindharmony.files import parse_json, read_text, result_names, slug, split_name, write_text
-from blindharmony.io.headers import check_affine, check_shape
+from blindharmony.io.dicom import choose, convert
+from blindharmony.io.headers import begins_as_dicom, check_affine, check_shape
 from blindharmony.io.volume import check_voxels_stored, open_image
 
 EXTENSIONS = (".nii", ".nii.gz", ".mgz")
@@ -63,8 +65,7 @@ def safe_leaf(name: str) -> str:
     if extension.lower() not in EXTENSIONS:
         raise InputError(
             f"its name ends in {one_line(extension)[:20]}" if extension else "its name has no ending",
-            remedy=f"give a scan that ends in {', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}; DICOM folders have to "
-            "be converted first, for example with dcm2niix",
+            remedy=f"give a scan that ends in {', '.join(EXTENSIONS[:-1])} or {EXTENSIONS[-1]}, or a DICOM folder",
         )
     washed = slug(stem[1:], "", longest=_LONGEST, ends="-_.+")
     if not washed or washed.partition(".")[0].lower() in _DEVICES:
@@ -223,6 +224,9 @@ def new_id() -> str:
 
 
 _ROOM = 2**30
+# Of a DICOM folder: a visit has some thousands.
+_MOST_FILES = 20_000
+_LEVEL = 6  # of gzip
 _LOOK_EVERY = 2**26
 _FORGOTTEN_S = 6 * 3600
 
@@ -246,6 +250,25 @@ class Upload:
     size: int
     path: Path
     came: float = 0.0
+
+
+@dataclass
+class Series:
+    """A DICOM folder that is being received, file by file.
+
+    Attributes:
+        label: What its owner calls it.
+        place: Where its files are.
+        came: When it began.
+        size: Bytes so far.
+        files: How many so far.
+    """
+
+    label: str
+    place: Path
+    came: float
+    size: int = 0
+    files: int = 0
 
 
 class Uploads:
@@ -273,6 +296,7 @@ class Uploads:
         private(folder.parent)
         private(folder)
         self._waiting: dict[str, Upload] = {}
+        self._series: dict[str, Series] = {}
         self._coming = 0
 
     def get(self, upload_id: str) -> Upload | None:
@@ -281,7 +305,7 @@ class Uploads:
 
     def forget(self, upload_id: str) -> None:
         """Remove a received scan, or what is left of it after it became part of a job."""
-        if self._waiting.pop(upload_id, None):
+        if self._waiting.pop(upload_id, None) or self._series.pop(upload_id, None):
             shutil.rmtree(self.folder / upload_id, ignore_errors=True)
 
     async def receive(self, name: str, pieces: AsyncIterator[bytes], declared: int | None) -> Upload:
@@ -298,11 +322,7 @@ class Uploads:
             UsageError: If too many wait already.
         """
         leaf, label = safe_leaf(name), shown_name(name)
-        # The page that sent it is gone: nobody can start or remove it any more. A page that is there sends it again.
-        for old in [u.id for u in self._waiting.values() if self._clock() - u.came > _FORGOTTEN_S]:
-            self.forget(old)
-        if len(self._waiting) + self._coming >= self.most:
-            raise UsageError(f"{self.most} scans are waiting already", remedy="start or remove them first")
+        self._check_number()
         self._check_size(declared or 0)
         self._check_room(declared or 0)
         upload_id = new_id()
@@ -321,12 +341,102 @@ class Uploads:
         upload = self._waiting[upload_id] = Upload(upload_id, label, leaf, size, place / leaf, self._clock())
         return upload
 
-    async def _written(self, path: Path, pieces: AsyncIterator[bytes]) -> int:
+    def begin_series(self, name: str) -> str:
+        """A DICOM folder is going to come, file by file.
+
+        Raises:
+            UsageError: If too many scans wait already.
+        """
+        self._check_number()
+        series_id = new_id()
+        place = self.folder / series_id / "dicom"
+        private(place.parent)
+        private(place)
+        self._series[series_id] = Series(shown_name(name), place, self._clock())
+        return series_id
+
+    async def receive_file(self, series_id: str, pieces: AsyncIterator[bytes], declared: int | None) -> None:
+        """Write one file of such a folder; what is no DICOM is left out.
+
+        Raises:
+            InputError: If the folder is too large, or has too many files.
+            OutputError: If the disk has too little room.
+            UsageError: If there is no such folder.
+        """
+        series = self._series.get(series_id)
+        if series is None:
+            raise UsageError("this folder is not there any more", remedy="add it again")
+        series.files += 1
+        if series.files > _MOST_FILES:
+            self.forget(series_id)
+            raise TooLargeError(f"it has more than {_MOST_FILES} files", remedy="give the folder of one visit")
+        self._check_size(series.size + (declared or 0))
+        self._check_room(declared or 0)
+        # A browser's name is nobody's file name.
+        file = series.place / f"{series.files:06d}.dcm"
+        try:
+            series.size += await self._written(file, pieces, before=series.size)
+        except InputError:
+            file.unlink(missing_ok=True)
+            if series.size > self.most_bytes:
+                raise
+        except OSError as error:
+            raise OutputError("the disk does not take it", remedy="free some space") from error
+        if file.exists() and not begins_as_dicom(file):
+            file.unlink()
+
+    def converted(self, series_id: str) -> Upload:
+        """The T1-weighted volume of a DICOM folder that has come, made by dcm2niix; the DICOM files go.
+
+        Raises:
+            InputError: If it has no such volume, or several that could be meant, or dcm2niix is not installed.
+            UsageError: If there is no such folder.
+        """
+        series = self._series.get(series_id)
+        if series is None:
+            raise UsageError("this folder is not there any more", remedy="add it again")
+        made = series.place.with_name("made")
+        try:
+            if not any(series.place.iterdir()):
+                raise InputError("no file of this folder is DICOM", remedy="give scans, or a folder of DICOM files")
+            private(made)
+            chosen = choose(convert(series.place, made), series.place)
+            leaf = safe_leaf(f"{slug(series.label, 'scan', longest=_LONGEST // 2)}_{chosen.name}.nii.gz")
+            path = made.parent / leaf
+            with chosen.file.open("rb") as source, gzip.GzipFile(path, "wb", _LEVEL, mtime=0) as sink:
+                shutil.copyfileobj(source, sink, 2**20)
+            check_scan(path)
+        except BlindHarmonyError as error:
+            self.forget(series_id)
+            # There are no options on a page.
+            if "--" in error.remedy:
+                raise type(error)(error.what, remedy="give the folder of the series that is meant") from None
+            raise
+        except OSError as error:
+            self.forget(series_id)
+            raise OutputError("the disk does not take it", remedy="free some space") from error
+        del self._series[series_id]
+        for folder in (series.place, made):
+            shutil.rmtree(folder, ignore_errors=True)
+        label = f"{series.label}, series {chosen.number} {one_line(chosen.description)}"[:_SHOWN]
+        upload = Upload(series_id, label, leaf, path.stat().st_size, path, self._clock())
+        self._waiting[series_id] = upload
+        return upload
+
+    def _check_number(self) -> None:
+        # The page that sent it is gone: nobody can start or remove it any more. A page that is there sends it again.
+        came = {**{u.id: u.came for u in self._waiting.values()}, **{key: s.came for key, s in self._series.items()}}
+        for old in [key for key, when in came.items() if self._clock() - when > _FORGOTTEN_S]:
+            self.forget(old)
+        if len(self._waiting) + len(self._series) + self._coming >= self.most:
+            raise UsageError(f"{self.most} scans are waiting already", remedy="start or remove them first")
+
+    async def _written(self, path: Path, pieces: AsyncIterator[bytes], before: int = 0) -> int:
         size, looked = 0, 0
         with path.open("xb") as file:
             async for piece in pieces:
                 size += len(piece)
-                self._check_size(size)
+                self._check_size(before + size)
                 if size - looked > _LOOK_EVERY:
                     looked = size
                     self._check_room(0)

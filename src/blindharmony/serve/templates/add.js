@@ -5,16 +5,30 @@
   var most = Number(document.body.dataset.mostScans), largest = Number(document.body.dataset.mostBytes);
   var endings = document.body.dataset.endings.split(" "), chosen = [], busy = false;
 
+  function isScan(file) { var name = file.name.toLowerCase(); return endings.some(function (end) { return name.endsWith(end); }); }
+  // As scanners name them: no ending, .dcm, .ima, or numbers and dots.
+  function maybeDicom(file) { return /^[^.]+$|\.(dcm|ima)$|^[\d.]+$/i.test(file.name) && file.size > 0; }
   function wrongWith(file) {
-    var name = file.name.toLowerCase();
-    if (!endings.some(function (end) { return name.endsWith(end); }))
-      return "This is not a scan this page can read. Give files that end in " + endings.join(", ") + "; DICOM folders have to be converted first.";
+    if (!file.slices && !isScan(file))
+      return "This is not a scan this page can read. Give files that end in " + endings.join(", ") + ", or a DICOM folder.";
     if (file.size > largest) return "This is larger than " + Math.floor(largest / 1048576) + " MB. Check that it is one scan.";
     if (file.size === 0) return "The file is empty.";
     return "";
   }
+  // Of a folder: its scans if it has some, else its files as one DICOM folder.
+  function addFolder(name, files) {
+    var scans = files.filter(isScan), size = files.reduce(function (sum, file) { return sum + file.size; }, 0);
+    add(scans.length ? scans : [{ name: name, size: size, lastModified: files.length, slices: files }]);
+  }
   function add(files) {
-    Array.prototype.forEach.call(files, function (file) {
+    files = Array.prototype.slice.call(files);
+    var slices = files.filter(function (file) { return !file.slices && !isScan(file) && maybeDicom(file); });
+    if (slices.length) {
+      addFolder(count(slices.length, "DICOM file"), slices);
+      files = files.filter(function (file) { return slices.indexOf(file) < 0; });
+      if (!files.length) return;
+    }
+    files.forEach(function (file) {
       if (chosen.some(function (c) { return c.file.name === file.name && c.file.size === file.size && c.file.lastModified === file.lastModified; })) return;
       chosen.push({ file: file, wrong: wrongWith(file), trouble: "", id: "", share: null });
     });
@@ -55,12 +69,27 @@
     var good = chosen.filter(function (c) { return !c.wrong; }).length, now = by("hint").textContent;
     if (good && (!now || now.indexOf("It takes") === 0)) by("hint").textContent = expected(good);
   };
+  function progress(item, share) { item.share = share; item.bar.hidden = false; item.bar.value = share; }
+  // A DICOM folder goes file by file; the scan is made of it there.
+  function uploadFolder(item) {
+    var sent = 0;
+    return send("POST", "/api/series", { name: item.file.name }).then(function (begun) {
+      return item.file.slices.reduce(function (before, slice) {
+        return before.then(function () { return send("PUT", "/api/series/" + begun.id, slice); })
+          .then(function () { sent += slice.size; progress(item, 0.95 * sent / Math.max(1, item.file.size)); });
+      }, Promise.resolve()).then(function () { return send("POST", "/api/series/" + begun.id + "/scan", {}); });
+    }).then(function (said) { item.id = said.id; return item; }, function (error) {
+      error.gone = false;
+      throw error;
+    });
+  }
   function upload(item) {
+    if (item.file.slices) return uploadFolder(item);
     return new Promise(function (resolve, reject) {
       var request = new XMLHttpRequest();
       request.open("PUT", "/api/uploads?name=" + encodeURIComponent(item.file.name));
       request.setRequestHeader("Content-Type", "application/octet-stream");
-      request.upload.onprogress = function (event) { item.share = event.loaded / event.total; item.bar.hidden = false; item.bar.value = item.share; };
+      request.upload.onprogress = function (event) { progress(item, event.loaded / event.total); };
       request.onerror = function () { reject(new Error("The connection broke off. Press Harmonize to try again.")); };
       request.onload = function () {
         var said = {};
@@ -110,6 +139,33 @@
     });
   });
   by("files").addEventListener("change", function () { add(this.files); this.value = ""; });
+  by("folder").addEventListener("change", function () {
+    var files = Array.prototype.slice.call(this.files);
+    if (files.length) addFolder((files[0].webkitRelativePath || "").split("/")[0] || "DICOM folder", files);
+    this.value = "";
+  });
+  // A dropped folder hands out its files piece by piece.
+  function within(entry) {
+    return new Promise(function (resolve) {
+      if (entry.isFile) { entry.file(function (file) { resolve([file]); }, function () { resolve([]); }); return; }
+      var reader = entry.createReader(), found = [];
+      (function more() {
+        reader.readEntries(function (entries) {
+          if (!entries.length) { resolve(Promise.all(found).then(function (lists) { return [].concat.apply([], lists); })); return; }
+          entries.forEach(function (inner) { found.push(within(inner)); });
+          more();
+        }, function () { resolve([]); });
+      })();
+    });
+  }
+  function dropped(transfer) {
+    var entries = Array.prototype.map.call(transfer.items || [], function (item) { return item.webkitGetAsEntry ? item.webkitGetAsEntry() : null; });
+    var folders = entries.filter(function (entry) { return entry && entry.isDirectory; });
+    var names = folders.map(function (entry) { return entry.name; });
+    var files = Array.prototype.filter.call(transfer.files, function (file) { return names.indexOf(file.name) < 0; });
+    if (files.length) add(files);
+    folders.forEach(function (entry) { within(entry).then(function (inside) { if (inside.length) addFolder(entry.name, inside); }); });
+  }
   by("together").addEventListener("change", showChosen);
   var drop = by("drop");
   ["dragenter", "dragover"].forEach(function (kind) {
@@ -119,7 +175,7 @@
   document.addEventListener("drop", function (event) {
     event.preventDefault();
     drop.classList.remove("over");
-    if (!busy && event.dataTransfer.files.length) add(event.dataTransfer.files);
+    if (!busy && event.dataTransfer.files.length) dropped(event.dataTransfer);
   });
   function aboutTarget() { by("about-target").textContent = sentence(by("target").selectedOptions[0].dataset.about); }
   by("target").addEventListener("change", aboutTarget);

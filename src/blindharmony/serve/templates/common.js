@@ -30,13 +30,15 @@
   function failed(words) { by("failed").textContent = words; by("failed").hidden = !words; }
   function away(words) { by("away").textContent = words; by("away").hidden = !words; }
   function send(method, url, body) {
-    return fetch(url, { method: method, headers: body ? { "Content-Type": "application/json" } : {}, body: body ? JSON.stringify(body) : undefined })
+    var file = body instanceof Blob, kind = file ? "application/octet-stream" : "application/json";
+    return fetch(url, { method: method, headers: body ? { "Content-Type": kind } : {}, body: file ? body : body ? JSON.stringify(body) : undefined })
       .then(function (answer) {
         if (answer.status === 204) return {};
         return answer.json().catch(function () { return {}; }).then(function (said) {
           if (answer.ok) return said;
           var trouble = new Error(answer.status === 403 ? "Open the link again that was printed when this page was started." : sentence(said.what || "This did not work", said.remedy || "Load the page again"));
           trouble.gone = answer.status === 404;
+          trouble.final = answer.status === 422 || answer.status === 413;
           throw trouble;
         });
       });
