@@ -14,6 +14,7 @@ FIELDS = {
     "MagneticFieldStrength": st.sampled_from([3, 3.0, 2.99, 1.5]),
     "EchoTime": st.sampled_from([0.00298, 0.003, 0.004]),
     "InstitutionName": st.sampled_from(["A", "B"]),
+    "ImageType": st.sampled_from([["ORIGINAL", "M", "NORM"], ["ORIGINAL", "M"], "NORM", None]),
 }
 
 
@@ -48,6 +49,22 @@ def test_spelling_and_last_digits_do_not_part_scans_but_real_differences_do():
     for other, together in ((same, True), ({**same, "FlipAngle": 9}, False), ({}, False), ({"Other": 1}, False)):
         known = dict(zip(("sub-000_T1w", "sub-001_T1w"), (one, other), strict=True))
         assert (len(by_metadata(scans(2), lambda s, k=known: k[s.id], all_whole)) == 1) is together
+
+
+def test_prescan_normalized_scans_are_parted_only_where_others_are_not():
+    fields = {"Manufacturer": "Siemens", "DeviceSerialNumber": "1"}
+    kinds = {
+        "yes": {**fields, "ImageType": ["ORIGINAL", "M", "NORM"]},
+        "no": {**fields, "ImageType": ["ORIGINAL", "M"]},
+    }
+
+    def groups(*which):
+        known = dict(zip(("sub-000_T1w", "sub-001_T1w", "sub-002_T1w"), which, strict=False))
+        return by_metadata(scans(len(which)), lambda s: kinds.get(known[s.id], fields), all_whole)
+
+    assert [len(g.scans) for g in groups("yes", "no", "yes")] == [2, 1]
+    assert "prescan-normalized 'yes'" in groups("yes", "no", "yes")[0].why
+    assert groups("yes", "yes") == groups("no", "no") == groups("not said", "no"), "names stay as they were"
 
 
 def test_places_count_only_without_serial_number():

@@ -121,7 +121,8 @@ def by_metadata(
     """Group scans whose sidecars name the same machine, software and sequence.
 
     A field that two scans both lack does not part them; one that only one of them has does. Scans without any of the
-    fields go one by one.
+    fields go one by one. Where some scans of a scanner are prescan-normalized and others are not, these are two groups:
+    the scanner has taken a bias field out of the first.
 
     Args:
         scans: The scans.
@@ -133,7 +134,33 @@ def by_metadata(
         name = unread(scan)
         return f"its sidecar {name} cannot be read" if name else "no sidecar names its scanner"
 
-    return _grouped(scans, lambda scan: signature(read(scan)), _described, _short, without)
+    signatures: dict[str, dict[str, Any]] = {}
+    flat: dict[str, bool] = {}
+    for scan in scans:
+        fields = read(scan)
+        signatures[scan.place], flat[scan.place] = signature(fields), prescan_normalized(fields)
+    kinds: dict[str, set[bool]] = {}
+    for place, words in signatures.items():
+        kinds.setdefault(json.dumps(words, sort_keys=True), set()).add(flat[place])
+
+    def key(scan: Scan) -> dict[str, Any]:
+        words = signatures[scan.place]
+        # Only where both occur, so that the groups of other studies keep their names.
+        mixed = words and len(kinds[json.dumps(words, sort_keys=True)]) > 1
+        return {**words, "prescan-normalized": "yes" if flat[scan.place] else "no"} if mixed else words
+
+    return _grouped(scans, key, _described, _short, without)
+
+
+def prescan_normalized(fields: Mapping[str, Any]) -> bool:
+    """Whether the scanner has taken out a bias field by a scan before, as Siemens says in ``ImageType``.
+
+    Example:
+        >>> prescan_normalized({"ImageType": ["ORIGINAL", "PRIMARY", "M", "NORM"]}), prescan_normalized({})
+        (True, False)
+    """
+    words = fields.get("ImageType")
+    return "NORM" in [str(word).upper() for word in words] if isinstance(words, list) else False
 
 
 def by_label(scans: Sequence[Scan], labels: Mapping[str, str], column: str) -> list[Group]:
