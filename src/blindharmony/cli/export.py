@@ -14,7 +14,7 @@ from typing import Any
 
 from blindharmony.cli.completion import grammars
 from blindharmony.cli.console import Screen
-from blindharmony.cli.options import add_shared, amount, count, gigabytes, whole
+from blindharmony.cli.options import add_shared, amount, count, from_zero, whole
 from blindharmony.errors import UsageError
 from blindharmony.files import check_outputs, write_text
 from blindharmony.version import VERSION
@@ -138,7 +138,7 @@ def _input(action: argparse.Action) -> dict[str, Any]:
     kind = action.type
     if kind in (count, whole):
         return {**content, "type": "Number", "integer": True, "minimum": 1 if kind is count else 0}
-    if kind in (amount, gigabytes):
+    if kind in (amount, from_zero):
         return {**content, "type": "Number", "minimum": 0}
     is_file = (kind is Path and action.dest not in _PLACES) or action.dest == "scans"
     return {**content, "type": "File" if is_file else "String"}
