@@ -86,7 +86,7 @@ class Method:
          1  read          every format that nibabel knows; no voxel is resampled
          2  orientation   axes to right, anterior, superior; no interpolation
          3  brain mask    the scan's own if it is stripped, else the included network (deepbet)
-         4  bias field    N4 inside the brain, fitted at 4 mm
+         4  bias field    least entropy inside the brain, fitted at 4 mm
          5  gain          root mean square of the brain becomes 1
          6  registration  affine by mutual information, onto ICBM152 at 1 mm
          7  match         Intensities were matched, rank by rank inside the brain, to the target's mean quantile

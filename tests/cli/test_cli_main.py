@@ -60,8 +60,8 @@ def test_targets_lists_included_models_and_those_of_a_folder_and_names_what_is_n
     assert main(["targets", str(tmp_path), "--json"]) == 0
     cards = json.loads(capsys.readouterr().out)
     assert [card["target"] for card in cards] == ["ds002748", str(tmp_path / "site.safetensors")]
-    assert (cards[0]["scans"], cards[0]["licence"], cards[0]["field"]) == (22, "CC0-1.0", "3 T")
-    assert "19 to 46 years" in cards[0]["people"]
+    assert (cards[0]["scans"], cards[0]["licence"], cards[0]["field"]) == (38, "CC0-1.0", "3 T")
+    assert "19 to 50 years" in cards[0]["people"]
     assert all(cards[0][key] != "not recorded" for key in ("sequence", "use", "limits"))
     assert cards[1]["people"] == "not recorded"
     (tmp_path / "broken.safetensors").write_bytes(b"no model")

@@ -8,8 +8,9 @@ the template's grid is resampled back.
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from weakref import WeakKeyDictionary
 
@@ -62,6 +63,8 @@ def load_template() -> Template:
 
 _SEED = 20231
 _MIN_OVERLAP = 0.80
+# Whole brains reach it: the lowest of 24 real ones, each as it lies and turned by 25 degrees, has 0.92.
+_SURE_OVERLAP = 0.90
 _REMEDY = "check that the whole brain was scanned, the brain mask, and the orientation in the header"
 
 
@@ -106,24 +109,33 @@ def register_affine(
     target = template.data > 0
     fixed = shrunk(to_itk(template.data, template.affine), 2.0)
     around = sitk.BinaryDilate(sitk.Cast(fixed > 0, sitk.sitkUInt8), [3, 3, 3])
-    try:
-        moving = shrunk(to_itk(np.where(mask, brain, 0).astype(np.float32), affine), 2.0)
+    moving = shrunk(to_itk(np.where(mask, brain, 0).astype(np.float32), affine), 2.0)
+    coarse = shrunk(_smooth(fixed, 2.0), 4.0), shrunk(_smooth(moving, 2.0), 4.0), shrunk(around, 4.0) > 0
+    fine = _smooth(fixed, 1.0), _smooth(moving, 1.0), around
+
+    def registered(climb: Callable[..., Transform], share: float) -> Registration:
         start = _start(_moments(target, template.affine), _moments(mask, affine))
-        coarse = shrunk(_smooth(fixed, 2.0), 4.0), shrunk(_smooth(moving, 2.0), 4.0), shrunk(around, 4.0) > 0
-        full = _affine(_climb(*coarse, start, share=0.5, steps_mm=(2.0, 0.1), shorter=0.5))
-        full = _climb(*coarse, full, share=0.5, steps_mm=(1.0, 0.02))
-        full = _climb(_smooth(fixed, 1.0), _smooth(moving, 1.0), around, full, share=0.4, steps_mm=(0.25, 0.004))
+        full = _affine(climb(*coarse, start, share=0.5, steps_mm=(2.0, 0.1), shorter=0.5))
+        full = climb(*coarse, full, share=0.5, steps_mm=(1.0, 0.02))
+        matrix = matrix_ras(climb(*fine, full, share=share, steps_mm=(0.25, 0.004)))
+        there = sample(mask, voxel_map(template.affine, matrix, affine), target.shape) > 0.5
+        return Registration(matrix, float(2 * (there & target).sum() / max(1, there.sum() + target.sum())))
+
+    try:
+        registration = registered(_climb, 0.4)
+        # What is no whole brain, or starts far off, may need the longer way.
+        if registration.overlap < _SURE_OVERLAP:
+            registration = max(
+                registration, registered(partial(_climb, along_lines=True), 0.2), key=lambda r: r.overlap
+            )
     except RuntimeError as error:
         raise PreprocessingError("registration to the template failed", remedy=_REMEDY) from error
-    matrix = matrix_ras(full)
-    there = sample(mask, voxel_map(template.affine, matrix, affine), target.shape) > 0.5
-    overlap = float(2 * (there & target).sum() / max(1, there.sum() + target.sum()))
-    if overlap < _MIN_OVERLAP:
+    if registration.overlap < _MIN_OVERLAP:
         raise PreprocessingError(
-            f"registration to the template failed (overlap of the brains {overlap:.2f}, expected > 0.8)",
+            f"registration to the template failed (overlap of the brains {registration.overlap:.2f}, expected > 0.8)",
             remedy=_REMEDY,
         )
-    return Registration(matrix, overlap)
+    return registration
 
 
 def _climb(
@@ -135,11 +147,12 @@ def _climb(
     share: float,
     steps_mm: tuple[float, float],
     shorter: float = 0.7,
+    along_lines: bool = False,
 ) -> Transform:
     """Climb by steps from the first length to the last, each turn of direction making them shorter.
 
-    Searching along every direction for its best point took three times as long, and heads that started elsewhere ended
-    0.02 to 0.17 mm apart; so they end 0.01 to 0.03 mm apart.
+    Searching along every direction for its best point (``along_lines``) takes three times as long, and two heads that
+    started elsewhere ended 0.02 to 0.17 mm apart; so they end 0.01 to 0.03 mm apart.
     """
     method = sitk.ImageRegistrationMethod()
     # Threads add to the joint histogram in the order in which they finish: only one always gives the same.
@@ -149,9 +162,19 @@ def _climb(
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(share, _SEED)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        *steps_mm, numberOfIterations=100, relaxationFactor=shorter, gradientMagnitudeTolerance=1e-6
-    )
+    if along_lines:
+        method.SetOptimizerAsGradientDescentLineSearch(
+            1.0,
+            60,
+            convergenceMinimumValue=1e-5,
+            convergenceWindowSize=8,
+            lineSearchEpsilon=0.1,
+            lineSearchMaximumIterations=8,
+        )
+    else:
+        method.SetOptimizerAsRegularStepGradientDescent(
+            *steps_mm, numberOfIterations=100, relaxationFactor=shorter, gradientMagnitudeTolerance=1e-6
+        )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(start, inPlace=True)
     method.Execute(fixed, moving)
