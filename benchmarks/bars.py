@@ -31,8 +31,7 @@ from blindharmony.models.person import PersonModel
 from blindharmony.models.target import upsampled
 from blindharmony.models.tissue import class_posterior
 from blindharmony.settings import PersonFitSettings
-from blindharmony.training.labels import DEEP, FLUID, GRAY, STEM, WHITE
-from blindharmony.training.person import _squares_by_rank, versions_of
+from blindharmony.training.person import squares_by_rank, structure_levels, versions_of
 from blindharmony.training.tissue import RandomContrast
 
 SHARED, SIZES, DRAWS, VOXELS = 8, (1, 2, 4, 8, 16), 40, 10_000
@@ -45,16 +44,6 @@ people that taught nothing lies within one error bar of the expected one, and wi
 group is seen through one scanner that nobody has seen before; *as they are*: through the target's own. Error: root mean
 square, flow units, lower is better; the bar beside it is what the model says.
 """
-
-
-def levels_of(image, mask):
-    """Mean intensity of each structure of a head, as random contrasts take them."""
-    levels = np.ones(STEM + 1, np.float32)
-    for structure, share in zip((FLUID, GRAY, DEEP, WHITE), class_posterior(image, mask), strict=True):
-        weight = share[mask] ** 2
-        levels[structure] = (weight * image[mask]).sum() / max(float(weight.sum()), 1e-6)
-    levels[STEM] = levels[WHITE]
-    return levels
 
 
 def shown(image, mask, number, levels):
@@ -78,7 +67,7 @@ def features_of(heads, names, work, like):
         coarse = [half(head()) for head in heads]
         total, count = np.sum([x * m for x, m in coarse], 0), np.sum([m for _, m in coarse], 0).astype(np.float32)
         plain = np.array([np.quantile(image[mask & region], ranks) for image, mask in (head() for head in heads)])
-        levels = np.mean([levels_of(*head()) for head in heads[::4]], 0)
+        levels = np.mean([structure_levels(x, m, class_posterior(x, m)) for x, m in (h() for h in heads[::4])], 0)
         for number, (head, file, (x, m)) in enumerate(zip(heads, files, coarse, strict=True)):
             if file.exists():
                 continue
@@ -105,7 +94,7 @@ def taught(people, ranks):
     own = [np.flatnonzero(p["K"] < _FIRST_SHARED) for p in people]
     rows = {k: np.concatenate([p[k][o] for p, o in zip(people, own, strict=True)]) for k in ("F", "Q", "c")}
     squares = [
-        _squares_by_rank(CurveMap.through(p["S"][r], p["Q"][r])(x) - p["xp"][r].astype(np.float32), x, ranks)
+        squares_by_rank(CurveMap.through(p["S"][r], p["Q"][r])(x) - p["xp"][r].astype(np.float32), x, ranks)
         for p, o in zip(people, own, strict=True)
         for r in o[1:]
         for x in (p["xs"][r].astype(np.float32),)

@@ -88,6 +88,8 @@ def test_the_page_shows_every_measure_and_asks_for_nothing(out, tmp_path, capsys
     text = page.read_text()
     assert text.count('class="chart"') == len(WATCHED)
     assert "all scans: changed" in text
+    # Without dates the page does not speak of days.
+    assert text.count("Scan, in order of name: no date is known") == len(WATCHED)
     assert "<script" not in text
     assert text.count("<circle") == 30 * len(WATCHED)
     assert main(["watch", str(out), "--out", str(page)]) != 0

@@ -45,7 +45,7 @@ _ONE = "all scans"
 
 
 @dataclass(frozen=True)
-class Seen:
+class DatedScan:
     """A scan of a scanner.
 
     Attributes:
@@ -71,14 +71,20 @@ class Watched:
     """A scanner, its scans in order of date, and what changed."""
 
     scanner: str
-    scans: Sequence[Seen]
+    scans: Sequence[DatedScan]
     changes: Sequence[Change] = field(default_factory=tuple)
 
     def values(self, measure: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """One measure of all scans, NaN where it is not known."""
         return np.array([scan.figures.get(measure, np.nan) for scan in self.scans], np.float64)
 
-    def said(self, change: Change) -> str:
+    @property
+    def order(self) -> str:
+        """What the scans are in order of."""
+        dated = sum(scan.date is not None for scan in self.scans)
+        return "date" if dated == len(self.scans) else "date, then of name" if dated else "name: no date is known"
+
+    def sentence(self, change: Change) -> str:
         """A change with its days."""
         since, certain = self.scans[change.at], self.scans[change.noticed]
         return f"since {since.day}: {change.sentence.replace(' before', '', 1)}; certain at {certain.day}"
@@ -151,7 +157,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         return 0
     for one in scanners:
         screen.result(f"{one.scanner}: {len(one.scans)} scans, {one.scans[0].day} to {one.scans[-1].day}")
-        for line in [one.said(change) for change in one.changes] or ["no change"]:
+        for line in [one.sentence(change) for change in one.changes] or ["no change"]:
             screen.result(f"  {line}")
     return 0
 
@@ -169,11 +175,11 @@ def watched(folder: Path, dates: Path | None, *, rate: float = 0.05) -> list[Wat
         InputError: If a table cannot be read, or a date in it is none.
     """
     rows, named = _dates(dates) if dates else {}, _scanners(folder)
-    groups: dict[str, list[Seen]] = {}
+    groups: dict[str, list[DatedScan]] = {}
     for name, figures in _results(folder):
         date, scanner = next((rows[key] for key in _keys(name) if key in rows), (None, ""))
         scanner = scanner or named.get(name) or _ONE
-        groups.setdefault(scanner, []).append(Seen(name, scanner, date, figures))
+        groups.setdefault(scanner, []).append(DatedScan(name, scanner, date, figures))
     if not groups:
         raise NothingFoundError(
             "no result here has the numbers that are followed",
@@ -185,8 +191,8 @@ def watched(folder: Path, dates: Path | None, *, rate: float = 0.05) -> list[Wat
         scans.sort(key=lambda s: (s.date is None, s.date or datetime.min, s.name))
         one = Watched(scanner, scans)
         columns = {name: one.values(name) for name in WATCHED}
-        found = changes({n: c for n, c in columns.items() if np.isfinite(c).any()}, rate=rate)
-        out.append(Watched(scanner, scans, found))
+        shifts = changes({n: c for n, c in columns.items() if np.isfinite(c).any()}, rate=rate)
+        out.append(Watched(scanner, scans, shifts))
     return sorted(out, key=lambda one: (-len(one.scans), one.scanner))
 
 
@@ -276,7 +282,7 @@ def page(scanners: Sequence[Watched], title: str) -> str:
         .render(
             title=title,
             scanners=[
-                {"watched": one, "charts": [_chart(one, name) for name in WATCHED if _known(one, name)]}
+                {"watched": one, "charts": [_chart(one, name) for name in WATCHED if _has(one, name)]}
                 for one in scanners
             ],
             style=asset_text(*_STYLES),
@@ -284,28 +290,28 @@ def page(scanners: Sequence[Watched], title: str) -> str:
     )
 
 
-def _known(one: Watched, measure: str) -> bool:
+def _has(one: Watched, measure: str) -> bool:
     return bool(np.isfinite(one.values(measure)).any())
 
 
 def _chart(one: Watched, measure: str) -> Any:
     """Every scan as a point, over what was usual since the last change."""
-    values, found = one.values(measure), [c for c in one.changes if c.measure == measure]
+    values, shifts = one.values(measure), [c for c in one.changes if c.measure == measure]
     number = np.arange(1, len(values) + 1, dtype=np.float64)
     marks: list[Any] = []
-    for first, last, mean, spread in usual(values, found):
+    for first, last, mean, spread in usual(values, shifts):
         at = np.array([first + 0.6, last + 1.4])
         marks += [Band(at, np.full(2, mean - 2 * spread), np.full(2, mean + 2 * spread), "target")]
         marks += [Line(at, np.full(2, mean), "target")]
     labels = [f"{scan.name}, {scan.day}: {value:.3g}" for scan, value in zip(one.scans, values, strict=True)]
-    changed = {change.at for change in found}
+    changed = {change.at for change in shifts}
     styles = ["poor" if index in changed else "" for index in range(len(values))]
     words = measure.replace(" before", "", 1)
     return chart(
         *marks,
         Dots(number, values, styles, labels),
-        label=f"{words} of {len(values)} scans of {one.scanner}, in order of date",
-        x_label="Scan, in order of date",
+        label=f"{words} of {len(values)} scans of {one.scanner}, in order of {one.order}",
+        x_label=f"Scan, in order of {one.order}",
         y_label=words[0].upper() + words[1:],
         x_range=(0.5, len(values) + 0.5),
     )

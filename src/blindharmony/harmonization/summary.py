@@ -29,7 +29,7 @@ lowers the first two, thick slices raise the third.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,16 +67,24 @@ def rank_features(
         >>> features.shape, bool(np.all(np.diff(features[:BINS]) > 0))
         ((48,), True)
     """
-    expected = [np.mean(b, dtype=np.float64) for b in _by_rank(matched[region], atlas[region], BINS)]
+    expected = [np.mean(b, dtype=np.float64) for b in by_rank(matched[region], atlas[region], BINS)]
     inner = ndimage.binary_erosion(region, iterations=_RANK_RIM)
     smooth = ndimage.uniform_filter(matched, 3)
-    rough = [np.quantile(b, 0.75) for b in _by_rank(smooth[inner], np.abs(matched[inner] - smooth[inner]), BINS)]
+    rough = [np.quantile(b, 0.75) for b in by_rank(smooth[inner], np.abs(matched[inner] - smooth[inner]), BINS)]
     varied = np.log(np.array(rough) + _LEAST_ROUGHNESS)
     return np.concatenate([expected, varied - varied.mean()])
 
 
-def _by_rank(order: NDArray[np.float32], values: NDArray[np.float32], bins: int) -> list[NDArray[np.float32]]:
-    """The values in equally full bins of the rank of ``order``."""
+Real = TypeVar("Real", np.float32, np.float64)
+
+
+def by_rank(order: NDArray[np.float32], values: NDArray[Real], bins: int) -> list[NDArray[Real]]:
+    """The values in equally full bins of the rank of ``order``.
+
+    Example:
+        >>> [part.tolist() for part in by_rank(np.array([3, 1, 2, 0], np.float32), np.arange(4.0), 2)]
+        [[3.0, 1.0], [2.0, 0.0]]
+    """
     return np.array_split(values[ranking(order)], bins)
 
 

@@ -220,7 +220,7 @@ class PersonModel:
     @_one_thread
     def error(self) -> Array:
         """Root mean square error about versions of heads left out of training, by rank, shape ``(Q,)``."""
-        return np.asarray(np.sqrt(((self._unseen[0] - self.curves) ** 2).mean(0)))
+        return np.asarray(np.sqrt(((self._left_out_rows[0] - self.curves) ** 2).mean(0)))
 
     @cached_property
     def spread(self) -> Array:
@@ -232,7 +232,7 @@ class PersonModel:
     @_one_thread
     def noise(self) -> Array:
         """Variance of what features do not tell, by rank, shape ``(Q,)``; its mean fits the errors left out."""
-        predicted, variance = self._unseen
+        predicted, variance = self._left_out_rows
         errors = (predicted - self.curves) ** 2
         if self.contrasts is None:
             return np.asarray(errors.mean(0))
@@ -260,17 +260,17 @@ class PersonModel:
         return np.asarray(np.sqrt((1 - common) * (w**2) @ variances + common * w @ variances))
 
     @cached_property
-    def _unseen(self) -> tuple[Array, Array]:
+    def _left_out_rows(self) -> tuple[Array, Array]:
         """Every row's curve without its person in training, ``(R, Q)``, and its variance in noises, ``(R,)``."""
         residual = self.curves - self.mean
         predicted, variance = np.empty_like(residual), np.empty(len(residual))
         for person in np.unique(self._people):
             rows = np.flatnonzero(self._people == person)
-            missing = np.linalg.inv(self._precision[np.ix_(rows, rows)])
-            predicted[rows] = self.curves[rows] - missing @ self._weights[rows]
-            variance[rows] = np.diag(missing)
+            covariance = np.linalg.inv(self._precision[np.ix_(rows, rows)])
+            predicted[rows] = self.curves[rows] - covariance @ self._weights[rows]
+            variance[rows] = np.diag(covariance)
         return predicted, variance
 
     def left_out(self) -> Array:
         """What each head's curve would have been without any row of its person in training, shape ``(heads, Q)``."""
-        return np.asarray(self._unseen[0][self.themselves])
+        return np.asarray(self._left_out_rows[0][self.themselves])

@@ -172,7 +172,7 @@ def _change_point(values: Array) -> int:
     return int(np.argmax(gap**2 * n * (len(values) - n))) + 1
 
 
-def usual(values: Sequence[float] | Array, found: Sequence[Change]) -> list[tuple[int, int, float, float]]:
+def usual(values: Sequence[float] | Array, shifts: Sequence[Change]) -> list[tuple[int, int, float, float]]:
     """First and last scan, mean and spread of every stretch without a change.
 
     Example:
@@ -180,7 +180,7 @@ def usual(values: Sequence[float] | Array, found: Sequence[Change]) -> list[tupl
         [(0, 1, 2.0, 1.41...), (2, 3, 10.0, 1.41...)]
     """
     x = np.asarray(values, np.float64)
-    borders = [0, *(change.at for change in found), len(x)]
+    borders = [0, *(change.at for change in shifts), len(x)]
     stretches = []
     for first, end in pairwise(borders):
         part = x[first:end][np.isfinite(x[first:end])]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.harmonization.intensity import CurveMap
-from blindharmony.harmonization.summary import rank_features
+from blindharmony.harmonization.summary import by_rank, rank_features
 from blindharmony.models.person import PersonModel
 from blindharmony.models.target import Target, upsampled
 from blindharmony.models.tissue import class_posterior
@@ -76,10 +76,7 @@ def versions_of(
     shares, levels = None, np.ones(STEM + 1, np.float32)
     if classes is not None:
         shares = np.concatenate([classes, np.zeros_like(classes[:1])])
-        for structure, share in zip((FLUID, GRAY, DEEP, WHITE), classes, strict=True):
-            weight = share[mask] ** 2
-            levels[structure] = (weight * image[mask]).sum() / max(float(weight.sum()), 1e-6)
-        levels[STEM] = levels[WHITE]
+        levels = structure_levels(image, mask, classes)
     yield Version(image, image, _ratios(levels) if classes is not None else (0.0, 0.0))
     for _ in range(settings.scanners):
         seen, contrast = image, (0.0, 0.0)
@@ -92,6 +89,16 @@ def versions_of(
         field = np.exp(rng.uniform(0, settings.field) * smooth_noise(image.shape, _FIELD_KNOTS, rng))
         power = np.float32(np.exp(rng.normal(0, settings.power_sd)))
         yield Version(_inside((scanned(seen) * field) ** power, mask), scanned(image), contrast)
+
+
+def structure_levels(image: Image, mask: Mask, classes: Image) -> NDArray[np.float32]:
+    """Mean intensity of each structure of a head, ``(5,)``, as :class:`RandomContrast` takes them; classes as above."""
+    levels = np.ones(STEM + 1, np.float32)
+    for structure, share in zip((FLUID, GRAY, DEEP, WHITE), classes, strict=True):
+        weight = share[mask] ** 2
+        levels[structure] = (weight * image[mask]).sum() / max(float(weight.sum()), 1e-6)
+    levels[STEM] = levels[WHITE]
+    return levels
 
 
 def _scanned(image: Image, mask: Mask, seed: int, settings: PersonFitSettings) -> Image:
@@ -176,7 +183,7 @@ def fit_people(
             if version.seen is not image_inside:
                 seen = version.seen[inside]
                 away = CurveMap.through(source, curve)(seen) - gain * version.plain[inside]
-                errors.append(_squares_by_rank(away, seen, levels))
+                errors.append(squares_by_rank(away, seen, levels))
         if on_head:
             on_head(index + 1, len(heads))
     several = whose[owners] if len(np.unique(whose)) < len(heads) else None
@@ -193,9 +200,9 @@ def fit_people(
 _RANK_BINS = 64
 
 
-def _squares_by_rank(away: NDArray[np.floating], seen: Image, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+def squares_by_rank(away: NDArray[np.floating], seen: Image, levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean square of what voxels are away, at the ranks of what is seen, shape ``(Q,)``."""
-    parts = np.array_split(away[np.argsort(seen, kind="stable")].astype(np.float64), min(_RANK_BINS, len(seen)))
+    parts = by_rank(seen, away.astype(np.float64), min(_RANK_BINS, len(seen)))
     middles = (np.arange(len(parts)) + 0.5) / len(parts)
     return np.asarray(np.interp(levels, middles, [np.mean(part**2) for part in parts]))
 
