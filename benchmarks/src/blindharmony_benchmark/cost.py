@@ -14,8 +14,8 @@ from blindharmony_benchmark.scanners import FROM_RAW
 
 # Seconds on two cores: preparing a scan, putting it through a simulated scanner, measuring it in each leg.
 _PREPARE, _SCAN = 20.0, 2.0
-# Of this package's own methods, finding the bias field of a scan again, twice.
-_AGAIN = 30.0
+# Finding the bias field of a scan again, once.
+_AGAIN = 15.0
 _MEASURE = {"simulated": 1.2, "real": 1.5, "segmentation": 12.0}
 
 
@@ -69,8 +69,8 @@ def _share(plan: Plan, entry: Entry) -> float:
 
 
 def _again(plan: Plan, entry: Entry, source: Source) -> float:
-    corrects = entry.ours and plan.target.info.recipe.n4
-    return _AGAIN if corrects and (source.kind == "real" or source.name in FROM_RAW) else 0.0
+    as_it_came = source.kind == "real" or source.name in FROM_RAW
+    return _AGAIN * entry.again if plan.target.info.recipe.n4 and as_it_came else 0.0
 
 
 def _missing(plan: Plan) -> int:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from blindharmony.errors import UsageError
 from blindharmony_benchmark.system import System
 from blindharmony_benchmark.systems.blind import Curve, CurveUnrefined, Group, GroupUnrefined, Latent, Published
+from blindharmony_benchmark.systems.chained import PooledPowerMatch, PowerMatch
 from blindharmony_benchmark.systems.classical import (
     BiasOnly,
     CorrectedMatch,
@@ -40,6 +41,7 @@ class Entry:
         paired: Whether it needs heads that were on both scanners: no real source here has them.
         made: The class; None where its module is looked up later.
         ours: Whether it is this package's own method.
+        again: How often it finds the bias field of a scan again.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Entry:
     paired: bool = False
     made: type[System] | None = None
     ours: bool = False
+    again: int = 0
 
     @property
     def learns(self) -> bool:
@@ -86,6 +89,8 @@ _ENTRIES = (
     Entry("match", 0.3, made=Match),
     Entry("n4-match", 0.3, made=CorrectedMatch),
     Entry("pooled-match", 0.3, made=PooledMatch),
+    Entry("n4-power-n4-match", 0.5, made=PowerMatch, again=1),
+    Entry("pooled-power-match", 0.5, made=PooledPowerMatch, again=1),
     Entry("nyul", 0.2, made=Nyul),
     Entry("z-score", 0.2, made=ZScore),
     Entry("white-stripe", 0.3, made=WhiteStripe),
@@ -96,10 +101,10 @@ _ENTRIES = (
     Entry("target-unet", 15.0, costly=True, trained=True),
     Entry("latent-published", 110.0, costly=True, made=Published),
     Entry("latent", 110.0, costly=True, made=Latent),
-    Entry("curve-unrefined", 3.0, made=CurveUnrefined, ours=True),
-    Entry("curve", 9.0, made=Curve, ours=True),
-    Entry("group-unrefined", 5.0, made=GroupUnrefined, ours=True),
-    Entry("group", 12.0, made=Group, ours=True),
+    Entry("curve-unrefined", 3.0, made=CurveUnrefined, ours=True, again=2),
+    Entry("curve", 9.0, made=Curve, ours=True, again=2),
+    Entry("group-unrefined", 5.0, made=GroupUnrefined, ours=True, again=2),
+    Entry("group", 12.0, made=Group, ours=True, again=2),
 )
 
 ENTRIES: Mapping[str, Entry] = MappingProxyType({e.name: e for e in _ENTRIES})
