@@ -1,7 +1,7 @@
 """A file system that fails once: at the k-th call below a folder, with an error of a kind, or with half a write.
 
-What Python code asks of the system passes through here, from ``open`` to ``rmdir`` and from ``read`` to ``fsync``;
-libraries that open files by themselves (the reader of target models) do not.
+What Python code asks of the system passes through here, from ``open`` to ``rmdir`` and from ``read`` to ``fsync``. What
+cannot fail for a disk's reasons (where a file stands, a second number of an open one) does not.
 """
 
 import builtins
@@ -14,7 +14,7 @@ from pathlib import Path
 
 KINDS = ("EIO", "ENOSPC", "EACCES", "short")
 _ONE_PATH = (
-    *("open", "stat", "lstat", "unlink", "remove", "mkdir", "rmdir", "scandir", "listdir", "readlink", "access"),
+    *("open", "stat", "lstat", "unlink", "remove", "mkdir", "rmdir", "listdir", "readlink", "access"),
     *("chmod", "utime", "truncate"),
 )
 _TWO_PATHS = ("replace", "rename", "link", "symlink")
@@ -125,6 +125,43 @@ class Faults:
 
             return call
 
+        class Entries:
+            """A folder that is listed: the system is asked when it begins, and once more whether that was all."""
+
+            def __init__(self, entries, path):
+                self.entries, self.path, self.begun = entries, path, False
+
+            def __iter__(self):
+                return self
+
+            def __next__(self):
+                if not self.begun:
+                    self.begun = True
+                    faults.call("readdir", self.path)
+                try:
+                    return next(self.entries)
+                except StopIteration:
+                    faults.call("readdir", self.path)
+                    raise
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                self.close()
+
+            def close(self):
+                self.entries.close()
+
+        def listed(real):
+            def call(path="."):
+                if not self.ours(path):
+                    return real(path)
+                self.call("scandir", path)
+                return Entries(real(path), path)
+
+            return call
+
         def two(name, real):
             def call(source, target, **how):
                 if self.ours(source) or self.ours(target):
@@ -154,6 +191,7 @@ class Faults:
             return real(handle, how)
 
         makers = {**dict.fromkeys(_ONE_PATH, one), **dict.fromkeys(_TWO_PATHS, two), **dict.fromkeys(_HANDLES, handled)}
+        makers["scandir"] = lambda _, real: listed(real)
         before = {name: getattr(os, name) for name in makers}
         self._real["io.open"], flock = io.open, fcntl.flock
         try:

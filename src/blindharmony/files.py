@@ -23,6 +23,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blindharmony.errors import FULL, DiskFullError, InputError, OutputError
 
@@ -286,6 +287,33 @@ def _whole(text: str) -> int:
     if not -_BEYOND <= value < _BEYOND:
         raise ValueError(f"{text[:20]} is too large")
     return value
+
+
+def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The arrays of a safetensors file and the words beside them.
+
+    It is read, not mapped into memory: a disk that fails behind a map ends the process.
+
+    Raises:
+        OSError: If the disk does not give it.
+        ValueError: If it is no such file, or not whole.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.numpy import save
+        >>> file = write_bytes(Path(tempfile.mkdtemp(), "a.safetensors"), save({"a": np.ones(2)}, {"b": "c"}))
+        >>> read_tensors(file)
+        ({'a': array([1., 1.])}, {'b': 'c'})
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    content = path.read_bytes()
+    try:
+        arrays = {name: array.copy() for name, array in load(content).items()}  # of bytes, they may not be written to
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    return arrays, parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
 
 
 _LOST = {errno.ENOSPC, errno.EDQUOT, errno.EIO}

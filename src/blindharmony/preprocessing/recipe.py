@@ -28,11 +28,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from blindharmony.errors import UsageError
-from blindharmony.files import write_bytes
+from blindharmony.files import read_tensors, write_bytes
 from blindharmony.io.volume import Volume
 from blindharmony.preprocessing.brain import BrainMask, ExtractBrain, check_grid, mask_on
 from blindharmony.preprocessing.registration import Register, Registration
@@ -520,13 +519,13 @@ def cached_results(path: Path, steps: Sequence[Step[Any]]) -> list[Any] | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, "np") as file:
-            plain: list[dict[str, Any]] = json.loads(file.metadata()["steps"])
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                index, name = key.split(".", 1)
-                plain[int(index)][name] = file.get_tensor(key)
+        arrays, words = read_tensors(path)
+        plain: list[dict[str, Any]] = json.loads(words["steps"])
+        for key, array in arrays.items():
+            index, name = key.split(".", 1)
+            plain[int(index)][name] = array
         return [step.result(**values) for step, values in zip(steps, plain, strict=True)]
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, IndexError):
+    except (OSError, KeyError, ValueError, TypeError, IndexError):
         return None
 
 

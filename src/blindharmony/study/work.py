@@ -8,7 +8,6 @@ to know. Each piece writes whole files or none and may be done twice without har
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from enum import StrEnum
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from blindharmony.errors import InputError, UsageError
-from blindharmony.files import mask_name, sidecar_name, write_bytes, write_sidecar
+from blindharmony.files import mask_name, read_tensors, sidecar_name, write_bytes, write_sidecar
 from blindharmony.io.bids import Scan
 from blindharmony.jobs.engine import Answer, FilePath, Message, Tell, Work
 from blindharmony.settings import HarmonizeSettings
@@ -474,18 +473,13 @@ def kept_summary(path: Path) -> ScanSummary:
         >>> kept_summary(keep_summary(Path(tempfile.mkdtemp(), "a.safetensors"), one)).surprise
         0.1
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     from blindharmony.harmonization.summary import ScanSummary
 
     try:
-        content = path.read_bytes()
-        arrays = load(content)
-        head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        surprise = float.fromhex(head["__metadata__"]["surprise"])
+        arrays, words = read_tensors(path)
+        surprise = float.fromhex(words["surprise"])
         return ScanSummary(arrays["quantiles"], arrays["whole"], arrays["person"], surprise)
-    except (OSError, SafetensorError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError):
         raise InputError("this scan summary is damaged", remedy="delete it and run again", path=path) from None
 
 
