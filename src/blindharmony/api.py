@@ -339,6 +339,7 @@ def harmonize(
                 settings,
                 scanner=curve,
                 fitted=prepared.scan.fitted(),
+                in_contrast=prepared.in_contrast,
                 progress=lambda done, of: say(done / of),
             )
         with stage("judging"):
@@ -494,6 +495,7 @@ def assess(
                     *(steps.harmonization, corrected.scan.data, corrected.scan.inside(), model, settings),
                     scanner=curve,
                     fitted=corrected.scan.fitted(),
+                    in_contrast=corrected.in_contrast,
                 )
                 evidence = gather_evidence(
                     *(corrected, prepared.scan.data, estimated.image, model),

@@ -115,6 +115,13 @@ class CurveSettings(SettingsGroup):
     dark_knots: int = Field(
         default=24, ge=2, le=10_000, description="Knots of that dark end; more of them change only the last digits."
     )
+    evidence: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="Error bars that a curve must be away from changing nothing before any of it is used; 0 always "
+        "uses all of it.",
+    )
     rounds: int = Field(
         default=8,
         ge=1,

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from blindharmony.errors import InputError, OutputError
+from blindharmony.harmonization.curve import ScannerRounds
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary
 from blindharmony.models.person import PersonModel
+from blindharmony.settings import HarmonizeSettings
 
 CURVES = {"gamma": lambda x: x**1.5, "log": lambda x: np.log1p(3 * x), "exp": np.expm1, "none": lambda x: x}
 
@@ -164,3 +166,59 @@ class TestFile:
             ScannerModel.load(path, target)
         with pytest.raises(InputError, match="cannot be read"):
             ScannerModel.load(tmp_path / "missing.json", target)
+
+
+@pytest.fixture
+def knowing(target):
+    """A target whose person model tells people apart, with a small error."""
+    curves, _ = people(target, 30, seed=5)
+    return replace(target, person=PersonModel(curves[:, ::64], curves, np.arange(30)))
+
+
+def change_of(model, scan):
+    """How far a model moves a scan, and the same for all of its curve."""
+    gained = model.gain(scan.whole.astype(np.float32), np.ones(1000, bool)) * scan.quantiles
+    return float(np.sqrt(np.mean((model.curve(gained.astype(np.float32)) - gained) ** 2)))
+
+
+def test_a_curve_that_may_be_all_error_changes_nothing(knowing):
+    ((curve,), whole) = people(knowing, 1)
+    error = float(np.sqrt(np.mean(knowing.person.deviation(np.zeros(1)) ** 2)))
+    wrong = curve * (1 + 0.5 * error / np.sqrt(np.mean(curve**2)) * np.cos(3 * np.linspace(0, np.pi, curve.size)))
+    scan = ScanSummary(curve, whole[0], wrong, 0.0)
+    whole_curve = fit_scanner([scan], knowing, whole=True)
+    assert 0 < change_of(whole_curve, scan) < error
+    assert change_of(fit_scanner([scan], knowing), scan) < 1e-6
+    always = HarmonizeSettings().updated(curve={"evidence": 0})
+    assert fit_scanner([scan], knowing, always).digest == whole_curve.digest
+
+
+def test_a_scanner_that_is_far_gets_nearly_all_of_its_curve(knowing):
+    curves, whole = people(knowing, 8)
+    for name in ("gamma", "log"):
+        scans = through(CURVES[name], curves, whole, curves)
+        part, everything = (change_of(fit_scanner(scans, knowing, whole=w), scans[0]) for w in (False, True))
+        error = float(np.sqrt(np.mean(knowing.person.deviation(np.zeros(8)) ** 2)))
+        assert everything > 2 * error
+        assert 1 - (error / (everything - error)) ** 2 < part / everything <= 1
+
+
+def test_more_scans_are_more_evidence(knowing):
+    curves, whole = people(knowing, 8)
+    near = lambda x: x**1.04  # noqa: E731
+    scans = through(near, curves, whole, curves)
+    shares = [
+        change_of(fit_scanner(scans[:n], knowing), scans[0])
+        / change_of(fit_scanner(scans[:n], knowing, whole=True), scans[0])
+        for n in (1, 8)
+    ]
+    assert 0 <= shares[0] < shares[1] < 1
+
+
+def test_what_is_left_after_an_earlier_curve_is_used_whole(knowing):
+    curves, whole = people(knowing, 4)
+    rounds = ScannerRounds(knowing).after(through(CURVES["gamma"], curves, whole, curves))
+    left = through(lambda x: x**1.01, curves, whole, curves)
+    both = rounds.after(left).model.rounds
+    assert both[1].digest == replace(fit_scanner(left, knowing, whole=True), scans=4).digest
+    assert change_of(both[1], left[0]) > 0

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.harmonization.intensity import Curve, CurveMap, Estimate, error_bar, lifting_curve, lifting_share, rms
+from blindharmony.harmonization.intensity import Curve, CurveMap, Estimate, error_bar, evident_share, lifting_curve, rms
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary, inside_only, summarize
 from blindharmony.models.target import Target
@@ -38,6 +38,7 @@ def harmonize_curve(
     scanner: ScannerModel | None = None,
     settings: HarmonizeSettings = HarmonizeSettings(),
     fitted: NDArray[np.bool_] | None = None,
+    whole: bool = False,
 ) -> Estimate:
     """Harmonize a scan by one intensity curve.
 
@@ -48,6 +49,8 @@ def harmonize_curve(
         scanner: Of the scanner that made the scan, if several of its scans were fitted together.
         settings: Numbers of the curve.
         fitted: Voxels that the curve is fitted to, without lesions; the whole brain if not given.
+        whole: Whether the scan is in the target's contrast by an earlier curve, so that all of this one, which is for
+            what is left, is used; otherwise it goes as far as there is evidence.
 
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
@@ -61,7 +64,7 @@ def harmonize_curve(
         "surprise": round(summary.surprise, 3),
     }
     if scanner is None:
-        gain, used = 1.0, fit_scanner([summary], target, settings)
+        gain, used = 1.0, fit_scanner([summary], target, settings, whole=whole)
     else:
         gain, used = scanner.gain(image, fitted), scanner
     curve = CurveMap(used.curve.x / gain, used.curve.y)
@@ -136,13 +139,13 @@ def bias_estimated_again(
     latest, total, share = prepared, None, 0.0
     for model in models:
         image, inside = latest.scan.data, latest.scan.fitted()
-        estimate = harmonize_curve(image, inside, target, scanner=model, settings=settings)
+        estimate = harmonize_curve(image, inside, target, scanner=model, settings=settings, whole=True)
         if not isinstance(estimate.intensity_map, CurveMap):
             break
         if total is None:
             change = rms((estimate.image - image)[inside])
             error = _usual_error(estimate, target)
-            share = model.lift if model else lifting_share(change, error, settings.bias_again)
+            share = model.lift if model else evident_share(change, error, settings.bias_again.sure)
             if share == 0:
                 break
         # A scan that is unlike the target's is no reason to believe in a parabola: its surprise is no part of this.
@@ -208,7 +211,8 @@ class ScannerRounds:
             return replace(self, model=fit_scanner(summaries, self.target, self.settings))
         if len(summaries) < min(2, self.model.scans):
             return replace(self, scans_lost=True)
-        return replace(self, model=self.model.with_round(fit_scanner(summaries, self.target, self.settings)))
+        last = fit_scanner(summaries, self.target, self.settings, whole=True)
+        return replace(self, model=self.model.with_round(last))
 
 
 def _composed(total: CurveMap | None, latest: Prepared, curve: CurveMap) -> Curve:

@@ -26,6 +26,16 @@ the ends of a curve do to it is more than what they do to the image. So the cont
 fitted where the brain's intensities are and going on straight beyond them
 (:class:`~blindharmony.settings.BiasAgainSettings`).
 
+**How far to go.** A scan that is in the target's contrast already needs no curve, and one that is fitted to it is only
+error. So a curve is used as far as there is evidence that it is more than that, the positive-part estimate of James and
+Stein towards changing nothing:
+
+.. math:: x_h = y + s\,\bigl(T(y) - y\bigr), \qquad s = \max\Bigl(0,\; 1 - \frac{e^2}{d^2}\Bigr)
+
+with the same :math:`d` and :math:`e`. For the target's own scans this halves the error of a scan alone; scanners that
+are far from the target lose next to nothing (docs/measured_folds.md). Source: James and Stein, Proc. 4th Berkeley Symp.
+1 (1961); Efron and Morris, JASA 68 (1973).
+
 **Error bar.** How far a curve may be off at each intensity, one standard deviation: how far the person model errs about
 people that taught it nothing (:meth:`~blindharmony.models.person.PersonModel.deviation`). More scans of a scanner make
 it smaller, but not by more than what errors have in common. A single voxel is off by more: tissues that another
@@ -183,14 +193,19 @@ def _with_dark_end(curve: CurveMap, settings: CurveSettings) -> CurveMap:
     return CurveMap(np.concatenate([[0], x[0] * down, x]), np.concatenate([[0], y[0] * down**power, y]))
 
 
-def lifting_share(distance: float, error: float, settings: BiasAgainSettings = BiasAgainSettings()) -> float:
-    """The share :math:`w`, in [0, 1).
+def evident_share(distance: float, error: float, errors: float) -> float:
+    """How much of a change is used, in [0, 1]: none of one that may be all error, and all but a little of a large one.
+
+    Args:
+        distance: Root mean square of the change.
+        error: Its usual error.
+        errors: How many of these it must exceed to be used at all.
 
     Example:
-        >>> lifting_share(0.1, 0.01), lifting_share(0.01, 0.01)
-        (0.96, 0.0)
+        >>> evident_share(0.1, 0.01, 2.0), evident_share(0.01, 0.01, 1.0), evident_share(0.01, 0.01, 0.0)
+        (0.96, 0.0, 1.0)
     """
-    return max(0.0, 1 - (settings.sure * error / max(distance, 1e-9)) ** 2)
+    return max(0.0, 1 - (errors * error / max(distance, 1e-9)) ** 2)
 
 
 def lifting_curve(

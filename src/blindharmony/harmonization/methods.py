@@ -37,12 +37,14 @@ class MethodOptions:
         scanner: What is left of the curve of the scanner that made the scan, if it is known.
         progress: Called with the steps done and the steps in all.
         fitted: Voxels that a fit may look at: the mask without lesions; the whole mask if None.
+        in_contrast: Whether an earlier curve has brought the scan into the target's contrast already.
     """
 
     settings: HarmonizeSettings = HarmonizeSettings()
     scanner: ScannerModel | None = None
     progress: Callable[[int, int], None] | None = None
     fitted: Mask | None = None
+    in_contrast: bool = False
 
 
 Harmonizer: TypeAlias = Callable[[Image, Mask, Target, MethodOptions], Estimate]
@@ -122,7 +124,8 @@ def method_named(name: str) -> HarmonizationMethod:
 @register_method("curve", about=ABOUT["curve"], target_contrast=True, refines=True, scanner=True, guarded=True)
 def _curve(image: Image, mask: Mask, target: Target, options: MethodOptions) -> Estimate:
     scanner, settings, fitted = options.scanner, options.settings, options.fitted
-    return harmonize_curve(image, mask, target, scanner=scanner, settings=settings, fitted=fitted)
+    whole = options.in_contrast
+    return harmonize_curve(image, mask, target, scanner=scanner, settings=settings, fitted=fitted, whole=whole)
 
 
 @register_method("match", about=ABOUT["match"])
@@ -154,16 +157,28 @@ def estimate(
     *,
     scanner: ScannerModel | None = None,
     fitted: Mask | None = None,
+    in_contrast: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Harmonize an image on the template grid, and take out noise and blur if the method lets the restorer do that.
+
+    Args:
+        method: What it is called, or the method itself.
+        image: Prepared, zero outside the mask.
+        mask: Brain.
+        target: Target model.
+        settings: All numbers.
+        scanner: What is left of the curve of the scanner that made the scan, if it is known.
+        fitted: Voxels that a fit may look at; the whole mask if not given.
+        in_contrast: Whether the scan was prepared in the target's contrast (:attr:`Prepared.in_contrast`).
+        progress: Called with the steps done and the steps in all.
 
     Raises:
         UsageError: If there is no such method, or the target lacks what it needs.
     """
     chosen = method_named(method) if isinstance(method, str) else method
     settings = settings.updated(method=chosen.name)
-    harmonized = chosen.harmonize(image, mask, target, MethodOptions(settings, scanner, progress, fitted))
+    harmonized = chosen.harmonize(image, mask, target, MethodOptions(settings, scanner, progress, fitted, in_contrast))
     if chosen.refines and settings.refine and target.restorer:
         return refined(harmonized, mask, target, device=settings.device, settings=settings.refinement)
     return harmonized

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from blindharmony.errors import ScannerError, UsageError
 from blindharmony.files import parse_json, read_text, write_text
-from blindharmony.harmonization.intensity import CurveMap, lifting_share, rms, smooth_curve
+from blindharmony.harmonization.intensity import CurveMap, evident_share, rms, smooth_curve
 from blindharmony.harmonization.summary import ScanSummary, whole_quantiles
 from blindharmony.models.target import Target
 from blindharmony.settings import CurveSettings, HarmonizeSettings
@@ -220,7 +220,11 @@ def _curve(content: Mapping[str, Any]) -> CurveMap:
 
 
 def fit_scanner(
-    scans: Sequence[ScanSummary], target: Target, settings: HarmonizeSettings = HarmonizeSettings()
+    scans: Sequence[ScanSummary],
+    target: Target,
+    settings: HarmonizeSettings = HarmonizeSettings(),
+    *,
+    whole: bool = False,
 ) -> ScannerModel:
     """The scanner model of scans that share a scanner; with one scan, that scan's own curve.
 
@@ -228,6 +232,8 @@ def fit_scanner(
         scans: Summaries of prepared scans, at least one.
         target: The target they are harmonized to.
         settings: Numbers of the curve, and of the trust in it for bias correction.
+        whole: Whether all of the curve is used whatever it changes, as what is left after another curve. Otherwise it
+            goes as far as there is evidence (:mod:`~blindharmony.harmonization.intensity`).
 
     Raises:
         UsageError: If there is none.
@@ -253,8 +259,11 @@ def fit_scanner(
         error = rms(target.quantiles.std(0)) * float(np.sqrt((weights**2).sum()))
     # The curve takes scans with their gain: from there to the target it is as far as it changes the contrast.
     change = rms(np.subtract(harmonized, sources))
-    share = lifting_share(change, error, settings.bias_again)
+    share = evident_share(change, error, settings.bias_again.sure)
     off = rms(np.subtract(harmonized, persons))
+    if usual is not None and not whole:
+        used = evident_share(change, usual, settings.curve.evidence)
+        curve = CurveMap(curve.x, curve.x + used * (curve.y - curve.x))
     return ScannerModel(curve, len(scans), target.digest, off, share)
 
 

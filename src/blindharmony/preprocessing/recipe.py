@@ -240,6 +240,11 @@ class Prepared:
         return self.result(BrainMask)
 
     @property
+    def in_contrast(self) -> bool:
+        """Whether a curve has put the scan into the target's contrast already, for its bias field to be found there."""
+        return self.optional(FirstGain) is not None
+
+    @property
     def bias_field(self) -> BiasField | None:
         """The bias field, None if the recipe has none taken out."""
         return self.optional(BiasField)

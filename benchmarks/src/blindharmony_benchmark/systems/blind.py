@@ -35,8 +35,9 @@ class Curve(System):
     def _one(
         self, scan: Picture, target: Target, scanner: ScannerModel | None, cache: Path | None = None
     ) -> NDArray[np.float32]:
-        image, left = _corrected(scan, target, scanner, cache)
-        return estimate("curve", image, scan.mask, target, HarmonizeSettings(refine=self.refine), scanner=left).image
+        image, left, lifted = _corrected(scan, target, scanner, cache)
+        settings = HarmonizeSettings(refine=self.refine)
+        return estimate("curve", image, scan.mask, target, settings, scanner=left, in_contrast=lifted).image
 
 
 class CurveUnrefined(Curve):
@@ -97,9 +98,10 @@ class Latent(Published):
 
 def _corrected(
     scan: Picture, target: Target, scanner: ScannerModel | None, cache: Path | None
-) -> tuple[NDArray[np.float32], ScannerModel | None]:
-    """The scan with its bias field found again, where there is a scan as it came, and what is left of the curve."""
+) -> tuple[NDArray[np.float32], ScannerModel | None, bool]:
+    """The scan with its bias field found again, where there is a scan as it came; what is left of the curve; whether
+    the scan is in the target's contrast by an earlier one."""
     if scan.prepared is None:
-        return scan.image, scanner
+        return scan.image, scanner, False
     prepared, remaining = in_target_contrast(scan.prepared, target, scanner, cache=cache)
-    return inside_of(prepared.scan), remaining
+    return inside_of(prepared.scan), remaining, prepared.in_contrast
