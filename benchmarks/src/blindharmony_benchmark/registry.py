@@ -10,7 +10,13 @@ from types import MappingProxyType
 from blindharmony.errors import UsageError
 from blindharmony_benchmark.system import System
 from blindharmony_benchmark.systems.blind import Curve, CurveUnrefined, Group, GroupUnrefined, Latent, Published
-from blindharmony_benchmark.systems.chained import PooledPowerMatch, PowerMatch
+from blindharmony_benchmark.systems.chained import (
+    CombatImages,
+    DenoisedMatch,
+    PooledPowerMatch,
+    PowerMatch,
+    SharpnessMatch,
+)
 from blindharmony_benchmark.systems.classical import (
     BiasOnly,
     CorrectedMatch,
@@ -91,6 +97,9 @@ _ENTRIES = (
     Entry("pooled-match", 0.3, made=PooledMatch),
     Entry("n4-power-n4-match", 0.5, made=PowerMatch, again=1),
     Entry("pooled-power-match", 0.5, made=PooledPowerMatch, again=1),
+    Entry("denoise-match", 12.0, made=DenoisedMatch),
+    Entry("sharp-match", 5.0, made=SharpnessMatch),
+    Entry("combat-images", 2.0, made=CombatImages),
     Entry("nyul", 0.2, made=Nyul),
     Entry("z-score", 0.2, made=ZScore),
     Entry("white-stripe", 0.3, made=WhiteStripe),

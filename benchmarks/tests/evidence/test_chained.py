@@ -1,20 +1,36 @@
 """Matching with one more step: each step does what it is for, and nothing where there is nothing to do."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
+from blindharmony.errors import UsageError
 from blindharmony.harmonization.summary import source_quantiles
 from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony.preprocessing.registration import load_template
 from blindharmony.preprocessing.steps import Scan
-from blindharmony.quality.metrics import psnr
+from blindharmony.quality.metrics import psnr, widths_mm
+from blindharmony.training.augmentation import inside_mean
 from blindharmony_benchmark.heads import inside_of, prepared_with
-from blindharmony_benchmark.system import Picture
-from blindharmony_benchmark.systems.chained import PooledPowerMatch, PowerMatch, exponent, to_the_power
+from blindharmony_benchmark.system import Material, Picture
+from blindharmony_benchmark.systems.chained import (
+    CombatImages,
+    DenoisedMatch,
+    PooledPowerMatch,
+    PowerMatch,
+    SharpnessMatch,
+    as_soft_as,
+    denoised,
+    exponent,
+    noise_level,
+    to_the_power,
+)
 from blindharmony_benchmark.systems.classical import CorrectedMatch
 from heads import smooth_field
 
@@ -50,3 +66,114 @@ def test_without_the_scan_as_it_came_a_power_changes_nothing(pictures, material)
     head = pictures[0]
     one, two = (s().harmonize([head], material)[0] for s in (PowerMatch, CorrectedMatch))
     assert np.abs(one - two)[head.mask].mean() < 1e-3
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Three small heads that taught a target of their size."""
+    heads = [texture(seed=k) for k in range(3)]
+    training = tuple(Picture(f"sub-{k}", x, mask, x) for k, (x, mask) in enumerate(heads))
+    levels = (np.arange(64) + 0.5) / 64
+    curve = np.mean([np.quantile(p.image[p.mask], levels) for p in training], 0)
+    target = SimpleNamespace(fit_region=heads[0][1], levels=levels, mean_curve=curve)
+    return Material(target, training, (), (), (), Path("nowhere"), 0.0)
+
+
+def taught(system, material):
+    made = system()
+    made.fit(material, lambda stage, share: None)
+    return made
+
+
+def texture(shape=(40, 36, 44), seed=0, width=1.5):
+    """A smooth random image in a ball, and the ball."""
+    grid = np.stack(np.meshgrid(*(np.linspace(-1.1, 1.1, n) for n in shape), indexing="ij"))
+    mask = (grid**2).sum(0) < 1
+    wave = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), width)
+    return np.where(mask, 1 + 0.3 * wave / wave.std(), 0).astype(np.float32), mask
+
+
+@pytest.mark.parametrize("factors", [(1.3, 1.0, 1.2), (0.85, 0.9, 1.0), (0.9, 1.3, 0.95)])
+def test_a_scan_gets_the_sharpness_that_is_wanted_along_each_axis(factors):
+    image, mask = texture()
+    before = widths_mm(image, mask)
+    found = as_soft_as(image, mask, before * factors)
+    assert widths_mm(found, mask) == pytest.approx(before * factors, rel=0.03)
+    assert not found[~mask].any()
+
+
+def test_a_blurred_scan_is_sharpened_and_a_sharp_one_is_not(small):
+    system, head = taught(SharpnessMatch, small), small.training[0]
+    assert system.widths == pytest.approx(np.mean([widths_mm(p.image, p.mask) for p in small.training], 0), rel=0.01)
+    soft = replace(head, image=inside_mean(head.image, head.mask, lambda x: ndimage.gaussian_filter(x, 0.8)))
+    (match, worse), (sharp, better) = (s.harmonize([head, soft], small) for s in (CorrectedMatch(), system))
+    assert psnr(match, sharp, head.mask) > 35
+    assert psnr(match, better, head.mask) > psnr(match, worse, head.mask) + 3
+
+
+def test_noise_is_measured_and_taken_out_of_a_noisy_scan():
+    image, mask = texture(width=4)
+    noisy = np.where(mask, image + np.random.default_rng(1).normal(0, 0.1, image.shape), 0).astype(np.float32)
+    assert noise_level(image, mask) < 0.02
+    assert noise_level(noisy, mask) == pytest.approx(0.1, rel=0.1)
+    found = denoised(noisy, mask, 0.1)
+    assert not found[~mask].any()
+    assert psnr(image, found, mask) > psnr(image, noisy, mask) + 3
+
+
+def test_only_a_scan_that_is_noisier_than_the_target_is_denoised(small, monkeypatch):
+    system, head = taught(DenoisedMatch, small), min(small.training, key=lambda p: noise_level(p.image, p.mask))
+    noise = np.random.default_rng(1).normal(0, 0.1, head.image.shape)
+    noisy = replace(head, image=np.where(head.mask, head.image + noise, 0).astype(np.float32))
+    (match, worse), (same, better) = (s.harmonize([head, noisy], small) for s in (CorrectedMatch(), system))
+    assert np.array_equal(match, same)
+    assert psnr(match, better, head.mask) > psnr(match, worse, head.mask) + 1
+
+
+def test_without_scikit_image_it_says_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "skimage.restoration", None)
+    with pytest.raises(UsageError, match="pip install scikit-image"):
+        denoised(*texture(), 0.1)
+
+
+def test_combat_of_images_takes_out_what_the_scanner_does_to_a_place(small):
+    base, mask = texture(seed=9)
+
+    def people(seeds, place):
+        noise = (np.random.default_rng(k).normal(0, 0.05, mask.shape) for k in seeds)
+        images = [np.where(mask, np.maximum(base + n + place, 0), 0).astype(np.float32) for n in noise]
+        return tuple(Picture(f"sub-{k}", x, mask, x) for k, x in zip(seeds, images, strict=True))
+
+    material = replace(small, training=people(range(6), 0))
+    place = 0.15 * smooth_field(mask.shape, np.random.default_rng(0))
+    scans, truths = people(range(6, 10), place), people(range(6, 10), 0)
+    matched = CorrectedMatch().harmonize(scans, material)
+    found = taught(CombatImages, material).harmonize(scans, material)
+    before, after = (
+        np.mean([psnr(t.image, x, mask) for t, x in zip(truths, m, strict=True)]) for m in (matched, found)
+    )
+    assert after > before + 3
+    assert all(not x[~mask].any() for x in found)
+
+
+LOOKING = [DenoisedMatch, SharpnessMatch, CombatImages]
+
+
+@pytest.mark.parametrize("system", LOOKING)
+def test_images_have_the_right_form(system, small):
+    rng = np.random.default_rng(0)
+    noisy = [np.where(p.mask, np.abs(p.image + rng.normal(0, 0.1, p.mask.shape)), 0) for p in small.training]
+    scans = [replace(p, image=x.astype(np.float32)) for p, x in zip(small.training[:2], noisy, strict=False)]
+    found = taught(system, small).harmonize(scans, small)
+    for scan, x in zip(scans, found, strict=True):
+        assert x.dtype == np.float32
+        assert x.shape == scan.mask.shape
+        assert np.isfinite(x).all()
+        assert not x[~scan.mask].any()
+        assert (x >= 0).all()
+
+
+@pytest.mark.parametrize("system", LOOKING)
+def test_without_training_scans_it_says_so(system, small):
+    with pytest.raises(UsageError, match="leave"):
+        taught(system, replace(small, training=()))

@@ -26,7 +26,9 @@ from blindharmony_benchmark.systems.classical import (
     white_stripe,
 )
 
-CHEAP = [e.name for e in ENTRIES.values() if not e.costly and e.name not in ("spectrum", "curve", "group")]
+# The others have small heads of their own.
+ELSEWHERE = ("spectrum", "denoise-match", "sharp-match", "combat-images", "curve", "group")
+CHEAP = [e.name for e in ENTRIES.values() if not e.costly and e.name not in ELSEWHERE]
 RANKS = [Match, CorrectedMatch, MatchWhole, PooledMatch, CurveUnrefined]
 
 

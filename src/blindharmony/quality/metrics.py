@@ -5,7 +5,7 @@
   :func:`local_spearman` is how far the order of intensities stayed (higher is better).
 - How far two intensity distributions are from each other: :func:`wasserstein` (lower is nearer).
 - Contrast between gray and white matter, from intensities alone: :func:`tissue_contrast`, :func:`tissue_medians`.
-- How soft an image is: :func:`smoothness_mm` (more is softer).
+- How soft an image is: :func:`smoothness_mm` (more is softer), along each axis :func:`widths_mm`.
 """
 
 from __future__ import annotations
@@ -245,12 +245,31 @@ def wasserstein(a: Quantiles, b: Quantiles, levels: Quantiles | None = None) -> 
 
 
 def smoothness_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: float = 1.0) -> float:
-    r"""Full width at half maximum of the Gaussian that would make noise as smooth as the image, mean of three axes.
+    """How soft an image is: the geometric mean of :func:`widths_mm` over its axes, higher is softer.
+
+    Args:
+        x: Shape ``(X, Y, Z)``.
+        mask: Brain, same shape.
+        spacing_mm: Edge of a voxel.
+
+    Returns:
+        NaN if the image is constant or no smoother than noise along an axis.
+
+    Example:
+        >>> noise = np.random.default_rng(0).normal(size=(40, 40, 40))
+        >>> round(smoothness_mm(ndimage.gaussian_filter(noise, 2.0), noise < np.inf), 1)
+        4.8
+    """
+    return float(np.exp(np.mean(np.log(widths_mm(x, mask, spacing_mm)))))
+
+
+def widths_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: float = 1.0) -> NDArray[np.float64]:
+    r"""Full width at half maximum, along each axis, of the Gaussian that would make noise as smooth as the image.
 
     .. math:: \mathrm{FWHM}_a = \Delta \sqrt{\frac{-2 \ln 2}{\ln\bigl(1 - \operatorname{var}(\partial_a x) / 2
               \operatorname{var}(x)\bigr)}}
 
-    The mean is geometric. Anatomy counts too, so the number serves to compare heads that were prepared alike.
+    Anatomy counts too, so the numbers serve to compare heads that were prepared alike.
 
     Args:
         x: Shape ``(X, Y, Z)``.
@@ -258,24 +277,24 @@ def smoothness_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: float = 1.0) ->
         spacing_mm: Edge of a voxel.
 
     Returns:
-        NaN if the image is constant or no smoother than noise.
+        Shape ``(3,)``; NaN for an axis along which the image is constant or no smoother than noise.
 
     Source: Forman et al. 1995, MRM 33, 636-647 (as AFNI's ``3dFWHMx``).
 
     Example:
         >>> noise = np.random.default_rng(0).normal(size=(40, 40, 40))
-        >>> round(smoothness_mm(ndimage.gaussian_filter(noise, 2.0), noise < np.inf), 1)
-        4.8
+        >>> soft = ndimage.gaussian_filter(noise, (1.0, 2.0, 2.0))
+        >>> widths_mm(soft, noise < np.inf).round(1).tolist()
+        [2.4, 4.8, 4.9]
     """
-    variance, widths = float(x[mask].var(dtype=np.float64)), []
+    variance, widths = float(x[mask].var(dtype=np.float64)), np.full(3, np.nan)
     for axis in range(3):
         along, inside = np.moveaxis(x, axis, 0), np.moveaxis(mask, axis, 0)
         difference = (along[1:] - along[:-1])[inside[1:] & inside[:-1]]
         kept = 1 - float(difference.var(dtype=np.float64)) / (2 * variance) if variance and difference.size else 1.0
-        if not 0 < kept < 1:
-            return float("nan")
-        widths.append(spacing_mm * np.sqrt(-2 * np.log(2) / np.log(kept)))
-    return float(np.exp(np.mean(np.log(widths))))
+        if 0 < kept < 1:
+            widths[axis] = spacing_mm * np.sqrt(-2 * np.log(2) / np.log(kept))
+    return widths
 
 
 Values = NDArray[np.floating[Any]]
