@@ -26,10 +26,10 @@ from blindharmony_benchmark.systems.classical import (
     Nothing,
     Nyul,
     PooledMatch,
-    Spectrum,
     WhiteStripe,
     ZScore,
 )
+from blindharmony_benchmark.systems.spectra import FourierAdaptation, Spectrum
 
 #: Module with ``SYSTEMS``, the classes of all trained systems, and what has to be installed for it.
 _NETWORKS, _EXTRA = "blindharmony_benchmark.networks", "pip install monai"
@@ -103,7 +103,8 @@ _ENTRIES = (
     Entry("nyul", 0.2, made=Nyul),
     Entry("z-score", 0.2, made=ZScore),
     Entry("white-stripe", 0.3, made=WhiteStripe),
-    Entry("spectrum", 1.0, made=Spectrum),
+    Entry("spectrum", 0.5, made=Spectrum),
+    Entry("fourier-adaptation", 1.0, made=FourierAdaptation),
     Entry("deepharmony", 15.0, costly=True, trained=True, paired=True),
     Entry("cyclegan", 15.0, costly=True, trained=True),
     Entry("style-gan", 15.0, costly=True, trained=True),

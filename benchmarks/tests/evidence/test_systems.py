@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import fft
 
 from blindharmony.errors import BlindHarmonyError
 from blindharmony.quality.metrics import psnr
@@ -15,19 +16,17 @@ from blindharmony_benchmark.systems.classical import (
     Match,
     MatchWhole,
     PooledMatch,
-    Spectrum,
     WhiteStripe,
     ZScore,
-    amplitude,
     last_peak,
     moments,
-    spectrum_swap,
     target_values,
     white_stripe,
 )
+from blindharmony_benchmark.systems.spectra import FourierAdaptation, amplitude, amplitude_swap, cosine_swap
 
 # The others have small heads of their own.
-ELSEWHERE = ("spectrum", "denoise-match", "sharp-match", "combat-images", "curve", "group")
+ELSEWHERE = ("fourier-adaptation", "denoise-match", "sharp-match", "combat-images", "curve", "group")
 CHEAP = [e.name for e in ENTRIES.values() if not e.costly and e.name not in ELSEWHERE]
 RANKS = [Match, CorrectedMatch, MatchWhole, PooledMatch, CurveUnrefined]
 
@@ -99,7 +98,7 @@ def test_the_last_peak_is_white_matter_not_the_tail():
 def test_a_swapped_spectrum_keeps_every_phase():
     rng = np.random.default_rng(0)
     image, other = rng.uniform(size=(2, 12, 10, 8)).astype(np.float32)
-    out = np.fft.rfftn(spectrum_swap(image, amplitude(other), 0.2))
+    out = np.fft.rfftn(amplitude_swap(image, amplitude(other), 0.2))
     before = np.fft.rfftn(image)
     # What is real has no free phase but its sign.
     assert np.abs(np.angle(out / before)).max() < 1e-3
@@ -107,18 +106,30 @@ def test_a_swapped_spectrum_keeps_every_phase():
     assert np.abs(out)[5, 4, 3] == pytest.approx(np.abs(before)[5, 4, 3], rel=1e-3)
 
 
+def test_of_each_slice_only_the_first_cosine_coefficients_are_the_references():
+    rng = np.random.default_rng(0)
+    image, other = rng.uniform(size=(2, 12, 10, 8)).astype(np.float32)
+    found = cosine_swap(image, other)
+    for k in range(8):
+        before, wanted, after = (fft.dctn(x[:, :, k], norm="ortho") for x in (image, other, found))
+        assert np.allclose(after[:3, :3], wanted[:3, :3], atol=1e-5)
+        kept = np.ones(after.shape, bool)
+        kept[:3, :3] = False
+        assert np.allclose(after[kept], before[kept], atol=1e-5)
+
+
 @given(seed=st.integers(0, 99), beta=st.floats(0, 0.5))
 def test_a_scans_own_spectrum_changes_nothing(seed, beta):
     image = np.random.default_rng(seed).uniform(size=(8, 9, 10)).astype(np.float32)
-    assert np.allclose(spectrum_swap(image, amplitude(image), beta), image, atol=1e-5)
+    assert np.allclose(amplitude_swap(image, amplitude(image), beta), image, atol=1e-5)
 
 
 def test_the_window_is_tuned_once(pictures, material, monkeypatch):
     calls = []
-    monkeypatch.setattr("blindharmony_benchmark.systems.classical.BETAS", (0.0, 0.02))
-    monkeypatch.setattr("blindharmony_benchmark.systems.classical._TAUGHT_BY", ("gamma1.5",))
+    monkeypatch.setattr("blindharmony_benchmark.systems.spectra.BETAS", (0.0, 0.02))
+    monkeypatch.setattr("blindharmony_benchmark.systems.spectra._TAUGHT_BY", ("gamma1.5",))
     for _ in range(2):
-        system = Spectrum()
+        system = FourierAdaptation()
         system.fit(material, lambda stage, share: calls.append(stage))
         assert system.beta in (0.0, 0.02)
     assert len(calls) == 1
