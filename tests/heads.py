@@ -163,3 +163,13 @@ def scans(draw, smallest: int = 2, largest: int = 9) -> Scan:
     mask = rng.uniform(size=shape) < draw(st.floats(0.1, 1.0))
     mask[-1, -1, -1] = True
     return Scan(data, draw(affines()), mask)
+
+
+def texture(
+    shape: tuple[int, int, int] = (40, 36, 44), seed: int = 0, width: float = 1.5
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A smooth random image in a ball, and the ball."""
+    grid = np.stack(np.meshgrid(*(np.linspace(-1.1, 1.1, n) for n in shape), indexing="ij"))
+    mask = (grid**2).sum(0) < 1
+    wave = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), width)
+    return np.where(mask, np.exp(0.3 * wave / wave.std()), 0).astype(np.float32), mask

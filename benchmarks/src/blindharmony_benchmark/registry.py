@@ -20,6 +20,7 @@ from blindharmony_benchmark.systems.chained import (
 from blindharmony_benchmark.systems.classical import (
     BiasOnly,
     CorrectedMatch,
+    ItkMatch,
     Match,
     MatchWhole,
     MinMax,
@@ -30,6 +31,7 @@ from blindharmony_benchmark.systems.classical import (
     ZScore,
 )
 from blindharmony_benchmark.systems.spectra import FourierAdaptation, Spectrum
+from blindharmony_benchmark.systems.tissues import Ravel, TissueMean, TissueMeans
 
 #: Module with ``SYSTEMS``, the classes of all trained systems, and what has to be installed for it.
 _NETWORKS, _EXTRA = "blindharmony_benchmark.networks", "pip install monai"
@@ -95,6 +97,7 @@ _ENTRIES = (
     Entry("match", 0.3, made=Match),
     Entry("n4-match", 0.3, made=CorrectedMatch),
     Entry("pooled-match", 0.3, made=PooledMatch),
+    Entry("itk-match", 1.0, made=ItkMatch),
     Entry("n4-power-n4-match", 0.5, made=PowerMatch, again=1),
     Entry("pooled-power-match", 0.5, made=PooledPowerMatch, again=1),
     Entry("denoise-match", 12.0, made=DenoisedMatch),
@@ -103,6 +106,9 @@ _ENTRIES = (
     Entry("nyul", 0.2, made=Nyul),
     Entry("z-score", 0.2, made=ZScore),
     Entry("white-stripe", 0.3, made=WhiteStripe),
+    Entry("fcm", 0.5, made=TissueMean),
+    Entry("lsq", 0.5, made=TissueMeans),
+    Entry("ravel", 2.0, made=Ravel),
     Entry("spectrum", 0.5, made=Spectrum),
     Entry("fourier-adaptation", 1.0, made=FourierAdaptation),
     Entry("deepharmony", 15.0, costly=True, trained=True, paired=True),

@@ -1,6 +1,7 @@
 """Heads on the template grid, and a study whose scans are prepared already: nothing here takes minutes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,7 @@ from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony.preprocessing.registration import load_template
 from blindharmony_benchmark.heads import Files
 from blindharmony_benchmark.system import Material, Picture
-from heads import smooth_field
+from heads import smooth_field, texture
 
 RECIPE = PrepRecipe(n4=False)
 
@@ -73,3 +74,14 @@ def _store(root: Path, name: str, subject: str, head: Picture, index: int) -> No
     save_file(
         {k: np.ascontiguousarray(v) for k, v in content.items()}, root / "heads" / f"{name}_{subject}_{key}.safetensors"
     )
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Three small heads that taught a target of their size."""
+    heads = [texture(seed=k) for k in range(3)]
+    training = tuple(Picture(f"sub-{k}", x, mask, x) for k, (x, mask) in enumerate(heads))
+    levels = (np.arange(64) + 0.5) / 64
+    curve = np.mean([np.quantile(p.image[p.mask], levels) for p in training], 0)
+    target = SimpleNamespace(fit_region=heads[0][1], levels=levels, mean_curve=curve)
+    return Material(target, training, (), (), (), Path("nowhere"), 0.0)

@@ -1,8 +1,6 @@
 """Matching with one more step: each step does what it is for, and nothing where there is nothing to do."""
 
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from blindharmony.preprocessing.steps import Scan
 from blindharmony.quality.metrics import psnr, widths_mm
 from blindharmony.training.augmentation import inside_mean
 from blindharmony_benchmark.heads import inside_of, prepared_with
-from blindharmony_benchmark.system import Material, Picture
+from blindharmony_benchmark.system import Picture
 from blindharmony_benchmark.systems.chained import (
     CombatImages,
     DenoisedMatch,
@@ -31,8 +29,9 @@ from blindharmony_benchmark.systems.chained import (
     noise_level,
     to_the_power,
 )
-from blindharmony_benchmark.systems.classical import CorrectedMatch
-from heads import smooth_field
+from blindharmony_benchmark.systems.classical import CorrectedMatch, ItkMatch
+from blindharmony_benchmark.systems.tissues import Ravel
+from heads import smooth_field, texture
 
 
 @settings(max_examples=10)
@@ -68,29 +67,10 @@ def test_without_the_scan_as_it_came_a_power_changes_nothing(pictures, material)
     assert np.abs(one - two)[head.mask].mean() < 1e-3
 
 
-@pytest.fixture(scope="module")
-def small():
-    """Three small heads that taught a target of their size."""
-    heads = [texture(seed=k) for k in range(3)]
-    training = tuple(Picture(f"sub-{k}", x, mask, x) for k, (x, mask) in enumerate(heads))
-    levels = (np.arange(64) + 0.5) / 64
-    curve = np.mean([np.quantile(p.image[p.mask], levels) for p in training], 0)
-    target = SimpleNamespace(fit_region=heads[0][1], levels=levels, mean_curve=curve)
-    return Material(target, training, (), (), (), Path("nowhere"), 0.0)
-
-
 def taught(system, material):
     made = system()
     made.fit(material, lambda stage, share: None)
     return made
-
-
-def texture(shape=(40, 36, 44), seed=0, width=1.5):
-    """A smooth random image in a ball, and the ball."""
-    grid = np.stack(np.meshgrid(*(np.linspace(-1.1, 1.1, n) for n in shape), indexing="ij"))
-    mask = (grid**2).sum(0) < 1
-    wave = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), width)
-    return np.where(mask, 1 + 0.3 * wave / wave.std(), 0).astype(np.float32), mask
 
 
 @pytest.mark.parametrize("factors", [(1.3, 1.0, 1.2), (0.85, 0.9, 1.0), (0.9, 1.3, 0.95)])
@@ -156,7 +136,7 @@ def test_combat_of_images_takes_out_what_the_scanner_does_to_a_place(small):
     assert all(not x[~mask].any() for x in found)
 
 
-LOOKING = [DenoisedMatch, SharpnessMatch, CombatImages]
+LOOKING = [DenoisedMatch, SharpnessMatch, CombatImages, ItkMatch, Ravel]
 
 
 @pytest.mark.parametrize("system", LOOKING)

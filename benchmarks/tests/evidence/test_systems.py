@@ -26,7 +26,18 @@ from blindharmony_benchmark.systems.classical import (
 from blindharmony_benchmark.systems.spectra import FourierAdaptation, amplitude, amplitude_swap, cosine_swap
 
 # The others have small heads of their own.
-ELSEWHERE = ("fourier-adaptation", "denoise-match", "sharp-match", "combat-images", "curve", "group")
+ELSEWHERE = (
+    "fcm",
+    "lsq",
+    "fourier-adaptation",
+    "denoise-match",
+    "sharp-match",
+    "combat-images",
+    "ravel",
+    "itk-match",
+    "curve",
+    "group",
+)
 CHEAP = [e.name for e in ENTRIES.values() if not e.costly and e.name not in ELSEWHERE]
 RANKS = [Match, CorrectedMatch, MatchWhole, PooledMatch, CurveUnrefined]
 

@@ -33,7 +33,7 @@ from blindharmony.training.augmentation import inside_mean
 from blindharmony_benchmark.combat import combat
 from blindharmony_benchmark.heads import inside_of
 from blindharmony_benchmark.system import Material, Picture, Say, Sees, System
-from blindharmony_benchmark.systems.classical import pooled
+from blindharmony_benchmark.systems.classical import Taught, pooled
 
 _RANKS, _EXPONENTS = (0.02, 0.98), (0.2, 5.0)
 
@@ -149,29 +149,6 @@ def denoised(image: Image, mask: Mask, level: float) -> Image:
     out = np.zeros_like(image)
     out[box] = means(np.where(mask, image, 0)[box], h=_ALIKE * level, sigma=level, **words)
     return np.where(mask, out, 0).astype(np.float32)
-
-
-class Taught(System):
-    """A system that measures the target's training scans before it sees a scan."""
-
-    sees: ClassVar[Sees] = "target scans"
-
-    def __init__(self) -> None:
-        self.training: tuple[Picture, ...] = ()
-
-    def fit(self, material: Material, say: Say) -> None:
-        """Look at the training scans.
-
-        Raises:
-            UsageError: If there are none.
-        """
-        if not material.training:
-            raise UsageError("there are no target scans to learn from", remedy=f"leave {self.name} out")
-        self.training = material.training
-        self.look(say)
-
-    def look(self, say: Say) -> None:
-        """What is measured of them."""
 
 
 class DenoisedMatch(Taught):

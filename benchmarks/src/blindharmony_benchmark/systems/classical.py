@@ -2,7 +2,7 @@
 
 - What costs nothing: one gain (:class:`Nothing`), the bias field alone (:class:`BiasOnly`), the range of intensities
   (:class:`MinMax`).
-- Histogram matching: with the mask and without, before N4 and after, one by one and pooled.
+- Histogram matching: with the mask and without, before N4 and after, one by one and pooled, and as ITK does it.
 - Normalisation by landmarks and moments (:class:`Nyul`, :class:`ZScore`, :class:`WhiteStripe`), mapped back to the
   target's unit through the pooled target's own.
 """
@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+import SimpleITK
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from blindharmony.errors import UsageError
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.summary import harmonize_match, source_quantiles
 from blindharmony.models.target import Target
@@ -152,6 +154,55 @@ class PooledMatch(System):
     def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
         """Rank by rank of the mean scan."""
         return pooled([s.image for s in scans], [s.mask for s in scans], material.target)
+
+
+class Taught(System):
+    """A system that measures the target's training scans before it sees a scan."""
+
+    sees: ClassVar[Sees] = "target scans"
+
+    def __init__(self) -> None:
+        self.training: tuple[Picture, ...] = ()
+
+    def fit(self, material: Material, say: Say) -> None:
+        """Look at the training scans.
+
+        Raises:
+            UsageError: If there are none.
+        """
+        if not material.training:
+            raise UsageError("there are no target scans to learn from", remedy=f"leave {self.name} out")
+        self.training = material.training
+        self.look(say)
+
+    def look(self, say: Say) -> None:
+        """What is measured of them."""
+
+
+# As ANTs sets the filter where it matches histograms of images (ImageMath, antspyx).
+_ITK_BINS, _ITK_POINTS = 255, 64
+
+
+class ItkMatch(Taught):
+    """N4, then ITK's histogram matching filter as ANTs calls it: 255 bins, 64 points, background and all.
+
+    The reference is one scan, as the filter wants it: the training scan whose quantiles are nearest to the mean curve.
+
+    Source: Nyúl, Udupa & Zhang 2000; ``HistogramMatchingImageFilter`` of ITK.
+    """
+
+    name: ClassVar[str] = "itk-match"
+
+    def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
+        """Scan by scan."""
+        target = material.target
+        away = [np.abs(source_quantiles(p.image, p.mask, target)[0] - target.mean_curve).mean() for p in self.training]
+        reference = SimpleITK.GetImageFromArray(self.training[int(np.argmin(away))].image)
+        matched = (
+            SimpleITK.HistogramMatching(SimpleITK.GetImageFromArray(s.image), reference, _ITK_BINS, _ITK_POINTS, False)
+            for s in scans
+        )
+        return [inside(s, SimpleITK.GetArrayFromImage(x)) for s, x in zip(scans, matched, strict=True)]
 
 
 _LANDMARKS = np.array([0.01, *np.arange(0.1, 1.0, 0.1), 0.99])
