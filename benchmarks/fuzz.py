@@ -78,7 +78,7 @@ def trees(arguments: argparse.Namespace) -> int:
             layout = grown(root, seed)
             words = words_for(root, out, target, seed)
             start = time.process_time()
-            code, *broken = broken_law(root, out, words, 3 * SECONDS)
+            code, *broken = broken_law(root, out, words, seed, 3 * SECONDS)
             worst = max(worst, time.process_time() - start)
             codes.setdefault(words[0], Counter())[code] += 1
             layouts[layout] += 1

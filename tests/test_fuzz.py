@@ -32,7 +32,7 @@ def test_whole_data_sets_are_done_or_refused_file_by_file(tmp_path, tiny_target_
                 shutil.rmtree(old, ignore_errors=True)
             grown(root, seed)
             words = words_for(root, out, tiny_target_file, seed)
-            code, *broken = broken_law(root, out, words)
+            code, *broken = broken_law(root, out, words, seed)
             assert not broken, (seed, words, broken)
             met.add((words[0], code))
     assert {verb for verb, _ in met} == set(COMMANDS)

@@ -3,7 +3,8 @@
 A tree is a folder of images, a BIDS data set, FreeSurfer subjects or DICOM, with things in it that do not belong there:
 pipes, devices, links in circles, empty and damaged files, tables in odd letters, other formats, earlier results. The
 law: a command ends in time with an exit code that is documented, says why if it is not 0, shows no traceback, leaves
-its input as it was, and every image is done or named with a reason.
+its input as it was, and every image is done or named with a reason. To ``serve`` they are dropped on its page
+(``visitor.py``).
 """
 
 import gzip
@@ -12,7 +13,7 @@ import json
 import os
 import re
 import signal
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from functools import cache, lru_cache
 from pathlib import Path
 from unittest import mock
@@ -24,8 +25,9 @@ import blindharmony.models.file
 import good_files
 from blindharmony.errors import PreprocessingError, one_line
 from readers import Late, damaged
+from visitor import earlier_jobs, visited
 
-COMMANDS = ("harmonize", "bids", "assess", "train", "view")
+COMMANDS = ("harmonize", "bids", "assess", "train", "view", "serve")
 LAYOUTS = ("plain", "bids", "freesurfer", "dicom", "mixed")
 _CODES = {0, 1, 2, 66}
 _IMAGES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
@@ -196,6 +198,11 @@ def words_for(root: Path, out: Path, target: Path, seed: int) -> list[str]:
     scans = [str(root)] if rng.random() < 0.75 else [one] if rng.random() < 0.5 else [one, str(root)]
     if verb == "view":
         return ["view", one, "--out", str(out / "page.html"), *(["--scan", one] if rng.random() < 0.6 else [])]
+    if verb == "serve":
+        folder = root if rng.random() < 0.1 else out / "page"
+        if folder != root and rng.random() < 0.4:
+            earlier_jobs(folder, rng)
+        return ["serve", "--folder", str(folder), "--port", "0", *(["--target", one] if rng.random() < 0.1 else [])]
     if verb == "bids":
         words = ["bids", str(root), str(out), "participant", "--n-procs", "0", "--json", "--target", str(target)]
         words += ["--skip-bids-validation"]
@@ -224,10 +231,11 @@ def _state(root):
     }
 
 
-def broken_law(root: Path, out: Path, words: list[str], seconds: int = 20) -> list[str]:
+def broken_law(root: Path, out: Path, words: list[str], seed: int, seconds: int = 20) -> list[str]:
     """Run a command on a tree: what the law is broken by, with the exit code before it."""
     before, broken = _state(root), []
     said, err = io.StringIO(), io.StringIO()
+    visit = visited(root, said.getvalue, seed) if words[0] == "serve" else nullcontext()
 
     def late(*_):
         raise Late
@@ -235,7 +243,7 @@ def broken_law(root: Path, out: Path, words: list[str], seconds: int = 20) -> li
     signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
     try:
-        with redirect_stdout(said), redirect_stderr(err):
+        with visit as visitor, redirect_stdout(said), redirect_stderr(err):
             code = command.main(words)
     except SystemExit as end:
         code = end.code
@@ -246,6 +254,10 @@ def broken_law(root: Path, out: Path, words: list[str], seconds: int = 20) -> li
     finally:
         signal.alarm(0)
     text = err.getvalue()
+    if visitor:
+        broken += visitor.broken
+        if visitor.came and not text.splitlines()[-1].startswith("stopped"):
+            broken.append(f"no last line: {text.splitlines()[-1:]}")
     if code not in _CODES:
         broken.append(f"exit code {code}: {text.strip().splitlines()[-1:]}")
     if "Traceback" in text or "internal error" in text:

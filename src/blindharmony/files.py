@@ -289,6 +289,22 @@ def _whole(text: str) -> int:
     return value
 
 
+def bytes_there(path: Path) -> bytes | None:
+    """A file's bytes, None if there is none; a pipe or a device, which would be waited for, is none.
+
+    Raises:
+        OSError: If the disk does not give them.
+
+    Example:
+        >>> bytes_there(Path("/dev/null")) is None
+        True
+    """
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except FileNotFoundError:
+        return None
+
+
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of a safetensors file and the words beside them.
 

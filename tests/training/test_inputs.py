@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import shlex
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def test_the_mask_that_is_given_is_used_and_remembered(tmp_path, whole_head):
     assert len(list(tmp_path.glob("*.safetensors"))) == 2, "kept by what made its mask"
     with pytest.raises(InputError, match=r"scan\.nii\.gz: the mask has"):
         prepare_heads([scan], plain, tmp_path, lambda *stage: None, masks={scan: wrong})
+
+
+@pytest.mark.parametrize("role", ["scan", "mask"])
+def test_a_pipe_among_the_scans_or_masks_is_not_waited_for(role, tmp_path, whole_head):
+    os.mkfifo(tmp_path / "pipe.nii")
+    nib.save(nib.Nifti1Image(whole_head.data, whole_head.affine), tmp_path / "a.nii")
+    scan, mask = (tmp_path / "pipe.nii", None) if role == "scan" else (tmp_path / "a.nii", tmp_path / "pipe.nii")
+    with pytest.raises(InputError, match=r"pipe\.nii: this is no regular file"):
+        prepare_head(scan, PrepRecipe(), tmp_path, mask=mask)
 
 
 def test_two_trainings_of_one_model_do_not_meet(tmp_path):

@@ -78,6 +78,8 @@ def choices(files: Sequence[str] = ()) -> tuple[Choice, ...]:
 
 
 def _choice(path: Path, included: str) -> Choice:
+    if path.exists() and not path.is_file():
+        raise TargetError("this is no regular file", remedy="give a model file with --target", path=path)
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

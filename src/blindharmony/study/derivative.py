@@ -21,7 +21,7 @@ from typing import Any
 
 from blindharmony.commands import run_command
 from blindharmony.errors import InputError, OutputError, PreprocessingError, UsageError
-from blindharmony.files import read_text, write_text
+from blindharmony.files import bytes_there, read_text, write_text
 from blindharmony.study.ledger import SCANNERS, read_json, write_if_new
 from blindharmony.version import VERSION
 
@@ -139,13 +139,17 @@ The terms of the source data set hold for these scans too.
 
 
 def _ours(readme: Path) -> bool:
-    """Whether a README is not there yet, or is as a run has written it."""
+    """Whether a README is not there yet, or is as a run has written it.
+
+    Raises:
+        OutputError: If the disk does not give it: it may be somebody's own.
+    """
     try:
-        return readme.read_bytes().startswith(_MARK.encode())
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+        content = bytes_there(readme)
+        return content.startswith(_MARK.encode()) if content is not None else not os.path.lexists(readme)
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        raise OutputError(what, remedy="check the disk and run again, or remove the file", path=readme) from None
 
 
 def _people(value: object) -> bool:

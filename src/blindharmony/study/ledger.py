@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.errors import FULL, DiskFullError, InputError, OutputError
-from blindharmony.files import parse_json, write_bytes, write_sidecar, write_text
+from blindharmony.files import bytes_there, parse_json, write_bytes, write_sidecar, write_text
 
 
 def key_of(*parts: Any) -> str:
@@ -192,7 +192,7 @@ class Ledger:
             what = f"this fitted scanner cannot be read ({error.strerror})"
             raise OutputError(what, remedy="check the disk and run again", path=self.scanner(key)) from None
         with suppress(OSError):
-            if (self.out / place).read_bytes() == content:
+            if bytes_there(self.out / place) == content:
                 return place
         write_bytes(inside(self.out, SCANNERS) / place.rpartition("/")[2], content, overwrite=True)
         return place
@@ -378,7 +378,7 @@ def write_if_new(path: Path, text: str) -> None:
         OutputError: If it cannot be written.
     """
     with suppress(OSError):
-        if path.read_bytes() == text.encode(errors="backslashreplace"):
+        if bytes_there(path) == text.encode(errors="backslashreplace"):
             return
     write_text(path, text, overwrite=True)
 

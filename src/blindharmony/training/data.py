@@ -25,6 +25,7 @@ from torch import Tensor
 from blindharmony.errors import BlindHarmonyError, UsageError
 from blindharmony.files import entities, file_sha256, real_path, write_bytes
 from blindharmony.flows.transforms import haar_split
+from blindharmony.io.headers import check_file
 from blindharmony.io.volume import read_volume
 from blindharmony.locks import locked
 from blindharmony.preprocessing.brain import read_mask
@@ -206,6 +207,8 @@ def prepare_head(
     Raises:
         BlindHarmonyError: As :func:`~blindharmony.preprocessing.recipe.prepare`, naming the file.
     """
+    for file in filter(None, (path, mask)):
+        check_file(file)
     mask_source = (mask.read_bytes() if mask else b"") + (mask_command or "").encode()
     key = hashlib.sha256(path.read_bytes() + recipe.digest().encode() + VERSION.encode() + mask_source).hexdigest()[:16]
     stored = folder / f"{key}.safetensors"
