@@ -583,6 +583,20 @@ def test_other_formats_can_be_converted_as_said(tmp_path, name, what, partner):
     assert nib.load(image).shape == nib.load(tmp_path / name).shape
 
 
+@pytest.mark.parametrize(
+    ("name", "what", "remedy"),
+    [("a+orig.BRIK.gz", "AFNI", "nib-convert"), ("a.mnc.gz", "MINC", "nib-convert"), ("a.img.gz", "pair", "gunzip")],
+)
+def test_other_formats_are_known_when_they_are_compressed(tmp_path, name, what, remedy):
+    (tmp_path / name).write_bytes(b"\x1f\x8b\x08")
+    touch(tmp_path, "a.nii")
+    error = refusal(tmp_path / name)
+    assert what in error.what
+    assert remedy in error.remedy
+    listing = list_scans([tmp_path])
+    assert [item.path.name for item in listing.passed_over] == [name]
+
+
 def test_cifti_is_no_volume(tmp_path):
     shutil.copy(NIBABEL / "row_major.dconn.nii", tmp_path / "a.dconn.nii")
     error = refusal(tmp_path / "a.dconn.nii")

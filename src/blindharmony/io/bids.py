@@ -31,7 +31,7 @@ from blindharmony.files import (
     real_path,
     split_name,
 )
-from blindharmony.io.headers import FOREIGN, begins_as_dicom
+from blindharmony.io.headers import begins_as_dicom, foreign_format
 
 # Of an .img/.hdr pair only one half is listed.
 _LISTED = frozenset(IMAGE_EXTENSIONS) - {".hdr"}
@@ -253,8 +253,8 @@ def _plain_folder(folder: Path) -> Listing:
         elif begins_as_dicom(file):  # whatever its name says
             passed_over.append(PassedOver(file, "DICOM beside other images; give its series in a folder of their own"))
         elif extension.lower() not in _LISTED:
-            if extension.lower() in FOREIGN:
-                what, remedy = FOREIGN[extension.lower()]
+            if foreign := foreign_format(file):
+                what, remedy = foreign
                 passed_over.append(PassedOver(file, f"{what}; {remedy}"))
         elif why := _no_scan(file, entities(file)):
             passed_over.append(PassedOver(file, why))

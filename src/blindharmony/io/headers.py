@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeAlias
 
 import nibabel as nib
@@ -49,7 +49,7 @@ _SLACK = 2**24
 _CONVERT = "convert it to NIfTI with 'nib-convert {} {}'"
 _SIDES = "and make sure of left and right, which this format does not tell"
 # Image formats of others: extension → what it is, and what helps.
-FOREIGN = {
+_FOREIGN = {
     **dict.fromkeys((".par", ".rec"), ("Philips PAR/REC", "convert it with dcm2niix or nib-convert")),
     ".mnc": ("MINC", "convert it with nib-convert (MINC 1), mnc2nii or mri_convert"),
     **dict.fromkeys((".head", ".brik"), ("AFNI", "convert it with nib-convert or 3dAFNItoNIFTI")),
@@ -60,6 +60,7 @@ FOREIGN = {
         (".dcm", ".ima"), ("DICOM by its name, not by its content", "download it again, then use dcm2niix")
     ),
     ".gii": ("GIFTI, a surface", "give the volume that it was made from"),
+    **dict.fromkeys((".img", ".hdr"), ("half of a compressed pair of files", "unpack both with gunzip")),
 }
 # Formats that nibabel reads and that are no single volume with a place.
 _ANALYZE = f"{_CONVERT}, or fslchfiletype, {_SIDES}"
@@ -69,6 +70,19 @@ _KINDS = {
     "Spm2Analyze": ("Analyze 7.5 (SPM2)", _ANALYZE),
     "Cifti2": ("CIFTI, values on surfaces and not a volume", "give the volume that it was made from"),
 }
+
+
+def foreign_format(path: Path) -> tuple[str, str] | None:
+    """What a file of another program is by its name, compressed or not, and what helps; None for other files.
+
+    Example:
+        >>> foreign_format(Path("a+orig.BRIK.gz"))
+        ('AFNI', 'convert it with nib-convert or 3dAFNItoNIFTI')
+        >>> foreign_format(Path("a.nii.gz")), foreign_format(Path("a.img")) is None
+        (None, True)
+    """
+    name = path.name.lower()
+    return None if name.endswith(IMAGE_EXTENSIONS) else _FOREIGN.get(PurePath(name.removesuffix(".gz")).suffix)
 
 
 def no_scan_format(kind: str, path: Path) -> InputError:
@@ -105,8 +119,8 @@ def check_file(path: Path) -> None:
     _check_fetched(path, start)
     stem, extension = split_name(path)
     if extension.lower() not in IMAGE_EXTENSIONS:
-        if extension.lower() in FOREIGN:
-            what, remedy = FOREIGN[extension.lower()]
+        if foreign := foreign_format(path):
+            what, remedy = foreign
             raise InputError(f"this is {what}", remedy=remedy, path=path)
         raise InputError(
             f"{extension or 'a name without extension'} is not a known image type",
