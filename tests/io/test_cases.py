@@ -193,6 +193,19 @@ def test_a_doubtful_scan_is_asked_about(psr, monkeypatch):
     assert ExtractBrain().estimate(Scan(alone, psr.affine)).source == "stripped"
 
 
+def test_what_was_taken_for_a_stripped_brain_is_said_in_later_errors(stripped_head, monkeypatch):
+    def refused(*_, **__):
+        raise PreprocessingError("registration to the template failed", remedy="check the brain mask")
+
+    monkeypatch.setattr("blindharmony.preprocessing.recipe.Register.estimate", refused)
+    volume = read_volume(stripped_head.data, affine=stripped_head.affine)
+    with (
+        pytest.raises(PreprocessingError, match=r"noticed before: the skull seemed to be removed.*; no units"),
+        noticed(["no units"]),
+    ):
+        prepare(volume, PrepRecipe(n4=False))
+
+
 # Values are weighed.
 
 

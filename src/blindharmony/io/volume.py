@@ -220,6 +220,9 @@ def placed(image: SpatialImage, path: Path | None) -> tuple[tuple[int, int, int]
     return shape, matrix, (*mended, *orientation_warnings(image, matrix, shape, mended=bool(mended)))
 
 
+_NOTICED = " (noticed before: "
+
+
 @contextmanager
 def noticed(notes: Sequence[str]) -> Iterator[None]:
     """Errors inside say what was noticed before: it is often the reason.
@@ -233,10 +236,13 @@ def noticed(notes: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (InputError, PreprocessingError) as error:
-        if not notes or "(noticed before: " in error.what:
+        what, _, inner = error.what.partition(_NOTICED)
+        said = inner.removesuffix(")")
+        more = [note for note in notes if note not in said]
+        if not more:
             raise
-        what = f"{error.what} (noticed before: {'; '.join(notes)[:300]})"
-        raise type(error)(what, remedy=error.remedy, path=error.path) from error
+        text = "; ".join(filter(None, (said, *more)))[:300]
+        raise type(error)(f"{what}{_NOTICED}{text})", remedy=error.remedy, path=error.path) from error
 
 
 # From a file to an image: no voxel is read yet.

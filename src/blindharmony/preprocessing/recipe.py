@@ -32,7 +32,7 @@ from safetensors.numpy import save
 
 from blindharmony.errors import UsageError
 from blindharmony.files import read_tensors, write_bytes
-from blindharmony.io.volume import Volume
+from blindharmony.io.volume import Volume, noticed
 from blindharmony.preprocessing.brain import BrainMask, ExtractBrain, check_grid, mask_on
 from blindharmony.preprocessing.registration import Register, Registration
 from blindharmony.preprocessing.steps import (
@@ -402,12 +402,21 @@ def run_steps(
         progress(sum(before.seconds for before in steps[:index]) / whole)
         result = (known or {}).get(step.key)
         if result is None:
-            result = cached[index] if cached else step.estimate(scan)
+            with noticed(_TAKEN_FOR_STRIPPED if _is_stripped(history) else ()):
+                result = cached[index] if cached else step.estimate(scan)
         history.append(Applied(step, result, scan))
         scan = step.apply(scan, result)
     if file and not cached:
         cache_results(file, [applied.result for applied in history])
     return Prepared(scan, (*earlier, *history))
+
+
+_TAKEN_FOR_STRIPPED = ("the skull seemed to be removed already: all that is not background was taken for the brain",)
+
+
+def _is_stripped(history: Sequence[Applied]) -> bool:
+    masks = [applied.result for applied in history if isinstance(applied.result, BrainMask)]
+    return any(mask.source == "stripped" for mask in masks)
 
 
 class Curve(Protocol):
