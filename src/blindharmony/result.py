@@ -255,6 +255,7 @@ class HarmonizeResult:
         source_uri: str | None = None,
         results: Mapping[str, str] | None = None,
         scanner_uri: str | None = None,
+        late: bool = False,
     ) -> Sidecar:
         """What the sidecar says, as a typed record.
 
@@ -262,11 +263,14 @@ class HarmonizeResult:
             source_uri: Place of the scan in its data set, as BIDS writes it; its file name if not given.
             results: Name of each file written → its SHA-256.
             scanner_uri: Place of the scanner model in the derivative; if not given, the model stands in the sidecar.
+            late: Whether the scanner model was fitted before this scan came.
         """
         info, model, scanner = self.target.info, self.scanner, None
         if model:
             whole = None if scanner_uri else model.content
-            scanner = NamedScanner(scans=model.scans, digest=model.digest, file=scanner_uri, model=whole)
+            scanner = NamedScanner(
+                scans=model.scans, digest=model.digest, late=late or None, file=scanner_uri, model=whole
+            )
         return Sidecar(
             description=f"{info.suffix} scan harmonized to the target scanner '{info.name}'",
             sources=(source_uri or self.name,),
@@ -306,6 +310,7 @@ class HarmonizeResult:
         uncertainty: bool = False,
         source_uri: str | None = None,
         scanner_uri: str | None = None,
+        late: bool = False,
         overwrite: bool = False,
     ) -> tuple[Path, ...]:
         """Write scan, mask, sidecar and report into ``folder``; nothing is written beside the source.
@@ -318,7 +323,7 @@ class HarmonizeResult:
         ``overwrite`` all files of an earlier run go, those that this one does not write as well. ``source_uri`` is the
         place of the scan in its data set, as BIDS writes it (``bids:raw:sub-01/anat/sub-01_T1w.nii.gz``),
         ``scanner_uri`` that of a scanner model in the derivative (``bids::scanners/siemens.json``), which the sidecar
-        then names instead of holding it.
+        then names instead of holding it, and ``late`` says that the model was fitted before this scan came.
 
         Returns:
             The files written, the harmonized scan first.
@@ -340,7 +345,9 @@ class HarmonizeResult:
                 files.append(self.viewer(staged / names["viewer"]))
             results = hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}
             files.append(
-                write_sidecar(staged / names["sidecar"], self.provenance(source_uri, results, scanner_uri).content)
+                write_sidecar(
+                    staged / names["sidecar"], self.provenance(source_uri, results, scanner_uri, late).content
+                )
             )
         return tuple(Path(folder) / file.name for file in files)
 
@@ -396,12 +403,14 @@ class NamedScanner(SidecarPart):
     Attributes:
         scans: How many it was fitted to.
         digest: Of the model.
+        late: Whether it was fitted before this scan came; not written if it was not.
         file: Its place in the derivative, as BIDS writes it.
         model: All of it, where there is no such file.
     """
 
     scans: int = 1
     digest: str
+    late: bool | None = None
     file: SharedPlace | None = None
     model: dict[str, Any] | None = None
 

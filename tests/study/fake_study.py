@@ -39,6 +39,7 @@ def fake_run(
     scratch: int = 500,
     lesions=None,
     seconds=math.inf,
+    refit=False,
     **which,
 ):
     """Plan and run with the fake work; what was said goes to ``say``."""
@@ -57,6 +58,7 @@ def fake_run(
                 pieces=FAKE,
                 scratch=scratch,
                 seconds=seconds,
+                refit=refit,
                 say=lambda line, tally, problem=False: lines.append(line) if line else None,
             )
         finally:

@@ -52,7 +52,13 @@ class FakeHarmonize(HarmonizeScan):
                     time.sleep(0.001)
         fingerprint = self.item.fingerprint(self.settings, self.scanner)
         record = ScanRecord(
-            scan=scan.place, group=self.group, fingerprint=fingerprint, status="done", headline="done", seconds=1.0
+            scan=scan.place,
+            group=self.group,
+            fingerprint=fingerprint,
+            late=self.late,
+            status="done",
+            headline="done",
+            seconds=1.0,
         )
         return self.published(staged, record)
 

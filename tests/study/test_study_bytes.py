@@ -30,8 +30,8 @@ def files(out):
     return {name: f.read_bytes() for name, f in found.items() if name.parts[0] not in (".blindharmony", "logs")}
 
 
-def two_of_one_scanner(study, images):
-    for number, image in enumerate(images, 1):
+def of_one_scanner(study, images, first=1):
+    for number, image in enumerate(images, first):
         scan = study / f"sub-0{number}/anat/sub-0{number}_T1w.nii.gz"
         scan.parent.mkdir(parents=True)
         nib.save(image, scan)
@@ -49,7 +49,7 @@ def same(one, two):
 @pytest.mark.long
 def test_processes_and_threads_change_no_byte(tmp_path, tiny_target_file, capsys):
     heads = [synthetic_brain(*head_grid(number, mm=3.0), seed=number) for number in (1, 2)]
-    study = two_of_one_scanner(tmp_path / "study", [nib.Nifti1Image(h.data, h.affine) for h in heads])
+    study = of_one_scanner(tmp_path / "study", [nib.Nifti1Image(h.data, h.affine) for h in heads])
     here, there = tmp_path / "here", tmp_path / "there"
     assert main(words(study, here, "participant", "--target", tiny_target_file, "--n-procs", 0)) == 0
     run(study, there, tiny_target_file, "--n-procs", 2, "--omp-nthreads", 2)
@@ -61,6 +61,15 @@ def test_processes_and_threads_change_no_byte(tmp_path, tiny_target_file, capsys
     assert main(words(study, here, "group", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["status"] == {"done": 2}
     assert validation_errors(here) == []
+    # A third scan of the scanner takes its curve, and says so; no byte of the first two changes.
+    before = files(here)
+    head = synthetic_brain(*head_grid(3, mm=3.0), seed=3)
+    of_one_scanner(study, [nib.Nifti1Image(head.data, head.affine)], first=3)
+    assert main(words(study, here, "participant", "--target", tiny_target_file, "--n-procs", 0)) == 0
+    assert {name: content for name, content in files(here).items() if name in before} == before
+    models = [json.loads(f.read_text())["Parameters"]["Scanner"] for f in sorted(here.glob("sub-*/anat/*_T1w.json"))]
+    assert models[0] == models[1]
+    assert models[2] == {**models[0], "Late": True}
 
 
 @pytest.mark.slow
@@ -68,7 +77,7 @@ def test_processes_and_threads_change_no_byte_of_real_scans(tmp_path):
     """N4, registration, the trained flow and the restorer as well."""
     scan = nib.load(demo_scan())
     mirrored = nib.Nifti1Image(np.asarray(scan.dataobj)[::-1].copy(), scan.affine, scan.header)
-    study = two_of_one_scanner(tmp_path / "study", [scan, mirrored])
+    study = of_one_scanner(tmp_path / "study", [scan, mirrored])
     one, two = tmp_path / "one", tmp_path / "two"
     run(study, one, "ds002748", "--n-procs", 1, "--omp-nthreads", 2)
     run(study, two, "ds002748", "--n-procs", 2, "--omp-nthreads", 1)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindharmony.io.bids import Scan
-from blindharmony.study.groups import alone, by_label, by_metadata
+from blindharmony.study.groups import alone, by_label, by_metadata, visits_together
 from blindharmony.study.groups import together as as_one
 
 FIELDS = {
@@ -87,3 +87,25 @@ def test_scans_without_metadata_or_label_go_alone():
     assert groups[0].name.startswith("A-B-")
     assert len(alone(scans(3))) == 3
     assert [len(g.scans) for g in as_one(scans(3))] == [3]
+
+
+def test_visits_of_a_person_share_a_curve_unless_their_scanners_differ():
+    one, other = {"DeviceSerialNumber": "1"}, {"DeviceSerialNumber": "2"}
+    known = {"a/1": {}, "a/2": {}, "b/1": one, "b/2": other, "b/3": other, "c/1": {}}
+    visits = {
+        name: Scan(None, f"sub-{name[0]}/ses-{name[2]}/anat/sub-{name[0]}_ses-{name[2]}_T1w.nii.gz", {"sub": name[0]})
+        for name in known
+    }
+    fields = {visits[name].place: content for name, content in known.items()}
+
+    def members(groups):
+        assert len({g.name for g in groups}) == len(groups)
+        return sorted(sorted(f"{s.words['sub']}/{s.place.split('/')[1][-1]}" for s in g.scans) for g in groups)
+
+    apart = visits_together(alone(list(visits.values())), lambda scan: fields[scan.place])
+    assert members(apart) == [["a/1", "a/2"], ["b/1"], ["b/2", "b/3"], ["c/1"]]
+    # A scanner of several people stays one group.
+    fields[visits["c/1"].place] = other
+    by_scanner = by_metadata(list(visits.values()), lambda scan: fields[scan.place], all_whole)
+    both = visits_together(by_scanner, lambda scan: fields[scan.place])
+    assert members(both) == [["a/1", "a/2"], ["b/1"], ["b/2", "b/3", "c/1"]]

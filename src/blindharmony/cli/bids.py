@@ -82,6 +82,18 @@ def add_parser(verbs: Any) -> None:
     )
     scanners.add_argument(*both("--scanner-column"), metavar="COL", help="column of participants.tsv or *_scans.tsv")
     scanners.add_argument(
+        "--longitudinal",
+        action="store_true",
+        help="visits of a person share a curve also where nothing says which scans are of one scanner, or with "
+        "--scanner-grouping none; visits whose sidecars name different scanners do not",
+    )
+    scanners.add_argument(
+        "--refit",
+        action="store_true",
+        help="fit a scanner that has new scans again, to all of them, and make all of them again; without it new scans "
+        "take the curve that is there, and what is done stays as it is",
+    )
+    scanners.add_argument(
         *both("--scratch-gb"),
         type=from_zero,
         default=50.0,
@@ -289,6 +301,7 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
                     workers,
                     scratch=int(arguments.scratch_gb / kept_gb(voxels)),
                     seconds=60 * minutes if (minutes := _scan_minutes(arguments)) else math.inf,
+                    refit=arguments.refit,
                     table=not apart,
                     first=lambda: _load(arguments.target),
                     say=study_screen,
@@ -390,7 +403,7 @@ def _inputs(arguments: argparse.Namespace, plan: Plan) -> list[str | Path | None
 def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[Group]:
     from blindharmony.io.bids import bids_scans, read_filter, summarized
     from blindharmony.io.tables import column_of
-    from blindharmony.study.groups import alone, by_label, by_metadata, together
+    from blindharmony.study.groups import alone, by_label, by_metadata, together, visits_together
 
     root = arguments.bids_dir.resolve()
     scans, passed_over = bids_scans(
@@ -409,10 +422,13 @@ def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[
         groups = by_label(scans, labels, arguments.scanner_column)
     else:
         groups = {"auto": by_metadata, "one": together, "none": alone}[arguments.scanner_grouping](scans)
+    if arguments.longitudinal:
+        groups = visits_together(groups)
     for group in groups:
         if len(group.scans) > 1:
             screen.note(f"scanner {group.name}: {len(group.scans)} scans, {group.why}")
-    if single := sum(len(group.scans) == 1 for group in groups):
+    fitted = Ledger(arguments.output_dir.resolve()).fit
+    if single := sum(len(group.scans) == 1 and not fitted(group.name).exists() for group in groups):
         screen.note(f"alone: {single} scans")
         if not arguments.scanner_column and arguments.scanner_grouping == "auto" and single == len(scans) > 1:
             screen.problem(

@@ -181,6 +181,9 @@ def _together(sidecars: Sequence[Sidecar]) -> str:
         "gives the mean of its scans the intensities that these persons together would have on the target scanner; "
         "each scan kept a gain of its own."
     )
+    late = sum(bool(s.parameters.scanner and s.parameters.scanner.late) for s in sidecars)
+    if late:
+        words += f" {_scans(late).capitalize()} took the curve as it was fitted to earlier scans of the scanner."
     return f"{words} {one}" if alone else words
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from blindharmony.files import entities, write_sidecar, write_text
 from blindharmony.report.charts import Band, Line, Mark, chart, density, quantiles
 from blindharmony.report.html import asset_text, page_environment, script_hash
+from blindharmony.study.groups import ONLY_ONE
 from blindharmony.study.ledger import Ledger, read_json, write_tsv
 from blindharmony.version import VERSION
 
@@ -168,6 +169,11 @@ COLUMNS: dict[str, dict[str, Any]] = {
     },
     "scanner": {"Description": "Group of scans that were fitted together, by scanner and sequence"},
     "scanner_scans": {"Description": "Scans in that group; 1: harmonized alone"},
+    "scanner_model": {"Description": "Digest of the fitted model of the scanner that the result was made with"},
+    "late": {
+        "Description": "Whether that model was fitted before the scan came",
+        "Levels": {"no": "the scan is one of those that it was fitted to", "yes": "the scan came later"},
+    },
     "verdict": {
         "Description": "Verdict on the harmonized scan",
         "Levels": {"good": "nothing unusual", "caution": "look at its report before using it", "poor": "do not use it"},
@@ -214,7 +220,14 @@ def cohort_rows(ledger: Ledger) -> list[Row]:
     ``excess`` is the distance from the target's own unseen scans in their spreads, of the least probable level; 0 is
     typical.
     """
-    return [_row(name, plan, record, ledger) for name, plan, record in ledger.entries()]
+    rows = [_row(name, plan, record, ledger) for name, plan, record in ledger.entries()]
+    # A run of a few participants has planned for a part of a scanner's scans.
+    scans = Counter(row["scanner"] for row in rows)
+    for row in rows:
+        if row["late"]:
+            row["scanner_scans"] = max(row["scanner_scans"], scans[row["scanner"]])
+            row["why"] = row["why"].removesuffix(ONLY_ONE)
+    return rows
 
 
 def write_table(ledger: Ledger, rows: list[Row]) -> Path:
@@ -239,6 +252,8 @@ def _row(name: str, plan: Mapping[str, Any], record: Mapping[str, Any], ledger: 
         "status": status,
         "scanner": plan["group"],
         "scanner_scans": plan["size"],
+        "scanner_model": record.get("scanner_model"),
+        "late": ("yes" if record.get("late") else "no") if record.get("fingerprint", {}).get("scanner") else None,
         "why": plan["why"],
         "verdict": record.get("verdict"),
         **{k: record.get(k) for k in _KEPT},

@@ -98,6 +98,10 @@ _NUMBERS = {"MagneticFieldStrength": 2, "RepetitionTime": 3, "EchoTime": 2, "Inv
 _UNITS = {"MagneticFieldStrength": "T", "RepetitionTime": "s", "EchoTime": "s", "InversionTime": "s", "FlipAngle": "°"}
 
 
+#: How the reason of a group of one scan ends.
+ONLY_ONE = "; its only scan, so it goes alone"
+
+
 @dataclass(frozen=True)
 class Group:
     """Scans that are fitted together; one scan is harmonized alone.
@@ -179,6 +183,39 @@ def alone(scans: Sequence[Scan]) -> list[Group]:
     return _grouped(scans, lambda scan: {}, str, str, lambda scan: "scans were asked to go one by one")
 
 
+def visits_together(groups: Sequence[Group], read: Callable[[Scan], Mapping[str, Any]] = metadata) -> list[Group]:
+    """The same groups, but that scans of a person which would go alone share a curve if one scanner may have made them.
+
+    Scans whose sidecars name different scanners stay apart; of scans without such a sidecar it is not known, and they
+    are taken as one scanner's.
+
+    Args:
+        groups: Scans by scanner.
+        read: Gives a scan's metadata.
+
+    Example:
+        >>> scans = [Scan(Path("/s"), f"sub-1/ses-{i}/anat/sub-1_ses-{i}_T1w.nii.gz", {"sub": "1"}) for i in "ab"]
+        >>> [(len(group.scans), group.why) for group in visits_together(alone(scans), read=lambda scan: {})]
+        [(2, "scans of sub-1, taken as one scanner's: no sidecar names it")]
+    """
+    several = [group for group in groups if len(group.scans) > 1]
+    visits: dict[str, list[Group]] = {}
+    for group in groups:
+        if len(group.scans) == 1:
+            (scan,) = group.scans
+            visits.setdefault(json.dumps([scan.words["sub"], signature(read(scan))], sort_keys=True), []).append(group)
+    for text, single in visits.items():
+        if len(single) == 1:
+            several += single
+            continue
+        person, shared = json.loads(text)
+        scanner = _described(shared) if shared else "taken as one scanner's: no sidecar names it"
+        mark = hashlib.sha256(text.encode()).hexdigest()[:6]
+        scans = tuple(scan for group in single for scan in group.scans)
+        several.append(Group(f"sub-{person}-{mark}", f"scans of sub-{person}, {scanner}", scans))
+    return several
+
+
 def together(scans: Sequence[Scan]) -> list[Group]:
     """All scans as one scanner's."""
     why = "taken as one scanner's, as was asked"
@@ -234,7 +271,7 @@ def _grouped(
         members.setdefault(text, []).append(scan)
     groups = []
     for text, together in members.items():
-        why = described(shared[text]) + ("" if len(together) > 1 else "; its only scan, so it goes alone")
+        why = described(shared[text]) + ("" if len(together) > 1 else ONLY_ONE)
         mark = hashlib.sha256(text.encode()).hexdigest()[:6]
         groups.append(Group(f"{_slug(short(shared[text]))}-{mark}", why, tuple(together)))
     return [*groups, *single]

@@ -174,6 +174,10 @@ class Ledger:
         """What the fit of a scanner said, if it is finished."""
         return read_json(note_path(self.scanner(key))) if self.scanner(key).exists() else None
 
+    def fit(self, group: str) -> Path:
+        """What the present model of a scanner is fitted to."""
+        return self.home / "fits" / f"{group}.json"
+
     def share(self, key: str, group: str) -> str:
         """Put a fitted scanner among the results, once for all its scans, and say where.
 

@@ -5,7 +5,8 @@
 1. a group of scans (one scanner, one sequence) is looked at, scan by scan
    (:class:`~blindharmony.study.work.LookAtScan`);
 2. its scanner is fitted to all of them (:class:`~blindharmony.study.work.FitScanner`), and if that is not enough the
-   scans are looked at and fitted once more, corrected by what is known so far;
+   scans are looked at and fitted once more, corrected by what is known so far. Scans that come later take the curve
+   that is there (:class:`~blindharmony.study.work.PresentFit`), so that what is done stays as it is;
 3. each is harmonized (:class:`~blindharmony.study.work.HarmonizeScan`). A scan that goes alone begins here.
 
 What the ledger says is done with the same scan, mask, settings and scanner is not done again. In the end
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from blindharmony.study.work import (
     HarmonizeScan,
     Item,
     LookAtScan,
+    PresentFit,
     ScannerFit,
     ScanRecord,
     Stage,
@@ -228,6 +230,7 @@ def run_study(
     pieces: Pieces = Pieces(),
     scratch: int = 500,
     seconds: float = inf,
+    refit: bool = False,
     table: bool = True,
     first: Callable[[], object] = lambda: None,
     say: Say = lambda line, tally, problem=False: None,
@@ -243,6 +246,7 @@ def run_study(
         scratch: The largest group whose prepared scans are kept on disk between the stages.
         seconds: How long a scan may be looked at, and how long harmonized. One that takes longer fails, and its group
             goes on without it.
+        refit: Whether a scanner that has new scans is fitted again, to all of them, and all are harmonized again.
         table: Whether the table of failures is written in the end. A job of an array leaves it to the group level: it
             would read the records of all other jobs.
         first: Called once, before the first piece of work is handed out, and not at all if there is nothing to do.
@@ -251,7 +255,7 @@ def run_study(
     Raises:
         OutputError: If the disk is full or records cannot be written. What is finished is kept.
     """
-    run = _Run(plan, settings, ledger, engine, pieces, scratch, seconds, first, say)
+    run = _Run(plan, settings, ledger, engine, pieces, scratch, seconds, refit, first, say)
     with failures_told(ledger, wanted=table):
         run.all()
     if table:
@@ -291,12 +295,14 @@ class _Run:
         pieces: Pieces,
         scratch: int,
         seconds: float,
+        refit: bool,
         first: Callable[[], object],
         say: Say,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.plan, self.settings, self.ledger, self.engine = plan, settings, ledger, engine
-        self.pieces, self.scratch, self.seconds, self.first, self.say = pieces, scratch, seconds, first, say
+        self.pieces, self.scratch, self.seconds, self.refit = pieces, scratch, seconds, refit
+        self.first, self.say = first, say
         self.tally = Tally(sum(len(group.scans) for group in plan.groups))
         self._owner: dict[str, _GroupRun] = {}
         self._tries: dict[str, int] = {}
@@ -408,13 +414,33 @@ class _GroupRun:
         if isinstance(work, LookAtScan):
             seconds = LOOKS[min(work.round, 1)]
         elif isinstance(work, HarmonizeScan):
-            seconds = HARMONIZED + (0 if work.scanner else PREPARED)
+            seconds = HARMONIZED + (0 if work.scanner and not work.late else PREPARED)
         self.run.tally.spent += seconds
         self._is_ahead(max(0.0, self.ahead - seconds))
 
     def start(self) -> list[Task]:
         """The first tasks."""
+        run = self.run
+        fit = PresentFit.kept(run.ledger, self.group.name)
+        if fit and fit.holds(run.settings, self.alive, self.group.scans[0].root, run.plan.items):
+            late = self.alive.keys() - fit.scans.keys()
+            if not (late and run.refit):
+                return self._join(fit, late)
         return self._look() if len(self.alive) > 1 else self._harmonize(None)
+
+    def _join(self, fit: PresentFit, late: Collection[str]) -> list[Task]:
+        """Take the scanner as it is fitted, for scans that have come since too."""
+        if late:
+            # A few scans have taught less than many would.
+            few = len(late) > len(fit.scans)
+            self.run.say(
+                f"{'warning: ' if few else ''}scanner {self.group.name}: {len(late)} new "
+                f"scan{' takes' if len(late) == 1 else 's take'} the curve that was fitted to {len(fit.scans)} scans "
+                f"before (model {fit.digest}); --refit fits it to all and makes all results of the scanner again",
+                self.run.tally,
+                problem=few,
+            )
+        return self._harmonize(fit.key, late)
 
     def after(self, outcome: Outcome) -> list[Task]:
         """What can be done when a task is finished."""
@@ -481,14 +507,15 @@ class _GroupRun:
         if answer.again:
             self.round, self.earlier = self.round + 1, fit.key
             return self._look()
+        PresentFit.of(fit, answer, self.alive).keep(self.run.ledger, self.group.name)
         tasks = self._harmonize(fit.key)
         if tasks:
             line = f"scanner {self.group.name} is fitted to {len(self.alive)} scans"
             self.run.say(line, self.run.tally)
         return tasks
 
-    def _harmonize(self, scanner: str | None) -> list[Task]:
-        run, tasks = self.run, []
+    def _harmonize(self, scanner: str | None, late: Collection[str] = ()) -> list[Task]:
+        run, tasks, ahead = self.run, [], 0.0
         shared = run.ledger.share(scanner, self.group.name) if scanner else None
         for scan_id, item in self.alive.items():
             wanted = item.fingerprint(run.settings, scanner).model_dump(mode="json")
@@ -512,11 +539,14 @@ class _GroupRun:
                 group=self.group.name,
                 scanner=scanner,
                 shared=shared,
+                late=scan_id in late,
                 run=run.id,
-                cache=self.cache,
+                cache=self.cache and scan_id not in late,
             )
             tasks.append(Task(f"{piece.stage} {scan_id}", piece, seconds=run.seconds))
-        self._is_ahead(len(tasks) * (HARMONIZED + (0 if scanner else PREPARED)))
+            prepared = scanner and scan_id not in late
+            ahead += HARMONIZED + (0 if prepared else PREPARED)
+        self._is_ahead(ahead)
         return tasks
 
 

@@ -8,6 +8,7 @@ to know. Each piece writes whole files or none and may be done twice without har
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from enum import StrEnum
@@ -22,7 +23,7 @@ from blindharmony.files import mask_name, read_tensors, sidecar_name, write_byte
 from blindharmony.io.bids import Scan
 from blindharmony.jobs.engine import Answer, FilePath, Message, Tell, Work
 from blindharmony.settings import HarmonizeSettings
-from blindharmony.study.ledger import Ledger, key_of, note_path, publish
+from blindharmony.study.ledger import Ledger, key_of, note_path, publish, read_json, write_if_new
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
@@ -302,6 +303,73 @@ class FitScanner(StudyWork):
         return fit
 
 
+class PresentFit(Message):
+    """The scans that the present model of a scanner is fitted to: a scan that is not among them comes late.
+
+    Attributes:
+        key: Of the fitted scanner.
+        digest: Of its model.
+        earlier: Key of the scanner that the round before has fitted.
+        looked: What the scans were looked at with, as a key.
+        scans: Scan's id → its place in the data set and the key of its summary.
+    """
+
+    key: str
+    digest: str = ""
+    earlier: str | None = None
+    looked: str
+    scans: dict[str, tuple[str, str]]
+
+    @classmethod
+    def of(cls, fit: FitScanner, answer: ScannerFit, items: Mapping[str, Item]) -> PresentFit:
+        """What a fit that is the last of its scanner is known by."""
+        return cls(
+            key=fit.key,
+            digest=answer.digest,
+            earlier=fit.earlier,
+            looked=key_of(fit.settings.look()),
+            scans={name: (items[name].scan.place, key) for name, key in fit.summaries},
+        )
+
+    def keep(self, ledger: Ledger, group: str) -> None:
+        """Note it in place of an earlier one.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        write_if_new(ledger.fit(group), self.model_dump_json() + "\n")
+
+    @classmethod
+    def kept(cls, ledger: Ledger, group: str) -> PresentFit | None:
+        """That of the last run; None if the scanner was never fitted, or nobody knows any more to what."""
+        try:
+            fit = cls.model_validate(read_json(ledger.fit(group)))
+        except ValidationError:
+            return None
+        return fit if ledger.note(fit.key) is not None else None
+
+    def holds(self, settings: StudySettings, items: Mapping[str, Item], root: Path, others: Mapping[str, Item]) -> bool:
+        """Whether it is what a fit to the same scans would give today.
+
+        A scan that is not asked for, or cannot be read today, counts as unchanged; one that has left the data set, or
+        is another scanner's now, does not.
+
+        Args:
+            settings: Of this run.
+            items: The scanner's scans that this run can read.
+            root: The data set.
+            others: All scans that this run can read.
+        """
+        if self.looked != key_of(settings.look()):
+            return False
+        return all(
+            items[name].look_key(settings, self.earlier) == key
+            if name in items
+            else name not in others and os.path.lexists(root / place)
+            for name, (place, key) in self.scans.items()
+        )
+
+
 class ScanRecord(Answer):
     """The record of a harmonized scan, which makes its results count.
 
@@ -309,6 +377,8 @@ class ScanRecord(Answer):
         scan: Place in the data set.
         group: Name of its scanner.
         fingerprint: All that the result depends on.
+        late: Whether its scanner was fitted before the scan came.
+        scanner_model: Digest of that scanner's model, None if the scan went alone.
         status: ``done``.
         verdict: Level of the verdict.
         headline: The verdict in a sentence.
@@ -329,6 +399,8 @@ class ScanRecord(Answer):
     scan: str
     group: str
     fingerprint: Fingerprint
+    late: bool = False
+    scanner_model: str | None = None
     status: str = "done"
     verdict: str = ""
     headline: str = "done"
@@ -357,6 +429,7 @@ class HarmonizeScan(StudyWork):
         group: Name of its scanner.
         scanner: Key of the fitted scanner, None if the scan goes alone.
         shared: Place of that scanner's file in the derivative.
+        late: Whether the scanner was fitted before this scan came.
         run: Names the run's staging folder.
         cache: Whether the prepared scan may have been kept.
     """
@@ -368,6 +441,7 @@ class HarmonizeScan(StudyWork):
     group: str
     scanner: str | None = None
     shared: str | None = None
+    late: bool = False
     run: str
     cache: bool = False
 
@@ -402,6 +476,7 @@ class HarmonizeScan(StudyWork):
             uncertainty=settings.uncertainty,
             source_uri=source,
             scanner_uri=f"{IN_DERIVATIVE}{self.shared}" if self.shared else None,
+            late=self.late,
             overwrite=True,
         )
         write_sidecar(staged / sidecar_name(mask_name(result.name)), {**_MASK, "Sources": [source]}, overwrite=True)
@@ -434,6 +509,8 @@ class HarmonizeScan(StudyWork):
             scan=self.item.scan.place,
             group=self.group,
             fingerprint=self.item.fingerprint(self.settings, self.scanner),
+            late=self.late,
+            scanner_model=result.scanner.digest if result.scanner else None,
             status="done",
             verdict=result.verdict.level,
             headline=result.verdict.headline,
