@@ -30,7 +30,7 @@ def main() -> None:
         words = [sys.executable, "-m", "blindharmony", "bids", str(study), str(out), "participant"]
         words += ["--target", a.target, "--n-procs", "1", "--omp-nthreads", "1", "--skip-bids-validation"]
         said = subprocess.run([*words, "--estimate", "--json"], check=True, capture_output=True, text=True)
-        wall, peak = timed([*words, "-q"])
+        wall, peak, own, workers = timed([*words, "-q"])
         results = [f for f in out.rglob("*") if f.is_file() and ".blindharmony" not in f.parts]
         records = [f for f in out.rglob("*") if f.is_file() and ".blindharmony" in f.parts]
         truth = {
@@ -39,6 +39,8 @@ def main() -> None:
             "results_gb": sum(f.stat().st_size for f in results) / 1e9,
             "records_gb": sum(f.stat().st_size for f in records) / 1e9,
             "files": len(results) + len(records),
+            "own_s": own,
+            "worker_s": workers,
         }
     content = {"estimate": json.loads(said.stdout), "truth": truth, "load_before_and_after": [LOAD, os.getloadavg()[0]]}
     a.out.write_text(json.dumps(content, indent=1) + "\n")

@@ -77,8 +77,8 @@ def measured(study: Path, out: Path, procs: int, a: argparse.Namespace, *, one_c
     words += ["--scanner-grouping", "none"] if a.alone else []
     cores = sorted(os.sched_getaffinity(0))[:procs] if one_core_each else sorted(os.sched_getaffinity(0))
     words = ["taskset", "-c", ",".join(map(str, cores)), *words]
-    wall, peak = timed(words)
-    again, _ = timed(words)
+    wall, peak, _, _ = timed(words)
+    again, *_ = timed(words)
     home = out / ".blindharmony"
     records = [json.loads(f.read_text()) for f in sorted(home.glob("scans/*/record.json"))]
     own = sum(r["seconds"] for r in records)
@@ -100,16 +100,17 @@ def measured(study: Path, out: Path, procs: int, a: argparse.Namespace, *, one_c
     }
 
 
-def timed(words: list[str]) -> tuple[float, float]:
-    """Wall seconds, and the most memory (GB) that one process of the run had."""
+def timed(words: list[str]) -> tuple[float, float, float, float]:
+    """Wall seconds; the most memory (GB) that one process had; processor seconds of the run itself and its workers."""
     start = time.perf_counter()
     process = subprocess.Popen(words)
-    peak, stop = [0.0], threading.Event()
+    peak, spent, stop = [0.0], {}, threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.5):
             for child in [process.pid, *children(process.pid)]:
                 peak[0] = max(peak[0], memory(child))
+                spent[child] = processor_s(child) or spent.get(child, 0.0)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -118,7 +119,8 @@ def timed(words: list[str]) -> tuple[float, float]:
     thread.join()
     if code:
         raise SystemExit(f"the run ended with {code}")
-    return time.perf_counter() - start, peak[0]
+    own = spent.pop(process.pid, 0.0)
+    return time.perf_counter() - start, peak[0], own, sum(spent.values())
 
 
 def children(pid: int) -> list[int]:
@@ -126,6 +128,15 @@ def children(pid: int) -> list[int]:
         return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def processor_s(pid: int) -> float:
+    """Of a process, without its children."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int) -> float:

@@ -154,7 +154,8 @@ def bill(content):
     """What was said before, and what it was."""
     cost, truth = content["estimate"], content["truth"]
     rows = [
-        ["hours of one process", f"{cost['process_hours']:.3f}", f"{truth['hours']:.3f}"],
+        ["hours of a core", f"{cost['core_hours']:.3f}", f"{truth['worker_s'] / 3600:.3f}"],
+        ["hours of one process by the clock", f"{cost['process_hours']:.3f}", f"{truth['hours']:.3f}"],
         ["memory of a process, GB", f"{cost['memory_gb']:.2f}", f"{truth['memory_gb']:.2f}"],
         ["results, GB", f"{cost['results_gb']:.3f}", f"{truth['results_gb']:.3f}"],
         ["records, MB", f"{1e3 * cost['records_gb']:.2f}", f"{1e3 * truth['records_gb']:.2f}"],
@@ -165,7 +166,9 @@ def bill(content):
             "## The bill before and after",
             f"`python benchmarks/bill.py`: what `bids --estimate` said of {cost['scans']} scans of one scanner after "
             f"harmonizing {cost['measured']['scans']} of them, and what the run took. Load of the machine before and "
-            f"after: {', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}.",
+            f"after: {', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}; hours by the clock "
+            "depend on it, hours of a core hardly do. The run itself, beside its workers, took "
+            f"{100 * truth['own_s'] / (truth['own_s'] + truth['worker_s']):.1f} % of the processor time.",
             table(["what", "said before", "was"], rows),
         ]
     )

@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from fake_study import make_study
 from fake_work import FAKE, whole
 from faulty_study import quick_commands
@@ -127,6 +131,43 @@ def test_jobs_of_an_array_share_all_participants(name, first, tmp_path, tiny_tar
             assert counts[-1] or "more than there are participants" in said.err
     assert sorted(counts) == [0, 0, 1, 1, 1, 1, 1]
     assert [row["status"] for row in cohort_rows(Ledger(out))] == ["done"] * 5
+
+
+def recipes():
+    """Queue → the command of the page's recipe, and what the queue tells the first of its jobs."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "cluster.md").read_text()
+    blocks = dict(re.findall(r"^```(sh|yaml)\n((?:(?!```).*\n)*?.*--array.*\n(?:.*\n)*?)^```$", text, re.MULTILINE))
+    subprocess.run(["bash", "-n"], input=blocks["sh"], text=True, check=True)
+    slurm, pbs, aws = (shlex.split(line) for line in re.split(r"^# .*\n", blocks["sh"], flags=re.MULTILINE)[1:])
+    (overrides,) = (json.loads(word) for word in aws if word.startswith("{"))
+    indexed = yaml.safe_load(blocks["yaml"])["spec"]
+    assert indexed["completionMode"] == "Indexed"
+    assert f"size={indexed['completions']}" in aws
+    assert {"--array=1-100", "--wrap"} <= {*slurm}
+    assert pbs[pbs.index("-J") + 1] == "1-100"
+    return {
+        "SLURM_ARRAY_TASK_ID": (shlex.split(slurm[-1])[1:], 1),
+        "PBS_ARRAY_INDEX": (pbs[pbs.index("bids") :], 1),
+        "AWS_BATCH_JOB_ARRAY_INDEX": (overrides["command"], 0),
+        "JOB_COMPLETION_INDEX": (indexed["template"]["spec"]["containers"][0]["args"], 0),
+    }
+
+
+@pytest.mark.parametrize("queue", recipes())
+def test_the_recipes_of_the_page_harmonize_everybody_once(queue, tmp_path, tiny_target_file, monkeypatch, capsys):
+    words, first = recipes()[queue]
+    assert words[:1] == ["bids"]
+    assert words[3] == "participant"
+    monkeypatch.chdir(tmp_path)
+    root, out = make_study(tmp_path / "study", {f"sub-{i:03d}": f"ok: {i}" for i in range(7)}), tmp_path / "derivatives"
+    asked = ["bids", str(root), str(out), *words[3:]]
+    with quick_commands():
+        for number in range(first, first + 100):
+            monkeypatch.setenv(queue, str(number))
+            assert main([*asked, "--target", str(tiny_target_file), "--n-procs", "0"]) == 0
+    said = capsys.readouterr()
+    assert (said.out.count("1 scans harmonized"), said.err.count("nothing to do")) == (7, 93)
+    assert [row["status"] for row in cohort_rows(Ledger(out))] == ["done"] * 7
 
 
 def as_of_version_1(out):

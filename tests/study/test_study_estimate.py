@@ -40,6 +40,8 @@ def test_three_scans_tell_what_all_will_take(study, tmp_path, tiny_target_file, 
     assert cost["files"] == 5 * (5 + few["record_files"])
     assert cost["process_hours"] * 3600 == pytest.approx(4 * few["fitted_s"] + few["alone_s"] + few["fit_s"])
     assert few["fitted_s"] > 0.05
+    assert cost["core_hours"] * 3600 == pytest.approx(5 * few["core_s"])
+    assert few["core_s"] > 0.05
     assert 0.1 < few["memory_gb"] <= cost["memory_gb"]
     assert cost["results_gb"] == pytest.approx(5 * few["results_mb"] / 1e3)
     assert not out.exists()

@@ -352,7 +352,10 @@ def _estimate(arguments: argparse.Namespace, screen: Screen, settings: StudySett
     scanners = f"{cost.scanners} scanner{'' if cost.scanners == 1 else 's'} with several"
     screen.result(f"{cost.scans} scans: {scanners}, {cost.alone} alone; measured: {measured.scans}")
     who = "a job" if arguments.jobqueue else "a process"
-    screen.result(f"time: {duration(cost.seconds_a_scan)} a scan, {duration(3600 * cost.process_hours)} of {who}")
+    time_of_all = f"{duration(3600 * cost.process_hours)} of {who}"
+    if cost.core_hours:
+        time_of_all += f", {duration(3600 * cost.core_hours)} of a core"
+    screen.result(f"time: {duration(cost.seconds_a_scan)} a scan, {time_of_all}")
     many = f"{workers} {'jobs' if arguments.jobqueue else 'processes' if workers > 1 else 'process'}"
     screen.result(f"with {many}: {duration(3600 * cost.hours)}, if they do not hinder each other")
     screen.result(f"memory: {cost.memory_gb:.1f} GB {who}, {workers * cost.memory_gb:.1f} GB in all")

@@ -6,6 +6,7 @@ own that is removed again, and :func:`estimate` reckons what all scans will take
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -60,6 +61,7 @@ class Measured:
         fitted_s: Of a process for a scan of a fitted scanner; None if there was none.
         alone_s: For a scan that goes alone.
         fit_s: For the fits of one scanner.
+        core_s: Processor seconds of a process and what it has started, for a scan; 0 if the system does not tell.
         memory_gb: Of a process, at most; 0 if the system does not tell.
         results_mb: Results of a scan.
         result_files: How many files these are.
@@ -71,6 +73,7 @@ class Measured:
     fitted_s: float | None
     alone_s: float | None
     fit_s: float
+    core_s: float
     memory_gb: float
     results_mb: float
     result_files: int
@@ -145,15 +148,19 @@ def measure(
     for number in range(workers):
         engine.submit(Task(f"ready {number}", GetReady(ledger=Ledger(folder), settings=settings)))
     list(engine.finished())
+    before = sum(_core_s(pid) for pid in engine.pids)
     watch = _Stopwatch(engine)
     with held(Ledger(folder)) as ledger:
         plan = make_plan(groups, ledger, masks=masks, lesions=lesions)
         tally = run_study(plan, settings, ledger, watch, scratch=_SAMPLE if keep else 0)
         high = max((_peak_gb(pid) for pid in engine.pids), default=0.0)
-        return _counted(plan, ledger, tally.failed, watch, high)
+        core_s = max(0.0, sum(_core_s(pid) for pid in engine.pids) - before)
+        return _counted(plan, ledger, tally.failed, watch, high, core_s)
 
 
-def _counted(plan: Plan, ledger: Ledger, failed: dict[str, str], watch: _Stopwatch, high: float) -> Measured:
+def _counted(
+    plan: Plan, ledger: Ledger, failed: dict[str, str], watch: _Stopwatch, high: float, core_s: float
+) -> Measured:
     whole = [(group, scan) for group in plan.groups for scan in group.scans if scan.id not in failed]
     if not whole:
         what = f"none of {len(failed)} scans could be harmonized: {next(iter(failed.values()), 'there is none')}"
@@ -168,6 +175,7 @@ def _counted(plan: Plan, ledger: Ledger, failed: dict[str, str], watch: _Stopwat
         fitted_s=median(seconds[True]) if seconds[True] else None,
         alone_s=median(seconds[False]) if seconds[False] else None,
         fit_s=watch.of_fits(),
+        core_s=core_s / len(whole),
         memory_gb=high,
         results_mb=sum(results) / len(whole) / 1e6,
         result_files=round(len(results) / len(whole)),
@@ -184,6 +192,15 @@ def _peak_gb(pid: int) -> float:
         return 0.0
 
 
+def _core_s(pid: int) -> float:
+    """Processor seconds of a process and of its children that have ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return 0.0
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a study will take.
@@ -196,6 +213,7 @@ class Estimate:
         seconds_a_scan: Of one process, on average.
         process_hours: Of all processes together.
         hours: That go by, if the workers do not hinder each other.
+        core_hours: Processor time, which does not depend on what else a machine does; 0 if the system does not tell.
         memory_gb: Of one process, for the largest scan.
         results_gb: Results.
         records_gb: Records, to be kept with them.
@@ -210,6 +228,7 @@ class Estimate:
     seconds_a_scan: float
     process_hours: float
     hours: float
+    core_hours: float
     memory_gb: float
     results_gb: float
     records_gb: float
@@ -234,7 +253,7 @@ def estimate(groups: Sequence[Group], measured: Measured, *, workers: int, voxel
     Example:
         >>> from blindharmony.io.bids import Scan
         >>> scans = tuple(Scan(Path("/s"), f"sub-{i}/anat/sub-{i}_T1w.nii.gz", {}) for i in range(100))
-        >>> few = Measured(3, 36.0, None, 4.0, 2.2, 8.0, 4, 35.0, 4)
+        >>> few = Measured(3, 36.0, None, 4.0, 30.0, 2.2, 8.0, 4, 35.0, 4)
         >>> cost = estimate([Group("a", "", scans)], few, workers=2, voxels=10**7, scratch_gb=50.0)
         >>> round(cost.hours, 2), cost.files, round(cost.results_gb, 1), cost.memory_gb
         (0.5, 800, 0.8, 2.2)
@@ -255,6 +274,7 @@ def estimate(groups: Sequence[Group], measured: Measured, *, workers: int, voxel
         seconds_a_scan=seconds / max(scans, 1),
         process_hours=seconds / 3600,
         hours=seconds / 3600 / workers,
+        core_hours=scans * measured.core_s / 3600,
         memory_gb=max(measured.memory_gb, memory_gb(voxels)),
         results_gb=scans * measured.results_mb / 1e3,
         records_gb=scans * measured.records_kb / 1e6,
