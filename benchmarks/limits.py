@@ -24,7 +24,7 @@ from blindharmony.models.file import load_target
 from blindharmony.quality.metrics import psnr
 from blindharmony_benchmark.heads import heads_of
 from blindharmony_benchmark.plan import read_splits
-from blindharmony_benchmark.scanners import HARD, Scanner, needs_labels
+from blindharmony_benchmark.scanners import HARD, Scanner
 
 _BINS, _WIDTHS = (80, 14, 10), (1.0, 3.0)
 
@@ -66,8 +66,6 @@ def main():
     heads = heads_of(split.folder, split.test, arguments.heads, target.info.recipe)
     found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for domain in arguments.domains:
-        if needs_labels(domain) and any(h.labels is None for h in heads):
-            continue
         scans = Scanner.set_for(heads, domain, target.info.recipe).scans(heads)
         each = [limits(s.image, h.image, s.mask & h.mask) for s, h in zip(scans, heads, strict=True)]
         row = {k: {"psnr": float(np.mean([e[k] for e in each])), "worst": min(e[k] for e in each)} for k in each[0]}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blindharmony.settings import HarmonizeSettings
-from blindharmony_benchmark.heads import Files
+from blindharmony_benchmark.heads import kept_file
 from blindharmony_benchmark.plan import Plan, Source
 from blindharmony_benchmark.registry import Entry
 from blindharmony_benchmark.run import Benchmark
@@ -16,7 +16,8 @@ from blindharmony_benchmark.scanners import FROM_RAW
 _PREPARE, _SCAN = 20.0, 2.0
 # Finding the bias field of a scan again, once.
 _AGAIN = 15.0
-_MEASURE = {"simulated": 1.2, "real": 1.5, "segmentation": 12.0}
+_SEGMENTED = ("segmentation", "travelers")
+_MEASURE = {"simulated": 1.2, "real": 1.5, "segmentation": 12.0, "travelers": 14.0}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def cost(benchmark: Benchmark) -> Cost:
     plan, left = benchmark.plan, benchmark.left()
     missing = _missing(plan)
     seconds = _PREPARE * missing
-    trainings = {"segmenter"} if not plan.segmenter and any(s.leg == "segmentation" for s in left) else set[str]()
+    segmented = plan.split.train and any(s.leg in _SEGMENTED for s in left)
+    trainings = {"segmenter"} if segmented and not plan.segmenter else set[str]()
     for source, name in dict.fromkeys((s.source, s.system) for s in left):
         own = [s for s in left if (s.source, s.system) == (source, name)]
         of, entry = benchmark.steps[own[0]]
@@ -75,13 +77,12 @@ def _again(plan: Plan, entry: Entry, source: Source) -> float:
 
 def _missing(plan: Plan) -> int:
     recipe, wanted = plan.target.info.recipe, dict[str, Sequence[str]]()
-    for name in (plan.target_set, *plan.source_sets):
+    for name in (plan.target_set, *plan.source_sets, *plan.travelers):
         wanted[name] = plan.tested(name)
     teachers, held = plan.teachers()
     total = 0
     for name, subjects in wanted.items():
         folder = plan.splits[name].folder
         for subject in (*subjects, *((*teachers, *held) if name == plan.target_set else ())):
-            key = Files.of(folder, subject).key(recipe)
-            total += not (plan.heads / f"{folder.name}_{subject}_{key}.safetensors").exists()
+            total += not kept_file(plan.heads, folder, subject, plan.splits[name].files(subject), recipe).exists()
     return total

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from blindharmony.errors import BlindHarmonyError, InputError
 from blindharmony.files import file_sha256, write_bytes
 from blindharmony.io.bids import find_scans
 from blindharmony.io.volume import read_volume
+from blindharmony.models.tissue import included_tissue, tissue_posterior
 from blindharmony.preprocessing.brain import BrainMask, ExtractBrain
 from blindharmony.preprocessing.grid import sample, voxel_map
 from blindharmony.preprocessing.recipe import Prepared, PrepRecipe, prepare, run_steps
@@ -25,7 +27,10 @@ from blindharmony.study.ledger import key_of
 from blindharmony.version import VERSION
 from blindharmony_benchmark.system import Say
 
+#: Folders of labels in ``derivatives``, the better first: by hand, and by a network that no harmonization taught.
+LABELS = ("manual", "silver")
 _LABELLED = 0.25
+_FIRST: Mapping[str, Path] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +41,7 @@ class Head:
         subject: Whose.
         image: Flow units, zero outside the mask, shape ``(X, Y, Z)`` of the template.
         mask: Brain, same shape.
-        labels: Manual tissues there (1 CSF, 2 grey, 3 white), if there are any.
+        labels: Tissues there (1 CSF, 2 grey, 3 white), from a file or by the tissue network.
         raw: The scan as it came, its axes turned, with its mask.
         raw_labels: The labels there.
         matrix: Template world (mm) → scan world (mm).
@@ -58,34 +63,64 @@ class Files:
     """The files of one subject.
 
     Attributes:
-        scan: The first T1w scan.
-        labels: Manual tissues on its grid, if there are any:
-            ``derivatives/manual/SUBJECT/anat/SUBJECT_dseg.nii.gz`` of its set.
+        scan: The T1w scan.
+        labels: Tissues on its grid, ``derivatives/KIND/SUBJECT/anat/SUBJECT_dseg.nii.gz`` of its set; None where there
+            are none, and the tissue network finds them.
+        labelled_by: KIND, one of ``LABELS``; ``network`` where there is no file.
     """
 
     scan: Path
     labels: Path | None
+    labelled_by: str
 
     @classmethod
-    def of(cls, study: Path, subject: str) -> Files:
+    def of(cls, study: Path, subject: str, scan: Path | None = None) -> Files:
         """Found in a BIDS set.
+
+        Args:
+            study: BIDS data set.
+            subject: ``sub-…``.
+            scan: The one to take, of several; the first if None.
 
         Raises:
             BlindHarmonyError: If there is no such subject, or it has no scan.
         """
-        labels = study / "derivatives" / "manual" / subject / "anat" / f"{subject}_dseg.nii.gz"
+        if scan is not None:  # labels are those of the first scan
+            return cls(scan, None, "network")
         scan = find_scans([study], participant_labels=[subject])[0]
-        return cls(scan, labels if labels.exists() else None)
+        places = ((kind, study / "derivatives" / kind / subject / "anat") for kind in LABELS)
+        files = ((kind, folder / f"{subject}_dseg.nii.gz") for kind, folder in places)
+        kind, labels = next(((k, f) for k, f in files if f.exists()), ("network", None))
+        return cls(scan, labels, kind)
+
+    def prepared_key(self, recipe: PrepRecipe) -> str:
+        """What a prepared scan is made of, in twelve letters."""
+        return key_of(VERSION, recipe.digest(), file_sha256(self.scan), None)[:12]
+
+    def labels_key(self) -> str:
+        """What its labels are made of: another file, or another tissue network, gives other labels."""
+        file = self.labels or included_tissue()
+        return f"{self.labelled_by}-{file_sha256(file)[:8]}"
 
     def key(self, recipe: PrepRecipe) -> str:
-        """What a prepared scan is made of, in twelve letters."""
-        return key_of(VERSION, recipe.digest(), file_sha256(self.scan), self.labels and file_sha256(self.labels))[:12]
+        """What the scan and its labels are made of."""
+        return f"{self.prepared_key(recipe)}-{self.labels_key()}"
+
+
+def kept_file(folder: Path, study: Path, subject: str, files: Files, recipe: PrepRecipe) -> Path:
+    """Where a prepared scan is kept."""
+    return folder / f"{study.name}_{subject}_{files.prepared_key(recipe)}.safetensors"
 
 
 def heads_of(
-    study: Path, subjects: Sequence[str], folder: Path, recipe: PrepRecipe | None = None, say: Say | None = None
+    study: Path,
+    subjects: Sequence[str],
+    folder: Path,
+    recipe: PrepRecipe | None = None,
+    say: Say | None = None,
+    scans: Mapping[str, Path] = _FIRST,
 ) -> list[Head]:
-    """The first T1w scan of each subject, prepared or taken from the folder where they are kept.
+    """A T1w scan of each subject, prepared or taken from the folder where they are kept.
 
     Args:
         study: BIDS data set.
@@ -93,6 +128,7 @@ def heads_of(
         folder: Where prepared scans are kept.
         recipe: Of the target.
         say: Told which scan is being prepared.
+        scans: Subject → which of its scans; the first where it is not named.
 
     Raises:
         BlindHarmonyError: If there is no such scan, or its preparation fails.
@@ -100,8 +136,8 @@ def heads_of(
     used = recipe or PrepRecipe()
     found = []
     for index, subject in enumerate(subjects):
-        files = Files.of(study, subject)
-        kept = folder / f"{study.name}_{subject}_{files.key(used)}.safetensors"
+        files = Files.of(study, subject, scans.get(subject))
+        kept = kept_file(folder, study, subject, files, used)
         if not kept.exists():
             if say:
                 say(f"preparing {study.name} {subject}", index / len(subjects))
@@ -110,7 +146,13 @@ def heads_of(
             except BlindHarmonyError as error:
                 raise type(error)(error.what, remedy=error.remedy, path=error.path or files.scan) from error
             write_bytes(kept, save({k: np.ascontiguousarray(v) for k, v in content.items()}), overwrite=True)
-        found.append(_read(kept, subject))
+        head = _read(kept, subject)
+        labelled = kept.with_suffix(f".{files.labels_key()}.safetensors")
+        if not labelled.exists():
+            content = _labels(head, files)
+            write_bytes(labelled, save({k: np.ascontiguousarray(v) for k, v in content.items()}), overwrite=True)
+        labels = load_file(labelled)
+        found.append(replace(head, labels=labels["labels"], raw_labels=labels["raw_labels"]))
     return found
 
 
@@ -118,30 +160,58 @@ def _read(file: Path, subject: str) -> Head:
     try:
         kept = load_file(file)
         raw = Scan(kept["raw"], kept["affine"], kept["raw_mask"])
-        labels, raw_labels = (kept.get(k) for k in ("labels", "raw_labels"))
-        gain = kept["gain"].item()
-        return Head(subject, kept["image"], kept["mask"], labels, raw, raw_labels, kept["matrix"], gain)
+        return Head(subject, kept["image"], kept["mask"], None, raw, None, kept["matrix"], kept["gain"].item())
     except (SafetensorError, KeyError) as error:
         raise InputError("this is no prepared scan", remedy="remove it and run again", path=file) from error
 
 
 def _prepared(files: Files, recipe: PrepRecipe) -> dict[str, Any]:
     done = prepare(read_volume(files.scan), recipe)
-    inside = done.scan.inside()
     raw = next(d.before for d in done.history if not isinstance(d.step, Reorient | ExtractBrain))
-    matrix = done.registration.matrix
-    content = {"image": inside_of(done.scan), "mask": inside, "gain": done.gain}
-    content |= {"raw": raw.data, "raw_mask": raw.inside(), "affine": raw.affine, "matrix": matrix}
-    if files.labels is not None:
-        given = read_volume(files.labels)
-        scan = Scan(given.data, given.affine)
-        upright = Reorient().apply(scan, Reorient().estimate(scan))
-        to_scan = voxel_map(load_template().affine, matrix, upright.affine)
-        shares = [sample((upright.data == k).astype(np.float32), to_scan, inside.shape) for k in (1, 2, 3)]
-        labels = np.where(np.max(shares, 0) > _LABELLED, np.argmax(shares, 0) + 1, 0)
-        content["raw_labels"] = upright.data.astype(np.uint8)
-        content["labels"] = np.where(inside, labels, 0).astype(np.uint8)
-    return content
+    content = {"image": inside_of(done.scan), "mask": done.scan.inside(), "gain": done.gain}
+    return content | {
+        "raw": raw.data,
+        "raw_mask": raw.inside(),
+        "affine": raw.affine,
+        "matrix": done.registration.matrix,
+    }
+
+
+def _labels(head: Head, files: Files) -> dict[str, NDArray[np.uint8]]:
+    """Labels on the template's grid and on the scan's own, from a file or by the tissue network."""
+    template, to_scan = load_template().affine, head.matrix
+    if files.labels is None:
+        labels = network_labels(head.image, head.mask)
+        return {
+            "labels": labels,
+            "raw_labels": _carried(labels, template, np.linalg.inv(to_scan).astype(np.float64), head.raw),
+        }
+    given = read_volume(files.labels)
+    scan = Scan(given.data, given.affine)
+    upright = Reorient().apply(scan, Reorient().estimate(scan))
+    there = Scan(head.image, template, head.mask)
+    labels = np.where(head.mask, _carried(upright.data, upright.affine, to_scan, there), 0).astype(np.uint8)
+    return {"labels": labels, "raw_labels": upright.data.astype(np.uint8)}
+
+
+def _carried(
+    labels: NDArray[Any], affine: NDArray[np.float64], matrix: NDArray[np.float64], grid: Scan
+) -> NDArray[np.uint8]:
+    """Labels on another grid: the tissue with the largest share of each voxel."""
+    to_labels = voxel_map(grid.affine, matrix, affine)
+    shares = [sample((labels == k).astype(np.float32), to_labels, grid.data.shape) for k in (1, 2, 3)]
+    return np.where(np.max(shares, 0) > _LABELLED, np.argmax(shares, 0) + 1, 0).astype(np.uint8)
+
+
+def network_labels(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The likeliest tissue of every voxel of the brain by the included tissue network: 1 CSF, 2 grey, 3 white matter.
+
+    Args:
+        image: A prepared scan on the template's grid, shape ``(X, Y, Z)``.
+        mask: Brain.
+    """
+    found: NDArray[np.uint8] = np.where(mask, tissue_posterior(image, mask).argmax(0) + 1, 0).astype(np.uint8)
+    return found
 
 
 def prepared_with(scan: Scan, recipe: PrepRecipe, matrix: NDArray[np.float64]) -> Prepared:

@@ -7,7 +7,7 @@ that are judged. A :class:`Plan` holds the splits, the target, the :class:`Sourc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from blindharmony.io.bids import is_bids
 from blindharmony.models.target import Target
 from blindharmony_benchmark.heads import Files
 from blindharmony_benchmark.registry import Entry
-from blindharmony_benchmark.scanners import SIMULATED, needs_labels, simulated
+from blindharmony_benchmark.scanners import SIMULATED, near_real_site, simulated
 
 _TEST_SHARE, _MOST_TESTS, _LEAST = 0.25, 20, 3
 
@@ -34,12 +34,18 @@ class Split:
         train: May teach.
         validation: May stop a training early; part of no training.
         test: Are judged, and nothing else.
+        scans: Subject → which of its scans, where it is not the first.
     """
 
     folder: Path
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    scans: Mapping[str, Path] = field(default_factory=dict)
+
+    def files(self, subject: str) -> Files:
+        """The files of one subject."""
+        return Files.of(self.folder, subject, self.scans.get(subject))
 
     @property
     def learners(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -48,6 +54,10 @@ class Split:
             return self.train, self.validation
         held = self.train[4::5] or self.train[-1:]
         return tuple(s for s in self.train if s not in held), held
+
+
+#: Where no scan of the target is at hand.
+NOBODY = Split(Path(), (), (), ())
 
 
 def read_splits(data: Path, *, seed: int = 0) -> dict[str, Split]:
@@ -121,7 +131,7 @@ def _own(data: Path, seed: int) -> Split:
     return Split(data, train, (), tuple(s for i, s in enumerate(subjects) if i in chosen))
 
 
-LEGS = ("simulated", "real", "segmentation")
+LEGS = ("simulated", "real", "segmentation", "travelers")
 #: Where networks are trained and the published iteration runs, if nothing else is asked for.
 COSTLY_ON = ("gamma1.5", "tissue", "all", "ixi")
 #: What a quick run takes: scanners, subjects of the target's set and of a real source, teachers, minutes a network.
@@ -136,7 +146,7 @@ class Source:
     """A source scanner.
 
     Attributes:
-        kind: ``simulated`` or ``real``.
+        kind: ``simulated``, ``real``, or ``travelers`` for a scanner of people who were on several.
         name: Domain or set.
     """
 
@@ -164,6 +174,7 @@ class Plan:
         quick: Two subjects, two sources, small budgets.
         segmenter: External command; the included network if empty.
         white: Its labels of white matter.
+        travelers: Sets of ``splits``, one for each scanner that the same people were on; else simulated scanners are.
     """
 
     out: Path
@@ -181,6 +192,7 @@ class Plan:
     quick: bool = False
     segmenter: str = ""
     white: tuple[int, ...] = (3,)
+    travelers: tuple[str, ...] = ()
 
     @property
     def split(self) -> Split:
@@ -205,28 +217,32 @@ class Plan:
     @cached_property
     def teacher_keys(self) -> list[list[str]]:
         """What their scans are made of: a system that has learnt from other files is another one."""
-        folder, recipe = self.split.folder, self.target.info.recipe
-        return [[Files.of(folder, s).key(recipe) for s in part] for part in self.teachers()]
+        return [[self.split.files(s).key(self.target.info.recipe) for s in part] for part in self.teachers()]
 
-    def labelled(self, name: str) -> bool:
-        """Whether all test scans of a set have manual tissues."""
-        split = self.splits[name]
-        return all(Files.of(split.folder, s).labels for s in self.tested(name))
+    def labelled_by(self, name: str) -> list[str]:
+        """Who found the tissues in the test scans of a set: ``manual``, ``silver`` or ``network``."""
+        return sorted({self.splits[name].files(s).labelled_by for s in self.tested(name)})
 
     def sources(self) -> tuple[Source, ...]:
-        """Simulated scanners, then real ones; those on which nothing would be measured are left out."""
-        labelled = self.labelled(self.target_set)
-        simulated = (Source("simulated", d) for d in self.domains if labelled or not needs_labels(d))
-        real = (Source("real", s) for s in self.source_sets)
-        return tuple(s for s in (*simulated, *real) if self.legs_of(s))
+        """Simulated scanners, real ones, and those of travelers; where nothing would be measured is left out."""
+        found = (
+            *(Source("simulated", d) for d in self.domains),
+            *(Source("real", s) for s in self.source_sets),
+            *(Source("travelers", s) for s in self.travelers),
+        )
+        return tuple(s for s in found if self.legs_of(s))
 
     def set_of(self, source: Source) -> str:
         """Whose test scans are harmonized: the target's own through a simulated scanner, or a real source's."""
-        return source.name if source.kind == "real" else self.target_set
+        return self.target_set if source.kind == "simulated" else source.name
 
     def legs_of(self, source: Source) -> tuple[str, ...]:
-        """What is measured on a source."""
-        wanted = (source.kind, *(("segmentation",) if self.labelled(self.set_of(source)) else ()))
+        """What is measured on a source; the target's test people travel between scanners near real sites."""
+        wanted = {source.kind}
+        if source.kind != "travelers":
+            wanted.add("segmentation")
+        if source.kind == "simulated" and near_real_site(source.name) and not self.travelers:
+            wanted.add("travelers")
         return tuple(leg for leg in LEGS if leg in self.legs and leg in wanted)
 
     def scans_of(self, entry: Entry, leg: str, source: Source) -> int:
@@ -263,11 +279,13 @@ class Plan:
                 f"--costly-on {name} is neither a domain nor a set",
                 remedy=f"choose of {', '.join((*self.domains, *self.source_sets))}",
             )
+        if self.split is NOBODY:
+            return
         if not self.split.train:
             raise UsageError(f"'{self.target_set}' has no training subjects", remedy="choose another --target-set")
         known = self.target.info.learnt_from
         tested = self.split.test if known else ()
-        taught = [s for s in tested if file_sha256(Files.of(self.split.folder, s).scan)[:16] in known]
+        taught = [s for s in tested if file_sha256(self.split.files(s).scan)[:16] in known]
         if taught:
             raise UsageError(
                 f"the target '{self.target.info.name}' has learnt from {', '.join(taught)}, who are to be tested",

@@ -25,7 +25,7 @@ from blindharmony.report.page import Section, Strip, render_page
 from blindharmony.version import VERSION
 from blindharmony_benchmark.plan import LEGS, Plan
 from blindharmony_benchmark.registry import BASELINE, ENTRIES
-from blindharmony_benchmark.results import AVERAGES, MAIN, Cell, averaged, cell_of, rows
+from blindharmony_benchmark.results import AVERAGES, MAIN, Cell, averaged, cell_of, rows, traveled
 from blindharmony_benchmark.run import Benchmark, known, picture_file
 from blindharmony_benchmark.scanners import HARD, PAPER, SITES
 
@@ -51,6 +51,14 @@ COLUMNS: Mapping[str, Sequence[tuple[str, str]]] = {
         ("edges", "new edges %"),
     ),
     "segmentation": (("dice", "Dice [95 %]"), ("dice_worst", "worst"), ("volume", "volume error %")),
+    "travelers": (
+        ("difference", "between scanners, % [95 %]"),
+        ("people", "people kept [95 %]"),
+        ("contrast_difference", "of contrast, %"),
+        ("contrasts", "contrasts kept"),
+        ("icc", "ICC of volumes"),
+        ("reproducible", "radiomics of ICC > 0.75"),
+    ),
 }
 TAIL = (
     ("over_baseline", "over n4-match (p)"),
@@ -64,6 +72,7 @@ TITLES = {
     "simulated": "Simulated source scanners",
     "real": "Real source scanners",
     "segmentation": "White matter segmentation",
+    "travelers": "The same people on several scanners",
 }
 NOTES = {
     "simulated": "PSNR in dB inside the brain against the scan that the target scanner really made, range its 99th "
@@ -73,8 +82,11 @@ NOTES = {
     "(flow units), histogram: of the brain's; contrast: grey/white minus theirs; probe: balanced accuracy of a site "
     "classifier taught anew for each row, 0.5 is chance; excess: how much less typical for the target's flow than its "
     "unseen scans, in their spreads.",
-    "segmentation": "Dice and volume error (its size) of white matter against manual labels, by a segmenter taught on "
+    "segmentation": "Dice and volume error (its size) of white matter against labels, by a segmenter taught on "
     "the target scanner only.",
+    "travelers": "Tissue and regional volumes by a segmenter. Between scanners: coefficient of variation over the "
+    "scanners of one person (lower is better). People kept: rank correlation over people with the truth, or between "
+    "scanners (1 is best). The same of the contrast of grey to white matter. ICC(2, 1): absolute agreement, 1 is best.",
 }
 TESTS = (
     "Intervals: bootstrap over subjects, 95 %. In brackets behind a difference: two-sided sign-flip permutation test "
@@ -98,7 +110,7 @@ def cells_of(row: Row) -> list[str]:
         return [row["system"], f"failed: {row['failed']}", *([""] * empty)]
     main = COLUMNS[leg][0][0]
     cells = [row["system"], _with_interval(row, main)]
-    cells += [_number(row.get(name), name) for name, _ in COLUMNS[leg][1:]]
+    cells += [_with_interval(row, n) if f"{n}_low" in row else _number(row.get(n), n) for n, _ in COLUMNS[leg][1:]]
     for word in ("baseline", "rival"):
         gap, p = row.get(f"over_{word}"), row.get(f"p_{word}")
         name = f" {row['rival']}" if word == "rival" and gap is not None else ""
@@ -156,7 +168,7 @@ def _made_with(content: Mapping[str, Any]) -> str:
     sets = {target["set"], *(r["source"] for r in rows if r["leg"] == "real")}
     people = "; ".join(f"{name} {len(subjects)}" for name, subjects in content["tested"].items() if name in sets)
     parts = [f"Model `{target['digest'] or 'not saved'}`", f"test scans: {people}"]
-    segmented = any(r["leg"] == "segmentation" for r in rows)
+    segmented = any(r["leg"] in ("segmentation", "travelers") for r in rows)
     trained = {name for name, entry in ENTRIES.items() if entry.trained}
     if segmented or any(r["system"] in trained for r in rows):
         heads = len(content["teachers"]["training"])
@@ -166,13 +178,16 @@ def _made_with(content: Mapping[str, Any]) -> str:
         parts.append(f"the published iteration cut off after {content['turns']} turns")
     if segmented:
         parts.append(f"segmenter: {content['segmenter']}")
+        found = content.get("labels", {}).items()
+        parts.append("labels: " + "; ".join(f"{name} {', '.join(by)}" for name, by in found if by and name in sets))
     return ", ".join(parts) + f"; blindharmony {content['blindharmony']}, seed {content['seed']}."
 
 
 def _leg(leg: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     sources = sources_of(rows, leg)
-    parts = [] if leg == "real" else [_matrix(leg, rows, sources)]
-    if leg == "real":
+    in_tables = leg in ("real", "travelers")
+    parts = [] if in_tables else [_matrix(leg, rows, sources)]
+    if in_tables:
         kept = [i for i, name in enumerate(head_of(leg)) if name not in _COSTS]
         for source in sources:
             lines = [[cells_of(r)[i] for i in kept] for r in rows if r["source"] == source]
@@ -249,9 +264,9 @@ def collected(benchmark: Benchmark) -> list[Cell]:
     own: Sequence[Mapping[str, Any]] = ()
     if "real" in benchmark.plan.legs:
         own = benchmark.own_profiles()
-    contents = [known(step, benchmark.plan.out) for step in benchmark.steps]
-    cells = [cell_of(c, own) for c in contents if c is not None]
-    return [*cells, *averaged(cells)]
+    contents = [c for step in benchmark.steps if (c := known(step, benchmark.plan.out)) is not None]
+    cells = [cell_of(c, own) for c in contents if c["leg"] != "travelers"]
+    return [*cells, *averaged(cells), *traveled(contents)]
 
 
 def results(plan: Plan, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -261,6 +276,7 @@ def results(plan: Plan, cells: Sequence[Cell]) -> dict[str, Any]:
         for c in cells
         for s, m in c.scans.items()
     ]
+    sets = (plan.target_set, *plan.source_sets, *plan.travelers)
     return {
         "blindharmony": VERSION,
         "target": {"name": plan.target.info.name, "digest": plan.target.digest, "set": plan.target_set},
@@ -269,7 +285,8 @@ def results(plan: Plan, cells: Sequence[Cell]) -> dict[str, Any]:
         "minutes": plan.minutes,
         "turns": plan.turns,
         "segmenter": plan.segmenter or "included",
-        "tested": {name: list(plan.tested(name)) for name in (plan.target_set, *plan.source_sets)},
+        "tested": {name: list(plan.tested(name)) for name in sets},
+        "labels": {name: plan.labelled_by(name) for name in sets},
         "teachers": {"training": list(plan.teachers()[0]), "held out": list(plan.teachers()[1])},
         "main": {leg: measure for leg, (measure, _) in MAIN.items()},
         "rows": rows(cells),
@@ -361,7 +378,7 @@ def write_chart(drawn: Markup, file: Path) -> Path:
     return write_text(file, text, overwrite=True)
 
 
-_LABELS = {"psnr": "PSNR [dB]", "tissue": "Tissue distance", "dice": "Dice"}
+_LABELS = {"psnr": "PSNR [dB]", "tissue": "Tissue distance", "dice": "Dice", "difference": "Difference [%]"}
 _SHOWN = ("curve", "group")
 # The others' pictures are in the folder; so many brains below each other nobody compares.
 _PICTURED = (

@@ -15,6 +15,7 @@ from scipy.stats import bootstrap, permutation_test, spearmanr
 from blindharmony_benchmark.measures import TISSUES, average, balanced_accuracy, distance
 from blindharmony_benchmark.registry import BASELINE, ENTRIES
 from blindharmony_benchmark.scanners import HARD, PAPER, SITES
+from blindharmony_benchmark.travelers import summary
 
 # Resamplings; up to 14 subjects every flip of signs is tried.
 _RESAMPLINGS = 2**14
@@ -65,7 +66,14 @@ def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float:
 
 
 #: Leg → the measure that systems are ranked by, and whether more is better.
-MAIN = {"simulated": ("psnr", True), "real": ("tissue", False), "segmentation": ("dice", True)}
+MAIN = {
+    "simulated": ("psnr", True),
+    "real": ("tissue", False),
+    "segmentation": ("dice", True),
+    "travelers": ("difference", False),
+}
+#: Where people were on every scanner of the travelers' leg: one cell of a system for all of them.
+ALL_SCANNERS = "all scanners"
 #: Means over sources, for systems that ran on all of them.
 AVERAGES = {"near real sites": SITES, "paper's eight": PAPER, "all hard": HARD}
 _OWN_FIGURES = ("seconds", "fit_seconds", "memory_mb", "failed")
@@ -133,6 +141,28 @@ def _site(scan: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str
 
 def _sites(scans: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"probe": balanced_accuracy([s["features"] for s in scans], [o["features"] for o in own])}
+
+
+def traveled(contents: Iterable[Mapping[str, Any]]) -> list[Cell]:
+    """One cell a system for the travelers' leg, from its finished steps on every scanner.
+
+    A system that failed, or did not run, on a scanner that others ran on has none.
+    """
+    steps = [c for c in contents if c["leg"] == "travelers"]
+    scanners = {c["source"] for c in steps}
+    found = []
+    for system in dict.fromkeys(c["system"] for c in steps):
+        own = {str(c["source"]): c for c in steps if c["system"] == system}
+        failed = [c["failed"] for c in own.values() if "failed" in c]
+        about = {k: next(iter(own.values())).get(k) for k in ("sees", "together")}
+        if failed:
+            found.append(Cell("travelers", ALL_SCANNERS, system, {}, {**about, "failed": failed[0]}))
+        elif set(own) == scanners and len(scanners) > 1:
+            people, together = summary({name: c["scans"] for name, c in own.items()})
+            for k in _OWN_FIGURES[:3]:
+                about[k] = round(float(np.mean([c.get(k, 0) for c in own.values()])), 2)
+            found.append(Cell("travelers", ALL_SCANNERS, system, people, about, together))
+    return found
 
 
 def averaged(cells: Iterable[Cell]) -> list[Cell]:

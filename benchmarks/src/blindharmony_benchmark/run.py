@@ -29,13 +29,14 @@ from blindharmony.files import check_outputs, write_bytes, write_sidecar
 from blindharmony.report.page import strip_of
 from blindharmony.study.ledger import key_of, read_json
 from blindharmony.version import VERSION
-from blindharmony_benchmark.heads import Files, Head, heads_of
+from blindharmony_benchmark.heads import Head, heads_of
 from blindharmony_benchmark.measures import WHITE, curve_points, likeness, of_truth, overlap, profile, regions, site
 from blindharmony_benchmark.plan import Plan, Source
 from blindharmony_benchmark.registry import Entry
 from blindharmony_benchmark.scanners import Scanner, own, real
-from blindharmony_benchmark.segmenters import ExternalSegmenter, Labels, included_segmenter
+from blindharmony_benchmark.segmenters import ExternalSegmenter, Labels, NetworkSegmenter, included_segmenter
 from blindharmony_benchmark.system import Material, Picture, Say, System
+from blindharmony_benchmark.travelers import features_of, parts_of_head
 
 #: Where the figures, the page and the table go, below the output folder.
 RESULTS = ("table.csv", "results.json", "table.md", "report.html")
@@ -87,7 +88,7 @@ def _peak() -> float:
 
 
 #: Raised when what a step measures changes, so that old files are not taken for new ones.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Step:
     """One leg of one system on one source.
 
     Attributes:
-        leg: ``simulated``, ``real`` or ``segmentation``.
+        leg: ``simulated``, ``real``, ``segmentation`` or ``travelers``.
         source: Domain or set.
         system: Row.
         key: Of all that went in.
@@ -196,13 +197,13 @@ class Teaching:
         plan = self.plan
         return heads_of(plan.split.folder, subjects, plan.heads, plan.target.info.recipe, self._say)
 
-    def material(self, system: System, source: Source, scanner: Scanner, scans: Sequence[Picture]) -> Material:
+    def material(self, system: System, source: Source, scanner: Scanner | None, scans: Sequence[Picture]) -> Material:
         """For one system and one source.
 
         Args:
             system: Who learns; one that does not learn gets the target model alone.
             source: Whose scans will be harmonized.
-            scanner: The simulated scanner; not used for a real source.
+            scanner: The simulated scanner; None for a real source.
             scans: The test scans, as an unpaired system sees them of a real source.
         """
         plan = self.plan
@@ -214,7 +215,7 @@ class Teaching:
         if not learns:
             return found
         heads, held = self.training, own(self.held_out)
-        if source.kind == "real":
+        if scanner is None:
             seen = scans if of_source else ()
             return replace(found, training=_blind(own(heads)), held_out=_blind(held), source=_blind(seen))
         if system.sees == _UNPAIRED:
@@ -246,6 +247,7 @@ class Measuring:
     def __init__(self, plan: Plan, own_heads: Sequence[Head], teaching: Teaching, say: Say) -> None:
         self.plan, self.own_heads, self.teaching, self._say = plan, own_heads, teaching, say
         self._broken: Exception | None = None
+        self._truths: dict[str, dict[str, Any]] = {}
 
     def scan(
         self, leg: str, head: Head, scan: Picture, image: NDArray[np.float32], known: Mapping[str, float]
@@ -263,9 +265,25 @@ class Measuring:
             return {**likeness(head.image, scan, image), **known}
         if leg == "real":
             return site(scan, image, self.where, self.plan.target)
+        if leg == "travelers":
+            features = features_of(image, self.segmenter.labels(image, scan.mask), head.matrix, self._parts)
+            return {**features, **self._truth_of(head)}
         if scan.labels is None:
-            raise ValueError("no manual labels")
+            raise ValueError("no labels")
         return overlap(self.segmenter.labels(image, scan.mask) == WHITE, scan.labels == WHITE)
+
+    @cached_property
+    def _parts(self) -> dict[str, NDArray[np.bool_]]:
+        return parts_of_head(self.plan.target.fit_region)
+
+    def _truth_of(self, head: Head) -> dict[str, Any]:
+        """The same features of the scan that the target scanner really made, where it made one."""
+        if self.plan.travelers:
+            return {}
+        if head.subject not in self._truths:
+            labels = self.segmenter.labels(head.image, head.mask)
+            self._truths[head.subject] = features_of(head.image, labels, head.matrix, self._parts)
+        return {"truth": self._truths[head.subject]}
 
     def before(self, legs: Sequence[str], heads: Sequence[Head], scans: Sequence[Picture]) -> list[dict[str, float]]:
         """What holds for a scan whatever the system."""
@@ -299,6 +317,8 @@ class Measuring:
         plan = self.plan
         if plan.segmenter:
             return ExternalSegmenter(plan.segmenter, plan.white, plan.target.info.unit)
+        if not plan.split.train:
+            return NetworkSegmenter()
         key = key_of(plan.target.digest, *plan.teacher_keys, plan.minutes, plan.seed)[:12]
         folder = plan.out / "learnt" / "target" / f"segmenter-{key}"
         training, held = own(self.teaching.training), own(self.teaching.held_out)
@@ -316,7 +336,7 @@ class Scanned:
     """A source scanner's scans of the test subjects, and what is known of each before any system."""
 
     source: Source
-    scanner: Scanner
+    scanner: Scanner | None
     heads: Sequence[Head]
     scans: Sequence[Picture]
     known: Sequence[dict[str, float]]
@@ -358,7 +378,7 @@ class Benchmark:
             what["minutes"] = plan.minutes
         elif entry.iterates and plan.turns:
             what["turns"] = plan.turns
-        if leg == "segmentation":
+        if leg in ("segmentation", "travelers"):
             what["segmenter"] = [plan.segmenter, plan.white] if plan.segmenter else [plan.minutes, plan.teacher_keys]
         if leg == "real":
             what["own"] = self._keys(Source("real", plan.target_set))
@@ -367,8 +387,8 @@ class Benchmark:
     def _keys(self, source: Source) -> list[str]:
         name = self.plan.set_of(source)
         if name not in self._known:
-            folder, recipe = self.plan.splits[name].folder, self.plan.target.info.recipe
-            self._known[name] = [Files.of(folder, s).key(recipe) for s in self.plan.tested(name)]
+            recipe = self.plan.target.info.recipe
+            self._known[name] = [self.plan.splits[name].files(s).key(recipe) for s in self.plan.tested(name)]
         return self._known[name]
 
     def check_outputs(self, *inputs: Path) -> None:
@@ -378,7 +398,7 @@ class Benchmark:
             OutputError: If a result, a finished step or anything kept from earlier is one of them, by link or inode.
         """
         plan = self.plan
-        scans = [Files.of(s.folder, who) for s in plan.splits.values() for who in (*s.train, *s.validation, *s.test)]
+        scans = [s.files(who) for s in plan.splits.values() for who in (*s.train, *s.validation, *s.test)]
         read = [f for files in scans for f in (files.scan, files.labels)]
         tables = [s.folder.parent / "splits.json" for s in plan.splits.values()]
         kept = [p for name in ("steps", "learnt", "figures") for p in (plan.out / name).rglob("*") if not p.is_dir()]
@@ -406,8 +426,8 @@ class Benchmark:
     def _scanned(self, source: Source, legs: Sequence[str]) -> Scanned:
         self._tell(f"{source.name}: scanning")
         heads, recipe = self.heads(self.plan.set_of(source)), self.plan.target.info.recipe
-        scanner = Scanner.set_for(self.heads(self.plan.target_set), source.name, recipe)
-        scans = real(heads, recipe) if source.kind == "real" else scanner.scans(heads)
+        scanner = Scanner.set_for(heads, source.name, recipe) if source.kind == "simulated" else None
+        scans = scanner.scans(heads) if scanner else real(heads, recipe)
         return Scanned(source, scanner, heads, scans, self.measuring.before(legs, heads, scans))
 
     def _row(self, scanned: Scanned, entry: Entry, steps: Sequence[Step]) -> None:
@@ -420,8 +440,8 @@ class Benchmark:
             for step in steps:
                 self._failed(step, row, error)
             return
-        if source.kind == "real" or source.name in self.plan.costly_on:
-            truth = None if source.kind == "real" else scanned.heads[0]
+        if source.kind != "simulated" or source.name in self.plan.costly_on:
+            truth = scanned.heads[0] if source.kind == "simulated" else None
             keep_picture(self.plan, source, entry.name, scanned.scans[0], images[0], truth)
         for step in steps:
             self._measured(step, row, scanned, images)
@@ -451,7 +471,7 @@ class Benchmark:
         try:
             parts = list(zip(scanned.heads, scans, images, scanned.known, strict=False))[:many]
             # Filters and sorts leave the interpreter free; a segmenter has all the cores already.
-            with ThreadPoolExecutor(1 if step.leg == "segmentation" else 2) as pool:
+            with ThreadPoolExecutor(1 if step.leg in ("segmentation", "travelers") else 2) as pool:
                 measured = list(pool.map(lambda p: self.measuring.scan(step.leg, *p), parts))
             found = [{"subject": p[0].subject, **m} for p, m in zip(parts, measured, strict=True)]
             content: dict[str, Any] = {**row, "scans": found}
@@ -477,9 +497,9 @@ class Benchmark:
         """Test scans of a set; those of one source set and of the target's are kept in memory."""
         if name not in self._loaded:
             self._loaded = {k: v for k, v in self._loaded.items() if k == self.plan.target_set}
-            folder, recipe = self.plan.splits[name].folder, self.plan.target.info.recipe
-            subjects = self.plan.tested(name)
-            self._loaded[name] = heads_of(folder, subjects, self.plan.heads, recipe, lambda s, _: self._tell(s))
+            split, recipe = self.plan.splits[name], self.plan.target.info.recipe
+            wanted = (split.folder, self.plan.tested(name), self.plan.heads, recipe)
+            self._loaded[name] = heads_of(*wanted, lambda s, _: self._tell(s), split.scans)
         return self._loaded[name]
 
     @cached_property

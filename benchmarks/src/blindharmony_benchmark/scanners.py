@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony_benchmark.heads import Head, inside_of, prepared_with, rescaled
-from blindharmony_benchmark.simulation.domains import DOMAINS
 from blindharmony_benchmark.simulation.simulate import simulate
 from blindharmony_benchmark.system import Picture
 
@@ -30,13 +29,17 @@ def simulated(domain: str) -> bool:
         >>> simulated("site12"), simulated("site"), simulated("gamma9")
         (True, False, False)
     """
-    return domain in SIMULATED or _numbered(domain)[0] == "site" != domain
+    return domain in SIMULATED or near_real_site(domain)
 
 
-def needs_labels(domain: str) -> bool:
-    """Whether a simulated scanner works on manual tissues."""
-    name, _ = _numbered(domain)
-    return name in DOMAINS and DOMAINS[name].needs_labels
+def near_real_site(domain: str) -> bool:
+    """Whether a simulated scanner was drawn near a real site.
+
+    Example:
+        >>> near_real_site("site12"), near_real_site("gamma1.5")
+        (True, False)
+    """
+    return _numbered(domain)[0] == "site" != domain
 
 
 def _numbered(domain: str) -> tuple[str, int]:

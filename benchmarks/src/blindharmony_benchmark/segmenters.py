@@ -17,6 +17,7 @@ from blindharmony.commands import run_command
 from blindharmony.errors import BlindHarmonyError, InputError, PreprocessingError, UsageError
 from blindharmony.io.volume import read_volume
 from blindharmony.preprocessing.registration import load_template
+from blindharmony_benchmark.heads import network_labels
 from blindharmony_benchmark.measures import WHITE
 from blindharmony_benchmark.system import Picture, Say
 
@@ -68,6 +69,17 @@ class ExternalSegmenter:
         if found.shape != image.shape:
             raise _failed(f"wrote labels of shape {found.shape}, not {image.shape}")
         return np.where(np.isin(found, self.white) & mask, WHITE, 0).astype(np.uint8)
+
+
+class NetworkSegmenter:
+    """The included tissue network, where no scan of the target is at hand to teach one.
+
+    It was taught to see the same anatomy in any contrast: what scanners change, it forgives more than others do.
+    """
+
+    def labels(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """1 CSF, 2 grey, 3 white matter; 0 outside the mask."""
+        return network_labels(image, mask)
 
 
 def check_command(command: str) -> str:

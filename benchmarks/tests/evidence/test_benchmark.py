@@ -206,10 +206,13 @@ def test_an_external_segmenter(study, tiny_target_file, tmp_path, capsys):
     command = f"'{sys.executable}' '{program}' {{input}} {{output}}"
     assert main([*words, "--segmenter", command, "--white-matter-label", "2", "41"]) == 0
     content = json.loads((tmp_path / "out" / "results.json").read_text())
-    (row,) = content["rows"]
-    assert row["dice"] > 0.97
-    assert row["volume"] < 5
+    rows = {r["source"]: r for r in content["rows"]}
+    assert set(rows) == {"none", "theirs"}
+    assert rows["none"]["dice"] > 0.97
+    assert rows["none"]["volume"] < 5
     assert content["segmenter"] == command
+    # Whose tissues the scans were judged by: their own labels, and where there are none the tissue network's.
+    assert content["labels"] == {"mine": ["manual"], "theirs": ["network"]}
     assert (tmp_path / "out" / "report.html").exists()
 
     for bad, what in (

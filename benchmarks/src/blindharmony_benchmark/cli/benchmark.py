@@ -21,12 +21,16 @@ DIR holds BIDS sets and splits.json, which says who teaches and who is tested:
 Without it DIR is one BIDS set, whose subjects are split by --seed. Every step is kept in OUT: after Ctrl-C the same
 command goes on. The networks and the published iteration are slow and run for --costly-on only.
 
+--travelers takes a BIDS study of people who were on at least two scanners (their sidecars say which), and needs no
+other data. Without --data, systems that learn from target scans are left out and the included tissue network segments.
+
 examples:
   blindharmony benchmark --data data --target-set oasis --target oasis.safetensors --out evidence --quick
   blindharmony benchmark --data data --target-set oasis --target oasis.safetensors --out evidence
   blindharmony benchmark --data mystudy --target mysite.safetensors --out evidence --methods nothing n4-match curve
   blindharmony benchmark --data data --target-set oasis --target oasis.safetensors --out evidence --legs segmentation \\
       --segmenter 'my-segmenter {input} {output}' --white-matter-label 2 41
+  blindharmony benchmark --travelers on-harmony --target mysite.safetensors --out travelers
 """
 
 
@@ -48,7 +52,8 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("--list", action="store_true", help="list systems and simulated scanners and stop")
     p.add_argument("--source-sets", nargs="+", metavar="NAME", help="real source scanners (default: all other sets)")
     p.add_argument("--domains", nargs="+", metavar="NAME", help="simulated source scanners (default: all)")
-    p.add_argument("--legs", nargs="+", metavar="LEG", help="simulated, real, segmentation (default: all)")
+    p.add_argument("--legs", nargs="+", metavar="LEG", help="simulated, real, segmentation, travelers (default: all)")
+    p.add_argument("--travelers", type=Path, metavar="BIDS", help="study of people who were on several scanners")
     p.add_argument("--costly-on", nargs="+", metavar="NAME", help="sources for the slow systems")
     p.add_argument("--minutes", type=amount, metavar="M", help="training time of each network (default: 10; quick 0.2)")
     p.add_argument("--segmenter", default="", metavar="CMD", help="external segmenter, with {input} and {output} in it")
@@ -64,7 +69,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.list:
         _list(screen)
         return 0
-    for value, name in ((arguments.data, "--data"), (arguments.out, "--out")):
+    for value, name in ((arguments.data or arguments.travelers, "--data"), (arguments.out, "--out")):
         if value is None:
             raise UsageError(f"{name} is missing", remedy="see blindharmony benchmark --help")
     from blindharmony_benchmark.cost import cost
@@ -72,7 +77,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     from blindharmony_benchmark.run import Benchmark
 
     plan = plan_of(arguments)
-    if plan.target.info.name != plan.target_set:
+    if plan.split.train and plan.target.info.name != plan.target_set:
         screen.problem(
             f"blindharmony: warning: '{plan.target.info.name}' is taken for a model of the scanner of "
             f"'{plan.target_set}', taught without its test subjects ({', '.join(plan.tested(plan.target_set))})"
@@ -102,6 +107,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     from blindharmony_benchmark.plan import (
         COSTLY_ON,
         LEGS,
+        NOBODY,
         QUICK_DOMAINS,
         QUICK_LEFT_OUT,
         QUICK_MINUTES,
@@ -111,12 +117,17 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     from blindharmony_benchmark.registry import chosen
     from blindharmony_benchmark.scanners import SIMULATED
     from blindharmony_benchmark.segmenters import check_command
+    from blindharmony_benchmark.travelers import travelers_of
 
     if arguments.white_matter_label and not arguments.segmenter:
         raise UsageError("--white-matter-label is for an external segmenter", remedy="use --segmenter with it")
     target = load_target(arguments.target)
-    splits = read_splits(arguments.data, seed=arguments.seed)
-    own = arguments.target_set or (next(iter(splits)) if len(splits) == 1 else target.info.name)
+    travelers = travelers_of(arguments.travelers) if arguments.travelers else {}
+    if arguments.data:
+        splits = read_splits(arguments.data, seed=arguments.seed)
+        own = arguments.target_set or (next(iter(splits)) if len(splits) == 1 else target.info.name)
+    else:
+        splits, own = {target.info.name: NOBODY}, target.info.name
     quick = arguments.quick
     for leg in arguments.legs or ():
         if leg not in LEGS:
@@ -127,13 +138,16 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         heads=arguments.heads or arguments.out / "heads",
         target=target,
         target_set=own,
-        splits=splits,
+        splits={**splits, **travelers},
         domains=tuple(arguments.domains or (QUICK_DOMAINS if quick else SIMULATED)),
         source_sets=tuple(arguments.source_sets or (others[-1:] if quick else others)),
         systems=tuple(
-            e for e in chosen(arguments.methods) if arguments.methods or not quick or e.name not in QUICK_LEFT_OUT
+            e
+            for e in chosen(arguments.methods)
+            if (arguments.methods or not quick or e.name not in QUICK_LEFT_OUT) and (arguments.data or not e.learns)
         ),
-        legs=tuple(arguments.legs or LEGS),
+        legs=tuple(arguments.legs or (LEGS if arguments.data else ("travelers",))),
+        travelers=tuple(travelers),
         costly_on=tuple(arguments.costly_on or (COSTLY_ON[:1] if quick else COSTLY_ON)),
         minutes=arguments.minutes if arguments.minutes is not None else (QUICK_MINUTES if quick else 10.0),
         seed=arguments.seed,

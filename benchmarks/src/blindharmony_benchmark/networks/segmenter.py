@@ -82,7 +82,7 @@ class Segmenter:
         torch.manual_seed(seed)
         taught, held = (tuple(p for p in part if p.labels is not None) for part in (training, held_out))
         if not taught:
-            raise UsageError("no training scan has manual labels", remedy="leave the segmentation out")
+            raise UsageError("no training scan has labels", remedy="leave the segmentation out")
         task = _Tissues(taught, held, self.device)
         plan = {"system": "segmenter", "version": 1, "scans": digest((*taught, *held))}
         train(task, _OPTIMIZER, folder, plan, Limits(minutes, self.steps, seed), say, "training the segmenter")
