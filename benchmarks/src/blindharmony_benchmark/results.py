@@ -74,6 +74,8 @@ MAIN = {
 }
 #: Where people were on every scanner of the travelers' leg: one cell of a system for all of them.
 ALL_SCANNERS = "all scanners"
+#: Systems whose volumes are also shown after ComBat.
+COMBAT_AFTER = ("nothing", "n4", "n4-match", "curve", "group")
 #: Means over sources, for systems that ran on all of them.
 AVERAGES = {"near real sites": SITES, "paper's eight": PAPER, "all hard": HARD}
 _OWN_FIGURES = ("seconds", "fit_seconds", "memory_mb", "failed")
@@ -158,10 +160,13 @@ def traveled(contents: Iterable[Mapping[str, Any]]) -> list[Cell]:
         if failed:
             found.append(Cell("travelers", ALL_SCANNERS, system, {}, {**about, "failed": failed[0]}))
         elif set(own) == scanners and len(scanners) > 1:
-            people, together = summary({name: c["scans"] for name, c in own.items()})
+            scans = {name: c["scans"] for name, c in own.items()}
             for k in _OWN_FIGURES[:3]:
                 about[k] = round(float(np.mean([c.get(k, 0) for c in own.values()])), 2)
-            found.append(Cell("travelers", ALL_SCANNERS, system, people, about, together))
+            for combat in (False, True) if system in COMBAT_AFTER else (False,):
+                people, together = summary(scans, then_combat=combat)
+                name = f"{system} + combat" if combat else system
+                found.append(Cell("travelers", ALL_SCANNERS, name, people, about, together))
     return found
 
 
@@ -221,7 +226,7 @@ def _row(cell: Cell, beside: Sequence[Cell]) -> dict[str, Any]:
 def _tests(cell: Cell, beside: Sequence[Cell], main: str, more: bool) -> dict[str, Any]:
     rivals = [c for c in beside if c.values(main) and c.system != cell.system]
     baseline = next((c for c in rivals if c.system == BASELINE), None)
-    others = [c for c in rivals if not (c.system in ENTRIES and ENTRIES[c.system].ours)]
+    others = [c for c in rivals if not _ours(c.system)]
     found: dict[str, Any] = {}
     if baseline:
         found |= _against(cell, baseline, main, "baseline")
@@ -229,6 +234,11 @@ def _tests(cell: Cell, beside: Sequence[Cell], main: str, more: bool) -> dict[st
         best = (max if more else min)(others, key=lambda c: float(np.mean(list(c.values(main).values()))))
         found |= {"rival": best.system, **_against(cell, best, main, "rival")}
     return found
+
+
+def _ours(system: str) -> bool:
+    name = system.partition(" + ")[0]
+    return name in ENTRIES and ENTRIES[name].ours
 
 
 def _against(cell: Cell, other: Cell, main: str, word: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from blindharmony.errors import NothingFoundError
 from blindharmony.io.bids import Scan, bids_scans
 from blindharmony.preprocessing.registration import load_template
 from blindharmony.study.groups import by_metadata
+from blindharmony_benchmark.combat import combat
 from blindharmony_benchmark.plan import Split
 
 Volumes = NDArray[np.float64]
@@ -187,8 +188,19 @@ class Table:
         """With the truth as one more scanner, where it is known."""
         return self.values if self.truth is None else np.concatenate([self.values, self.truth[:, None]], 1)
 
-    def replaced(self, values: Volumes) -> Table:
-        """The same people and scanners with other values."""
+    def with_combat(self) -> Table:
+        """The features after ComBat, scanners as sites, brought to the truth's scanner where there is one.
+
+        Its best case: the same people were on every scanner, and on the reference.
+        """
+        everything = self.measured
+        names = (*self.scanners, *(() if self.truth is None else (TRUTH,)))
+        flat = everything.reshape(-1, everything.shape[2])
+        whole = np.isfinite(flat).all(0)
+        site = np.tile(np.array(names), len(self.people))
+        out = flat.copy()
+        out[:, whole] = combat(flat[:, whole], site, reference=None if self.truth is None else TRUTH)
+        values = out.reshape(everything.shape)[:, : len(self.scanners)]
         return Table(self.people, self.scanners, values, self.truth)
 
     def differences(self) -> dict[str, float]:
@@ -283,21 +295,24 @@ def agreement(values: Volumes) -> Volumes:
     return found
 
 
-def summary(steps: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def summary(
+    steps: Mapping[str, Sequence[Mapping[str, Any]]], *, then_combat: bool = False
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Of one system: each person's differences, and what can only be said of all together.
 
     Args:
         steps: Scanner → its scans.
+        then_combat: Whether ComBat is applied to the features afterwards.
 
     Returns:
         Person → ``difference`` of volumes and ``intensity`` difference (of radiomics' medians); and ``people``,
         its interval ``people_low`` and ``people_high``, ``contrasts`` (rank correlation of the contrast), ``icc`` of
         volumes and ``reproducible``, the share of radiomics with an ICC above 0.75.
     """
-    volumes = Table.of("volumes", steps)
-    if len(volumes.people) < _LEAST_PEOPLE:
+    tables = [Table.of(kind, steps) for kind in ("volumes", "radiomics", "contrast")]
+    if len(tables[0].people) < _LEAST_PEOPLE:
         return {}, {}
-    radiomics, contrast = Table.of("radiomics", steps), Table.of("contrast", steps)
+    volumes, radiomics, contrast = (t.with_combat() if then_combat else t for t in tables)
     low, high = volumes.kept_interval()
     icc = radiomics.icc()
     together = {

@@ -62,6 +62,16 @@ def test_gain_of_a_scanner_is_a_difference_that_leaves_people_in_their_order():
     assert together["icc"] < 0.75
 
 
+def test_combat_takes_the_gain_of_a_scanner_out_and_leaves_people_in_their_order():
+    scans = steps(lambda v, s: v * (1 + 0.1 * s) + 5 * s)
+    before, _ = summary(scans)
+    after, together = summary(scans, then_combat=True)
+    assert np.mean([m["difference"] for m in after.values()]) < 0.2 * np.mean(
+        [m["difference"] for m in before.values()]
+    )
+    assert together["people"] > 0.95
+
+
 def test_an_inverted_order_is_told():
     _, together = summary(steps(lambda v, s: 200 - v))
     assert together["people"] == pytest.approx(-1)
@@ -105,6 +115,8 @@ def test_a_system_that_failed_on_a_scanner_is_not_in_the_table():
     few = [{**good[0], "system": "c"}]
     cells = {c.system: c for c in traveled([*good, *bad, *few])}
     assert set(cells) == {"a", "b"}
+    ours = traveled([{**step, "system": "curve"} for step in good])
+    assert [c.system for c in ours] == ["curve", "curve + combat"]
     assert cells["a"].source == ALL_SCANNERS
     assert cells["b"].about["failed"] == "it broke"
 
