@@ -20,7 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from blindharmony.models.target import Target
-from blindharmony.quality.metrics import local_spearman, new_edges, psnr, ssim, tissue_contrast, wasserstein
+from blindharmony.quality.metrics import (
+    local_spearman,
+    new_edges,
+    psnr,
+    smoothness_mm,
+    ssim,
+    tissue_contrast,
+    wasserstein,
+)
 from blindharmony.quality.typicality import typicality
 from blindharmony_benchmark.system import Picture
 
@@ -192,13 +200,14 @@ def regions(own: Sequence[Picture], target: Target) -> dict[str, NDArray[np.bool
 
 
 def profile(image: NDArray[np.float32], mask: NDArray[np.bool_], where: Regions) -> dict[str, Any]:
-    """All that comparisons with the target's people need: contrast, quantiles of tissues and brain, texture."""
+    """All that comparisons with the target's people need: contrast, quantiles of tissues and brain, texture, width."""
     values = {t: image[w & mask] for t, w in where.items()}
     white = float(np.median(values["white"]))
     return {
         "contrast": float(np.median(values["grey"])) / white if white > 0 else float("nan"),
         "quantiles": {t: np.quantile(v, _LEVELS).round(5).tolist() for t, v in values.items()},
         "features": features(image, mask & where["all"]).round(6).tolist(),
+        "fwhm": smoothness_mm(image, mask),
     }
 
 

@@ -45,6 +45,7 @@ COLUMNS: Mapping[str, Sequence[tuple[str, str]]] = {
         ("tissue", "tissue [95 %]"),
         ("histogram", "histogram"),
         ("contrast", "contrast"),
+        ("width", "width"),
         ("probe", "probe"),
         ("excess", "excess"),
         ("order", "order"),
@@ -79,9 +80,10 @@ NOTES = {
     "percentile. order: rank correlation with the source (after N4) in cubes of 9 mm; new edges: of the tenth of "
     "places that are steepest; people: rank correlation over subjects of grey/white contrast with the truth.",
     "real": "No truth: distance from the target's own unseen scans. tissue: Wasserstein distance of tissue intensities "
-    "(flow units), histogram: of the brain's; contrast: grey/white minus theirs; probe: balanced accuracy of a site "
-    "classifier taught anew for each row, 0.5 is chance; excess: how much less typical for the target's flow than its "
-    "unseen scans, in their spreads.",
+    "(flow units) from their mean; what is nearer to it than they are has lost differences between people. "
+    "histogram: of the brain's; contrast: grey/white minus theirs; width: FWHM of the brain minus theirs, in their "
+    "spreads (0 is best; above it softer); probe: balanced accuracy of a site classifier taught anew for each row, 0.5 is chance; "
+    "excess: how much less typical for the target's flow than its unseen scans, in their spreads.",
     "segmentation": "Dice and volume error (its size) of white matter against labels, by a segmenter taught on "
     "the target scanner only.",
     "travelers": "Tissue and regional volumes by a segmenter. Between scanners: coefficient of variation over the "
@@ -191,7 +193,9 @@ def _leg(leg: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         kept = [i for i, name in enumerate(head_of(leg)) if name not in _COSTS]
         for source in sources:
             lines = [[cells_of(r)[i] for i in kept] for r in rows if r["source"] == source]
-            parts += [f"`{source}`:", table([head_of(leg)[i] for i in kept], lines)]
+            own = next((r["own"] for r in rows if r["source"] == source and r.get("own") is not None), None)
+            beside = "" if own is None else f" (the target's own unseen scans: {own:.3f} from the mean of the others)"
+            parts += [f"`{source}`{beside}:", table([head_of(leg)[i] for i in kept], lines)]
     return [*parts, "Our default, one scan at a time and in a group, against the others:", _against(leg, rows, sources)]
 
 

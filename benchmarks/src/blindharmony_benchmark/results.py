@@ -138,11 +138,19 @@ def _site(scan: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str
     found = {k: scan[k] for k in ("excess", "bits", "order", "edges") if k in scan}
     gap = None if scan["contrast"] is None else scan["contrast"] - mean["contrast"]
     tissue = distance(scan, mean, tuple(TISSUES))
-    return {"contrast": gap, "tissue": tissue, "histogram": distance(scan, mean, ("all",)), **found}
+    found |= {"contrast": gap, "tissue": tissue, "histogram": distance(scan, mean, ("all",))}
+    widths = [o["fwhm"] for o in own if o.get("fwhm") is not None]
+    if len(widths) > 1 and scan.get("fwhm") is not None:
+        found["width"] = (scan["fwhm"] - float(np.mean(widths))) / float(np.std(widths, ddof=1))
+    return found
 
 
 def _sites(scans: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {"probe": balanced_accuracy([s["features"] for s in scans], [o["features"] for o in own])}
+    found = {"probe": balanced_accuracy([s["features"] for s in scans], [o["features"] for o in own])}
+    if len(own) > 1:
+        apart = [distance(o, average([x for x in own if x is not o]), tuple(TISSUES)) for o in own]
+        found["own"] = float(np.mean(apart))
+    return found
 
 
 def traveled(contents: Iterable[Mapping[str, Any]]) -> list[Cell]:
