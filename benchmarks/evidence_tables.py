@@ -9,7 +9,13 @@ import json
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
 from blindharmony_benchmark.report import document
+
+mpl.use("Agg")
+plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "evidence"})
 
 _HEAD = """# Evidence, measured
 
@@ -43,12 +49,40 @@ def longer(content):
     )
 
 
+OURS, THEIRS, SOURCE = "#cc6622", "#2266aa", "#888888"
+
+
+def figure(content, path):
+    """The one figure: what scanners still differ by in one person, against whether people still differ."""
+    rows = [r for r in content["rows"] if r["leg"] == "travelers" and r.get("difference") is not None]
+    drawn, axes = plt.subplots(figsize=(7.2, 4.6))
+    for row in rows:
+        name = row["system"]
+        color = OURS if name.startswith(("curve", "group")) else SOURCE if name == "nothing" else THEIRS
+        x, y = row["difference"], row["people"]
+        across = [[x - row["difference_low"]], [row["difference_high"] - x]]
+        up = [[max(y - row["people_low"], 0)], [max(row["people_high"] - y, 0)]]
+        axes.errorbar(x, y, yerr=up, xerr=across, fmt="o", color=color, lw=0.8, ms=5, alpha=0.85)
+        axes.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=color)
+    axes.set(
+        xlabel="difference between scanners left in the volumes of one person, % (left is better)",
+        ylabel="differences between people kept\n(rank correlation with the truth, up is better)",
+    )
+    axes.set_xlim(left=0)
+    drawn.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    plt.close(drawn)
+
+
 def main():
     folder = Path(sys.argv[1])
     files = sorted(folder.glob("measured_evidence_*.json"))
     parts = [_HEAD, *(document(json.loads(file.read_text())) for file in files)]
     parts.append(longer(json.loads((folder / "measured_longer.json").read_text())))
     (folder / "measured_evidence.md").write_text("\n\n".join(parts) + "\n")
+    for file in files:
+        content = json.loads(file.read_text())
+        if any(r["leg"] == "travelers" for r in content["rows"]):
+            figure(content, folder / "pictures" / "evidence.svg")
 
 
 if __name__ == "__main__":

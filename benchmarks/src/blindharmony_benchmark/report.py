@@ -82,8 +82,8 @@ NOTES = {
     "real": "No truth: distance from the target's own unseen scans. tissue: Wasserstein distance of tissue intensities "
     "(flow units) from their mean; what is nearer to it than they are has lost differences between people. "
     "histogram: of the brain's; contrast: grey/white minus theirs; width: FWHM of the brain minus theirs, in their "
-    "spreads (0 is best; above it softer); probe: balanced accuracy of a site classifier taught anew for each row, 0.5 is chance; "
-    "excess: how much less typical for the target's flow than its unseen scans, in their spreads.",
+    "spreads (0 is best; above it softer); probe: balanced accuracy of a site classifier taught anew for each row, "
+    "0.5 is chance; excess: how much less typical for the target's flow than its unseen scans, in their spreads.",
     "segmentation": "Dice and volume error (its size) of white matter against labels, by a segmenter taught on "
     "the target scanner only.",
     "travelers": "Tissue and regional volumes by a segmenter. Between scanners: coefficient of variation over the "
