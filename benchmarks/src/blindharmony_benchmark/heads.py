@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from blindharmony.errors import BlindHarmonyError, InputError
 from blindharmony.files import file_sha256, write_bytes
@@ -42,20 +43,35 @@ class Head:
         image: Flow units, zero outside the mask, shape ``(X, Y, Z)`` of the template.
         mask: Brain, same shape.
         labels: Tissues there (1 CSF, 2 grey, 3 white), from a file or by the tissue network.
-        raw: The scan as it came, its axes turned, with its mask.
-        raw_labels: The labels there.
         matrix: Template world (mm) → scan world (mm).
         gain: The scanner's unit.
+        file: Where it is kept, with the scan as it came: dozens of those do not fit into memory.
+        labels_file: The same of the labels.
     """
 
     subject: str
     image: NDArray[np.float32]
     mask: NDArray[np.bool_]
     labels: NDArray[np.uint8] | None
-    raw: Scan
-    raw_labels: NDArray[np.uint8] | None
     matrix: NDArray[np.float64]
     gain: float
+    file: Path
+    labels_file: Path | None = None
+
+    @property
+    def raw(self) -> Scan:
+        """The scan as it came, its axes turned, with its mask; read anew each time."""
+        with _opened(self.file) as kept:
+            return Scan(*(kept.get_tensor(k) for k in ("raw", "affine", "raw_mask")))
+
+    @property
+    def raw_labels(self) -> NDArray[np.uint8] | None:
+        """The labels there; read anew each time."""
+        if self.labels_file is None:
+            return None
+        with _opened(self.labels_file) as kept:
+            found: NDArray[np.uint8] = kept.get_tensor("raw_labels")
+            return found
 
 
 @dataclass(frozen=True)
@@ -151,18 +167,24 @@ def heads_of(
         if not labelled.exists():
             content = _labels(head, files)
             write_bytes(labelled, save({k: np.ascontiguousarray(v) for k, v in content.items()}), overwrite=True)
-        labels = load_file(labelled)
-        found.append(replace(head, labels=labels["labels"], raw_labels=labels["raw_labels"]))
+        with _opened(labelled) as labels:
+            found.append(replace(head, labels=labels.get_tensor("labels"), labels_file=labelled))
     return found
 
 
-def _read(file: Path, subject: str) -> Head:
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
-        kept = load_file(file)
-        raw = Scan(kept["raw"], kept["affine"], kept["raw_mask"])
-        return Head(subject, kept["image"], kept["mask"], None, raw, None, kept["matrix"], kept["gain"].item())
+        with safe_open(file, "np") as kept:
+            yield kept
     except (SafetensorError, KeyError) as error:
         raise InputError("this is no prepared scan", remedy="remove it and run again", path=file) from error
+
+
+def _read(file: Path, subject: str) -> Head:
+    with _opened(file) as kept:
+        image, mask, matrix, gain = (kept.get_tensor(k) for k in ("image", "mask", "matrix", "gain"))
+    return Head(subject, image, mask, None, matrix, gain.item(), file)
 
 
 def _prepared(files: Files, recipe: PrepRecipe) -> dict[str, Any]:

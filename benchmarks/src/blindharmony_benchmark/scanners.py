@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,8 @@ class Scanner:
         from_raw, name = name in FROM_RAW, name.removeprefix("raw ")
         if from_raw:
             top, level = self.top * h.gain, self.level * h.gain
-            native = (h.raw.data, h.raw.inside(), h.raw.spacing, name)
+            raw = h.raw
+            native = (raw.data, raw.inside(), raw.spacing, name)
             made = simulate(*native, labels=h.raw_labels, seed=seed, scan_seed=index, top=top, level=level).image
             return _prepared(h, made, self.recipe)
         given = (h.image, h.mask, (1, 1, 1), name)
@@ -109,7 +110,7 @@ def own(heads: Sequence[Head]) -> list[Picture]:
 
 
 def _prepared(h: Head, data: NDArray[np.float32], recipe: PrepRecipe) -> Picture:
-    scan = type(h.raw)(data, h.raw.affine, h.raw.mask)
+    scan = replace(h.raw, data=data)
     prepared = prepared_with(scan, recipe, h.matrix)
     plain = prepared_with(scan, recipe.model_copy(update={"n4": False}), h.matrix)
     mask = prepared.scan.inside()
