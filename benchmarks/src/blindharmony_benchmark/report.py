@@ -92,7 +92,8 @@ NOTES = {
 }
 TESTS = (
     "Intervals: bootstrap over subjects, 95 %. In brackets behind a difference: two-sided sign-flip permutation test "
-    "over subjects; with n subjects it cannot give less than 2^(1-n). The best rival is the best row of this source "
+    "over subjects; with n subjects it cannot give less than 2^(1-n). A second number is the same p corrected for the "
+    "number of sources (Holm). The best rival is the best row of this source "
     "that is not this package's own, chosen on the same scans."
 )
 
@@ -116,7 +117,9 @@ def cells_of(row: Row) -> list[str]:
     for word in ("baseline", "rival"):
         gap, p = row.get(f"over_{word}"), row.get(f"p_{word}")
         name = f" {row['rival']}" if word == "rival" and gap is not None else ""
-        cells.append("–" if gap is None else f"{_signed(gap, main)}{name} ({p:.2g})")
+        corrected = row.get(f"holm_{word}")
+        beside = "" if corrected is None or corrected == p else f"; {corrected:.2g}"
+        cells.append("–" if gap is None else f"{_signed(gap, main)}{name} ({p:.2g}{beside})")
     return [*cells, str(row.get("sees") or "–"), *(_number(row.get(name), name) for name, _ in TAIL[3:])]
 
 

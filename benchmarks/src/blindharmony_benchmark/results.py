@@ -65,6 +65,23 @@ def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float:
     return float(test.pvalue)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number by Holm's method: the chance that any of them is wrong stays what it says.
+
+    Source:
+        Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6 (1979).
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values)
+    steps = np.asarray(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected.tolist()
+
+
 #: Leg → the measure that systems are ranked by, and whether more is better.
 MAIN = {
     "simulated": ("psnr", True),
@@ -208,8 +225,21 @@ def _mean(leg: str, name: str, system: str, own: Sequence[Cell]) -> Cell:
 
 
 def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The table: one row for each cell, with intervals, and tests against the baseline and the best rival."""
-    return [_row(c, [x for x in cells if (x.leg, x.source) == (c.leg, c.source)]) for c in cells]
+    """The table: one row for each cell, with intervals, and tests against the baseline and the best rival.
+
+    The p-values of one system in one leg are also corrected for the number of sources (Holm); means over sources are
+    no further tests.
+    """
+    table = [_row(c, [x for x in cells if (x.leg, x.source) == (c.leg, c.source)]) for c in cells]
+    for word in ("baseline", "rival"):
+        families: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in table:
+            if row["source"] not in AVERAGES and row.get(f"p_{word}") is not None:
+                families.setdefault((row["leg"], row["system"]), []).append(row)
+        for family in families.values():
+            for row, p in zip(family, holm([row[f"p_{word}"] for row in family]), strict=True):
+                row[f"holm_{word}"] = _round(p)
+    return table
 
 
 def _row(cell: Cell, beside: Sequence[Cell]) -> dict[str, Any]:
@@ -254,7 +284,10 @@ def _against(cell: Cell, other: Cell, main: str, word: str) -> dict[str, Any]:
     both = [one[s] - two[s] for s in one if s in two]
     if not both:
         return {}
-    return {f"over_{word}": _round(np.mean(both)), f"p_{word}": _round(sign_flip(both))}
+    found = {f"over_{word}": _round(np.mean(both)), f"p_{word}": _round(sign_flip(both))}
+    # Cohen's d of paired differences: how many of their spreads the mean difference is.
+    spread = float(np.std(both, ddof=1)) if len(both) > 1 else 0.0
+    return {**found, f"effect_{word}": _round(np.mean(both) / spread)} if spread > 0 else found
 
 
 def _round(value: Any) -> float | None:

@@ -18,7 +18,7 @@ from blindharmony_benchmark.measures import (
     regions,
     volume_error,
 )
-from blindharmony_benchmark.results import interval, sign_flip
+from blindharmony_benchmark.results import holm, interval, sign_flip
 from blindharmony_benchmark.run import Meter
 
 
@@ -87,3 +87,13 @@ def test_the_meter_sees_memory():
         assert not sys.platform.startswith("linux")
         return
     assert meter.megabytes > block.nbytes / 1024**2
+
+
+def test_corrected_p_values_are_those_of_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert holm([]) == []
+    rng = np.random.default_rng(0)
+    p = rng.uniform(size=12).tolist()
+    assert all(c >= x for c, x in zip(holm(p), p, strict=True))
+    assert np.argsort(holm(p), kind="stable")[0] == np.argmin(p)

@@ -1,0 +1,153 @@
+"""The curve of a scanner by folds over people: nothing that an estimate uses was learnt from whom it is judged by.
+
+    python benchmarks/folds.py STUDY [STUDY ...] --work DIR --out docs/measured_folds.json
+    python benchmarks/folds.py --page docs/measured_folds.json
+
+People and scanners as in ``bars.py`` (features in DIR are shared with it). People are parted at random into groups of
+1, 4, 8 or 16; for each group a person model is taught by everybody outside it, and the group is seen through the
+target's own scanner and through eight random ones. Every system maps a scan's quantiles: histogram matching, pooled
+matching (one curve for the group, from its mean scan to the mean curve), and this package's fit. Error: root mean
+square over ranks of mapped minus true quantiles, flow units, and over scanners. People kept: rank correlation over
+people of the ratio of two quantiles (ranks .45 and .85, mostly gray and white matter) with the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from bars import _FIRST_SHARED, SHARED, features_of, row_of
+from contrasts import prepared_head
+from scipy.stats import spearmanr
+from tables import table
+
+from blindharmony.harmonization.scanner import fit_scanner
+from blindharmony.io.bids import find_scans
+from blindharmony.models.file import load_target
+from blindharmony.models.person import PersonModel
+from blindharmony_benchmark.results import holm, interval, sign_flip
+
+SIZES = (1, 4, 8, 16)
+GRAY, WHITE = 0.45, 0.85
+OURS = "this package"
+SYSTEMS = ("match", "pooled match", OURS)
+SOURCES = ("as they are", "other scanners")
+KINDS = {SOURCES[0]: (0,), SOURCES[1]: tuple(range(_FIRST_SHARED, _FIRST_SHARED + SHARED))}
+
+_HEAD = """# The curve by folds over people, measured
+
+Made by `python benchmarks/folds.py --page RECORD`; nothing here is typed by hand. Each person is judged by a model that
+this person, and everybody scanned together with them, taught nothing. Error: root mean square of the mapped quantiles
+of a person minus the true ones, flow units, lower is better; in brackets 95 % by bootstrap over people (BCa). p:
+sign-flip permutation test over people of this package against the system, corrected for all rows of a study (Holm).
+People kept: rank correlation over people of the contrast of gray to white matter with the truth, mean over scanners:
+1 is best, below 0 the order is turned round. *match*: each scan onto the mean curve, which gives everybody one
+histogram. What is left after a group's curve is what no curve shared by its scanners can tell.
+"""
+
+
+def taught(people):
+    """The person model that these people teach."""
+    own = [np.flatnonzero(p["K"] < _FIRST_SHARED) for p in people]
+    rows = {k: np.concatenate([p[k][o] for p, o in zip(people, own, strict=True)]) for k in ("F", "Q", "c")}
+    heads = np.repeat(np.arange(len(people)), [len(o) for o in own])
+    return PersonModel(rows["F"], rows["Q"], heads, contrasts=rows["c"])
+
+
+def mapped(system, scans, features, model):
+    """Quantiles of a group's scans after a system."""
+    if system == "match":
+        return [model.mean for _ in scans]
+    persons, surprises = [model.mean for _ in scans], [0.0 for _ in scans]
+    if system == OURS:
+        persons, surprises = [model.curve(f) for f in features], [model.surprise(f) for f in features]
+    target = SimpleNamespace(person=model, quantiles=model.curves[model.themselves], digest="fold")
+    rows = zip(scans, persons, surprises, strict=True)
+    scanner = fit_scanner([SimpleNamespace(quantiles=q, person=p, surprise=s, whole=q) for q, p, s in rows], target)
+    curves = [scanner.curve(q.astype(np.float32)).astype(np.float64) for q in scans]
+    # As preparation does: every scan has the scale of the target's.
+    return [c * np.sqrt((model.mean**2).mean() / (c**2).mean()) for c in curves]
+
+
+def measured(people, ranks, size):
+    """Source → system → error and contrast of every person through every scanner."""
+    low, high = (int(np.searchsorted(ranks, r)) for r in (GRAY, WHITE))
+    order = np.random.default_rng(size).permutation(len(people))
+    errors, contrasts, truths = {}, {}, {}
+    for group in np.array_split(order, len(people) // size):
+        model = taught([p for i, p in enumerate(people) if i not in group])
+        for kind in (k for kinds in KINDS.values() for k in kinds):
+            rows = [(people[i], row_of(people[i], kind)) for i in group]
+            scans, true, features = ([p[k][r] for p, r in rows] for k in ("S", "Q", "F"))
+            for i, truth in zip(group, true, strict=True):
+                truths[i, kind] = truth[low] / truth[high]
+            for system in SYSTEMS:
+                for i, made, truth in zip(group, mapped(system, scans, features, model), true, strict=True):
+                    errors[system, i, kind] = np.mean((made - truth) ** 2)
+                    contrasts[system, i, kind] = made[low] / made[high]
+    everybody, record = range(len(people)), {}
+    for source, kinds in KINDS.items():
+        for system in SYSTEMS:
+            each = [float(np.sqrt(np.mean([errors[system, i, k] for k in kinds]))) for i in everybody]
+            kept = [
+                spearmanr([contrasts[system, i, k] for i in everybody], [truths[i, k] for i in everybody])[0]
+                for k in kinds
+            ]
+            record.setdefault(source, {})[system] = {"errors": each, "kept": float(np.mean(kept))}
+    return record
+
+
+def page(record):
+    """The tables of a record."""
+    parts = [_HEAD]
+    for study, content in record["studies"].items():
+        lines, tests = [], []
+        for size, sources in content["sizes"].items():
+            for source, systems in sources.items():
+                ours = np.array(systems[OURS]["errors"])
+                for system, row in systems.items():
+                    each = np.array(row["errors"])
+                    low, high = interval(each)
+                    words = "alone" if size == "1" else f"groups of {size}"
+                    error = f"{each.mean():.4f} [{low:.4f}, {high:.4f}] / {each.max():.4f}"
+                    lines.append([words, source, system, error, "–", f"{row['kept']:.2f}".replace("-", "−")])
+                    if system != OURS:
+                        tests.append((len(lines) - 1, sign_flip(ours - each), float(np.mean(ours - each))))
+        for (line, _, gap), p in zip(tests, holm([p for _, p, _ in tests]), strict=True):
+            lines[line][4] = f"{gap:+.4f} ({p:.2g})".replace("-", "−", 1)
+        head = ["", "through", "system", "error [95 %] / worst", "this package minus it (p)", "people kept"]
+        parts += [f"## `{study}`, {content['people']} people", table(head, lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("bars.work"), help="prepared heads and features are here")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--page", type=Path, metavar="RECORD", help="write the page of a record beside it")
+    o = parser.parse_args()
+    if o.page:
+        o.page.with_suffix(".md").write_text(page(json.loads(o.page.read_text())))
+        return
+    target, record = load_target("ds002748"), {"studies": {}}
+    like = SimpleNamespace(fit_region=target.fit_region, levels=target.levels)
+    for study in o.studies:
+        scans = find_scans([study])
+        heads = [partial(prepared_head, scan, o.work / study.name) for scan in scans]
+        names = [f"{study.name}_{scan.name.split('_')[0]}" for scan in scans]
+        (o.work / study.name).mkdir(exist_ok=True, parents=True)
+        people = features_of(heads, names, o.work, like)
+        sizes = record["studies"].setdefault(study.name, {"people": len(people), "sizes": {}})["sizes"]
+        for size in (s for s in SIZES if s <= len(people) // 2):
+            sizes[str(size)] = measured(people, target.levels, size)
+            print(study.name, size, flush=True)
+            o.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
