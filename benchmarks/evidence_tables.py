@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from blindharmony_benchmark.report import document
+from blindharmony_benchmark.report import document, table
 
 mpl.use("Agg")
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "evidence"})
@@ -73,14 +73,62 @@ def figure(content, path):
     plt.close(drawn)
 
 
+_LOSSES = """# What we lose, and to whom
+
+Made by `python benchmarks/evidence_tables.py docs/` from the same records as [all systems](measured_evidence.md): every
+source on which one of this package's two rows (`curve`: one scan at a time, `group`: all scans of a scanner together)
+is worse than another blind system, the best of those that were run. Rows whose p is above 0.05 may be chance; they are
+listed all the same. Systems that see both scanners with pairs are not blind, and are left out.
+
+Who should take something else:
+
+- **One scan alone, no others of its scanner, and the scanner differs by its intensity curve and field only.** Scans of
+  several people of one scanner tell more than any prior: pooled matching of a group is better than our single scan.
+  Our group is better than pooled matching.
+- **You want everybody to have the target's mean histogram.** Histogram matching reaches it exactly, and takes part of
+  the differences between people with it. The measures of real scans below are distances from the target's mean person,
+  so they reward that; the figure for the target's own people beside each table says how far people lie from it.
+- **Your target is known in pairs** (the same people on both scanners). A network trained on pairs is far better.
+- **You have no GPU and no minute a scan.** Histogram matching takes a second.
+"""
+_MEASURES = {
+    "psnr": "PSNR, dB, higher is better",
+    "tissue": "distance of tissue intensities, lower is better",
+    "dice": "Dice of white matter, higher is better",
+    "difference": "difference between scanners, %, lower is better",
+}
+
+
+def losses(contents):
+    """Every row of ours that is worse than the best blind rival."""
+    parts = [_LOSSES]
+    for content in contents:
+        lines = []
+        for row in content["rows"]:
+            name = content["main"].get(row["leg"])
+            gap = row.get("over_rival")
+            worse = gap is not None and (gap < 0 if row["leg"] in ("simulated", "segmentation") else gap > 0)
+            if row["system"] in ("curve", "group") and worse and row["rival"] != "deepharmony":
+                digits = 1 if name == "psnr" else 3
+                p = row.get("holm_rival", row["p_rival"])
+                gap = f"{gap:+.{digits}f}".replace("-", "−")
+                lines.append([row["leg"], row["source"], row["system"], row["rival"], gap, f"{p:.2g}", _MEASURES[name]])
+        if lines:
+            target = content["target"]
+            parts.append(f"## Target `{target['set']}`, model `{target['digest']}`")
+            parts.append(table(["leg", "source", "ours", "loses to", "by", "p", "measure"], lines))
+    return "\n\n".join(parts) + "\n"
+
+
 def main():
     folder = Path(sys.argv[1])
     files = sorted(folder.glob("measured_evidence_*.json"))
     parts = [_HEAD, *(document(json.loads(file.read_text())) for file in files)]
     parts.append(longer(json.loads((folder / "measured_longer.json").read_text())))
     (folder / "measured_evidence.md").write_text("\n\n".join(parts) + "\n")
-    for file in files:
-        content = json.loads(file.read_text())
+    contents = [json.loads(file.read_text()) for file in files]
+    (folder / "what-we-lose.md").write_text(losses(contents))
+    for content in contents:
         if any(r["leg"] == "travelers" for r in content["rows"]):
             figure(content, folder / "pictures" / "evidence.svg")
 
