@@ -280,7 +280,8 @@ def changes(evidence: ScanEvidence) -> tuple[list[Frame], dict[str, list[Frame]]
         the page: 10 at least.
     """
     whole = np.where(evidence.mask, np.nan_to_num(evidence.after - evidence.before), np.float32(0))
-    limit = max(_LEAST_SCALE, float(np.quantile(np.abs(whole[evidence.mask]), 0.995)))
+    # A whole number of per cent, since the ends of the scale are read.
+    limit = float(np.ceil(max(_LEAST_SCALE, float(np.quantile(np.abs(whole[evidence.mask]), 0.995)))))
     parts = {
         name: _coloured(np.where(evidence.mask, np.nan_to_num(change), 0), evidence.mask, limit, 1, name)
         for name, change in evidence.steps.items()
