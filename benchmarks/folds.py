@@ -5,10 +5,12 @@
 
 People and scanners as in ``bars.py`` (features in DIR are shared with it). People are parted at random into groups of
 1, 4, 8 or 16; for each group a person model is taught by everybody outside it, and the group is seen through the
-target's own scanner and through eight random ones. Every system maps a scan's quantiles: histogram matching, pooled
-matching (one curve for the group, from its mean scan to the mean curve), and this package's fit. Error: root mean
-square over ranks of mapped minus true quantiles, flow units, and over scanners. People kept: rank correlation over
-people of the ratio of two quantiles (ranks .45 and .85, mostly gray and white matter) with the truth.
+target's own scanner and through four random ones. Every system maps a scan's quantiles: histogram matching, pooled
+matching (one curve for the group, from its mean scan to the mean curve), and this package's fit, with all of its curve
+and as far as there is evidence for it. Scanners that are near the target's go a tenth, a fifth or two fifths of the way
+from it to a random one. Error: root mean square over ranks of mapped minus true quantiles, flow units, and over
+scanners. People kept: rank correlation over people of the ratio of two quantiles (ranks .45 and .85, mostly gray and
+white matter) with the truth.
 """
 
 from __future__ import annotations
@@ -34,9 +36,17 @@ from blindharmony_benchmark.results import holm, interval, sign_flip
 SIZES = (1, 4, 8, 16)
 GRAY, WHITE = 0.45, 0.85
 OURS = "this package"
-SYSTEMS = ("match", "pooled match", OURS)
-SOURCES = ("as they are", "other scanners")
-KINDS = {SOURCES[0]: (0,), SOURCES[1]: tuple(range(_FIRST_SHARED, _FIRST_SHARED + SHARED))}
+WHOLE = "the whole curve"
+SYSTEMS = ("match", "pooled match", WHOLE, OURS)
+_OTHERS = tuple(range(_FIRST_SHARED, _FIRST_SHARED + SHARED, 2))
+#: Source → scanners, and how much of the way to them from the target's own.
+SOURCES = {
+    "as they are": ((0,), 1.0),
+    "a tenth of the way": (_OTHERS, 0.1),
+    "a fifth": (_OTHERS, 0.2),
+    "two fifths": (_OTHERS, 0.4),
+    "other scanners": (_OTHERS, 1.0),
+}
 
 _HEAD = """# The curve by folds over people, measured
 
@@ -46,7 +56,8 @@ of a person minus the true ones, flow units, lower is better; in brackets 95 % b
 sign-flip permutation test over people of this package against the system, corrected for all rows of a study (Holm).
 People kept: rank correlation over people of the contrast of gray to white matter with the truth, mean over scanners:
 1 is best, below 0 the order is turned round. *match*: each scan onto the mean curve, which gives everybody one
-histogram. What is left after a group's curve is what no curve shared by its scanners can tell.
+histogram. *the whole curve*: this package's without weighing how far to go. *A tenth of the way*: a scanner between the
+target's own and a random one.
 """
 
 
@@ -67,10 +78,15 @@ def mapped(system, scans, features, model):
         persons, surprises = [model.curve(f) for f in features], [model.surprise(f) for f in features]
     target = SimpleNamespace(person=model, quantiles=model.curves[model.themselves], digest="fold")
     rows = zip(scans, persons, surprises, strict=True)
-    scanner = fit_scanner([SimpleNamespace(quantiles=q, person=p, surprise=s, whole=q) for q, p, s in rows], target)
+    summaries = [SimpleNamespace(quantiles=q, person=p, surprise=s, whole=q) for q, p, s in rows]
+    scanner = fit_scanner(summaries, target, whole=system != OURS)
     curves = [scanner.curve(q.astype(np.float32)).astype(np.float64) for q in scans]
-    # As preparation does: every scan has the scale of the target's.
-    return [c * np.sqrt((model.mean**2).mean() / (c**2).mean()) for c in curves]
+    return [scaled(c, model.mean) for c in curves]
+
+
+def scaled(curve, like):
+    """As preparation does: every scan has the scale of the target's."""
+    return curve * np.sqrt((like**2).mean() / (curve**2).mean())
 
 
 def measured(people, ranks, size):
@@ -80,17 +96,19 @@ def measured(people, ranks, size):
     errors, contrasts, truths = {}, {}, {}
     for group in np.array_split(order, len(people) // size):
         model = taught([p for i, p in enumerate(people) if i not in group])
-        for kind in (k for kinds in KINDS.values() for k in kinds):
+        for kind, way in ((k, way) for kinds, way in SOURCES.values() for k in kinds):
             rows = [(people[i], row_of(people[i], kind)) for i in group]
             scans, true, features = ([p[k][r] for p, r in rows] for k in ("S", "Q", "F"))
+            scans = [scaled(q + way * (scaled(s, q) - q), q) for s, q in zip(scans, true, strict=True)]
             for i, truth in zip(group, true, strict=True):
-                truths[i, kind] = truth[low] / truth[high]
+                truths[i, (kind, way)] = truth[low] / truth[high]
             for system in SYSTEMS:
                 for i, made, truth in zip(group, mapped(system, scans, features, model), true, strict=True):
-                    errors[system, i, kind] = np.mean((made - truth) ** 2)
-                    contrasts[system, i, kind] = made[low] / made[high]
+                    errors[system, i, (kind, way)] = np.mean((made - truth) ** 2)
+                    contrasts[system, i, (kind, way)] = made[low] / made[high]
     everybody, record = range(len(people)), {}
-    for source, kinds in KINDS.items():
+    for source, (numbers, way) in SOURCES.items():
+        kinds = [(k, way) for k in numbers]
         for system in SYSTEMS:
             each = [float(np.sqrt(np.mean([errors[system, i, k] for k in kinds]))) for i in everybody]
             kept = [

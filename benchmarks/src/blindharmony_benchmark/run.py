@@ -266,7 +266,9 @@ class Measuring:
         if leg == "real":
             return site(scan, image, self.where, self.plan.target)
         if leg == "travelers":
-            features = features_of(image, self.segmenter.labels(image, scan.mask), head.matrix, self._parts)
+            features = features_of(
+                image, self.segmenter.labels(image, scan.mask, thorough=False), head.matrix, self._parts
+            )
             return {**features, **self._truth_of(head)}
         if scan.labels is None:
             raise ValueError("no labels")
@@ -281,7 +283,7 @@ class Measuring:
         if self.plan.travelers:
             return {}
         if head.subject not in self._truths:
-            labels = self.segmenter.labels(head.image, head.mask)
+            labels = self.segmenter.labels(head.image, head.mask, thorough=False)
             self._truths[head.subject] = features_of(head.image, labels, head.matrix, self._parts)
         return {"truth": self._truths[head.subject]}
 

@@ -27,7 +27,9 @@ _TIMEOUT_S = 4 * 3600
 class Labels(Protocol):
     """Anything that segments."""
 
-    def labels(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def labels(
+        self, image: NDArray[np.float32], mask: NDArray[np.bool_], *, thorough: bool = True
+    ) -> NDArray[np.uint8]:
         """Tissues of a prepared scan on the template grid, 3 white matter, same shape."""
 
 
@@ -45,7 +47,9 @@ class ExternalSegmenter:
     white: tuple[int, ...] = (WHITE,)
     unit: float = 1.0
 
-    def labels(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def labels(
+        self, image: NDArray[np.float32], mask: NDArray[np.bool_], *, thorough: bool = True
+    ) -> NDArray[np.uint8]:
         """White matter as 3, anything else as 0.
 
         Raises:
@@ -77,7 +81,9 @@ class NetworkSegmenter:
     It was taught to see the same anatomy in any contrast: what scanners change, it forgives more than others do.
     """
 
-    def labels(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def labels(
+        self, image: NDArray[np.float32], mask: NDArray[np.bool_], *, thorough: bool = True
+    ) -> NDArray[np.uint8]:
         """1 CSF, 2 grey, 3 white matter; 0 outside the mask."""
         return network_labels(image, mask)
 

@@ -88,12 +88,15 @@ class Segmenter:
         train(task, _OPTIMIZER, folder, plan, Limits(minutes, self.steps, seed), say, "training the segmenter")
         self._net = task.net
 
-    def labels(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def labels(
+        self, image: NDArray[np.float32], mask: NDArray[np.bool_], *, thorough: bool = True
+    ) -> NDArray[np.uint8]:
         """The most likely tissue of every voxel of the brain, mean probability over three orientations.
 
         Args:
             image: Flow units, template grid.
             mask: Brain.
+            thorough: All three orientations; else axial slices alone, in a third of the time.
 
         Raises:
             ValueError: If it has not learnt anything yet.
@@ -105,7 +108,9 @@ class Segmenter:
         def run(x: Tensor, axis: int) -> Tensor:
             return _logits(net, x, torch.full((len(x),), axis, device=x.device)).softmax(1)
 
-        shares = through([np.where(mask, image, 0).astype(np.float32)], mask, run, AXES, self.device)
+        shares = through(
+            [np.where(mask, image, 0).astype(np.float32)], mask, run, AXES if thorough else AXES[-1:], self.device
+        )
         return np.where(mask, shares.argmax(0), 0).astype(np.uint8)
 
 
