@@ -145,6 +145,8 @@ def test_scans_are_dropped_watched_and_opened(width, scheme, browser, live, scan
         assert slider.get_attribute("aria-valuetext") == "0 % harmonized"
         seen = "[...document.querySelectorAll('.compared img')].map(i => [i.naturalWidth, i.style.clipPath])"
         assert page.evaluate(seen) == [[64, ""], [64, "inset(0px 0px 0px 100%)"]]
+        boxes = "[...document.querySelectorAll('.compared img')].map(i => JSON.stringify(i.getBoundingClientRect()))"
+        assert len(set(page.evaluate(boxes))) == 1, "one picture lies exactly on the other"
         with page.context.expect_page() as opened:
             page.get_by_role("link", name="Open report").click()
         assert "desc-harmonized.html" in opened.value.inner_text("body")

@@ -22,7 +22,7 @@
     slider.addEventListener("input", cut);
     cut();
     return el("figure", { class: "compared" }, [
-      el("div", { class: "pair" }, [el("img", { src: scan.pictures[0], alt: "Slices of " + scan.name + " before and after" }), after]),
+      el("div", { class: "stacked" }, [el("img", { src: scan.pictures[0], alt: "Slices of " + scan.name + " before and after" }), after]),
       slider,
       el("figcaption", {}, [el("span", {}, ["as it came"]), el("span", {}, ["harmonized"])])
     ]);
