@@ -161,13 +161,14 @@ def bill(content):
         ["records, MB", f"{1e3 * cost['records_gb']:.2f}", f"{1e3 * truth['records_gb']:.2f}"],
         ["files", cost["files"], truth["files"]],
     ]
+    made = f" This estimate was made {content['estimate_made']}." if "estimate_made" in content else ""
     return "\n\n".join(
         [
             "## The bill before and after",
             f"`python benchmarks/bill.py`: what `bids --estimate` said of {cost['scans']} scans of one scanner after "
             f"harmonizing {cost['measured']['scans']} of them, and what the run took. Load of the machine before and "
             f"after: {', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}; hours by the clock "
-            "depend on it, hours of a core hardly do. The run itself, beside its workers, took "
+            f"depend on it, hours of a core hardly do.{made} The run itself, beside its workers, took "
             f"{100 * truth['own_s'] / (truth['own_s'] + truth['worker_s']):.1f} % of the processor time.",
             table(["what", "said before", "was"], rows),
         ]

@@ -62,7 +62,7 @@ from blindharmony.files import (
 from blindharmony.io.bids import list_scans
 from blindharmony.io.dicom import choose, convert, is_dicom
 from blindharmony.jobs.engine import Task
-from blindharmony.jobs.processes import THREADS, ProcessEngine, cores, threads_asked
+from blindharmony.jobs.processes import THREADS, ProcessEngine, cores, give_memory_back, threads_asked
 from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.ledger import PREPARED, largest, memory_gb
 
@@ -317,6 +317,7 @@ class _Session:
             else:
                 self.outcomes.done(path, answer, uncertainty=self.arguments.uncertainty)
             pace.done += _units()
+            give_memory_back()
 
     def by_workers(self, workers: ProcessEngine, tasks: list[Task], pace: Pace) -> None:
         """Harmonize in several processes; results are said as they come."""

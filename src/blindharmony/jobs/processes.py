@@ -84,6 +84,16 @@ def keep_memory() -> None:
         mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_THRESHOLD, 1 << 25)
 
 
+def give_memory_back() -> None:
+    """Give the memory back that :func:`keep_memory` has kept, when a piece of work is done.
+
+    Otherwise a worker grows from scan to scan, as what is free lies in pieces between what is not: 3.6 GB after 24
+    scans that need 1.7 GB each. It costs a seventh of a second.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class WorkerProcess:
     """One worker, seen from outside. As a context manager it is ended with the block.
 

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 
 from blindharmony.commands import end_programs
 from blindharmony.jobs.engine import Progress, done_line, packed_reply
-from blindharmony.jobs.processes import keep_memory
+from blindharmony.jobs.processes import give_memory_back, keep_memory
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
 
     while True:
         say(done_line(lines.get(), lambda stage, share: say(packed_reply(Progress(stage=stage, share=share)))))
+        give_memory_back()
 
 
 def _listen(lines: SimpleQueue[bytes]) -> None:
