@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 OUT ?= ds002748.safetensors
 TISSUE ?= tissue.safetensors
-.PHONY: help venv release demo test long-test benchmark-test slow-test block-test browser-test check coverage docs bench target tissue wheel-check container-check lock clean
+.PHONY: help venv release demo test long-test benchmark-test slow-test block-test browser-test check coverage docs bench target tissue wheel-check container-check workflow-check lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -106,6 +106,11 @@ tissue: $(READY)  ## Train the tissue network anew: make tissue DATA=path/to/ds0
 
 container-check:  ## Do what Dockerfile and Apptainer.def do, in a clean virtual environment
 	PYTHON=$(PYTHON) HADOLINT=$(BIN)/hadolint container/check.sh
+
+workflow-check: $(READY)  ## Run the recipes for Snakemake, Nextflow and Nipoppy, in an environment of their own
+	test -x build/workflows/bin/python || $(PYTHON) -m venv build/workflows
+	build/workflows/bin/python -m pip install --quiet -r requirements-workflows.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -rs tests/integrations/test_workflows.py
 
 release:  ## Write version, address and authors of packaging/release.toml into every file that names them
 	$(PYTHON) packaging/release.py

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     code = harmonize.run(harmonize_arguments, screen)
     if code == 0:
         report = Path(arguments.out, "sub-01_acq-simulated_desc-harmonized_T1w.html").resolve()
-        screen.note(f"open {report.as_uri()} in a browser and move the slider to see what changed")
+        screen.note(f"open {report.as_uri()} in a browser and press 'Flicker scan and result' to see what changed")
         for line in _NEXT.splitlines():
             screen.note(line)
     return code
