@@ -40,7 +40,7 @@ def dotted(path: Path) -> str:
 PAGES_OF_THEIR_OWN = {
     **{
         f"blindharmony.cli.{verb}": "a verb that users type"
-        for verb in ("demo", "export", "info", "rerun", "sample", "serve", "view")
+        for verb in ("demo", "info", "rerun", "sample", "serve", "view")
     },
 }
 
