@@ -85,15 +85,25 @@ def trees(arguments: argparse.Namespace) -> int:
             if broken:
                 bad.append({"seed": seed, "layout": layout, "command": words[0], "broken": broken})
                 print(json.dumps(bad[-1]).replace(name, ""), flush=True)
-    rows = [
-        {"command": verb, "trees": sum(c.values()), "exit codes": dict(sorted(c.items()))} for verb, c in codes.items()
-    ]
-    print(*rows, dict(layouts), f"{sum(layouts.values())} trees, {len(bad)} bad", sep="\n")
-    if arguments.out:
-        content = {"seed": arguments.seed, "layouts": dict(sorted(layouts.items())), "seconds": round(worst, 2)}
-        content |= {"rows": sorted(rows, key=lambda row: row["command"]), "bad": bad[:200]}
-        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+            if arguments.out and (sum(layouts.values()) % 100 == 0 or seed + 1 == arguments.seed + arguments.trees):
+                keep(arguments, codes, layouts, bad, worst)  # a run that is stopped keeps what it has measured
+    print(*table_of(codes), dict(layouts), f"{sum(layouts.values())} trees, {len(bad)} bad", sep="\n")
     return 1 if bad else 0
+
+
+def table_of(codes: dict[str, Counter]) -> list[dict]:
+    """A row for each command: how many trees it was given, and how often each exit code came out."""
+    return [
+        {"command": verb, "trees": sum(codes[verb].values()), "exit codes": dict(sorted(codes[verb].items()))}
+        for verb in sorted(codes)
+    ]
+
+
+def keep(arguments: argparse.Namespace, codes: dict[str, Counter], layouts: Counter, bad: list, worst: float) -> None:
+    """Write what was found so far."""
+    content = {"seed": arguments.seed, "layouts": dict(sorted(layouts.items())), "seconds": round(worst, 2)}
+    content |= {"rows": table_of(codes), "bad": bad[:200]}
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main():

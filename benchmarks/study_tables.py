@@ -56,19 +56,12 @@ def faults(content):
         for r in content["rows"]
     ]
     total = sum(r["faults"] for r in content["rows"])
-    mended = content.get("mended")
-    again = (
-        " Their cause was mended; these calls and those beside them, with three kinds of error, were run again: "
-        f"{mended['faults']} faults, {mended['bad']} bad."
-        if mended
-        else ""
-    )
     head = ["scans", "in the folder before", "error", "calls", "every n-th", "faults", "exit code 0", "exit code 1"]
     return "\n\n".join(
         [
             "## A disk that fails once",
             f"`python benchmarks/faults.py`: {total} runs of `bids` over two scans, each with one call that fails, "
-            f"{len(content['bad'])} bad.{again} *calls*: of one run without a fault. *every n-th*: which of them "
+            f"{len(content['bad'])} bad. *calls*: of one run without a fault. *every n-th*: which of them "
             "failed, one after another. *short*: half a write. Exit code 0: the run did without the call; 1: it ended "
             "with a message. After each, the same command without a fault gave the bytes of a run that had met none.",
             table(head, rows),

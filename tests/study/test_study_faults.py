@@ -1,11 +1,13 @@
 """A part of ``benchmarks/faults.py``: a disk that fails once costs neither inputs nor earlier results, and is named."""
 
+import os
 import random
 
 import pytest
 from faulty_study import BEFORE, FaultyStudy, fake_data_set, quick_commands
 
-from blindharmony.errors import InputError, InternalError, reportable
+from blindharmony.errors import InputError, InternalError, OutputError, reportable
+from blindharmony.study.derivative import describe
 from blindharmony.study.ledger import read_json
 from faults import KINDS, Faults
 
@@ -43,6 +45,20 @@ def test_half_a_file_and_a_lost_one_are_found_out(tmp_path, tiny_target_file):
     for word in ("half-written: sub-01", "lost without a word: sub-01", "half a record", "an input has changed"):
         assert word in found
     assert "exit code 0 without all results" in " ".join(study.harm(0))
+
+
+def test_a_readme_that_the_disk_does_not_give_is_named_and_that_of_others_stays(tmp_path):
+    root, readme = fake_data_set(tmp_path / "study"), tmp_path / "out/README.md"
+    describe(root, tmp_path / "out", "t")
+    with Faults([readme], at=0).active(), pytest.raises(OutputError, match=r"README\.md: cannot be read"):
+        describe(root, tmp_path / "out", "t")
+    readme.unlink()
+    os.mkfifo(readme)
+    describe(root, tmp_path / "out", "t")  # a pipe is not waited for
+    readme.unlink()
+    readme.write_text("mine")
+    describe(root, tmp_path / "out", "t")
+    assert readme.read_text() == "mine"
 
 
 def test_what_a_record_says_is_not_unsaid_when_the_disk_fails(tmp_path):
