@@ -24,7 +24,8 @@ Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence
 [evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. Each
 part names its model. Real scans were measured with it; of simulated scanners and segmentation `curve` and `group` were,
 and the other systems' rows with earlier models, of which they see the quantile curves alone: those are the same to the
-byte. Networks were trained for six minutes of a busy core each (in the
+byte. In records of before, spectrum analysis was run in the Fourier domain: that row is called `fourier-adaptation`
+here, as today. Networks were trained for six minutes of a busy core each (in the
 first segmentation for ten). The published iteration (`latent-published`) was run
 for one scanner, on one core. Seconds a scan of `curve` and `group` were taken on a machine shared with other work: two
 to four times what they are alone."""

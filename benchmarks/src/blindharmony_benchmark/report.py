@@ -393,6 +393,7 @@ _PICTURED = (
     *(
         BASELINE,
         "spectrum",
+        "fourier-adaptation",
         "deepharmony",
         "cyclegan",
         "style-gan",
