@@ -52,7 +52,7 @@ class PersonModel:
 
     Attributes:
         features: One row a version of a head, two equal blocks, shape ``(R, F)``.
-        curves: Their quantile curves, flow units, shape ``(R, Q)``.
+        curves: Their quantile curves, as blurred and noisy as they are, flow units, shape ``(R, Q)``.
         heads: Which head a row belongs to; the first row of a head is the head itself, shape ``(R,)``, and the others
             are its versions, the same ones in the same order for every head.
         textures: Noise, blur and slices of each row, shape ``(R, T)``, if its versions are kinds that are told apart;
@@ -106,6 +106,18 @@ class PersonModel:
     def themselves(self) -> NDArray[np.bool_]:
         """The rows of the heads as they are, without noise or blur."""
         return np.concatenate([[True], self.heads[1:] != self.heads[:-1]])
+
+    @cached_property
+    def wanted(self) -> Array:
+        """The curve that each row leads to: its head's own, sharp and free of noise, shape ``(R, Q)``.
+
+        The restorer was taught scans that have the histogram of the truth, and gives back the detail that belongs to
+        it. Given a narrower one, of the head as blurred, it would leave the contrast between tissues too low. Models
+        that were taught without other contrasts lead to the curves of their versions.
+        """
+        if self.contrasts is None:
+            return self.curves
+        return np.asarray(self.curves[self.themselves][np.cumsum(self.themselves) - 1])
 
     @cached_property
     def _scale(self) -> tuple[Array, Array]:
@@ -172,7 +184,7 @@ class PersonModel:
 
     @cached_property
     def _weights(self) -> Array:
-        return np.asarray(self._precision @ (self.curves - self.mean))
+        return np.asarray(self._precision @ (self.wanted - self.mean))
 
     @_one_thread
     def curve(self, features: Array, texture: Array | None = None) -> Array:
@@ -220,20 +232,20 @@ class PersonModel:
     @_one_thread
     def error(self) -> Array:
         """Root mean square error about versions of heads left out of training, by rank, shape ``(Q,)``."""
-        return np.asarray(np.sqrt(((self._left_out_rows[0] - self.curves) ** 2).mean(0)))
+        return np.asarray(np.sqrt(((self._left_out_rows[0] - self.wanted) ** 2).mean(0)))
 
     @cached_property
     def spread(self) -> Array:
-        """Root mean square difference of a head's versions from other people's mean, by rank, shape ``(Q,)``."""
+        """Root mean square difference of people from other people's mean, by rank, shape ``(Q,)``."""
         people = len(np.unique(self._people))
-        return np.asarray(np.sqrt(((self.curves - self.mean) ** 2).mean(0)) * people / max(people - 1, 1))
+        return np.asarray(np.sqrt(((self.wanted - self.mean) ** 2).mean(0)) * people / max(people - 1, 1))
 
     @cached_property
     @_one_thread
     def noise(self) -> Array:
         """Variance of what features do not tell, by rank, shape ``(Q,)``; its mean fits the errors left out."""
         predicted, variance = self._left_out_rows
-        errors = (predicted - self.curves) ** 2
+        errors = (predicted - self.wanted) ** 2
         if self.contrasts is None:
             return np.asarray(errors.mean(0))
         return np.asarray(errors.mean(0) * (errors / variance[:, None]).mean() / max(errors.mean(), 1e-30))
@@ -262,12 +274,12 @@ class PersonModel:
     @cached_property
     def _left_out_rows(self) -> tuple[Array, Array]:
         """Every row's curve without its person in training, ``(R, Q)``, and its variance in noises, ``(R,)``."""
-        residual = self.curves - self.mean
+        residual = self.wanted - self.mean
         predicted, variance = np.empty_like(residual), np.empty(len(residual))
         for person in np.unique(self._people):
             rows = np.flatnonzero(self._people == person)
             covariance = np.linalg.inv(self._precision[np.ix_(rows, rows)])
-            predicted[rows] = self.curves[rows] - covariance @ self._weights[rows]
+            predicted[rows] = self.wanted[rows] - covariance @ self._weights[rows]
             variance[rows] = np.diag(covariance)
         return predicted, variance
 
