@@ -63,7 +63,8 @@ def faults(content):
             f"`python benchmarks/faults.py`: {total} runs of `bids` over two scans, each with one call that fails, "
             f"{len(content['bad'])} bad. {content.get('note', '')} *calls*: of one run without a fault. "
             "*every n-th*: which of them failed, one after another. *short*: half a write. Exit code 0: the run did "
-            "without the call; 1: it ended with a message. After each, the same command without a fault gave the bytes of a run that had met none.",
+            "without the call; 1: it ended with a message. After each, "
+            "the same command without a fault gave the bytes of a run that had met none.",
             table(head, rows),
         ]
     )
