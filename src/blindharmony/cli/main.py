@@ -159,8 +159,12 @@ def _not_installed(arguments: argparse.Namespace, screen: Screen) -> int:
 
 
 @contextmanager
-def _asked_to_end() -> Iterator[None]:
-    """Within it SIGTERM, which batch systems and container engines send, ends the work as Ctrl-C does."""
+def _asked_to_end(*, for_good: bool) -> Iterator[None]:
+    """Within it SIGTERM, which batch systems and container engines send, ends the work as Ctrl-C does.
+
+    Args:
+        for_good: Whether the process ends after it: once asked, it then hears no second SIGTERM.
+    """
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once is enough: what follows is putting away
@@ -175,7 +179,9 @@ def _asked_to_end() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # A second signal between here and the last line would still kill.
+        if signal.getsignal(signal.SIGTERM) is end or not for_good:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -204,11 +210,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(UsageError.exit_code) from None
     screen = Screen(quiet=getattr(arguments, "quiet", False), verbose=getattr(arguments, "verbose", False))
     try:
-        with _asked_to_end():
-            return int(arguments.run(arguments, screen))
+        with _asked_to_end(for_good=argv is None):
+            exit_code = int(arguments.run(arguments, screen))
+        if argv is None:
+            _hear_nothing_more()
+        return exit_code
     except BlindHarmonyError as error:
         problem = error
     except KeyboardInterrupt:
+        if argv is None:  # the process ends, and no further signal shall take its last line and its exit code
+            _hear_nothing_more()
         screen.problem("blindharmony: interrupted; what was finished is kept")
         if getattr(arguments, "json", False):
             print(json.dumps({"status": "interrupted", "exit_code": _INTERRUPTED}))
@@ -221,6 +232,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "json", False):
         _tell_machine(problem)
     return problem.exit_code
+
+
+def _hear_nothing_more() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _tell_machine(error: BlindHarmonyError) -> None:
