@@ -35,7 +35,7 @@ from blindharmony.training.person import squares_by_rank, structure_levels, vers
 from blindharmony.training.tissue import RandomContrast
 
 SHARED, SIZES, DRAWS, VOXELS = 8, (1, 2, 4, 8, 16), 40, 10_000
-_FIRST_SHARED = 100
+_FIRST_SHARED = 100  # kind 0 is the head itself
 
 _HEAD = """# Error bars, measured
 
@@ -114,7 +114,8 @@ def group(people, left_out, model, kind):
     features = [p["F"][r] for p, r in members]
     surprises = np.array([model.surprise(f) for f in features])
     weights = model.certainty(surprises)
-    off = np.average([model.curve(f) - p["Q"][r] for f, (p, r) in zip(features, members, strict=True)], 0, weights)
+    own = [p["Q"][row_of(p, 0)] for p, _ in members]
+    off = np.average([model.curve(f) - q for f, q in zip(features, own, strict=True)], 0, weights)
     bar = model.deviation(surprises, weights)
     away = np.abs(off) / bar
     said = {"error": float((off**2).mean()), "bar": float((bar**2).mean())}

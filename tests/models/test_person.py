@@ -135,3 +135,17 @@ def test_models_taught_without_contrasts_stay_as_they_were():
     f = model.features[1] + 3.0
     plain = model.mean + model._kernel(f[None], model.features)[0] @ model._weights
     np.testing.assert_allclose(model.curve(f), plain)
+
+
+def test_every_version_leads_to_the_curve_of_the_head_itself():
+    model = replace(spoiled_family(), textures=None)
+    known = replace(model, contrasts=np.full((len(model.heads), 2), 0.5))
+    own = model.curves[model.themselves]
+    assert np.array_equal(known.wanted, np.repeat(own, np.bincount(model.heads), axis=0))
+    assert np.array_equal(model.wanted, model.curves)
+    # Whatever the versions' own curves are: only the head's counts.
+    assert not model.themselves.all()
+    narrow = model.curves * np.where(model.themselves, 1.0, 0.8)[:, None]
+    other = replace(known, curves=narrow)
+    assert np.array_equal(other.curve(model.features[1]), known.curve(model.features[1]))
+    assert np.array_equal(other.error, known.error)

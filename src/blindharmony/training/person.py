@@ -7,9 +7,8 @@ Every head is shown as it is and through random scanners,
 :math:`C` gives its tissues other contrasts, as far apart as those of real sites
 (:class:`~blindharmony.training.tissue.RandomContrast`, the tissues by :mod:`~blindharmony.models.tissue`), :math:`k` is
 blur or thick slices, :math:`n` noise, :math:`b` what is left of a bias field. Features are those of :math:`y`. The
-curve that they lead to is that of the head itself (:attr:`~blindharmony.models.person.PersonModel.wanted`): the restorer
-takes out noise and blur from scans with the histogram of the truth. The mean head that a head is compared with never
-contains that person.
+curve that they lead to is that of the head itself (``PersonModel.wanted``): the restorer takes out noise and blur from
+scans with the histogram of the truth. The mean head that a head is compared with never contains that person.
 """
 
 from __future__ import annotations
