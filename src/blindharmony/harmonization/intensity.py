@@ -134,13 +134,15 @@ def piecewise(values: NDArray[np.float32], x: Array, y: Array) -> Array:
         >>> bool(np.array_equal(piecewise(values, x, y), np.interp(values, x, y)))
         True
     """
+    if values.size < _PIECE or values.dtype != np.float32:
+        return np.asarray(np.interp(values, x, y))
     shift = 23 - _CELL_BITS
     low, high = (np.asarray(x[[1, -1]], np.float32).view(np.int32) >> shift).tolist()
     starts = (np.arange(low, high + 2, dtype=np.int32) << shift).view(np.float32)
     before = (np.searchsorted(x, starts, side="right") - 1).astype(np.int32)
     before[0] = 0  # darker values are in the first cell too
     most = int(np.diff(before).max())
-    if values.size < _PIECE or most > 8 or values.dtype != np.float32:
+    if most > 8:
         return np.asarray(np.interp(values, x, y))
     slope, following = np.append(np.diff(y) / np.diff(x), 0), np.append(x[1:], np.inf)
     flat, out = np.ascontiguousarray(values).reshape(-1), np.empty(values.size)
