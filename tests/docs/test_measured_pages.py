@@ -18,6 +18,7 @@ MAKERS = {
     "measured_contrasts.md": ("contrasts.py", "--page", "measured_contrasts.json"),
     "measured_drift.md": ("drift.py", "--page", "measured_drift.json"),
     "measured_bars.md": ("bars.py", "--page", "measured_bars.json"),
+    "measured_folds.md": ("folds.py", "--page", "measured_folds.json"),
     "measured_mutants.md": ("mutants.py", "--page", "measured_mutants.json"),
 }
 
