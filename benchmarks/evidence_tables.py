@@ -70,6 +70,7 @@ def figure(content, path):
         ylabel="differences between people kept\n(rank correlation with the truth, up is better)",
     )
     axes.set_xlim(left=0)
+    path.parent.mkdir(exist_ok=True)
     drawn.savefig(path, bbox_inches="tight", metadata={"Date": None})
     plt.close(drawn)
 
