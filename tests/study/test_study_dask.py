@@ -50,11 +50,11 @@ def test_a_scan_that_hangs_costs_its_time_and_no_dask_worker(cluster, tmp_path):
     root = make_study(tmp_path / "s", scans)
     before = set(cluster.scheduler.workers)
     engine = connect(cluster.scheduler_address, without_worker=60)
-    tally = fake_run(root, tmp_path / "out", engine, seconds=6.0)
+    tally = fake_run(root, tmp_path / "out", engine, seconds=20.0)
     assert (tally.done, list(tally.failed)) == (2, ["sub-01_T1w"])
-    assert "did not end within 0.1 min" in tally.failed["sub-01_T1w"]
+    assert "did not end within 0.3 min" in tally.failed["sub-01_T1w"]
     assert set(cluster.scheduler.workers) == before
-    tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address, without_worker=60), seconds=6.0)
+    tally = fake_run(root, tmp_path / "out", connect(cluster.scheduler_address, without_worker=60), seconds=20.0)
     assert (tally.done, tally.kept) == (1, 2)
 
 
