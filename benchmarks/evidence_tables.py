@@ -64,12 +64,15 @@ def figure(content, path):
         across = [[x - row["difference_low"]], [row["difference_high"] - x]]
         up = [[max(y - row["people_low"], 0)], [max(row["people_high"] - y, 0)]]
         axes.errorbar(x, y, yerr=up, xerr=across, fmt="o", color=color, lw=0.8, ms=5, alpha=0.85)
-        axes.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=color)
+        # Two points of one system lie close together: the name of the second stands on the other side.
+        side, at = ("right", (-5, 3)) if name.endswith("combat") else ("left", (5, 3))
+        axes.annotate(name, (x, y), at, textcoords="offset points", fontsize=8, color=color, ha=side)
     axes.set(
         xlabel="difference between scanners left in the volumes of one person, % (left is better)",
         ylabel="differences between people kept\n(rank correlation with the truth, up is better)",
     )
-    axes.set_xlim(left=0)
+    axes.set(xscale="log", xlim=(1, 40), xticks=(1, 2, 5, 10, 20, 40), xticklabels=("1", "2", "5", "10", "20", "40"))
+    axes.minorticks_off()
     path.parent.mkdir(exist_ok=True)
     drawn.savefig(path, bbox_inches="tight", metadata={"Date": None})
     plt.close(drawn)

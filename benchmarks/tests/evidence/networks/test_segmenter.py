@@ -27,7 +27,7 @@ def test_finds_tissues_that_it_was_shown(material, truths):
 
 def test_needs_labels(material):
     bare = [replace(p, labels=None) for p in material.training]
-    with pytest.raises(BlindHarmonyError, match="no training scan has manual labels"):
+    with pytest.raises(BlindHarmonyError, match="no training scan has labels"):
         Segmenter().fit(bare, (), material.folder, 0.0, 0, lambda stage, share: None)
 
 
