@@ -7,13 +7,14 @@ Every person of a study is seen as in training, as they are and through four ran
 eight random scanners that all people share. Then, again and again, a group of 1, 2, 4, 8 or 16 people is left out, a
 person model is taught by the others, and the group is seen through one of the shared scanners. Counted is how often the
 group's mean quantile curve, as the model expects it, lies within one and within 1.96 error bars of the true one, over
-all ranks; for one person also every voxel, mapped by the curve, against the same voxel in the target's contrast.
+all ranks; for one person also every voxel, mapped by the curve, against the same voxel of the head itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,19 +90,21 @@ def features_of(heads, names, work, like):
     return [dict(np.load(file)) for file in files]
 
 
-def taught(people, ranks):
-    """The person model that these people teach."""
+def taught(people, ranks=None):
+    """The person model that these people teach; with the ranks, it knows the errors of single voxels too."""
     own = [np.flatnonzero(p["K"] < _FIRST_SHARED) for p in people]
     rows = {k: np.concatenate([p[k][o] for p, o in zip(people, own, strict=True)]) for k in ("F", "Q", "c")}
+    heads = np.repeat(np.arange(len(people)), [len(o) for o in own])
+    model = PersonModel(rows["F"], rows["Q"], heads, contrasts=rows["c"])
+    if ranks is None:
+        return model
     squares = [
         squares_by_rank(CurveMap.through(p["S"][r], p["Q"][r])(x) - p["xp"][r].astype(np.float32), x, ranks)
         for p, o in zip(people, own, strict=True)
         for r in o[1:]
         for x in (p["xs"][r].astype(np.float32),)
     ]
-    heads = np.repeat(np.arange(len(people)), [len(o) for o in own])
-    error = np.sqrt(np.mean(squares, 0))
-    return PersonModel(rows["F"], rows["Q"], heads, contrasts=rows["c"], voxel_error=error)
+    return replace(model, voxel_error=np.sqrt(np.mean(squares, 0)))
 
 
 def row_of(person, kind):
@@ -126,7 +129,7 @@ def voxels(person, model, kind):
     """How often single voxels lie within the image of errors."""
     row = row_of(person, kind)
     curve = np.maximum.accumulate(model.curve(person["F"][row]))
-    seen, truth = (person[key][row].astype(np.float32) for key in ("xs", "xp"))
+    seen, truth = person["xs"][row].astype(np.float32), person["xp"][row_of(person, 0)].astype(np.float32)
     harmonized = CurveMap.through(person["S"][row], curve)(seen)
     bar = error_bar(model, curve, surprise=model.surprise(person["F"][row]))(harmonized)
     away = np.abs(harmonized - truth) / bar
@@ -179,6 +182,15 @@ def page(record):
     return f"{_HEAD}\n{table(header, rows)}\n"
 
 
+def people_of(study, work, target):
+    """Features of everybody in a study, from the folder or made there."""
+    scans = find_scans([study])
+    (work / study.name).mkdir(exist_ok=True, parents=True)
+    heads = [partial(prepared_head, scan, work / study.name) for scan in scans]
+    names = [f"{study.name}_{scan.name.split('_')[0]}" for scan in scans]
+    return features_of(heads, names, work, SimpleNamespace(fit_region=target.fit_region, levels=target.levels))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="*", type=Path)
@@ -192,14 +204,8 @@ def main():
         o.page.with_suffix(".md").write_text(page(json.loads(o.page.read_text())))
         return
     target, record = load_target("ds002748"), {"studies": {}}
-    like = SimpleNamespace(fit_region=target.fit_region, levels=target.levels)
-    o.work.mkdir(exist_ok=True, parents=True)
     for study in o.studies:
-        scans = find_scans([study])
-        heads = [partial(prepared_head, scan, o.work / study.name) for scan in scans]
-        names = [f"{study.name}_{scan.name.split('_')[0]}" for scan in scans]
-        (o.work / study.name).mkdir(exist_ok=True)
-        people = features_of(heads, names, o.work, like)
+        people = people_of(study, o.work, target)
         record["studies"][study.name] = {"people": len(people), "sizes": measured(people, target.levels)}
     o.out.write_text(json.dumps(record, indent=1) + "\n")
 

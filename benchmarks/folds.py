@@ -17,20 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from bars import _FIRST_SHARED, SHARED, features_of, row_of
-from contrasts import prepared_head
+from bars import _FIRST_SHARED, SHARED, people_of, row_of, taught
 from scipy.stats import spearmanr
 from tables import table
 
 from blindharmony.harmonization.scanner import fit_scanner
-from blindharmony.io.bids import find_scans
 from blindharmony.models.file import load_target
-from blindharmony.models.person import PersonModel
 from blindharmony_benchmark.results import holm, interval, sign_flip
 
 SIZES = (1, 8)
@@ -58,14 +54,6 @@ People kept: rank correlation over people of the contrast of gray to white matte
 histogram. *the whole curve*: this package's without weighing how far to go. *A tenth of the way*: a scanner between the
 target's own and a random one.
 """
-
-
-def taught(people):
-    """The person model that these people teach."""
-    own = [np.flatnonzero(p["K"] < _FIRST_SHARED) for p in people]
-    rows = {k: np.concatenate([p[k][o] for p, o in zip(people, own, strict=True)]) for k in ("F", "Q", "c")}
-    heads = np.repeat(np.arange(len(people)), [len(o) for o in own])
-    return PersonModel(rows["F"], rows["Q"], heads, contrasts=rows["c"])
 
 
 def mapped(system, scans, features, model):
@@ -153,13 +141,8 @@ def main():
         o.page.with_suffix(".md").write_text(page(json.loads(o.page.read_text())))
         return
     target, record = load_target("ds002748"), {"studies": {}}
-    like = SimpleNamespace(fit_region=target.fit_region, levels=target.levels)
     for study in o.studies:
-        scans = find_scans([study])
-        heads = [partial(prepared_head, scan, o.work / study.name) for scan in scans]
-        names = [f"{study.name}_{scan.name.split('_')[0]}" for scan in scans]
-        (o.work / study.name).mkdir(exist_ok=True, parents=True)
-        people = features_of(heads, names, o.work, like)
+        people = people_of(study, o.work, target)
         sizes = record["studies"].setdefault(study.name, {"people": len(people), "sizes": {}})["sizes"]
         for size in (s for s in SIZES if s <= len(people) // 2):
             sizes[str(size)] = measured(people, target.levels, size)

@@ -163,7 +163,7 @@ def _asked_to_end(*, for_good: bool) -> Iterator[None]:
     """Within it SIGTERM, which batch systems and container engines send, ends the work as Ctrl-C does.
 
     Args:
-        for_good: Whether the process ends after it: once asked, it then hears no second SIGTERM.
+        for_good: Whether the process ends after it: however it ends, no signal then takes its last line and exit code.
     """
 
     def end(number: int, _frame: object) -> None:
@@ -179,9 +179,9 @@ def _asked_to_end(*, for_good: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        # A second signal between here and the last line would still kill.
-        if signal.getsignal(signal.SIGTERM) is end or not for_good:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if for_good else signal.SIG_DFL)
+        if for_good:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -211,15 +211,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     screen = Screen(quiet=getattr(arguments, "quiet", False), verbose=getattr(arguments, "verbose", False))
     try:
         with _asked_to_end(for_good=argv is None):
-            exit_code = int(arguments.run(arguments, screen))
-        if argv is None:
-            _hear_nothing_more()
-        return exit_code
+            return int(arguments.run(arguments, screen))
     except BlindHarmonyError as error:
         problem = error
     except KeyboardInterrupt:
-        if argv is None:  # the process ends, and no further signal shall take its last line and its exit code
-            _hear_nothing_more()
         screen.problem("blindharmony: interrupted; what was finished is kept")
         if getattr(arguments, "json", False):
             print(json.dumps({"status": "interrupted", "exit_code": _INTERRUPTED}))
@@ -232,12 +227,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "json", False):
         _tell_machine(problem)
     return problem.exit_code
-
-
-def _hear_nothing_more() -> None:
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
 
 
 def _tell_machine(error: BlindHarmonyError) -> None:

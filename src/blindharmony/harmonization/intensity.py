@@ -195,19 +195,19 @@ def _with_dark_end(curve: CurveMap, settings: CurveSettings) -> CurveMap:
     return CurveMap(np.concatenate([[0], x[0] * down, x]), np.concatenate([[0], y[0] * down**power, y]))
 
 
-def evident_share(distance: float, error: float, errors: float) -> float:
+def evident_share(distance: float, error: float, bars: float) -> float:
     """How much of a change is used, in [0, 1]: none of one that may be all error, and all but a little of a large one.
 
     Args:
         distance: Root mean square of the change.
         error: Its usual error.
-        errors: How many of these it must exceed to be used at all.
+        bars: How many of these errors it must exceed to be used at all.
 
     Example:
         >>> evident_share(0.1, 0.01, 2.0), evident_share(0.01, 0.01, 1.0), evident_share(0.01, 0.01, 0.0)
         (0.96, 0.0, 1.0)
     """
-    return max(0.0, 1 - (errors * error / max(distance, 1e-9)) ** 2)
+    return max(0.0, 1 - (bars * error / max(distance, 1e-9)) ** 2)
 
 
 def lifting_curve(
