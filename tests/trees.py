@@ -231,7 +231,7 @@ def _state(root):
     }
 
 
-def broken_law(root: Path, out: Path, words: list[str], seed: int, seconds: int = 60) -> list[str]:
+def broken_law(root: Path, out: Path, words: list[str], seed: int, seconds: int = 20) -> list[str]:
     """Run a command on a tree: what the law is broken by, with the exit code before it."""
     before, broken = _state(root), []
     said, err = io.StringIO(), io.StringIO()

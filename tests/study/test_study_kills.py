@@ -105,10 +105,10 @@ def test_a_group_goes_on_without_scans_that_hang_and_the_next_run_tries_them_aga
     scans = {f"sub-0{i}": f"ok: {i}" for i in range(4)} | {"sub-04": "hang once: 4", "sub-05": "stop once: 5"}
     study = make_study(tmp_path / "study", scans, {name: {"DeviceSerialNumber": "1"} for name in scans})
     lines, out = [], tmp_path / "out"
-    tally = fake_run(study, out, ProcessEngine([{}, {}]), seconds=12.0, say=lines)
+    tally = fake_run(study, out, ProcessEngine([{}, {}]), seconds=6.0, say=lines)
     assert (tally.done, sorted(tally.failed)) == (4, ["sub-04_T1w", "sub-05_T1w"])
     assert [line for line in lines if "fitted to 4 scans" in line]
-    assert len([line for line in lines if "did not end within 0.2 min and was left out" in line]) == 2
+    assert len([line for line in lines if "did not end within 0.1 min and was left out" in line]) == 2
     rows = [line.split("\t") for line in (out / "failures.tsv").read_text().splitlines()[1:]]
     assert [(row[0][:6], row[1]) for row in rows] == [("sub-04", "failed"), ("sub-05", "failed")]
     first = {f: f.read_bytes() for f in out.glob("sub-*/**/*.nii.gz")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -178,7 +179,13 @@ def start_jobs(queue: str, jobs: int, *, memory_gb: float = 4.0, cores: int = 1,
 
 
 def _needed(module: str, extra: str) -> Any:
+    # dask-jobqueue makes Ctrl-C end the process without a word as soon as it is imported.
+    here = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
     try:
         return import_module(module)
     except ImportError:
         raise UsageError(f"{module} is not installed", remedy=f"pip install 'blindharmony[{extra}]'") from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
