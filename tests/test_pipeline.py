@@ -257,3 +257,26 @@ def test_the_curve_of_another_target_is_refused(stripped_volume, tiny_target):
 def test_trouble_with_a_mask_is_the_masks(scan_file, stripped_head, tiny_target):
     with pytest.raises(InputError, match="the mask cannot be used: every voxel of the mask is 0"):
         harmonize(scan_file, tiny_target, mask=np.zeros(stripped_head.data.shape))
+
+
+def test_how_far_a_curve_goes_is_weighed_for_the_scan_as_it_came_and_not_for_what_is_left(scan_file, tiny_target):
+    curves = tiny_target.mean_curve * np.array([1.2, 0.9, 0.9])[:, None]
+    people = PersonModel(np.linspace(0, 1, 48) + np.arange(3)[:, None], curves, np.arange(3))
+    recipe = tiny_target.info.recipe.model_copy(update={"n4": True, "bias": "entropy"})
+    info = tiny_target.info.model_copy(update={"recipe": recipe})
+    knows = replace(tiny_target, info=info, person=people)
+
+    def harmonized(evidence, **bias_again):
+        words = {"curve": {"evidence": evidence}, "bias_again": bias_again}
+        return harmonize(scan_file, knows, on_harm="result", refine=False, **words)
+
+    # Nothing counts as evidence: the scan stays as it was prepared.
+    never = harmonized(100, rounds=0)
+    inside = never.prepared.scan.inside()
+    assert not never.prepared.in_contrast
+    np.testing.assert_allclose(never.estimate.image[inside], never.prepared.scan.data[inside], rtol=1e-5)
+    assert np.abs(harmonized(0, rounds=0).estimate.image - never.estimate.image)[inside].max() > 0.01
+    # An earlier curve has put it into the target's contrast: what is left is taken whole.
+    whole, left = harmonized(0, rounds=1, sure=0), harmonized(100, rounds=1, sure=0)
+    assert whole.prepared.in_contrast
+    np.testing.assert_array_equal(whole.estimate.image, left.estimate.image)

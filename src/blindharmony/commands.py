@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -78,10 +79,13 @@ def run_command(
 
 # Process groups of programs that run now: a worker that is ended ends them too.
 _RUNNING: set[int] = set()
+_STARTING = threading.Lock()
 
 
 def end_programs() -> None:
-    """End every program that runs now, and what it has started."""
+    """End every program of this process and what it has started; none starts afterwards, since the process ends too."""
+    # A program exists a moment before its group is known here. One whose file lies on a dead disk is not waited for.
+    _STARTING.acquire(timeout=5)
     for group in list(_RUNNING):
         with suppress(OSError):
             os.killpg(group, signal.SIGKILL)
@@ -89,17 +93,18 @@ def end_programs() -> None:
 
 def _run(words: Sequence[str], seconds: float, folder: Path | None) -> subprocess.CompletedProcess[str]:
     # A session of its own: what the program starts ends with it.
-    process = subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        cwd=folder,
-        start_new_session=True,
-    )
-    _RUNNING.add(process.pid)
+    with _STARTING:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            cwd=folder,
+            start_new_session=True,
+        )
+        _RUNNING.add(process.pid)
     try:
         out, err = process.communicate(timeout=seconds)
     except BaseException:  # the time is up, or the user has enough

@@ -67,6 +67,19 @@ class Sleep(Work):
         run_command("sleep 60", called="it", seconds=90, remedy="")
 
 
+class SleepIsStarting(Sleep):
+    def do(self, tell):
+        start = subprocess.Popen
+
+        def slow(*words, **named):
+            process = start(*words, **named)
+            time.sleep(2)  # a busy machine: the program is there, and the worker has not heard so
+            return process
+
+        subprocess.Popen = slow
+        super().do(tell)
+
+
 class Fails(Work):
     def do(self, tell):
         raise InputError("no brain", remedy="give one", path="a.nii")
@@ -166,9 +179,10 @@ def test_a_worker_that_talks_nonsense_is_ended(monkeypatch):
         assert worker.wait() == -signal.SIGKILL
 
 
-def test_what_a_worker_has_started_ends_with_it(tmp_path):
+@pytest.mark.parametrize("work", [Sleep(), SleepIsStarting()])
+def test_what_a_worker_has_started_ends_with_it(work):
     worker = WorkerProcess()
-    worker.give(Sleep())
+    worker.give(work)
     children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
     for _ in range(600):
         if grandchild := children.read_text().split():
