@@ -190,6 +190,7 @@ def test_importing_the_package_costs_nothing():
 def test_help_needs_no_torch():
     names, seconds = modules_after("from blindharmony.cli.main import parser; parser()")
     assert not names & {"torch", "matplotlib", "monai", "torchio", "sklearn", "distributed"}
+    assert not names & {"scipy.stats", "scipy.optimize"}
     assert seconds < 3
 
 

@@ -28,8 +28,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from scipy.optimize import brentq
+from scipy import special
 
 Array = NDArray[np.float64]
 
@@ -89,6 +88,8 @@ def alarm_limit(measures: int, *, scans: int = 100, rate: float = 0.05) -> float
         >>> round(alarm_limit(4), 1)
         7.8
     """
+    from scipy.optimize import brentq  # slow to import, and every command imports this module
+
     wanted = 2 * measures * scans / -math.log1p(-rate)
 
     def off(h: float) -> float:
@@ -150,7 +151,7 @@ def scores(values: Array) -> Array:
     spread = np.sqrt(np.maximum(np.cumsum(x * x)[n - 1] - n * mean**2, 0) / (n - 1))
     # Scans that all have one value, as rounded numbers may: any other is a change.
     t = np.sqrt(n / (n + 1)) * (x[n] - mean) / np.maximum(spread, 1e-9 * np.abs(values).max() + 1e-300)
-    u[_FIRST:] = np.copysign(np.minimum(stats.norm.isf(stats.t.sf(np.abs(t), n - 1)), _MOST), t)
+    u[_FIRST:] = np.copysign(np.minimum(-special.ndtri(special.stdtr(n - 1, -np.abs(t))), _MOST), t)
     return u
 
 
