@@ -40,7 +40,7 @@ from blindharmony.models.card import included_targets
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import load_template
-from blindharmony.quality.checks import Evidence
+from blindharmony.quality.checks import Evidence, place_to_show
 from blindharmony.quality.metrics import WATCHED, ncc, smoothness_mm
 from blindharmony.quality.typicality import Comparison
 from blindharmony.quality.verdict import Verdict, judge
@@ -561,9 +561,16 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
         confidence=_confidence(result, unit),
         trace=estimate.trace,
         figures=result.figures,
+        unlike=_unlike(result),
         preparation=_preparation(result),
         provenance=provenance,
     )
+
+
+def _unlike(result: HarmonizeResult) -> NDArray[np.bool_] | None:
+    """Where the head is unlike the target's, on the template grid, if the check says so."""
+    place = place_to_show(result.evidence)
+    return None if place is None else place.region.repeat(4, 0).repeat(4, 1).repeat(4, 2)
 
 
 def command(result: HarmonizeResult) -> str:

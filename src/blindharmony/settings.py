@@ -346,6 +346,11 @@ class CheckSettings(SettingsGroup):
         description="Rank correlation with the target's mean head below which tissues are not in its order. "
         "T1-weighted scans have 0.52 to 0.71, noise 0, an inverted scan the same with a minus sign.",
     )
+    halves_alike: Share = Field(
+        default=0.95,
+        description="Correlation of a head with its mirror image above which one half is a copy of the other. Scans "
+        "have 0.38 to 0.52, blurred ones up to 0.9.",
+    )
 
 
 class Settings(SettingsGroup):

@@ -91,6 +91,28 @@ def test_tensors_of_no_use(changed):
     assert changed().digest
 
 
+def test_places_of_no_use(changed):
+    shape = 3, 40, 48, 40
+    mean, spread, largest = torch.full(shape, torch.nan), torch.ones(shape), torch.ones(20)
+    good = {"places.mean": mean.half(), "places.spread": spread.half(), "places.largest": largest}
+    assert changed(**good).places is not None
+    for name, wrong in (
+        ("mean", mean[:2]),
+        ("mean", torch.full(shape, torch.inf)),
+        ("mean", torch.zeros(shape, dtype=torch.int32)),
+        ("spread", spread * 0),
+        ("spread", mean),
+        ("largest", -largest),
+        ("largest", largest * torch.nan),
+        ("largest", largest[:2]),
+        ("largest", largest[:, None]),
+    ):
+        with pytest.raises(TargetError, match="damaged"):
+            changed(**good | {f"places.{name}": wrong.contiguous()})
+    with pytest.raises(TargetError, match="places has no spread"):
+        changed(**{k: v for k, v in good.items() if k != "places.spread"})
+
+
 @pytest.fixture
 def scanner(tmp_path, tiny_target):
     """Writes a scanner model with other content, and loads it."""

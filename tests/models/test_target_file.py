@@ -16,7 +16,7 @@ from blindharmony.flows.pyramid import Pyramid, PyramidSpec
 from blindharmony.models.card import KEY
 from blindharmony.models.file import load_target, save_target
 from blindharmony.models.person import PersonModel
-from blindharmony.models.target import FORMAT, HeldOut, Target, TargetInfo, atlas_tensor
+from blindharmony.models.target import FORMAT, HeldOut, Places, Target, TargetInfo, atlas_tensor
 
 SPEC = PyramidSpec(widths=(3, 3), blocks=0, bins=4)
 ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
@@ -49,6 +49,11 @@ def target() -> Target:
         ),
         pyramid=pyramid,
         slices=slices,
+        places=Places(
+            np.where(rng.random((3, 40, 48, 40)) < 0.5, np.nan, -1.5).astype(np.float32),
+            np.full((3, 40, 48, 40), 0.25, np.float32),
+            rng.uniform(2, 9, 20),
+        ),
     )
 
 
@@ -96,6 +101,9 @@ class TestRoundTrip:
             assert getattr(loaded, name).dtype == getattr(target, name).dtype
         for name in ("features", "curves", "heads", "textures"):
             np.testing.assert_array_equal(getattr(loaded.person, name), getattr(target.person, name))
+        for name in ("mean", "spread", "largest"):
+            np.testing.assert_array_equal(getattr(loaded.places, name), getattr(target.places, name))
+            assert getattr(loaded.places, name).dtype == getattr(target.places, name).dtype
         for part in ("pyramid", "slices"):
             was, now = getattr(target, part).state_dict(), getattr(loaded, part).state_dict()
             assert was.keys() == now.keys()
@@ -108,6 +116,10 @@ class TestRoundTrip:
         loaded = load_target(path)
         np.testing.assert_array_equal(loaded.person.people, person.people)
         assert loaded.info.learnt_from == info.learnt_from
+
+    def test_a_model_may_know_nothing_of_places(self, target, path):
+        save_target(replace(target, places=None), path)
+        assert load_target(path).places is None
 
     def test_an_older_model_is_saved_in_todays_format(self, content, path):
         tensors, description = parts(content)

@@ -283,6 +283,8 @@ def test_every_check_is_there(good):
         "brain covered by the mask",
         "mask outside the brain",
         "order of tissues",
+        "halves",
+        "unlike place",
         "slice thickness",
         "intensities",
         "gray / white contrast",

@@ -14,9 +14,10 @@ from blindharmony.flows.glow import MultiScaleSpec
 from blindharmony.models.file import load_target
 from blindharmony.models.restorer import RestorerSpec
 from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.quality.places import most_unlike, place_costs, unlike
 from blindharmony.settings import TrainSettings
 from blindharmony.training.data import hold_out, make_pool, prepare_head
-from blindharmony.training.target import train
+from blindharmony.training.target import train, with_places
 from blindharmony.version import VERSION
 from heads import head_grid, synthetic_brain
 from targets import TINY
@@ -178,6 +179,25 @@ def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, plac
     assert len(again.info.held_out.restorer_change) == 1
     for a, b in zip(again.restorer.state_dict().values(), target.restorer.state_dict().values(), strict=True):
         assert (a == b).all()
+
+
+def test_a_target_of_many_scans_knows_what_is_usual_at_each_place(scans, trained, tmp_path, monkeypatch):
+    _, target = trained
+    heads, people = [prepare_head(scan, PLAIN, tmp_path) for scan in scans], [scan.name for scan in scans]
+    said = []
+
+    def report(stage, done, numbers):
+        said.append((stage, done))
+
+    assert with_places(target, heads, people, report=report) is target  # five are too few
+    monkeypatch.setattr("blindharmony.training.target.FEWEST", 5)
+    places = with_places(target, heads, people, report=report).places
+    assert places.largest.shape == (5,)
+    assert (places.largest > 0).all()
+    assert said[-1] == ("looking at every place", 1.0)
+    # What is usual is what these heads have.
+    image, mask = (x.numpy() for x in heads[0].image())
+    assert most_unlike(unlike(place_costs(image, mask, target), places)).z < places.largest[0]
 
 
 def test_a_person_is_held_out_whole_or_not_at_all():

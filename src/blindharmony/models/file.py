@@ -29,12 +29,14 @@ from blindharmony.flows.pyramid import Pyramid
 from blindharmony.models.card import KEY, TRAIN, description_of, digest_of, target_content
 from blindharmony.models.person import PersonModel
 from blindharmony.models.restorer import Restorer
-from blindharmony.models.target import FORMAT, Target, TargetInfo, atlas_tensor
+from blindharmony.models.target import FORMAT, Places, Target, TargetInfo, atlas_tensor
 
 ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
 PERSON = ("features", "curves", "heads")
 #: What a person model may lack.
 MORE_OF_PERSON = ("textures", "people", "contrasts", "voxel_error")
+
+PLACES = ("mean", "spread", "largest")
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -117,6 +119,36 @@ def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | N
     return PersonModel(features, curves, heads, textures, people, contrasts, voxel_error)
 
 
+def checked_places(tensors: Mapping[str, Tensor]) -> Places | None:
+    """What each place of the target's scans costs; None in models of few scans and those made before it was kept.
+
+    Raises:
+        ValueError: If shapes are not those of the grid, or values are no numbers where they must be.
+    """
+    if "places.mean" not in tensors:
+        return None
+    if missing := [k for k in PLACES if f"places.{k}" not in tensors]:
+        raise ValueError(f"places has no {', '.join(missing)}")
+    mean, spread, largest = (tensors[f"places.{k}"].numpy() for k in PLACES)
+    shape = (_LEVELS, *(n // 2 for n in atlas_tensor().shape))
+    if mean.shape != shape or spread.shape != shape or largest.ndim != 1 or largest.size < _FEWEST_PLACES:
+        shapes = ", ".join(f"{k} {tuple(tensors[f'places.{k}'].shape)}" for k in PLACES)
+        raise ValueError(f"places has not the shape {shape} of the template's grid: {shapes}")
+    if any(x.dtype.kind != "f" for x in (mean, spread, largest)):
+        raise ValueError("places has values that are no numbers")
+    mean, spread, largest = mean.astype(np.float32), spread.astype(np.float32), largest.astype(np.float64)
+    # Places without brain have no mean.
+    if (np.abs(mean) > _MAX_VALUE).any() or not ((spread > 0) & (spread < _MAX_VALUE)).all():
+        raise ValueError("places has values that are no numbers")
+    if not ((largest >= 0) & (largest < _MAX_VALUE)).all():
+        raise ValueError("places has extremes that are no numbers")
+    return Places(mean, spread, largest)
+
+
+# Levels of detail that are mapped, and scans without which nothing is said about them.
+_LEVELS, _FEWEST_PLACES = 3, 3
+
+
 def checked_network(part: str, tensors: Mapping[str, Tensor], make: Callable[[], Network]) -> Network:
     """A network filled with its tensors, frozen.
 
@@ -161,6 +193,11 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
     if target.person is not None:
         parts = {k: getattr(target.person, k) for k in (*PERSON, *MORE_OF_PERSON)}
         tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in parts.items() if v is not None}
+    if target.places is not None:
+        # Half precision: a hundredth of the spread between scans, and half the file.
+        maps = {k: getattr(target.places, k).astype(np.float16) for k in ("mean", "spread")}
+        maps["largest"] = target.places.largest
+        tensors |= {f"places.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in maps.items()}
     for part, module in ((p, getattr(target, p)) for p in _PARTS):
         if module is not None:
             tensors |= {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
@@ -204,6 +241,7 @@ def _parse(content: bytes, path: Path) -> Target:
         tensors = load_tensors(content)
         arrays = checked_arrays(tensors)
         person = checked_person(tensors, arrays["levels"].size)
+        places = checked_places(tensors)
         pyramid, slices, restorer = _networks(info, tensors)
     except (ValidationError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = _reason(error)
@@ -214,6 +252,7 @@ def _parse(content: bytes, path: Path) -> Target:
         pyramid=pyramid,
         slices=slices,
         restorer=restorer,
+        places=places,
         digest=digest_of(content),
         file=path.name,
         **arrays,

@@ -117,6 +117,22 @@ class TargetInfo(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
+class Places:
+    """What every place of a head costs under the flow in the target's own scans (:mod:`blindharmony.quality.places`).
+
+    Attributes:
+        mean: Nats per number around each place of 4 mm, for details of 2, 4 and 8 mm, shape ``(3, 40, 48, 40)``; NaN
+            where fewer than four in five scans have brain.
+        spread: Standard deviation between scans, pooled over 2 to 3 cm, same shape.
+        largest: How unlike the most unlike place of each scan is, judged by other people, shape ``(S,)``.
+    """
+
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    largest: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
 class Target:
     """A target model in memory.
 
@@ -130,6 +146,7 @@ class Target:
         restorer: Takes out noise and blur, if it was trained.
         mean_image: Mean of the training scans on the template grid at 2 mm, where the published method starts.
         person: Tells a head's quantile curve from its rank features, if it was trained.
+        places: What each place of its scans costs under the flow, if there are enough scans to say so.
         digest: SHA-256 of the file, first 12 digits; empty if it was never saved.
         file: Name of the file it was read from, without its folder; empty if it was never read.
 
@@ -149,6 +166,7 @@ class Target:
     pyramid: Pyramid | None = None
     slices: MultiScaleFlow | None = None
     restorer: Restorer | None = None
+    places: Places | None = None
     digest: str = ""
     file: str = ""
 

@@ -48,8 +48,9 @@ from scipy import ndimage
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
-from blindharmony.preprocessing.registration import Registration
+from blindharmony.preprocessing.registration import Registration, load_template
 from blindharmony.quality.metrics import spearman
+from blindharmony.quality.places import FEWEST, Map, UnlikePlace, likeness_of_halves, most_unlike, place_costs, unlike
 from blindharmony.quality.typicality import (
     CONTRAST,
     Comparison,
@@ -59,6 +60,7 @@ from blindharmony.quality.typicality import (
     compare,
     rare_z,
     reduced,
+    reference_score,
     white_matter,
 )
 from blindharmony.settings import CheckSettings
@@ -209,6 +211,8 @@ class Evidence:
         after: The result, likewise.
         mask: The scan's brain mask beside those of the target.
         order: Rank correlation of the scan with the target's mean head.
+        halves: Highest correlation of the scan with its own mirror image.
+        unlike: How unlike the rest of the head each place is, before and after; None if the target cannot tell.
         scanner: Model of the scanner, if scans shared one.
         file_warnings: What reading the file noticed.
         method_warnings: What the method noticed, without weight.
@@ -229,6 +233,8 @@ class Evidence:
     after: Comparison
     mask: MaskFit
     order: float
+    halves: float = 0.0
+    unlike: Map | None = None
     scanner: ScannerModel | None = None
     file_warnings: Sequence[str] = ()
     method_warnings: Sequence[str] = ()
@@ -302,7 +308,7 @@ def gather_evidence(
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    inside = prepared.scan.inside()
+    inside, inside_of_scan = prepared.scan.inside(), prepared.native.inside()
     limits = settings or CheckSettings()
     fitted = prepared.scan.fitted()
     before, after = (compare(x, fitted, target, device=device, settings=limits) for x in (source_image, result_image))
@@ -313,6 +319,8 @@ def gather_evidence(
         after=after,
         mask=mask_fit(inside, target),
         order=tissue_order(source_image, fitted, target),
+        halves=likeness_of_halves(prepared.native.data, inside_of_scan),
+        unlike=unlike_places((result_image, source_image), fitted, target, settings=limits, device=device),
         scanner=scanner,
         file_warnings=file_warnings,
         method_warnings=method_warnings,
@@ -350,9 +358,44 @@ def evidence_of_scan(
         after=comparison,
         mask=mask_fit(prepared.scan.inside(), target),
         order=tissue_order(prepared.scan.data, fitted, target),
+        halves=likeness_of_halves(prepared.native.data, prepared.native.inside()),
+        unlike=unlike_places((prepared.scan.data,), fitted, target, settings=limits, device=device),
         file_warnings=file_warnings,
         settings=limits,
         harmonized=False,
+    )
+
+
+def unlike_places(
+    images: Sequence[Image], mask: Mask, target: Target, *, settings: CheckSettings, device: str = "cpu"
+) -> Map | None:
+    """How unlike the rest of its head each place is in all of these images; None if the target cannot tell.
+
+    Args:
+        images: The result and the scan, template grid, flow units: what only one of them has is not the head's.
+        mask: Brain.
+        target: What its places usually cost is compared with.
+        settings: What is called rare.
+        device: Where the target's flow runs.
+    """
+    usual, smallest = target.places, None
+    if usual is None:
+        return None
+    for image in images:
+        costs = place_costs(image, mask, target, device=device)
+        if costs is None:
+            return None
+        z = unlike(costs, usual)
+        smallest = z if smallest is None else np.fmin(smallest, z)
+        if not _place_score(smallest, target, settings).high:
+            break  # another image can only make it smaller
+    return smallest
+
+
+def _place_score(z: Map, target: Target, settings: CheckSettings) -> ReferenceScore:
+    assert target.places is not None
+    return reference_score(
+        "unlike place", float(np.log1p(most_unlike(z).z)), np.log1p(target.places.largest), settings=settings
     )
 
 
@@ -567,6 +610,81 @@ def order_of_tissues(evidence: Evidence) -> list[Check]:
             advice="Check that this is the right sequence." if wrong else "",
         )
     ]
+
+
+@register_check
+def halves(evidence: Evidence) -> list[Check]:
+    """Whether one half of the head is a copy of the other."""
+    limit = (None, evidence.settings.halves_alike)
+    severity = graded(evidence.halves, limit, limit)
+    words = f"The head and its mirror image correlate by {evidence.halves:.2f}; at most {limit[1]:.2f} is expected"
+    return [
+        Check(
+            name="halves",
+            severity=severity,
+            message=f"{words}: one half is a copy of the other." if severity else f"{words}.",
+            value=evidence.halves,
+            limit=limit,
+            advice="Do not use the scan: half of the head is not there." if severity else "",
+        )
+    ]
+
+
+def place_to_show(evidence: Evidence) -> UnlikePlace | None:
+    """The most unlike place, if the target's scans have hardly ever one like it."""
+    if evidence.unlike is None or not _place_score(evidence.unlike, evidence.target, evidence.settings).high:
+        return None
+    return most_unlike(evidence.unlike)
+
+
+@register_check
+def unlike_place(evidence: Evidence) -> list[Check]:
+    """Whether a place of the head is unlike the target's scans at that place, as lesions and artifacts are."""
+    name = "unlike place"
+    if evidence.unlike is None:
+        info = evidence.target.info
+        scans = info.scans + info.held_out.scans
+        message = (
+            f"The target, learnt from {scans} scans, does not know what is usual at each place: single places were not "
+            f"looked at. A target that this version learns from {FEWEST} scans or more knows it."
+        )
+        return [Check(name, Severity.GOOD, message, scans, topic=Topic.METHOD)]
+    place = most_unlike(evidence.unlike)
+    score = _place_score(evidence.unlike, evidence.target, evidence.settings)
+    highest = float(np.expm1(score.usual[1]))
+    words = (
+        f"The place most unlike the rest of the head is {place.z:.1f} standard deviations from the target's scans "
+        f"there; at most {highest:.1f} is usual"
+    )
+    where = f": about {max(place.ml, 0.1):.1f} ml in the {position(place.centre)}" if score.high else ""
+    return [
+        Check(
+            name=name,
+            severity=Severity.CAUTION if score.high else Severity.GOOD,
+            message=f"{words}{where}.",
+            value=place.z,
+            limit=(None, highest),
+            unit="SD",
+            advice="Look there: a lesion, an artifact, or bright vessels." if score.high else "",
+            topic=Topic.LIKENESS,
+        )
+    ]
+
+
+def position(voxel: tuple[int, int, int]) -> str:
+    """Where a voxel of the template lies, in words; left and right are the person's.
+
+    Example:
+        >>> position((40, 150, 60)), position((80, 96, 130))
+        ('left front, low (MNI −40, 38, −16)', 'middle, high (MNI 0, −16, 54)')
+    """
+    x, y, z = voxel
+    side = "left" if x < 70 else "right" if x > 90 else ""
+    depth = "front" if y > 125 else "back" if y < 70 else ""
+    height = "low" if z < 62 else "high" if z > 105 else ""
+    across = " ".join(word for word in (side, depth) if word) or "middle"
+    mni = ", ".join(f"{n:.0f}" for n in load_template().affine[:3, :3] @ voxel + load_template().affine[:3, 3])
+    return f"{across}{', ' if height else ''}{height} (MNI {mni})".replace("-", "−")
 
 
 @register_check

@@ -96,6 +96,8 @@ _BECAUSE = {
     "registration": "its brain mask or its place on the template is off",
     "brain": "its brain mask is off",
     "mask": "its brain mask is off",
+    "halves": "one half of the head is a copy of the other",
+    "unlike place": "one place in the head is unlike: a lesion, an artifact or bright vessels",
     "order": "bright and dark tissue are not where they should be",
     "intensities": "its contrast is another one",
     "gray / white": "its contrast is another one",
@@ -137,6 +139,7 @@ class ScanEvidence:
         figures: Numbers for the table, by name.
         verdict: Every check of the result; gauges and limits are those of its checks.
         verdict_before: The same checks of the scan as it came.
+        unlike: Where the head is unlike the target's, same shape as the images; None if it is nowhere.
         details: What else to know, one sentence each.
         preparation: For each step, the numbers it found.
         methods: The methods paragraph, see :func:`~blindharmony.report.evidence.methods_text`.
@@ -167,6 +170,7 @@ class ScanEvidence:
     confidence: Confidence | None = None
     trace: Sequence[Mapping[str, float]] = ()
     figures: Mapping[str, float | str] = field(default_factory=dict)
+    unlike: NDArray[np.bool_] | None = None
     details: Sequence[str] = ()
     preparation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -189,6 +193,8 @@ class ScanEvidence:
 
     def __post_init__(self) -> None:
         images = {"after": self.after, "mask": self.mask, "atlas": self.atlas, "target_image": self.target_image}
+        if self.unlike is not None:
+            images["unlike"] = self.unlike
         for name, image in {**images, **self.steps}.items():
             if image.shape != self.before.shape:
                 raise ValueError(f"{name} has shape {image.shape}, before has {self.before.shape}")

@@ -3,7 +3,7 @@
 First slices: which ones to show (:func:`choose`), side by side (:func:`strip`), as a picture (:func:`jpeg`). Then thin
 outlines to lay over them: is the mask the brain, does the template fit? Last the panels of the report, each three
 planes of several slices with one or more layers: scan, result and target (:func:`side_by_side`), what was done to the
-file (:func:`changes`), and the :func:`registration`.
+file (:func:`changes`), the :func:`unlike_place`, and the :func:`registration`.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def template_outline(atlas: NDArray[np.floating[Any]], slices: Slices, white: fl
 
 
 _COUNT = 7
-_MASK_COLOUR, _TEMPLATE_COLOUR = (64, 224, 208), (255, 171, 64)
+_MASK_COLOUR, _TEMPLATE_COLOUR, _PLACE_COLOUR = (64, 224, 208), (255, 171, 64), (255, 82, 82)
 
 
 @dataclass(frozen=True)
@@ -312,6 +312,23 @@ def registration(evidence: ScanEvidence) -> list[Frame]:
         )
 
     return _frames(evidence.mask, layers, _COUNT)
+
+
+def unlike_place(evidence: ScanEvidence) -> list[Frame]:
+    """The place of the scan that is unlike the target's, outlined in three planes through its middle; none: empty."""
+    if evidence.unlike is None:
+        return []
+    shades, frames = window(evidence), []
+    for plane, centre in zip(("sagittal", "coronal", "axial"), ndimage.center_of_mass(evidence.unlike), strict=True):
+        index = round(centre)
+        height, width = slice_of(evidence.mask, plane, index).shape
+        slices = Slices(plane, (index,), width, height)
+        scan = jpeg(gray(strip(evidence.before, slices), shades))
+        line = ndimage.binary_dilation(outline(evidence.unlike, slices, above=0.5, blur=2.0))
+        place = overlay(line, _PLACE_COLOUR)
+        layers = Layer("scan", scan, f"{plane} slice of the scan"), Layer("lines", place, "outline of the place")
+        frames.append(Frame(slices, layers))
+    return frames[::-1]
 
 
 def _coloured(

@@ -7,16 +7,17 @@ The order of a training:
    (:mod:`~blindharmony.training.pyramid`).
 3. The flow is judged: what held-out scans cost, and which gain, gamma or bias it would like them to have.
 4. The person model learns from all scans (:mod:`~blindharmony.training.person`).
-5. The restorer learns from random scanners (:mod:`~blindharmony.training.restorer`), if it is wanted.
-6. The flow of slices learns for the published method (:mod:`~blindharmony.training.slices`), if it is wanted.
-7. The model and the log of its training are written.
+5. What each place of the target's scans costs is noted (:mod:`~blindharmony.quality.places`), if there are enough.
+6. The restorer learns from random scanners (:mod:`~blindharmony.training.restorer`), if it is wanted.
+7. The flow of slices learns for the published method (:mod:`~blindharmony.training.slices`), if it is wanted.
+8. The model and the log of its training are written.
 
 All networks are trained by one loop (:mod:`~blindharmony.training.loop`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -34,8 +35,10 @@ from blindharmony.models.file import load_target, save_target
 from blindharmony.models.restorer import RestorerSpec
 from blindharmony.models.target import HeldOut, Target, TargetInfo, atlas_tensor
 from blindharmony.preprocessing.recipe import PrepRecipe
+from blindharmony.quality.places import FEWEST, place_costs, usual_places
 from blindharmony.settings import TrainSettings
 from blindharmony.training.data import (
+    Head,
     ImagePool,
     Report,
     TrainingData,
@@ -153,6 +156,7 @@ def train(
         )
         target = _judged(target, judged, calibrations, settings, report)
         target = with_people(target, data, settings.person_fit, report=report)
+        target = with_places(target, [*data.heads, *data.held_out], data.people, report=report)
         target = _with_more_networks(target, data, settings, plan, work, compute, report)
         model = save_target(target, out, overwrite=overwrite)
         write_text(log_name(out), (work / "log.jsonl").read_text(), overwrite=True)
@@ -287,6 +291,26 @@ def _judged(
         honesty={f: tuple(tuple(round(scan[k][f], 5) for scan in likes) for k in levels) for f in _FAMILIES},
     )
     return replace(target, info=target.info.model_copy(update={"held_out": held_out}))
+
+
+def with_places(target: Target, heads: Sequence[Head], people: Sequence[Hashable], *, report: Report) -> Target:
+    """The target with what every place of its scans costs, if it has enough of them; held-out ones serve too.
+
+    Args:
+        target: With its flow.
+        heads: All its scans.
+        people: Whose scan it is.
+        report: Called with stage, share done and numbers.
+    """
+    if len(heads) < FEWEST:
+        return target
+    costs = []
+    for index, head in enumerate(heads):
+        image, mask = (x.numpy() for x in head.image())
+        costs.append(place_costs(image, mask, target))
+        report("looking at every place", (index + 1) / len(heads), {})
+    maps = [cost for cost in costs if cost is not None]
+    return replace(target, places=usual_places(maps, people))
 
 
 def log_name(model: Path) -> Path:

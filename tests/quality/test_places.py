@@ -1,0 +1,148 @@
+"""Places that are unlike the target's: found where they are, and not in a head that is like the others."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from blindharmony.quality.checks import CheckSettings, Severity, place_to_show, position, unlike_place, unlike_places
+from blindharmony.quality.places import likeness_of_halves, most_unlike, place_costs, unlike, usual_places
+
+SHAPE = (3, 40, 48, 40)
+
+
+@pytest.fixture(scope="module")
+def brain():
+    away = np.stack(np.meshgrid(*[np.linspace(-1.2, 1.2, n) for n in SHAPE[1:]], indexing="ij"))
+    return np.sum(away**2, axis=0) < 1
+
+
+def made_costs(brain, seed, *, level=0.0):
+    """What places cost in a made-up head: everybody's own map, this head's level, and chance."""
+    rng = np.random.default_rng(seed)
+    usual = np.linspace(-2, -1, SHAPE[3])
+    return np.where(brain, usual + level + 0.1 * rng.normal(size=SHAPE), np.nan).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def usual(brain):
+    return usual_places([made_costs(brain, seed) for seed in range(12)])
+
+
+def test_a_head_like_the_others_has_no_place_unlike_them(brain, usual):
+    others = [most_unlike(unlike(made_costs(brain, seed), usual)).z for seed in range(20, 24)]
+    assert usual.largest.shape == (12,)
+    assert max(others) < 1.2 * usual.largest.max()
+
+
+def test_nobody_is_judged_by_another_scan_of_himself(brain, usual):
+    odd = made_costs(brain, 40)
+    odd[:, 10:14, 20:24, 18:22] += 0.5
+    costs = [made_costs(brain, seed) for seed in range(10)] + [odd, odd]
+    told_apart = usual_places(costs, [*range(10), 10, 10]).largest
+    assert told_apart[10] == told_apart[11] > 1.1 * usual_places(costs).largest[10]
+    with pytest.raises(ValueError, match="three people"):
+        usual_places(costs, [0] * 6 + [1] * 6)
+
+
+def test_a_place_that_costs_more_is_found_where_it_is(brain, usual):
+    costs = made_costs(brain, 30)
+    costs[:, 10:14, 20:24, 18:22] += 0.5
+    place = most_unlike(unlike(costs, usual))
+    assert place.z > 2 * usual.largest.max()
+    np.testing.assert_allclose(place.centre, (48, 88, 80), atol=4)
+    assert place.ml == pytest.approx(4.1, rel=0.5)
+    assert place.region[11, 21, 19]
+
+
+def test_a_head_that_costs_more_everywhere_is_not_local(brain, usual):
+    noisier = most_unlike(unlike(made_costs(brain, 31, level=3.0), usual))
+    assert noisier.z < 1.2 * usual.largest.max()
+
+
+def test_nothing_is_known_where_there_is_no_brain_and_at_its_rim(brain, usual):
+    z = unlike(made_costs(brain, 32), usual)
+    deep = brain.copy()
+    for axis in range(3):
+        deep &= np.roll(brain, 1, axis) & np.roll(brain, -1, axis)
+    np.testing.assert_array_equal(np.isfinite(z), deep)
+    assert np.isnan(unlike(np.full(SHAPE, np.nan, np.float32), usual)).all()
+    assert most_unlike(np.full(SHAPE[1:], np.nan, np.float32)).z == 0
+
+
+def test_the_flow_is_asked_at_every_level(tiny_target):
+    inside = tiny_target.fit_region
+    image = np.where(inside, 1.0, 0.0).astype(np.float32)
+    costs = place_costs(image, inside, tiny_target)
+    assert costs.shape == SHAPE
+    spoiled = image.copy()
+    spoiled[70:78, 90:98, 80:88] += np.random.default_rng(0).normal(0, 1, (8, 8, 8)).astype(np.float32)
+    change = np.nan_to_num(place_costs(spoiled, inside, tiny_target) - costs)
+    at = np.unravel_index(np.argmax(np.abs(change[0])), SHAPE[1:])
+    np.testing.assert_allclose(4 * np.array(at) + 2, (74, 94, 84), atol=6)
+    assert place_costs(image, inside, replace(tiny_target, pyramid=None)) is None
+
+
+@pytest.fixture(scope="module")
+def knows_places(tiny_target):
+    """The made-up target with what the places of twenty noisy copies of one head cost."""
+    inside = tiny_target.fit_region
+    rng = np.random.default_rng(1)
+    heads = [np.where(inside, 1 + 0.1 * rng.normal(size=inside.shape), 0).astype(np.float32) for _ in range(21)]
+    costs = [place_costs(head, inside, tiny_target) for head in heads]
+    return replace(tiny_target, places=usual_places(costs[1:])), heads[0]
+
+
+def spoiled(head, inside):
+    """With a ball of 2 cm that is much brighter."""
+    at = np.linalg.norm(np.indices(head.shape) - np.array([60, 110, 84])[:, None, None, None], axis=0) < 10
+    return np.where(at & inside, head * 3, head).astype(np.float32)
+
+
+def test_what_only_the_result_has_is_not_the_heads(knows_places):
+    target, head = knows_places
+    inside, limits = target.fit_region, CheckSettings()
+    odd = spoiled(head, inside)
+    both, one, plain = (
+        most_unlike(unlike_places(images, inside, target, settings=limits)).z
+        for images in ((odd, odd), (odd, head), (head, head))
+    )
+    assert both > 3 * one
+    assert one < 2 * plain
+
+
+def evidence_of(target, image):
+    """As far as this check looks at it."""
+    limits = CheckSettings()
+    z = unlike_places((image,), target.fit_region, target, settings=limits)
+    return SimpleNamespace(target=target, unlike=z, settings=limits)
+
+
+def test_the_check_says_where_to_look(knows_places):
+    target, head = knows_places
+    good = evidence_of(target, head)
+    assert [c.severity for c in unlike_place(good)] == [Severity.GOOD]
+    assert place_to_show(good) is None
+    bad = evidence_of(target, spoiled(head, target.fit_region))
+    (check,) = unlike_place(bad)
+    assert check.severity is Severity.CAUTION
+    assert check.value > check.limit[1]
+    assert position(place_to_show(bad).centre) in check.message
+    assert position((60, 110, 84)).split(" (")[0] in check.message
+    # A target that does not know it says so.
+    (check,) = unlike_place(evidence_of(replace(target, places=None), head))
+    assert check.severity is Severity.GOOD
+    assert "not looked at" in check.message
+
+
+def test_half_a_head_that_is_copied_is_told_from_a_head(brain):
+    rng = np.random.default_rng(3)
+    head = rng.random((60, 66, 54))
+    mask = head > -1
+    for start in (24, 27, 30):  # the plane need not be the middle
+        copied = head.copy()
+        copied[start : 2 * start] = head[:start][::-1]
+        assert likeness_of_halves(copied[: 2 * start], mask[: 2 * start]) > 0.99
+    assert likeness_of_halves(head, mask) < 0.1
+    assert likeness_of_halves(head, ~mask) == 0
