@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,61 @@ def trust(content):
     return "\n\n".join(parts)
 
 
+def unlike(content):
+    """What the check of single places finds, and how often it finds what is not there."""
+    healthy = {}
+    for r in content["healthy"]:
+        healthy.setdefault(r["set"], []).append(r)
+    rows = [
+        [name, str(len(found)), str(sum(r["alarm"] for r in found)), f"{max(r['z'] for r in found):.1f}"]
+        for name, found in healthy.items()
+    ]
+    sizes = list(dict.fromkeys(r["mm"] for r in content["spheres"]))
+    kinds = list(dict.fromkeys(r["intensity"] for r in content["spheres"]))
+
+    def share(rows):
+        return f"{sum(r['alarm'] for r in rows)} of {len(rows)}" if rows else "–"
+
+    spheres = [
+        [
+            f"{mm / 10:g} cm",
+            *(share([r for r in content["spheres"] if (r["mm"], r["intensity"]) == (mm, kind)]) for kind in kinds),
+        ]
+        for mm in sizes
+    ]
+    shades = list(dict.fromkeys(r["intensity"] for r in content["lesions"]))
+    ends = (0, 2, 10, 1000)
+    lesions = [
+        [
+            f"{low} to {high} ml" if high < 1000 else f"over {low} ml",
+            *(share([r for r in content["lesions"] if low <= r["ml"] < high and r["intensity"] == k]) for k in shades),
+        ]
+        for low, high in pairwise(ends)
+    ]
+    before, after = ([r[k] for r in content["mirrored"]] for k in ("before", "after"))
+    patients = "; ".join(f"{r['scan'].removesuffix('.nii.gz')} {r['z']:.1f}" for r in content["patients"])
+    limit = content["limit"]
+    return "\n\n".join(
+        [
+            "## A place that is unlike the target's",
+            f"`benchmarks/places.py`, model `{content['target']}`: what is usual at each place is told by its "
+            f"{content['scans']} scans, each judged by the others: their most unlike places are "
+            f"{min(content['largest']):.1f} to {max(content['largest']):.1f} standard deviations away. An alarm is "
+            f"more than {limit:.1f}.",
+            "Healthy people, harmonized by the command; every alarm is false, fewer are better:",
+            table(["set", "scans", "alarms", "most unlike"], rows),
+            f"Spheres put into {len({r['scan'] for r in content['spheres']})} healthy heads at five places; alarms, "
+            "more are better:",
+            table(["sphere", *kinds], spheres),
+            "The lesions of patients with multiple sclerosis (openms) put into the same heads, all of a patient's at "
+            "once; alarms, more are better:",
+            table(["lesions of a patient", *shades], lesions),
+            f"The patients' own scans: {patients}. A half that is the mirrored other one: the two halves correlate by "
+            f"{min(after):.2f} or more, and by {max(before):.2f} at most in the heads as they are; the limit is .95.",
+        ]
+    )
+
+
 _LEVELS = ("intensities", "worst level before", "worst level after")
 
 
@@ -175,6 +231,8 @@ def main():
         parts.append(card(content))
     if content := read("spoiled"):
         parts.append(trust(content))
+    if content := read("places"):
+        parts.append(unlike(content))
     (folder / "measured_flow.md").write_text("\n\n".join(parts) + "\n")
 
 

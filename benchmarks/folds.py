@@ -4,7 +4,7 @@
     python benchmarks/folds.py --page docs/measured_folds.json
 
 People and scanners as in ``bars.py`` (features in DIR are shared with it). People are parted at random into groups of
-1 or 8; for each group a person model is taught by everybody outside it, and the group is seen through the
+1, 4 or 8; for each group a person model is taught by everybody outside it, and the group is seen through the
 target's own scanner and through four random ones. Every system maps a scan's quantiles: histogram matching, pooled
 matching (one curve for the group, from its mean scan to the mean curve), and this package's fit, with all of its curve
 and as far as there is evidence for it. Scanners that are near the target's go a tenth or two fifths of the way
@@ -29,7 +29,7 @@ from blindharmony.harmonization.scanner import fit_scanner
 from blindharmony.models.file import load_target
 from blindharmony_benchmark.results import holm, interval, sign_flip
 
-SIZES = (1, 8)
+SIZES = (1, 4, 8)
 GRAY, WHITE = 0.45, 0.85
 OURS = "this package"
 WHOLE = "the whole curve"

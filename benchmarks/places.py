@@ -23,9 +23,9 @@ from blindharmony.api import harmonize, prepared_for
 from blindharmony.io.volume import read_volume
 from blindharmony.models.file import load_target
 from blindharmony.preprocessing.registration import load_template
-from blindharmony.quality.checks import most_unlike, place_to_show, unlike_place, unlike_places
-from blindharmony.quality.places import likeness_of_halves
-from blindharmony.quality.typicality import white_matter
+from blindharmony.quality.checks import place_to_show, unlike_place, unlike_places
+from blindharmony.quality.places import likeness_of_halves, most_unlike
+from blindharmony.quality.typicality import reference_score, white_matter
 from blindharmony.settings import CheckSettings
 
 # Template voxels: frontal and parietal white matter, thalamus, temporal lobe, cerebellum.
@@ -77,17 +77,13 @@ def on_template(mask):
 
 def judged(image, mask, target):
     """The most unlike place, and whether it is an alarm."""
-    z = unlike_places((image,), mask, target, settings=LIMITS)
-    found = most_unlike(z)
-    limit = next(iter(unlike_place(_Seen(target, z)))).limit[1]
-    return {"z": round(found.z, 1), "alarm": bool(found.z > limit), "at": found.centre}
+    found = most_unlike(unlike_places((image,), mask, target, settings=LIMITS))
+    return {"z": round(found.z, 1), "alarm": bool(found.z > limit_of(target)), "at": found.centre}
 
 
-class _Seen:
-    """What the check looks at."""
-
-    def __init__(self, target, z):
-        self.target, self.unlike, self.settings = target, z, LIMITS
+def limit_of(target):
+    """What is beyond it is rare among the target's scans."""
+    return float(np.expm1(reference_score("place", 0.0, np.log1p(target.places.largest), settings=LIMITS).usual[1]))
 
 
 def through_the_method(file, target):
@@ -113,6 +109,7 @@ def main() -> None:
     record = {
         "target": target.digest,
         "scans": len(target.places.largest),
+        "limit": limit_of(target),
         "largest": [round(z, 1) for z in target.places.largest.tolist()],
         **{kind: [] for kind in ("healthy", "spheres", "lesions", "mirrored", "patients")},
     }
