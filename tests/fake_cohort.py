@@ -45,6 +45,8 @@ def fake_rows(count, target, *, scanners=4, seed=1):
                 "bits_after": None if failed else 6.0,
                 "file_change_percent": None if failed else round(float(rng.gamma(4, 2)), 2),
                 "file_correlation": None if failed else 0.99,
+                "contrast": None if failed else round(0.6 + 0.05 * which, 3),
+                "width": None if failed else round(3.2 + 0.5 * which, 2),
                 "warnings": ["The result is unusual."] if i % 50 == 7 else [],
                 "seconds": None if failed else 21.3,
                 "report": None if failed else f"{name}/anat/{name}_desc-harmonized_T1w.html",

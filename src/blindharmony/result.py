@@ -41,7 +41,7 @@ from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import load_template
 from blindharmony.quality.checks import Evidence, place_to_show
-from blindharmony.quality.metrics import WATCHED, ncc, smoothness_mm
+from blindharmony.quality.metrics import AS_SCANNED, WATCHED, ncc, smoothness_mm
 from blindharmony.quality.typicality import Comparison
 from blindharmony.quality.verdict import Verdict, judge
 from blindharmony.report.evidence import Confidence, Curve, FileChange, ScanEvidence, methods_text
@@ -140,9 +140,13 @@ class HarmonizeResult:
 
     @property
     def _scanner_measures(self) -> dict[str, float]:
-        """What tells of the scanner in the scan as prepared: what ``blindharmony watch`` follows."""
+        """What tells of the scanner, for ``blindharmony watch`` and to compare it with other sites."""
         contrast, fluid, smoothness, shading = WATCHED
-        measures = {smoothness: smoothness_mm(self.source_image, self.prepared.scan.inside())}
+        native = self.prepared.native
+        measures = {
+            smoothness: smoothness_mm(self.source_image, self.prepared.scan.inside()),
+            AS_SCANNED: smoothness_mm(native.data, native.inside(), native.spacing),
+        }
         if self.before.tissues:
             ratio, white, _, dark = (score.value for score in self.before.tissues)
             measures |= {contrast: ratio, fluid: dark / white}

@@ -86,6 +86,16 @@ def test_a_group_of_two_is_marked(target):
     assert "Two scans only" not in render_cohort(fake_rows(40, target), "study", target)
 
 
+def test_scanners_are_shown_among_other_sites(rows, target):
+    text = render_cohort(rows, "study", target)
+    assert text.count('<circle class="site"') == 17
+    assert text.count('<circle class="own"') == 5  # four scanners, and the scans that go alone
+    assert "<title>Maker-2-abcdef: 0.70, 4.2 mm</title>" in text
+    # Records of older runs have no such figures.
+    old = [{**r, "contrast": None, "width": None} for r in rows]
+    assert "<circle" not in render_cohort(old, "study", target)
+
+
 def test_outliers_are_those_with_a_bad_verdict_or_far_from_the_rest(rows, target):
     odd = outliers([r for r in rows if r["status"] == "done"])
     planted = {r["scan"] for r in rows if r["verdict"] == "caution"}

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -21,6 +21,11 @@ Image = NDArray[np.floating[Any]]
 
 #: Figures of a result that tell of the scanner: the scan's, as prepared, before harmonization.
 WATCHED = ("gray / white before", "fluid / white before", "smoothness before (mm)", "shading before (log sd)")
+
+#: Softness on the scan's own grid, as MRIQC measures it: by it a scanner is compared with other sites'.
+AS_SCANNED = "FWHM as scanned (mm)"
+
+Spacing: TypeAlias = float | tuple[float, float, float]
 
 # Side of the SSIM window and its two constants, as in Wang et al. 2004 and scikit-image.
 _WINDOW, _K1, _K2 = 7, 0.01, 0.03
@@ -244,13 +249,13 @@ def wasserstein(a: Quantiles, b: Quantiles, levels: Quantiles | None = None) -> 
     return float(np.trapezoid(gap, spaced) / (spaced[-1] - spaced[0]))
 
 
-def smoothness_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: float = 1.0) -> float:
+def smoothness_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: Spacing = 1.0) -> float:
     """How soft an image is: the geometric mean of :func:`widths_mm` over its axes, higher is softer.
 
     Args:
         x: Shape ``(X, Y, Z)``.
         mask: Brain, same shape.
-        spacing_mm: Edge of a voxel.
+        spacing_mm: Edges of a voxel, or the one edge of a cube.
 
     Returns:
         NaN if the image is constant or no smoother than noise along an axis.
@@ -263,7 +268,7 @@ def smoothness_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: float = 1.0) ->
     return float(np.exp(np.mean(np.log(widths_mm(x, mask, spacing_mm)))))
 
 
-def widths_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: float = 1.0) -> NDArray[np.float64]:
+def widths_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: Spacing = 1.0) -> NDArray[np.float64]:
     r"""Full width at half maximum, along each axis, of the Gaussian that would make noise as smooth as the image.
 
     .. math:: \mathrm{FWHM}_a = \Delta \sqrt{\frac{-2 \ln 2}{\ln\bigl(1 - \operatorname{var}(\partial_a x) / 2
@@ -274,7 +279,7 @@ def widths_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: float = 1.0) -> NDA
     Args:
         x: Shape ``(X, Y, Z)``.
         mask: Brain, same shape; both voxels of a difference lie in it.
-        spacing_mm: Edge of a voxel.
+        spacing_mm: Edges of a voxel, or the one edge of a cube.
 
     Returns:
         Shape ``(3,)``; NaN for an axis along which the image is constant or no smoother than noise.
@@ -293,8 +298,8 @@ def widths_mm(x: Image, mask: NDArray[np.bool_], spacing_mm: float = 1.0) -> NDA
         difference = (along[1:] - along[:-1])[inside[1:] & inside[:-1]]
         kept = 1 - float(difference.var(dtype=np.float64)) / (2 * variance) if variance and difference.size else 1.0
         if 0 < kept < 1:
-            widths[axis] = spacing_mm * np.sqrt(-2 * np.log(2) / np.log(kept))
-    return widths
+            widths[axis] = np.sqrt(-2 * np.log(2) / np.log(kept))
+    return np.asarray(widths * np.asarray(spacing_mm, np.float64))
 
 
 Values = NDArray[np.floating[Any]]

@@ -319,8 +319,9 @@ def unlike_place(evidence: ScanEvidence) -> list[Frame]:
     if evidence.unlike is None:
         return []
     shades, frames = window(evidence), []
-    for plane, centre in zip(("sagittal", "coronal", "axial"), ndimage.center_of_mass(evidence.unlike), strict=True):
-        index = round(centre)
+    centre = ndimage.center_of_mass(evidence.unlike)
+    for plane in PLANES:
+        index = round(centre[_AXIS[plane]])
         height, width = slice_of(evidence.mask, plane, index).shape
         slices = Slices(plane, (index,), width, height)
         scan = jpeg(gray(strip(evidence.before, slices), shades))
@@ -328,7 +329,7 @@ def unlike_place(evidence: ScanEvidence) -> list[Frame]:
         place = overlay(line, _PLACE_COLOUR)
         layers = Layer("scan", scan, f"{plane} slice of the scan"), Layer("lines", place, "outline of the place")
         frames.append(Frame(slices, layers))
-    return frames[::-1]
+    return frames
 
 
 def _coloured(

@@ -23,7 +23,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from blindharmony.files import entities, write_sidecar, write_text
-from blindharmony.report.charts import Band, Line, Mark, chart, density, quantiles
+from blindharmony.quality.metrics import AS_SCANNED, WATCHED
+from blindharmony.report.charts import Band, Dots, Line, Mark, chart, density, quantiles
 from blindharmony.report.html import asset_text, page_environment, script_hash
 from blindharmony.study.groups import ONLY_ONE
 from blindharmony.study.ledger import Ledger, read_json, write_tsv
@@ -259,6 +260,8 @@ def _row(name: str, plan: Mapping[str, Any], record: Mapping[str, Any], ledger: 
         **{k: record.get(k) for k in _KEPT},
         "file_change_percent": figures.get("change of the file (% of white matter)"),
         "file_correlation": figures.get("correlation of the files"),
+        "contrast": figures.get(WATCHED[0]),
+        "width": figures.get(AS_SCANNED),
         "warnings": record.get("warnings", []),
         "report": next((p for p in record.get("outputs", {}) if p.endswith(".html")), None),
         "profile_before": profile_of(record, "profile_before"),
@@ -280,6 +283,8 @@ class Scanner:
         before: Median distance from the target before, if known.
         after: Median distance after.
         why: What the scans share, or why they are alone.
+        contrast: Median ratio of gray to white matter before harmonizing.
+        width: Median FWHM of the scans as they came, mm; larger is softer.
     """
 
     name: str
@@ -288,6 +293,8 @@ class Scanner:
     before: float | None
     after: float | None
     why: str
+    contrast: float | None = None
+    width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -390,9 +397,11 @@ def _scanners(rows: Sequence[Row], odd: Mapping[str, Sequence[str]]) -> list[Sca
         reasons = sorted({str(m["why"]) for m in members})
         more = f"; and {len(reasons) - _REASONS} reasons more" if len(reasons) > _REASONS else ""
         why = "; ".join(reasons[:_REASONS]) + more
-        before, after = (_median(members, key) for key in ("distance_before", "distance_after"))
+        before, after, contrast, width = (
+            _median(members, key) for key in ("distance_before", "distance_after", "contrast", "width")
+        )
         unusual = sum(m["status"] != "done" or m["scan"] in odd for m in members)
-        scanners.append(Scanner(name, len(members), unusual, before, after, why))
+        scanners.append(Scanner(name, len(members), unusual, before, after, why, contrast, width))
     return sorted(scanners, key=lambda s: (-s.scans, s.name))
 
 
@@ -441,6 +450,52 @@ def distance_chart(rows: Sequence[Row], limit: float | None) -> Markup:
         x_range=(0.0, right),
         y_range=(0.0, top),
         name="distances",
+    )
+
+
+#: Median ratio of gray to white matter, and median FWHM in mm (AFNI's ``3dFWHMx``, geometric mean of the axes), of the
+#: T1-weighted scans of the 17 sites of ABIDE, 1,101 scans. Source: MRIQC's figures in nipreps/mriqc-learn, commit
+#: 3ede9e9, ``abide.tsv``, Apache-2.0.
+SITES: Mapping[str, tuple[float, float]] = {
+    "CALTECH": (0.850, 4.518),
+    "CMU": (0.785, 3.799),
+    "KKI": (0.591, 3.235),
+    "LEUVEN": (0.578, 4.084),
+    "MAX_MUN": (0.730, 3.525),
+    "NYU": (0.579, 3.904),
+    "OHSU": (0.691, 3.614),
+    "OLIN": (0.681, 3.968),
+    "PITT": (0.689, 4.039),
+    "SBL": (0.725, 3.183),
+    "SDSU": (0.639, 3.629),
+    "STANFORD": (0.600, 4.280),
+    "TRINITY": (0.690, 4.273),
+    "UCLA": (0.628, 3.436),
+    "UM": (0.718, 3.562),
+    "USM": (0.660, 3.622),
+    "YALE": (0.647, 5.626),
+}
+_MOST_SCANNERS = 30
+
+
+def site_chart(scanners: Sequence[Scanner]) -> Markup | None:
+    """Contrast and sharpness of each scanner among those of the :data:`SITES`; None if no scanner's are known."""
+    points = [(s, s.contrast, s.width) for s in scanners if s.contrast is not None and s.width is not None]
+    if not points:
+        return None
+    sites = np.array(list(SITES.values()))
+    ours = np.array([(contrast, width) for _, contrast, width in points[:_MOST_SCANNERS]])
+    labels = [f"{s.name}: {contrast:.2f}, {width:.1f} mm" for s, contrast, width in points[:_MOST_SCANNERS]]
+    others = [f"ABIDE {name}: {contrast:.2f}, {width:.1f} mm" for name, (contrast, width) in SITES.items()]
+    (left, low), (right, high) = (f(np.concatenate([sites, ours]), axis=0) for f in (np.min, np.max))
+    return chart(
+        Dots(sites[:, 0], sites[:, 1], ["site"] * len(sites), others),
+        Dots(ours[:, 0], ours[:, 1], ["own"] * len(ours), labels),
+        label=f"Contrast and softness of {len(ours)} scanners of this study among 17 other sites",
+        x_label="Gray / white matter before (1: no contrast)",
+        y_label="FWHM [mm], higher is softer",
+        x_range=(left - 0.03, right + 0.03),
+        y_range=(low - 0.3, high + 0.3),
     )
 
 
@@ -546,6 +601,7 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
         limit=limit,
         reach=1.06 * max(medians, default=0.0) or 1.0,
         distances=distance_chart(whole.rows, limit) if measured else None,
+        sites=site_chart(whole.scanners),
         pictures=pictures,
         data=_packed(_data(whole, title, lines)),
         most=_MOST_ROWS,
