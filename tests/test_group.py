@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from blindharmony.api import harmonize, learn_scanner
+from blindharmony.cli import harmonize as harmonize_command
+from blindharmony.cli.console import Pace
 from blindharmony.cli.groups import prepared_scans, sweep_prepared
 from blindharmony.cli.main import main
 from blindharmony.errors import DiskFullError, InputError, OutputError, TooFewScansError, UsageError
@@ -36,7 +38,9 @@ def scans(tmp_path_factory):
     return paths
 
 
-def test_a_group_shares_a_curve_and_later_scans_use_it(scans, tiny_target_file, tmp_path, capsys):
+def test_a_group_shares_a_curve_and_later_scans_use_it(scans, tiny_target_file, tmp_path, capsys, monkeypatch):
+    paces = []
+    monkeypatch.setattr(harmonize_command, "Pace", lambda *work: paces.append(Pace(*work)) or paces[-1])
     out, model = tmp_path / "out", tmp_path / "site.json"
     words = ["--target", str(tiny_target_file), "--no-report"]
     code = main(
@@ -55,6 +59,8 @@ def test_a_group_shares_a_curve_and_later_scans_use_it(scans, tiny_target_file, 
     assert code == 0
     said = capsys.readouterr()
     assert "one scanner to 3 scans" in said.err
+    # The time left counts all work, and each piece of it once.
+    assert paces[0].done == pytest.approx(paces[0].units)
     assert not (out / ".prepared").exists()
     assert json.loads(model.read_text())["scans"] == 3
     sidecar = json.loads((out / "sub-1_desc-harmonized_T1w.json").read_text())

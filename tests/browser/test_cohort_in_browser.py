@@ -104,7 +104,7 @@ def test_filters_count_and_dim_points(shown):
         page.select_option("#only", "")
         assert page.inner_text("#count") == "24 of 24 scans"
         assert page.locator(f"{ROWS} a[tabindex='0']").count() <= 1
-        page.select_option("#colour", "scanner")
+        page.select_option("#color", "scanner")
         assert page.locator("#by-scanner li").count() == 5
 
 

@@ -78,7 +78,7 @@ def test_scanners_are_told_apart(tmp_path, values, capsys):
 
 def test_without_dates_the_names_are_the_order_and_that_is_said(out, capsys):
     heard = said(capsys, out)
-    assert "30 of 30 scans have no date" in heard.err
+    assert "30 of 30 scans without a date" in heard.err
     assert "since sub-16_T1w.nii.gz" in heard.out
 
 

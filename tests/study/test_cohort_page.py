@@ -132,7 +132,7 @@ def test_records_of_older_runs_have_no_profiles(rows):
 def test_nothing_at_all_is_a_page_too():
     failed = {**fake_rows(100, fake_target())[99]}
     page = render_cohort([failed], "study", None)
-    assert "0 of 1 scans harmonized" in page
+    assert "0 of 1 scan harmonized" in page
     assert "nothing stands out" not in page
     assert "run the participant level again to have them" not in page
     assert "Nothing was harmonized yet" in render_cohort([], "study", None)

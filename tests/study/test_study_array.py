@@ -113,7 +113,7 @@ def test_a_job_with_nothing_to_do_loads_no_network(tmp_path, tiny_target_file):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     last, *names = run.stdout.splitlines()[-1].split()
     assert last == "0", run.stderr
-    assert "1 were done before" in run.stdout
+    assert "1 done before" in run.stdout
     assert not {"torch", "SimpleITK"} & set(names)
 
 
@@ -127,7 +127,7 @@ def test_jobs_of_an_array_share_all_participants(name, first, tmp_path, tiny_tar
             monkeypatch.setenv(name, str(first + job))
             assert main([*words, "--scanner-grouping", "none", "--array", "7", "--n-procs", "0"]) == 0
             said = capsys.readouterr()
-            counts.append(int("1 scans harmonized" in said.out))
+            counts.append(int("1 scan harmonized" in said.out))
             assert counts[-1] or "more than there are participants" in said.err
     assert sorted(counts) == [0, 0, 1, 1, 1, 1, 1]
     assert [row["status"] for row in cohort_rows(Ledger(out))] == ["done"] * 5
@@ -166,7 +166,7 @@ def test_the_recipes_of_the_page_harmonize_everybody_once(queue, tmp_path, tiny_
             monkeypatch.setenv(queue, str(number))
             assert main([*asked, "--target", str(tiny_target_file), "--n-procs", "0"]) == 0
     said = capsys.readouterr()
-    assert (said.out.count("1 scans harmonized"), said.err.count("nothing to do")) == (7, 93)
+    assert (said.out.count("1 scan harmonized"), said.err.count("nothing to do")) == (7, 93)
     assert [row["status"] for row in cohort_rows(Ledger(out))] == ["done"] * 7
 
 

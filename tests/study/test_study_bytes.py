@@ -57,7 +57,7 @@ def test_processes_and_threads_change_no_byte(tmp_path, tiny_target_file, capsys
     # Nothing is done twice, and the cohort's table knows both.
     capsys.readouterr()
     assert main(words(study, here, "participant", "--target", tiny_target_file, "--n-procs", 0)) == 0
-    assert "0 scans harmonized, 2 were done before" in capsys.readouterr().out
+    assert "0 scans harmonized, 2 done before" in capsys.readouterr().out
     assert main(words(study, here, "group", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["status"] == {"done": 2}
     assert validation_errors(here) == []

@@ -11,7 +11,6 @@ from blindharmony.cli.console import Pace, Screen, Stage
 from blindharmony.cli.options import add_settings, add_shared, lesions_named, masks_named, scans_named, settings_of
 from blindharmony.errors import BlindHarmonyError, InternalError, UsageError, reportable
 from blindharmony.settings import HarmonizeSettings
-from blindharmony.study.ledger import PREPARED
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ examples:
   blindharmony assess study/ --json > assessment.json
 """
 
-# Seconds of one core, about, after the preparation; where harmonization has to be tried, more.
-_JUDGED = 8.0
+# Seconds of one core, about, that each stage takes; harmonization is tried where the answer depends on it.
+_UNITS = {"preparing": 8.0, "judging": 3.0, "harmonizing": 12.0}
 _LEGEND = (
     "numbers: z-scores among the target's own scans (0 is the middle), before -> after harmonization; "
     "worst level: the farthest of the details at four resolutions and the brightness; see 'blindharmony assess --help'"
@@ -83,7 +82,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     width = max(len(p.name) for p in paths)
     if len(paths) > 1 and not arguments.json:
         screen.result(f"{'scan':<{width}}  {'verdict':<15}  intensities  worst level     in all          mask")
-    each = PREPARED + _JUDGED
+    each = sum(_UNITS.values())
     pace = Pace(each * len(paths))
     for number, path in enumerate(paths, 1):
         name = path.name if len(paths) == 1 else f"{path.name} ({number} of {len(paths)})"
@@ -91,7 +90,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             with screen.progress(name, left=False) as stage:
 
                 def say(word: str, share: float, stage: Stage = stage) -> None:
-                    begun = PREPARED * (share if word == "preparing" else 1.0)
+                    ended = list(_UNITS)[: list(_UNITS).index(word)]
+                    begun = sum(_UNITS[name] for name in ended) + share * _UNITS[word]
                     stage(word, pace.share(begun), left=pace.left(begun))
 
                 result = assess(

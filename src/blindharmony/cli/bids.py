@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindharmony.cli.console import Screen, Stage, duration
+from blindharmony.cli.console import Screen, Stage, counted, duration
 from blindharmony.cli.options import add_settings, add_shared, amount, both, for_workers, from_zero, settings_of
 from blindharmony.errors import NothingFoundError, UsageError
 from blindharmony.files import check_outputs, result_names, sidecar_name, split_name
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 Results are BIDS derivatives: OUTPUT_DIR/sub-01/anat/sub-01_desc-harmonized_T1w.nii.gz, .json, .html (the report) and
-sub-01_desc-brain_mask.nii.gz. Scans of one scanner and sequence are recognised by their sidecars and fitted together.
+sub-01_desc-brain_mask.nii.gz. Scans of one scanner and sequence are recognized by their sidecars and fitted together.
 
 Run the same command again after any interruption: what is done is not done again, what has changed is.
 Scans that failed are listed in OUTPUT_DIR/failures.tsv with the reason.
@@ -280,13 +280,13 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
     with held(Ledger(arguments.output_dir.resolve()), apart or ()) as ledger:
         describe(arguments.bids_dir, ledger.out, target.name, target.suffix)
         keep_target(ledger, target)
-        screen.note(f"reading {sum(len(g.scans) for g in groups)} scans")
+        screen.note(f"reading {counted(sum(len(g.scans) for g in groups))}")
         masks, lesions = (d and d.resolve() for d in (arguments.mask_dir, arguments.lesion_dir))
         with failures_told(ledger, wanted=not apart):
             plan = make_plan(groups, ledger, masks=masks, lesions=lesions)
         check_outputs(_places(plan, ledger), _inputs(arguments, plan))
         if masks and plan.without_mask:
-            screen.problem(f"blindharmony: warning: no mask for {plan.without_mask} scans; their brain will be found")
+            screen.problem(f"blindharmony: warning: no mask for {counted(plan.without_mask)}; the brain will be found")
         voxels = largest(item.scan.path for item in plan.items.values())
         workers, who = engine(arguments, device, ledger.home / "logs", len(plan.items), voxels)
         screen.note(f"harmonizing to {target.name} with {who}")
@@ -327,7 +327,7 @@ def _estimate(arguments: argparse.Namespace, screen: Screen, settings: StudySett
     environments = [_environment(1)] if elsewhere else _environments(arguments, device, scans, voxels)
     workers = arguments.jobs or 1 if elsewhere else len(environments)
     here = environments[: sum(len(group.scans) for group in few)]
-    screen.note(f"harmonizing {sum(len(group.scans) for group in few)} of {scans} scans to see what they take")
+    screen.note(f"harmonizing {sum(len(group.scans) for group in few)} of {counted(scans)} to see what all will take")
     kept = int(arguments.scratch_gb / kept_gb(voxels))
     masks, lesions = (d and d.resolve() for d in (arguments.mask_dir, arguments.lesion_dir))
     with tempfile.TemporaryDirectory(prefix="blindharmony-estimate-") as folder:
@@ -349,14 +349,14 @@ def _estimate(arguments: argparse.Namespace, screen: Screen, settings: StudySett
     if arguments.json:
         screen.result(json.dumps(cost.as_json(measured)))
         return 0
-    scanners = f"{cost.scanners} scanner{'' if cost.scanners == 1 else 's'} with several"
-    screen.result(f"{cost.scans} scans: {scanners}, {cost.alone} alone; measured: {measured.scans}")
+    scanners = f"{counted(cost.scanners, 'scanner')} with several"
+    screen.result(f"{counted(cost.scans)}: {scanners}, {cost.alone} alone; measured: {measured.scans}")
     who = "a job" if arguments.jobqueue else "a process"
     time_of_all = f"{duration(3600 * cost.process_hours)} of {who}"
     if cost.core_hours:
         time_of_all += f", {duration(3600 * cost.core_hours)} of a core"
     screen.result(f"time: {duration(cost.seconds_a_scan)} a scan, {time_of_all}")
-    many = f"{workers} {'jobs' if arguments.jobqueue else 'processes' if workers > 1 else 'process'}"
+    many = counted(workers, "job" if arguments.jobqueue else "process")
     screen.result(f"with {many}: {duration(3600 * cost.hours)}, if they do not hinder each other")
     screen.result(f"memory: {cost.memory_gb:.1f} GB {who}, {workers * cost.memory_gb:.1f} GB in all")
     screen.result(
@@ -432,7 +432,7 @@ def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[
             screen.note(f"scanner {group.name}: {len(group.scans)} scans, {group.why}")
     fitted = Ledger(arguments.output_dir.resolve()).fit
     if single := sum(len(group.scans) == 1 and not fitted(group.name).exists() for group in groups):
-        screen.note(f"alone: {single} scans")
+        screen.note(f"alone: {counted(single)}")
         if not arguments.scanner_column and arguments.scanner_grouping == "auto" and single == len(scans) > 1:
             screen.problem(
                 "blindharmony: warning: no scanner was found to have made several scans, so each is harmonized alone, "
@@ -443,12 +443,12 @@ def _groups(arguments: argparse.Namespace, suffix: str, screen: Screen) -> list[
 
 
 def _end(arguments: argparse.Namespace, screen: Screen, tally: Tally, out: Path, *, table: bool) -> None:
-    parts = [f"{tally.done} scans harmonized", *([f"{tally.kept} were done before"] if tally.kept else [])]
+    parts = [f"{counted(tally.done)} harmonized", *([f"{tally.kept} done before"] if tally.kept else [])]
     if not arguments.json:
         screen.result(f"{out}: {', '.join(parts)}")
     if tally.failed:
         where = f"see {out / 'failures.tsv'}" if table else "the group level lists them in failures.tsv"
-        screen.problem(f"blindharmony: {len(tally.failed)} of {tally.total} scans failed; {where}")
+        screen.problem(f"blindharmony: {len(tally.failed)} of {counted(tally.total)} failed; {where}")
 
 
 def run_group(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -614,7 +614,7 @@ class StudyScreen:
 
     def __call__(self, line: str, tally: Tally, *, problem: bool = False) -> None:
         """Show where the run stands, and a line if there is one."""
-        now = f"{tally.finished} of {tally.total} scans{self._failures(tally)}{self._left(tally)}"
+        now = f"{tally.finished} of {counted(tally.total)}{self._failures(tally)}{self._left(tally)}"
         self.stage(f"{_STAGES[tally.stage]}, {now}", tally.finished / max(1, tally.total))
         if self.as_json:
             self._objects(tally)

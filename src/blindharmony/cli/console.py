@@ -31,6 +31,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {left} s" if minutes else f"{left} s"
 
 
+def counted(number: int, what: str = "scan") -> str:
+    """So many of something.
+
+    Example:
+        >>> counted(1), counted(3), counted(2, "process")
+        ('1 scan', '3 scans', '2 processes')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('s') else 's'}"
+
+
 class Screen:
     """Progress and messages of one command.
 
@@ -123,26 +133,25 @@ class Screen:
             speaker.join()
 
 
-# What stays of an estimate that was too short.
-_HELD = 0.2
-
-
 class Stage:
     """One moving line: a stage and the share of it that is done."""
 
     def __init__(self, bars: Progress | None, title: str = "", say: Callable[[str], None] = lambda line: None) -> None:
         self.bars, self.title, self._say = bars, title, say
         self._stage = self._words = ""
+        self._began = time.monotonic()
         self._left: tuple[float, float] | None = None
         self.task = None if bars is None else bars.add_task(title, total=1.0)
 
     @property
     def line(self) -> str:
-        """Where the work stands now, in words; the time left goes down while nothing is heard, but not to nothing."""
+        """Where the work stands now, in words; the time left goes down while nothing is heard, until it is over."""
         if self._left is None:
             return self._words
-        seconds, at = self._left
-        return f"{self._words}, {duration(max(seconds - (time.monotonic() - at), _HELD * seconds))} left"
+        (seconds, at), now = self._left, time.monotonic()
+        if now - at < seconds:
+            return f"{self._words}, {duration(seconds - (now - at))} left"
+        return f"{self._words} for {duration(now - self._began)}, slower than expected"
 
     def __call__(self, stage: str, share: float, *, left: float | None = None) -> None:
         """Show where the work stands.
@@ -154,10 +163,11 @@ class Stage:
         """
         self._words = f"{self.title}: {stage}" if self.title else stage
         self._left = None if left is None else (left, time.monotonic())
+        if begins := stage != self._stage:
+            self._stage, self._began = stage, time.monotonic()
         if self.bars is not None and self.task is not None:
             self.bars.update(self.task, description=self.line, completed=share)
-        if stage != self._stage:
-            self._stage = stage
+        if begins:
             self._say(self.line)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindharmony.cli.console import Pace, Screen
+from blindharmony.cli.console import Pace, Screen, counted
 from blindharmony.cli.options import for_workers
 from blindharmony.errors import BlindHarmonyError, ErrorCode, InputError, OutputError, ScannerError, TooFewScansError
 from blindharmony.files import parse_json, read_text, slug
@@ -260,7 +260,7 @@ def learnt_scanners(
                 continue
             finally:
                 pace.units -= begun + group.units - pace.done
-        screen.note(f"fitted {called} to {scanner.scans} scans")
+        screen.note(f"fitted {called} to {counted(scanner.scans)}")
         if scanner.scans == 1:
             screen.problem(f"blindharmony: warning: {called} has one scan, which is no better than the scan alone")
         if arguments.save_scanner:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.bids import processes
-from blindharmony.cli.console import Pace, Screen
+from blindharmony.cli.console import Pace, Screen, counted
 from blindharmony.cli.groups import (
     Group,
     as_error,
@@ -64,7 +64,7 @@ from blindharmony.io.dicom import choose, convert, is_dicom
 from blindharmony.jobs.engine import Task
 from blindharmony.jobs.processes import THREADS, ProcessEngine, cores, give_memory_back, threads_asked
 from blindharmony.settings import HarmonizeSettings
-from blindharmony.study.ledger import PREPARED, largest, memory_gb
+from blindharmony.study.ledger import largest, memory_gb
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
@@ -183,25 +183,36 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
 # Seconds, about, that each stage takes on one core, so that the time left counts what is to come.
 _UNITS = {
-    "preparing": PREPARED,
+    "preparing": 8.0,
     "correcting": 4.0,
-    "harmonizing": 14.0,
-    "judging": 2.0,
-    "returning": 2.0,
-    "writing": 2.0,
+    "harmonizing": 12.0,
+    "judging": 1.5,
+    "returning": 0.5,
+    "writing": 3.0,
 }
 
 
-def _units(stage: str | None = None, share: float = 0.0) -> float:
+def _units(stage: str | None = None, share: float = 0.0, *, prepared: bool = False) -> float:
     """What is done of a scan's work at this share of a stage; all of it without a stage.
 
+    Args:
+        stage: What is being done.
+        share: Of the stage, from 0 to 1.
+        prepared: Whether the scan lies prepared, so that its preparation is no work.
+
     Example:
-        >>> _units("correcting", 0.5), _units()
-        (18.0, 40.0)
+        >>> _units("correcting", 0.5), _units(), _units(prepared=True)
+        (10.0, 29.0, 21.0)
     """
-    stages = list(_UNITS)
-    before = sum(_UNITS[name] for name in (stages[: stages.index(stage)] if stage in _UNITS else stages))
-    return before + (share * _UNITS[stage] if stage in _UNITS else 0.0)
+    units = _UNITS | ({"preparing": 0.0} if prepared else {})
+    stages = list(units)
+    before = sum(units[name] for name in (stages[: stages.index(stage)] if stage in units else stages))
+    return before + (share * units[stage] if stage in units else 0.0)
+
+
+def _is_prepared(work: HarmonizeFile) -> bool:
+    """Whether a fit of this run has looked at the scan before."""
+    return work.cache is not None and work.scanner is not None
 
 
 @dataclass(frozen=True)
@@ -272,7 +283,7 @@ class _Session:
                 self.outcomes.fail(error, path)
                 files = []
             if files is not None:
-                pace.units -= _units()
+                pace.units -= _units(prepared=cache is not None and model is not None)
                 if files:
                     self.outcomes.kept(path, files)
                 continue
@@ -296,6 +307,7 @@ class _Session:
         for number, task in enumerate(tasks, 1):
             path, work = Path(task.name), task.work
             assert isinstance(work, HarmonizeFile)
+            prepared = _is_prepared(work)
             name = path.name if len(tasks) == 1 else f"{path.name} ({number} of {len(tasks)})"
             self.screen.note(f"{name}: harmonizing to {self.target.info.name}")
             if damage := _damage(_results_of(self.arguments, path)):
@@ -303,8 +315,8 @@ class _Session:
             try:
                 with self.screen.progress(name, left=False) as stage:
 
-                    def say(word: str, share: float, stage: Any = stage) -> None:
-                        begun = _units(word, share)
+                    def say(word: str, share: float, stage: Any = stage, prepared: bool = prepared) -> None:
+                        begun = _units(word, share, prepared=prepared)
                         stage(word, pace.share(begun), left=pace.left(begun))
 
                     answer = work.done_with(self.target, say)
@@ -316,7 +328,7 @@ class _Session:
                 self.outcomes.fail(reportable(error, path), path)
             else:
                 self.outcomes.done(path, answer, uncertainty=self.arguments.uncertainty)
-            pace.done += _units()
+            pace.done += _units(prepared=prepared)
             give_memory_back()
 
     def by_workers(self, workers: ProcessEngine, tasks: list[Task], pace: Pace) -> None:
@@ -332,7 +344,8 @@ class _Session:
                 stage(f"harmonizing, {ended} of {len(tasks)} scans", pace.share(more), left=pace.left(more))
 
             def hear(task: Task, word: str, share: float) -> None:
-                begun[task.name] = _units(word, share)
+                assert isinstance(task.work, HarmonizeFile)
+                begun[task.name] = _units(word, share, prepared=_is_prepared(task.work))
                 show()
 
             show()
@@ -340,7 +353,8 @@ class _Session:
                 path = Path(outcome.task.name)
                 ended += 1
                 begun.pop(outcome.task.name, None)
-                pace.done += _units()
+                assert isinstance(outcome.task.work, HarmonizeFile)
+                pace.done += _units(prepared=_is_prepared(outcome.task.work))
                 if outcome.failure:
                     error = as_error(outcome.failure, path)
                     if isinstance(error, UsageError):
@@ -355,7 +369,7 @@ class _Session:
         """Processes, as many as were asked for and have work."""
         number = processes(self.arguments.n_procs, None, cores(), 0.0, len(paths), memory_gb(largest(paths)))
         threads = threads_asked() or max(1, cores() // number)
-        self.screen.note(f"harmonizing in {number} processes with {threads} threads each")
+        self.screen.note(f"harmonizing in {counted(number, 'process')} with {counted(threads, 'thread')} each")
         return ProcessEngine([dict.fromkeys(THREADS, str(threads))] * number)
 
     def refuse_existing(self, path: Path, *, scanner: Any) -> list[Path] | None:

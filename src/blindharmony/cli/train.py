@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from blindharmony.cli.console import Screen, Stage, duration
+from blindharmony.cli.console import Screen, Stage, counted, duration
 from blindharmony.cli.options import add_settings, add_shared, settings_of
 from blindharmony.errors import UsageError
 from blindharmony.files import check_outputs
@@ -20,7 +20,7 @@ from blindharmony.settings import TrainSettings
 _EPILOG = """\
 Give about 20 scans of one scanner and protocol; five, of three people, are the least. Every fifth person (four at
 most) is held out of the networks: they tell when to stop, calibrate the flow, and give the figures that
-'blindharmony info' shows. Intensity curves are learnt from all. Scans of one person are known by 'sub-' in their
+'blindharmony info' shows. Intensity curves are learned from all. Scans of one person are known by 'sub-' in their
 names. Preparation takes some 10 to 30 s a scan and is done once; an interrupted run goes on with --resume and ends
 with the same model.
 A new run gives the same model on the same machine if every part has steps in place of time: --steps, --restorer-steps
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.result(str(arguments.out))
     bits = target.info.held_out.bits_per_dim
     screen.note(
-        f"learnt {target.info.name} from {target.info.scans} scans; {len(bits)} held-out scans cost "
+        f"learned {target.info.name} from {counted(target.info.scans)}; {counted(len(bits), 'held-out scan')} cost "
         f"{min(bits):.2f} to {max(bits):.2f} bits a voxel"
     )
     screen.note(f"open {page.resolve().as_uri()} in a browser to see how it went")
@@ -261,7 +261,7 @@ class TrainingScreen:
     def _left(self, done: float) -> str:
         seconds = self._seconds_left(done)
         unknown = next((name for name, later in self._later().items() if later is None), "")
-        before = {"flow": " before the flow is learnt", "restorer": " before the restorer is learnt"}.get(unknown, "")
+        before = {"flow": " before the flow is learned", "restorer": " before the restorer is learned"}.get(unknown, "")
         return (
             "" if seconds is None else f", {duration(seconds)} left{before or (unknown and ' before the slice flow')}"
         )

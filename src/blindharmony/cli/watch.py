@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from blindharmony.cli.console import Screen
+from blindharmony.cli.console import Screen, counted
 from blindharmony.cli.options import add_shared
 from blindharmony.errors import InputError, NothingFoundError, UsageError
 from blindharmony.files import entities, parse_json, read_text, write_text
@@ -146,9 +146,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     undated = sum(scan.date is None for one in scanners for scan in one.scans)
     if undated:
         total = sum(len(one.scans) for one in scanners)
-        screen.problem(
-            f"{undated} of {total} scans have no date: they are taken in order of their names, after the others"
-        )
+        screen.problem(f"{undated} of {counted(total)} without a date: taken in order of their names, after the others")
     if arguments.out:
         write_text(arguments.out, page(scanners, arguments.folder.resolve().name), overwrite=arguments.overwrite)
         screen.note(f"charts: {arguments.out}")
@@ -156,7 +154,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.result(json.dumps({"scanners": [one.as_json() for one in scanners]}, indent=2))
         return 0
     for one in scanners:
-        screen.result(f"{one.scanner}: {len(one.scans)} scans, {one.scans[0].day} to {one.scans[-1].day}")
+        screen.result(f"{one.scanner}: {counted(len(one.scans))}, {one.scans[0].day} to {one.scans[-1].day}")
         for line in [one.sentence(change) for change in one.changes] or ["no change"]:
             screen.result(f"  {line}")
     return 0

@@ -267,7 +267,7 @@
   by("note").addEventListener("input", () => { if (chosen >= 0) { decide(chosen, { note: by("note").value }); } });
 
   // A point for each scan.
-  const canvas = by("points"), colours = by("colour"), tip = by("tip");
+  const canvas = by("points"), colours = by("color"), tip = by("tip");
   let dots = [], across = [], hovered = -1;
   const groups = Array.from(data.scanners.keys()).slice(0, 8);
   function points() {
