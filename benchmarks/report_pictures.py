@@ -1,7 +1,8 @@
-"""The pictures of docs/how-to/reading-a-report.md, taken of a report by a Chromium that is already there.
+"""The pictures of docs/how-to/reading-a-report.md, taken of a report and a viewer by a Chromium that is already there.
 
 make browser-test                                    # installs what drives it
-python benchmarks/report_pictures.py demo-out/sub-01_desc-harmonized_T1w.html docs/pictures
+blindharmony demo demo-out --viewer --overwrite
+python benchmarks/report_pictures.py demo-out/sub-01_acq-simulated_desc-harmonized_T1w.html docs/pictures
 """
 
 import argparse
@@ -14,6 +15,8 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 WIDTH, MARGIN = 1180, 8
+SETTLED = 20_000  # milliseconds until both volumes are drawn, without a graphics card
+WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 PICTURES = {"report-intensities": ("histograms", "fit"), "report-preparation": ("confidence", "preparation")}
 
 
@@ -42,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = os.environ.get("BLINDHARMONY_CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as program:
-        browser = program.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = program.chromium.launch(executable_path=found, args=["--no-sandbox", *WEBGL])
         page = browser.new_page(viewport={"width": WIDTH, "height": 900})
         page.goto(arguments.report.resolve().as_uri())
         page.wait_for_load_state("networkidle")
@@ -50,6 +53,9 @@ def main() -> None:
         for name, sections in PICTURES.items():
             clip = between(page, *sections)
             save(page.screenshot(full_page=True, clip=clip), arguments.folder / f"{name}.jpg")
+        page.goto(arguments.report.with_suffix(".viewer.html").resolve().as_uri())
+        page.wait_for_timeout(SETTLED)
+        save(page.screenshot(), arguments.folder / "viewer.jpg")
         browser.close()
 
 
