@@ -510,7 +510,7 @@ class Sidecar(SidecarPart):
 
 
 def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = None) -> ScanEvidence:
-    """Collect pictures, curves and numbers, in per cent of the target's white matter.
+    """Collect pictures, curves and numbers, in percent of the target's white matter.
 
     Args:
         result: The harmonized scan.
@@ -662,7 +662,7 @@ def _method(result: HarmonizeResult) -> str:
         )
     if result.estimate.refinement:
         words += (
-            " Noise and blur were then reduced by a network that had learnt from target scans "
+            " Noise and blur were then reduced by a network that had learned from target scans "
             f"seen through random simulated scanners (strength {result.estimate.refinement:.2f})."
         )
     return words

@@ -242,7 +242,7 @@ class PublishedSettings(SettingsGroup):
     iterations: int = Field(default=10, ge=1, description="Iterations; each goes through the flow once.")
     correlation: Literal["ncc", "cosine"] = Field(
         default="ncc",
-        description="Centred (ncc, as in the paper) or not (cosine, as in the program), inside the brain.",
+        description="Centered (ncc, as in the paper) or not (cosine, as in the program), inside the brain.",
     )
     beta1: float = Field(
         default=300.0,
@@ -592,7 +592,7 @@ class SliceFitSettings(OptimizerSettings):
     grey_levels: int = Field(default=4096, ge=2, description="Levels that a slice is spread over by noise (12 bits).")
     judged: AboveZero = Field(default=48, description="Held-out slices that choose the weights.")
     heads: AboveZero = Field(
-        default=40, description="Most heads: each takes 25 MB, and more slices than theirs are not learnt by heart."
+        default=40, description="Most heads: each takes 25 MB, and more slices than theirs are not learned by heart."
     )
 
 
@@ -637,7 +637,7 @@ class RandomScannerSettings(SettingsGroup):
         default=0.6, description="Share of the cubes that get blur or thick slices; as many get noise."
     )
     blur_mm: Range = Field(default=(0.5, 3.5), description="Full width at half maximum of a Gaussian blur.")
-    slice_mm: tuple[AboveZero, AboveZero] = Field(default=(2, 4), description="Thickness of slices, whole millimetres.")
+    slice_mm: tuple[AboveZero, AboveZero] = Field(default=(2, 4), description="Thickness of slices, whole millimeters.")
     noise: Range = Field(
         default=(0.005, 0.08), description="Rician noise, shares of the brightest tissue, drawn in logarithms."
     )
@@ -733,7 +733,7 @@ class TrainSettings(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63, description="Equal seeds give equal models.")
     name: str | None = Field(default=None, description="Name of the model; the file's by default.")
     data: str = Field(default="", description="Where the scans come from, for the model card.")
-    licence: str = Field(default="", description="Licence of the model, for the model card.")
+    licence: str = Field(default="", description="License of the model, for the model card.")
     flow_fit: FlowFitSettings = Field(default=FlowFitSettings(), description="The flow of whole heads.")
     restorer_fit: RestorerFitSettings = Field(default=RestorerFitSettings(), description="The restorer.")
     slice_fit: SliceFitSettings = Field(default=SliceFitSettings(), description="The flow of slices.")

@@ -49,7 +49,7 @@ def test_version_and_wrong_use(capsys):
 def test_info_prints_the_card(capsys, tiny_target_file):
     assert main(["info", str(tiny_target_file)]) == 0
     text = capsys.readouterr().out
-    for word in ("training scans", "licence", "CC0-1.0", "held-out bits/dim", "hash"):
+    for word in ("training scans", "license", "CC0-1.0", "held-out bits/dim", "hash"):
         assert word in text
     assert main(["info", str(tiny_target_file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "tiny"
@@ -60,7 +60,7 @@ def test_targets_lists_included_models_and_those_of_a_folder_and_names_what_is_n
     assert main(["targets", str(tmp_path), "--json"]) == 0
     cards = json.loads(capsys.readouterr().out)
     assert [card["target"] for card in cards] == ["ds002748", str(tmp_path / "site.safetensors")]
-    assert (cards[0]["scans"], cards[0]["licence"], cards[0]["field"]) == (38, "CC0-1.0", "3 T")
+    assert (cards[0]["scans"], cards[0]["license"], cards[0]["field"]) == (38, "CC0-1.0", "3 T")
     assert "19 to 50 years" in cards[0]["people"]
     assert all(cards[0][key] != "not recorded" for key in ("sequence", "use", "limits"))
     assert cards[1]["people"] == "not recorded"

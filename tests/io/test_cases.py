@@ -291,12 +291,12 @@ def test_declared_units_are_converted(psr, tmp_path, unit, factor):
     affine = np.diag([factor, factor, factor, 1]) @ psr.affine
     volume = read_volume(saved(tmp_path / "u.nii", psr.data, affine, xyzt_units=unit))
     np.testing.assert_allclose(volume.affine, psr.affine, rtol=1e-5, atol=1e-3)
-    assert any("converted to millimetres" in w for w in volume.warnings)
+    assert any("converted to millimeters" in w for w in volume.warnings)
     again = read_volume(write_like(volume, volume.data, tmp_path / "again.nii"))
     np.testing.assert_allclose(again.affine, psr.affine, rtol=1e-5, atol=1e-3)
     # Two metres are no voxel: the number was in millimetres all along.
     assumed = read_volume(saved(tmp_path / "v.nii", psr.data, psr.affine, xyzt_units=unit))
-    assert any("millimetres were assumed" in w for w in assumed.warnings)
+    assert any("millimeters were assumed" in w for w in assumed.warnings)
 
 
 def test_units_without_meaning_are_written_as_millimetres(psr, tmp_path):

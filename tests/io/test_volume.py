@@ -58,7 +58,7 @@ def test_shapes(tmp_path, head):
 def test_types(tmp_path, head):
     refused(tmp_path, head.astype(np.complex64), "magnitude")
     rgb = np.zeros(head.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    refused(tmp_path, rgb, "colour")
+    refused(tmp_path, rgb, "color")
     with pytest.raises(InputError, match="complex"):
         read_volume(head.astype(complex))
 

@@ -15,7 +15,7 @@ def add_parser(verbs: Any) -> None:
     p = verbs.add_parser(
         "info",
         help="say what a target model is",
-        description="Print data, preparation, size, held-out figures, licence and hash of a target model.",
+        description="Print data, preparation, size, held-out figures, license and hash of a target model.",
         epilog="example:\n  blindharmony info ds002748",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -66,7 +66,7 @@ def run_targets(arguments: argparse.Namespace, screen: Screen) -> int:
                 ),
                 **{key: told.get(key, "not recorded") for key in ABOUT},
                 "data": info.get("data") or "not recorded",
-                "licence": info.get("licence") or "not recorded",
+                "license": info.get("licence") or "not recorded",
                 "hash": digest_of(content),
             }
         )

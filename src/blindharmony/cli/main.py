@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line's grammar, all verbs."""
     top = Verb(
         prog="blindharmony",
-        description="Make a scan of any MR scanner look like the target scanner's, learnt from target scans only.",
+        description="Make a scan of any MR scanner look like the target scanner's, learned from target scans only.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

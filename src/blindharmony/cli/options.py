@@ -100,7 +100,8 @@ def add_settings(
             if field.default not in (None, "") and "default" not in text:
                 default = f"{field.default:g}" if isinstance(field.default, float) else field.default
                 how["help"] += f" (default: {default})"
-        p.add_argument(*(dict.fromkeys(both(option)) if underscores else (option,)), **how)
+        options = [_SPELLED[name], option] if name in _SPELLED else [option]
+        p.add_argument(*(dict.fromkeys(both(option)) if underscores else options), **how)
     p.add_argument(
         "--set",
         action="append",
@@ -111,6 +112,8 @@ def add_settings(
     p.add_argument("--config", type=Path, metavar="FILE", help="settings in a JSON or TOML file; options come after it")
 
 
+# The field keeps the name that it has in files; the option of earlier versions goes on.
+_SPELLED = {"licence": "--license"}
 _METAVARS = {"method": "NAME", "device": "NAME", "name": "NAME", "mask_command": "CMD", "suffix": "SUFFIX"}
 _EXAMPLE: dict[type[Settings], str] = {HarmonizeSettings: "curve.degree=1", TrainSettings: "flow_fit.rate=0.001"}
 

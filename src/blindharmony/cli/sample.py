@@ -13,7 +13,7 @@ from blindharmony.errors import InputError
 _EPILOG = """\
 Written: sample-01_temperature-0.50.nii.gz, ... (2 mm template grid, intensity units of the target scanner),
 samples.json (how they were made), samples.html (all of them beside the target's mean image, one file).
-They are nobody's heads and no data to analyse: look at them to judge the flow.
+They are nobody's heads and no data to analyze: look at them to judge the flow.
 
 examples:
   blindharmony sample ds002748 --out samples
@@ -27,7 +27,7 @@ def add_parser(verbs: Any) -> None:
     p = verbs.add_parser(
         "sample",
         help="draw heads from a target's flow",
-        description="Draw heads from a target's flow, to see what it has learnt.",
+        description="Draw heads from a target's flow, to see what it has learned.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -223,7 +223,7 @@ def bits_per_dim(log_prob: Tensor, dims: Tensor | float, levels: int = 1) -> Ten
 
 def _level(x: Tensor, levels: int) -> Tensor:
     if levels < 1:
-        msg = f"the number of grey levels must be positive, got {levels}"
+        msg = f"the number of gray levels must be positive, got {levels}"
         raise ValueError(msg)
     if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
         msg = f"expected values in [0, 1], got {float(x.amin()):.6g} to {float(x.amax()):.6g}; rescale"

@@ -153,7 +153,7 @@ or a child may be harmonized wrongly.
 
 def _licence(target: Target) -> str:
     return (
-        f"The model in {MODEL}: {target.info.licence or 'licence not recorded'}.\n"
+        f"The model in {MODEL}: {target.info.licence or 'license not recorded'}.\n"
         f"Trained on: {target.info.data or 'not recorded'}.\n"
         "The program that runs it, blindharmony: Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0).\n"
     )

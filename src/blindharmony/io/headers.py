@@ -418,7 +418,7 @@ def check_affine(affine: npt.NDArray[np.generic], path: Path | None) -> npt.NDAr
         sizes = " x ".join(f"{size:.3g}" for size in spacing)
         raise InputError(
             f"the voxel size is impossible for a head: {sizes} mm",
-            remedy="correct the voxel size in the header (is it in metres or micrometres?)",
+            remedy="correct the voxel size in the header (is it in meters or micrometers?)",
             path=path,
         )
     far = float(np.abs(matrix[:3, 3]).max())
@@ -455,7 +455,7 @@ def best_affine(image: SpatialImage) -> tuple[npt.NDArray[np.float64], tuple[str
             converted = millimetres * size
         if not _head_sized(size) and _head_sized(converted):
             matrix[:3] *= millimetres
-            notes.append(f"the header is in {name}, which were converted to millimetres")
+            notes.append(f"the header is in {name}, which were converted to millimeters")
     return matrix, tuple(notes)
 
 
@@ -509,7 +509,7 @@ def _places(image: SpatialImage, affine: npt.NDArray[np.float64], shape: tuple[i
     if not isinstance(image.header, nib.nifti1.Nifti1Header):
         return ()
     unit = _UNITS.get(int(header["xyzt_units"]) & 7)
-    units = (f"the header says {unit[0]}; millimetres were assumed",) if unit else ()
+    units = (f"the header says {unit[0]}; millimeters were assumed",) if unit else ()
     codes = int(header["sform_code"]), int(header["qform_code"])
     if max(codes) <= 0:
         return (*units, _UNKNOWN)

@@ -332,7 +332,7 @@ def check_voxels_stored(image: SpatialImage, path: Path | None) -> tuple[str, ..
         raise InputError(f"unknown value type ({_first_line(error)})", remedy=_AGAIN, path=path) from error
     if dtype.kind not in "biuf":
         raise InputError(
-            "the image holds colour or complex values",
+            "the image holds color or complex values",
             remedy="give the magnitude image, one number per voxel",
             path=path,
         )
@@ -390,7 +390,7 @@ def clean_values(data: npt.NDArray[np.generic], path: Path | None) -> tuple[npt.
     """
     if data.dtype.kind not in "biuf":
         raise InputError(
-            "the image holds colour or complex values",
+            "the image holds color or complex values",
             remedy="give the magnitude image, one number per voxel",
             path=path,
         )

@@ -30,7 +30,7 @@ GEOMETRY = (
 )
 SCANNER = 1
 FORMATS = (".nii.gz", ".nii", ".mgz", ".mgh")
-# Noise hardly compresses: higher levels take several times longer for a few per cent.
+# Noise hardly compresses: higher levels take several times longer for a few percent.
 _LEVEL = 1
 
 

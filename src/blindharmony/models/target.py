@@ -237,7 +237,7 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         ("data", info.data or "not recorded"),
         ("training scans", str(info.scans)),
         ("held-out scans", str(held_out.scans)),
-        ("licence", info.licence or "not recorded"),
+        ("license", info.licence or "not recorded"),
         (
             "preparation",
             f"{recipe.digest()}: template {recipe.template}, {_bias_words(recipe)}, gain {recipe.gain}",
@@ -251,7 +251,7 @@ def card_rows(target: Target) -> list[tuple[str, str]]:
         rows.append(
             (
                 "held-out bits/dim",
-                f"{np.mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f}), at 2 mm and 256 grey levels",
+                f"{np.mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f}), at 2 mm and 256 gray levels",
             )
         )
         levels = np.mean(held_out.level_bits, 0)

@@ -256,7 +256,7 @@ class Evidence:
 
     @cached_property
     def per_cent(self) -> float:
-        """Flow units to per cent of the target's white matter."""
+        """Flow units to percent of the target's white matter."""
         return 100 / white_matter(self.target)
 
     @property

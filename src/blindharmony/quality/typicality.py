@@ -238,7 +238,7 @@ def tissue_scores(
 
 
 def white_matter(target: Target) -> float:
-    """Intensity of the target's white matter, flow units: what changes and distances are told in per cent of.
+    """Intensity of the target's white matter, flow units: what changes and distances are told in percent of.
 
     The mean of its scans' medians; where their tissues cannot be told apart, the mean curve's 90th percentile.
 

@@ -60,7 +60,7 @@ class FileChange:
     Attributes:
         gain: Mean of the result over mean of the scan.
         correlation: Pearson's, of the scan as it came with the result.
-        total: Mean absolute change that is left when both have the same mean, per cent of white matter.
+        total: Mean absolute change that is left when both have the same mean, percent of white matter.
         parts: The same for each step: ``shading``, ``contrast``, ``noise and blur``. They can cancel each other, so
             that their sum may be more than the total.
 

@@ -280,7 +280,7 @@ def changes(evidence: ScanEvidence) -> tuple[list[Frame], dict[str, list[Frame]]
         the page: 10 at least.
     """
     whole = np.where(evidence.mask, np.nan_to_num(evidence.after - evidence.before), np.float32(0))
-    # A whole number of per cent, since the ends of the scale are read.
+    # A whole number of percent, since the ends of the scale are read.
     limit = float(np.ceil(max(_LEAST_SCALE, float(np.quantile(np.abs(whole[evidence.mask]), 0.995)))))
     parts = {
         name: _coloured(np.where(evidence.mask, np.nan_to_num(change), 0), evidence.mask, limit, 1, name)
@@ -290,7 +290,7 @@ def changes(evidence: ScanEvidence) -> tuple[list[Frame], dict[str, list[Frame]]
     return _coloured(whole, evidence.mask, limit, _COUNT, "change"), parts, limit
 
 
-# Per cent of white matter, on average; less cannot be seen on a scale that ends at 10.
+# Percent of white matter, on average; less cannot be seen on a scale that ends at 10.
 _SHOWN = 0.1
 
 

@@ -187,7 +187,7 @@ def render_viewer(before: Packed, after: Packed, *, name: str, unit: str) -> str
             program=program,
             program_hash=script_hash(program),
             program_version=VERSION,
-            licences=licences(),
+            licenses=licences(),
             script=script,
             script_hash=script_hash(script),
             style=asset_text("style.css", "viewer.css"),

@@ -85,16 +85,17 @@ def _choice(path: Path, included: str) -> Choice:
             length = int.from_bytes(file.read(8), "little")
             head = file.read(min(length, _LONGEST_HEAD))
         said = parse_json(parse_json(head)["__metadata__"]["blindharmony"])
-        name, scans, data = str(said["name"]), int(said["scans"]), str(said.get("data", ""))
+        name, data = str(said["name"]), str(said.get("data", ""))
+        scans = int(said["scans"]) + int(said.get("held_out", {}).get("scans", 0))
         suffix = str(said.get("suffix", "T1w"))
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
         raise TargetError(what, remedy="give a model file with --target", path=path) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         remedy = "give a file made by 'blindharmony train'"
         raise TargetError("this is not a target model", remedy=remedy, path=path) from None
     key = included or hashlib.sha256(str(path).encode()).hexdigest()[:12]
-    about = f"learnt from {scans} {suffix} scans" + (f": {data}" if data else "")
+    about = f"learned from {scans} {suffix} scans" + (f": {data}" if data else "")
     return Choice(key, one_line(name)[:80], one_line(about)[:200], included or str(path), one_line(suffix)[:20])
 
 

@@ -112,7 +112,7 @@ _FEWEST = 5
 _MEASURES = {
     "distance_after": "distance after",
     "excess_after": "excess after",
-    "file_change_percent": "change in per cent",
+    "file_change_percent": "change in percent",
 }
 
 #: What people read of a verdict that is not good.

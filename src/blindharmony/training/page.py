@@ -51,7 +51,7 @@ def _curves(target: Target, run: TrainingLog) -> Section:
         "Training and held-out curves",
         notes=(
             "Cost of a number in nats, lower is better, coarsest level first. The weights kept are those of the lowest "
-            "held-out cost. Wrong would be a held-out line that rises while the training line falls: learnt by heart.",
+            "held-out cost. Wrong would be a held-out line that rises while the training line falls: learned by heart.",
             "The training line is the mean over the steps since the point before, on deformed heads and, at the finest "
             "level, on small cubes; held-out scans are whole and not deformed. Only the form of the two compares.",
         ),

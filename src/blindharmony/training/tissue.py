@@ -384,7 +384,7 @@ def train_tissue(
     with work_folder(out, resume=resume) as work:
         heads = []
         for index, scan in enumerate([*training, *unseen]):
-            report(f"labelling {scan.name}", index / len(training + unseen), {})
+            report(f"labeling {scan.name}", index / len(training + unseen), {})
             heads.append(labelled_head(scan, work))
         torch.manual_seed(seed)
         net = TissueNet(spec or TissueSpec())

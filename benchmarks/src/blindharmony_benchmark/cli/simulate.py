@@ -37,7 +37,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument("scan", nargs="?", type=Path, metavar="SCAN", help="file (.nii, .nii.gz, .mgz)")
     p.add_argument("--domain", metavar="NAME", help="which scanner; see --list")
     p.add_argument("--out", type=Path, metavar="FILE", help="file for the result (.nii.gz, .nii, .mgz)")
-    p.add_argument("--labels", type=Path, metavar="DSEG", help="tissues on the scan's grid: 1 CSF, 2 grey, 3 white")
+    p.add_argument("--labels", type=Path, metavar="DSEG", help="tissues on the scan's grid: 1 CSF, 2 gray, 3 white")
     p.add_argument("--mask", type=Path, help="brain mask on the scan's grid; found if not given")
     p.add_argument("--seed", type=int, default=0, help="the scanner (default: %(default)s)")
     p.add_argument("--scan-seed", type=int, metavar="N", help="the scan (default: from the scan's file)")
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     if DOMAINS[arguments.domain].needs_labels and arguments.labels is None:
         raise UsageError(
             f"the domain '{arguments.domain}' changes tissues and needs to know them",
-            remedy="give --labels, a file with 1 CSF, 2 grey and 3 white matter on the scan's grid",
+            remedy="give --labels, a file with 1 CSF, 2 gray and 3 white matter on the scan's grid",
         )
     scan = read_volume(arguments.scan)
     digest = hashlib.sha256(arguments.scan.read_bytes()).hexdigest()

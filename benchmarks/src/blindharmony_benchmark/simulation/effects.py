@@ -68,7 +68,7 @@ def reference_level(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> flo
 
 
 CSF, GREY, WHITE = 1, 2, 3
-_NAMES = {CSF: "CSF (1)", GREY: "grey matter (2)", WHITE: "white matter (3)"}
+_NAMES = {CSF: "CSF (1)", GREY: "gray matter (2)", WHITE: "white matter (3)"}
 # About the width of a voxel's own blur: a border as soft as the scan's, no softer.
 _BORDER_MM, _BORDER_VOXELS = 0.7, 0.5
 # Wider than the cortex is thick, narrower than the thalamus.
@@ -85,12 +85,12 @@ def tissue_levels(view: View) -> dict[int, float]:
     values = {tissue: view.image[(view.labels == tissue) & view.data] for tissue in _NAMES}
     for tissue, name in _NAMES.items():
         if values[tissue].size == 0:
-            raise InputError(f"the labels hold no {name}", remedy="give labels 1 CSF, 2 grey, 3 white matter")
+            raise InputError(f"the labels hold no {name}", remedy="give labels 1 CSF, 2 gray, 3 white matter")
     levels = {tissue: float(np.median(values[tissue])) for tissue in _NAMES}
     if not 0 < levels[CSF] < levels[GREY] < levels[WHITE]:
         raise InputError(
-            "CSF, grey and white matter are not darker to brighter in this order",
-            remedy="give a T1-weighted scan and labels 1 CSF, 2 grey, 3 white matter",
+            "CSF, gray and white matter are not darker to brighter in this order",
+            remedy="give a T1-weighted scan and labels 1 CSF, 2 gray, 3 white matter",
         )
     return levels
 

@@ -102,7 +102,7 @@ def simulate(
     if chosen.needs_labels and labels is None:
         raise UsageError(
             f"the domain '{domain}' changes tissues and needs to know them",
-            remedy="give --labels, a file with 1 CSF, 2 grey and 3 white matter on the scan's grid",
+            remedy="give --labels, a file with 1 CSF, 2 gray and 3 white matter on the scan's grid",
         )
     for name, value in (("top", top), ("level", level)):
         if value is not None and not 0 < value < float("inf"):
@@ -138,7 +138,7 @@ def _tissues(labels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     odd = np.setdiff1d(labels, [0, 1, 2, 3])
     if odd.size:
         raise InputError(
-            f"the labels hold {odd[0]:g}, not only 0 to 3", remedy="give labels 1 CSF, 2 grey, 3 white matter"
+            f"the labels hold {odd[0]:g}, not only 0 to 3", remedy="give labels 1 CSF, 2 gray, 3 white matter"
         )
     return labels.astype(np.uint8)
 

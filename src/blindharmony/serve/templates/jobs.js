@@ -2,7 +2,7 @@
   "use strict";
   var h = window.harmonizing, by = h.by, el = h.el, bytes = h.bytes, time = h.time, away = h.away, failed = h.failed, count = h.count, say = h.say, sentence = h.sentence, send = h.send;
 
-  var STATES = { queued: "Waiting", running: "Being harmonized", done: "Done", failed: "Failed", cancelled: "Cancelled" };
+  var STATES = { queued: "Waiting", running: "Being harmonized", done: "Done", failed: "Failed", cancelled: "Canceled" };
   var VERDICTS = { good: "✓ Good.", caution: "! Check.", poor: "✕ Poor." };
   var revision = -1, cards = {}, states = {}, timer = 0, asked = null, current = [];
 
