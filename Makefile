@@ -107,7 +107,7 @@ tissue: $(READY)  ## Train the tissue network anew: make tissue DATA=path/to/ds0
 container-check:  ## Do what Dockerfile and Apptainer.def do, in a clean virtual environment
 	PYTHON=$(PYTHON) HADOLINT=$(BIN)/hadolint container/check.sh
 
-workflow-check: $(READY)  ## Run the recipes for Snakemake, Nextflow and Nipoppy, in an environment of their own
+workflow-check: $(READY)  ## Run the recipes for Snakemake, Nextflow, Nipoppy and nipype, in an environment of their own
 	test -x build/workflows/bin/python || $(PYTHON) -m venv build/workflows
 	build/workflows/bin/python -m pip install --quiet -r requirements-workflows.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -rs tests/integrations/test_workflows.py

@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
+from blindharmony.models.file import load_target
 from heads import head_grid, synthetic_brain
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -145,3 +146,15 @@ def test_nipoppy(study, run, tmp_path, tiny_target_file):
     assert (out / "cohort.html").exists()
     (status,) = mine.rglob("processing_status.tsv")
     assert status.read_text().count("SUCCESS") == 2
+
+
+def test_nipype(study, run, tmp_path, tiny_target_file):
+    shutil.copy(study / "sub-01/ses-BL/anat/sub-01_ses-BL_T1w.nii.gz", tmp_path / "scan.nii.gz")
+    text = recipe("nipype").replace('"ds002748"', repr(str(tiny_target_file)))
+    (tmp_path / "pipeline.py").write_text(text)
+    tool("nipypecli")
+    run(TOOLS / "python", "pipeline.py")
+    made = tmp_path / "work" / "study" / "harmonize"
+    sidecar = json.loads((made / "harmonized.json").read_text())
+    assert sidecar["Target"]["Name"] == load_target(tiny_target_file).info.name
+    assert nib.load(made / "harmonized.nii.gz").shape == nib.load(tmp_path / "scan.nii.gz").shape

@@ -86,7 +86,7 @@ def test_a_filter_file(tmp_path):
     assert count(run=None) == 1
     assert count(acquisition="fast", datatype="anat") == 1
     assert count(acquisition="Query.ANY") == 1
-    with pytest.raises(InputError, match="color"):
+    with pytest.raises(InputError, match="colour"):
         count(colour="red")
     for text in ("[", "[1]", '{"t1w": 3}'):
         file.write_text(text)
