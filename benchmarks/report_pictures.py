@@ -47,6 +47,7 @@ def main() -> None:
     with sync_playwright() as program:
         browser = program.chromium.launch(executable_path=found, args=["--no-sandbox", *WEBGL])
         page = browser.new_page(viewport={"width": WIDTH, "height": 900})
+        page.set_default_timeout(600_000)  # a busy machine
         page.goto(arguments.report.resolve().as_uri())
         page.wait_for_load_state("networkidle")
         save(page.screenshot(), arguments.folder / "report-verdict.jpg")

@@ -1,8 +1,9 @@
 """Write everything that names version, address and authors of a release, from packaging/release.toml.
 
-Version and address in pyproject.toml (both packages), CITATION.cff, container labels; the heading in CHANGELOG.md; and
-two files made anew: .zenodo.json, and conda/recipe.yaml for conda-forge. Run it by ``make release``; it refuses to
-write as long as a field is empty. Running it twice changes nothing.
+Version and address in pyproject.toml (both packages), CITATION.cff, container labels; the heading in CHANGELOG.md; the
+address in the entry for public lists (packaging/list-entry.md); and two files made anew: .zenodo.json, and
+conda/recipe.yaml for conda-forge. Run it by ``make release``; it refuses to write as long as a field is empty. Running
+it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -87,6 +88,11 @@ def materials(text: str, fields: dict[str, Any]) -> str:
     version = fields["version"]
     text = replaced(text, r'(?<="name": "blindharmony",\n   "version": ")[^"]*', version)
     return replaced(text, r'(?<=pkg:pypi/blindharmony@)[^"]*', version)
+
+
+def entry(text: str, fields: dict[str, Any]) -> str:
+    """The entry for lists of methods with the address."""
+    return replaced(text, r"(?<=\*\*blindharmony\*\* \()[^,]+", fields["url"])
 
 
 def zenodo(fields: dict[str, Any], about: dict[str, Any]) -> str:
@@ -175,6 +181,7 @@ def main() -> None:
         "Dockerfile": labels,
         "Apptainer.def": labels,
         "sbom.cdx.json": materials,
+        "packaging/list-entry.md": entry,
     }
     texts = {name: change((root / name).read_text("utf-8"), fields) for name, change in changes.items()}
     benchmark = (root / "benchmarks/pyproject.toml").read_text("utf-8")

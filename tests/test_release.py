@@ -14,7 +14,15 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMED = ("pyproject.toml", "CITATION.cff", "CHANGELOG.md", "Dockerfile", "Apptainer.def", "sbom.cdx.json")
+NAMED = (
+    "pyproject.toml",
+    "CITATION.cff",
+    "CHANGELOG.md",
+    "Dockerfile",
+    "Apptainer.def",
+    "sbom.cdx.json",
+    "packaging/list-entry.md",
+)
 FIELDS = """
 version = "{version}"
 date = "2031-02-03"
@@ -75,6 +83,7 @@ def test_every_file_names_the_release_and_a_second_run_changes_nothing(source, m
         assert re.search(r"image\.version[= ]\"?7\.8\.9\b", made[name])
         assert re.search(r"image\.source[= ]\"?https://example\.org/lab/blindharmony\b", made[name])
     assert json.loads(made["sbom.cdx.json"])["metadata"]["component"]["version"] == "7.8.9"
+    assert "**blindharmony** (https://example.org/lab/blindharmony, Apache-2.0" in made["packaging/list-entry.md"]
     assert release(source, monkeypatch) == made
 
 
