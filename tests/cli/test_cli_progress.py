@@ -1,10 +1,12 @@
 """What a person sees of long runs, and what a machine reads: plain lines without a terminal, JSON when asked for."""
 
+import io
 import json
 import time
 
 import nibabel as nib
 import pytest
+from rich.console import Console
 
 from blindharmony.cli.bids import StudyScreen
 from blindharmony.cli.console import Pace, Screen, Stage
@@ -88,6 +90,17 @@ def test_without_a_terminal_a_silent_command_says_where_it_is(capsys, monkeypatc
         stage("preparing", 0.0)
         time.sleep(0.2)
     assert capsys.readouterr().err == ""
+
+
+def test_on_a_terminal_the_time_left_goes_down_by_itself():
+    screen = Screen()
+    screen.err = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with screen.progress("scan", left=False) as stage:
+        stage("preparing", 0.1, left=50.0)
+        stage._left = (50.0, time.monotonic() - 20)
+        stage.bars.refresh()
+    drawn = screen.err.file.getvalue()
+    assert "scan: preparing, 30 s left" in drawn
 
 
 def test_verbose_says_each_stage_once(capsys):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from blindharmony.errors import one_line
 
@@ -100,7 +101,7 @@ class Screen:
                 yield stage
             return
         columns = (
-            TextColumn("{task.description}"),
+            _Words(),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
@@ -133,6 +134,13 @@ class Screen:
             speaker.join()
 
 
+class _Words(ProgressColumn):
+    """The words of the stage as they are when the bar is drawn, so that the time left goes down in between."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["stage"].line or task.description)
+
+
 class Stage:
     """One moving line: a stage and the share of it that is done."""
 
@@ -141,7 +149,7 @@ class Stage:
         self._stage = self._words = ""
         self._began = time.monotonic()
         self._left: tuple[float, float] | None = None
-        self.task = None if bars is None else bars.add_task(title, total=1.0)
+        self.task = None if bars is None else bars.add_task(title, total=1.0, stage=self)
 
     @property
     def line(self) -> str:
@@ -166,7 +174,7 @@ class Stage:
         if begins := stage != self._stage:
             self._stage, self._began = stage, time.monotonic()
         if self.bars is not None and self.task is not None:
-            self.bars.update(self.task, description=self.line, completed=share)
+            self.bars.update(self.task, completed=share)
         if begins:
             self._say(self.line)
 
