@@ -134,6 +134,10 @@ class Screen:
             speaker.join()
 
 
+# Seconds that no estimate is exact to.
+_FEW = 5.0
+
+
 class _Words(ProgressColumn):
     """The words of the stage as they are when the bar is drawn, so that the time left goes down in between."""
 
@@ -156,9 +160,12 @@ class Stage:
         """Where the work stands now, in words; the time left goes down while nothing is heard, until it is over."""
         if self._left is None:
             return self._words
-        (seconds, at), now = self._left, time.monotonic()
-        if now - at < seconds:
-            return f"{self._words}, {duration(seconds - (now - at))} left"
+        now = time.monotonic()
+        seconds = self._left[0] - (now - self._left[1])
+        if seconds >= _FEW:
+            return f"{self._words}, {duration(seconds)} left"
+        if seconds > -_FEW:
+            return f"{self._words}, a few seconds left"
         return f"{self._words} for {duration(now - self._began)}, slower than expected"
 
     def __call__(self, stage: str, share: float, *, left: float | None = None) -> None:
