@@ -87,6 +87,10 @@ class Severity(IntEnum):
         return self.name.lower()
 
 
+#: How the checks begin that ask whether harmonizing moved a scan away from the target.
+DIRECTION_OF = "direction of "
+
+
 class Topic(StrEnum):
     """What a check is about: the head, likeness to the target, direction of the change, the method, the file."""
 
@@ -856,7 +860,7 @@ def direction(evidence: Evidence) -> list[Check]:
         moved = f": harmonizing moved the scan's {name} away from the target's" if severity else ""
         checks.append(
             Check(
-                name=f"direction of {name}",
+                name=f"{DIRECTION_OF}{name}",
                 severity=severity,
                 message=f"{words}; {allowed} is allowed{moved}.",
                 value=second.value,

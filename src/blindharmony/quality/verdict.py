@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from blindharmony.quality.checks import Check, Evidence, MaskFit, Severity, Topic, run_checks
+from blindharmony.quality.checks import DIRECTION_OF, Check, Evidence, MaskFit, Severity, Topic, run_checks
 from blindharmony.quality.typicality import ReferenceScore
 
 Level = Literal["good", "caution", "poor"]
@@ -37,6 +37,9 @@ class Verdict:
         >>> odd = Check("brain volume", Severity.CAUTION, "The mask has 400 ml; 850 to 2100 are expected.", 400.0)
         >>> Verdict((fine,), "mysite").level, Verdict((fine, odd), "mysite").headline
         ('good', 'Harmonized, but look at it before you use it: brain volume.')
+        >>> away = Check("direction of fluid", Severity.CAUTION, "The fluid was 30 % before and is 50 % after.", 50.0)
+        >>> Verdict((odd, away), "mysite").headline
+        'Harmonized, but look at it before you use it: brain volume; moved away from the target in fluid.'
     """
 
     checks: tuple[Check, ...]
@@ -60,11 +63,14 @@ class Verdict:
         if self.severity is Severity.GOOD:
             return f"{done}: nothing that is measured would be rare among scans of {self.target}."
         worst = [check for check in self.checks if check.severity is self.severity]
-        names = list(
-            dict.fromkeys(check.name if _has_finding(check) else f"{check.name} not judged" for check in worst)
-        )
+        away = [check for check in worst if check.name.startswith(DIRECTION_OF) and _has_finding(check)]
+        others = [check for check in worst if check not in away]
+        names = list(dict.fromkeys(c.name if _has_finding(c) else f"{c.name} not judged" for c in others))
         more = len(names) - _MOST_NAMES
-        listed = ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "") or "nothing was judged"
+        listed = ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+        moved = ", ".join(check.name.removeprefix(DIRECTION_OF) for check in away)
+        reasons = (listed, f"moved away from the target in {moved}" if moved else "")
+        listed = "; ".join(reason for reason in reasons if reason) or "nothing was judged"
         if self.severity is Severity.CAUTION:
             return f"{done}, but look at it before you use it: {listed}."
         return f"Not explained by what harmonizing can change, do not use it without a reason: {listed}."
