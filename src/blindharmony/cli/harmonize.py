@@ -186,7 +186,7 @@ _UNITS = {
     "preparing": 8.0,
     "correcting": 4.0,
     "harmonizing": 12.0,
-    "judging": 1.5,
+    "judging": 2.5,
     "returning": 0.5,
     "writing": 3.0,
 }
@@ -202,7 +202,7 @@ def _units(stage: str | None = None, share: float = 0.0, *, prepared: bool = Fal
 
     Example:
         >>> _units("correcting", 0.5), _units(), _units(prepared=True)
-        (10.0, 29.0, 21.0)
+        (10.0, 30.0, 22.0)
     """
     units = _UNITS | ({"preparing": 0.0} if prepared else {})
     stages = list(units)
