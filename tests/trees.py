@@ -280,7 +280,7 @@ def _forgotten(root, out, words, text):
     """Images that were neither done nor named."""
     if not any(word == str(root) for word in words):
         return []
-    if (table := out / "failures.tsv").is_file():
+    if (table := out / "logs/failures.tsv").is_file():
         text += table.read_text()
     if (
         words[0] == "bids"

@@ -55,7 +55,7 @@ def test_the_command_ends_with_a_last_line_and_leaves_no_process(study, tmp_path
         assert run.wait(60) == 130
     assert said.splitlines()[-1] == "blindharmony: interrupted; what was finished is kept"
     if verb != "harmonize":
-        (row,) = (out / "failures.tsv").read_text().splitlines()[1:]
+        (row,) = (out / "logs/failures.tsv").read_text().splitlines()[1:]
         assert row.split("\t")[1] == "not started"
     for _ in range(100):
         if not _alive(int(mark.read_text())):

@@ -43,7 +43,7 @@ CASES = {
     "harmonize: settings": ("harmonize IN/a.nii.gz --config {} --out OUT", "config.json", _RESULT["sidecar"]),
     "harmonize: the table": ("harmonize IN/a.nii.gz --group-table {} --out OUT", "table.tsv", _RESULT["viewer"]),
     "harmonize: the scanner": ("harmonize {} --group --save-scanner OUT/s.json --out OUT", "a.nii.gz", "s.json"),
-    "bids: a filter": ("bids --bids-filter-file {}", "filter.json", "failures.tsv"),
+    "bids: a filter": ("bids --bids-filter-file {}", "filter.json", "logs/failures.tsv"),
     "bids: settings": ("bids --config {}", "config.json", _STUDY),
     "bids: the target": ("bids --target {}", "t.safetensors", _STUDY.replace(".json", ".html")),
     "train: a scan": ("train {} IN/mask.nii.gz --out OUT/m.safetensors", "a.nii.gz", "m.safetensors"),

@@ -76,6 +76,15 @@ def test_scanners_are_told_apart(tmp_path, values, capsys):
     assert text.startswith("A: 15 scans")
 
 
+@pytest.mark.parametrize("table", ["logs/cohort.tsv", "cohort.tsv"])
+def test_scanners_are_told_apart_by_the_table_of_a_study_also_of_an_old_one(tmp_path, values, capsys, table):
+    out = results(tmp_path / "out", np.r_[values[:15], values[:15] * 1.2])
+    (out / table).parent.mkdir(exist_ok=True)
+    rows = [f"sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz\t{'A' if i <= 15 else 'B'}" for i in range(1, 31)]
+    (out / table).write_text("\n".join(["scan\tscanner", *rows]) + "\n")
+    assert said(capsys, out).out.startswith("A: 15 scans")
+
+
 def test_without_dates_the_names_are_the_order_and_that_is_said(out, capsys):
     heard = said(capsys, out)
     assert "30 of 30 scans without a date" in heard.err

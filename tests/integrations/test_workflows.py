@@ -84,7 +84,7 @@ def test_snakemake(rule, fitted, study, run, tmp_path, tiny_target_file):
     words = [tool("snakemake"), rule, "--cores", "2", "--config", f"study={study}", f"target={tiny_target_file}"]
     run(*words)
     assert scanners(tmp_path / "derivatives") == [fitted, fitted]
-    assert (tmp_path / "derivatives" / "cohort.tsv").exists()
+    assert (tmp_path / "derivatives" / "logs/cohort.tsv").exists()
     if rule == "together":
         assert (
             "Nothing to be done"

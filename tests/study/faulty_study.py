@@ -178,7 +178,7 @@ class FaultyStudy:
                         json.loads(content)
                     except ValueError:
                         broken.append(f"half a record: {place}")
-            elif place == "failures.tsv":
+            elif place == "logs/failures.tsv":
                 lines = content.decode().split("\n")
                 if lines[-1] or any(line.count("\t") != 2 for line in lines[:-1]):
                     broken.append(f"half a table: {content!r}")
@@ -188,7 +188,7 @@ class FaultyStudy:
             broken.append("exit code 0 without all results")
         if code:
             # What a failed scan had from earlier goes with a word; of others it stays.
-            table = now.get("failures.tsv", b"").decode()
+            table = now.get("logs/failures.tsv", b"").decode()
             for place in self.old:
                 who = place.split("/")[0]
                 if place not in now and who not in table:

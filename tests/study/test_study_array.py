@@ -108,7 +108,7 @@ def test_a_job_with_nothing_to_do_loads_no_network(tmp_path, tiny_target_file):
     words += ["--participant-label", "1", "--skip-bids-validation"]
     with quick_commands():
         assert main([*words, "--n-procs", "0"]) == 0
-    assert not (out / "failures.tsv").exists()
+    assert not (out / "logs/failures.tsv").exists()
     code = f"import sys; from blindharmony.cli.main import main; code = main({words}); print(code, *sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     last, *names = run.stdout.splitlines()[-1].split()

@@ -109,12 +109,12 @@ def test_a_group_goes_on_without_scans_that_hang_and_the_next_run_tries_them_aga
     assert (tally.done, sorted(tally.failed)) == (4, ["sub-04_T1w", "sub-05_T1w"])
     assert [line for line in lines if "fitted to 4 scans" in line]
     assert len([line for line in lines if "did not end within 0.1 min and was left out" in line]) == 2
-    rows = [line.split("\t") for line in (out / "failures.tsv").read_text().splitlines()[1:]]
+    rows = [line.split("\t") for line in (out / "logs/failures.tsv").read_text().splitlines()[1:]]
     assert [(row[0][:6], row[1]) for row in rows] == [("sub-04", "failed"), ("sub-05", "failed")]
     first = {f: f.read_bytes() for f in out.glob("sub-*/**/*.nii.gz")}
     again = fake_run(study, out)
     # The two come late: they take the curve that was fitted without them, and nothing of the others changes.
     assert (again.done, again.kept, again.failed) == (2, 4, {})
-    assert len((out / "failures.tsv").read_text().splitlines()) == 1
+    assert len((out / "logs/failures.tsv").read_text().splitlines()) == 1
     assert {f: f.read_bytes() for f in first} == first
     assert len(list(out.glob("sub-*/**/*.nii.gz"))) == len(first) * 6 // 4

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from fnmatch import fnmatch
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,7 @@ from fake_study import fake_run, make_study
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindharmony.errors import InputError, NothingFoundError, UsageError
+from blindharmony.errors import InputError, NothingFoundError, OutputError, UsageError
 from blindharmony.io.bids import bids_scans, find_mask, read_filter
 from blindharmony.io.tables import column_of
 from blindharmony.study.cohort import cohort_rows, write_table
@@ -205,9 +206,13 @@ def test_the_validator_passes_over_nothing_but_what_bids_has_no_name_for(visits,
     fake_run(visits, out)
     write_table(Ledger(out), cohort_rows(Ledger(out)))
     (out / "cohort.html").touch()
+    # No table and no dictionary is kept from it.
+    passed_over = (out / ".bidsignore").read_text().split()
+    assert not [f.name for f in out.rglob("*.tsv") for rule in passed_over if fnmatch(f.relative_to(out), rule)]
+    assert "cohort" not in " ".join(passed_over)
     for name in ("cohort", "failures"):
-        head = (out / f"{name}.tsv").read_text().splitlines()[0].split("\t")
-        dictionary = json.loads((out / f"{name}.json").read_text())
+        head = Ledger(out).table(name).read_text().splitlines()[0].split("\t")
+        dictionary = json.loads(Ledger(out).table(name).with_suffix(".json").read_text())
         assert list(dictionary) == head
         assert all(column["Description"] for column in dictionary.values())
     # The fake images hold no voxels: what lies at the top is what is judged here.
@@ -223,3 +228,28 @@ def test_the_validator_passes_over_nothing_but_what_bids_has_no_name_for(visits,
     (out / "other.tsv").write_text("a\n1\n")
     (other,) = (i for i in validation_issues(out) if i["location"].count("/") == 1)
     assert (other["location"], other["severity"]) == ("/other.tsv", "error")
+
+
+def test_tables_of_version_1_come_to_their_new_place_and_none_stays_at_the_top(visits, tmp_path):
+    out = tmp_path / "out"
+    fake_run(visits, out)
+    for name in ("cohort", "failures"):
+        for ending in ("tsv", "json"):
+            (out / f"{name}.{ending}").write_text(f"old {name}.{ending}")
+    new = Ledger(out).table("failures").read_bytes()
+    fake_run(visits, out)
+    assert [f.name for f in out.iterdir() if f.suffix in (".tsv", ".json")] == []
+    assert Ledger(out).table("failures").read_bytes() == new
+    assert Ledger(out).table("cohort").read_text() == "old cohort.tsv"
+    write_table(Ledger(out), cohort_rows(Ledger(out)))
+    assert Ledger(out).table("cohort").read_text().startswith("participant_id\t")
+
+
+def test_tables_are_not_written_through_a_link_to_another_place(visits, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    out.mkdir()
+    other.mkdir()
+    (out / "logs").symlink_to(other)
+    with pytest.raises(OutputError, match="leads out of the output folder"):
+        fake_run(visits, out)
+    assert list(other.iterdir()) == []

@@ -24,7 +24,7 @@ def results(out):
 
 
 def failures(out):
-    with (out / "failures.tsv").open() as file:
+    with (out / "logs/failures.tsv").open() as file:
         return {row["scan"].split("/")[0]: row for row in csv.DictReader(file, delimiter="\t")}
 
 

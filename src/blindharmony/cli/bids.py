@@ -38,12 +38,12 @@ Results are BIDS derivatives: OUTPUT_DIR/sub-01/anat/sub-01_desc-harmonized_T1w.
 sub-01_desc-brain_mask.nii.gz. Scans of one scanner and sequence are recognized by their sidecars and fitted together.
 
 Run the same command again after any interruption: what is done is not done again, what has changed is.
-Scans that failed are listed in OUTPUT_DIR/failures.tsv with the reason.
+Scans that failed are listed in OUTPUT_DIR/logs/failures.tsv with the reason.
 
 examples:
   blindharmony bids study out participant --n-procs 8
   blindharmony bids study out participant --estimate         what it will take
-  blindharmony bids study out group                          writes cohort.tsv and cohort.html
+  blindharmony bids study out group                          writes cohort.html and logs/cohort.tsv
   blindharmony bids study out participant --participant-label 01 02 --target mysite.safetensors
   blindharmony bids study out participant --mask-dir study/derivatives/fmriprep --scanner-column site
   blindharmony bids study out participant --jobqueue slurm --jobs 50 --job-walltime 04:00:00
@@ -126,7 +126,7 @@ def add_parser(verbs: Any) -> None:
         type=from_zero,
         metavar="MIN",
         help="minutes that a scan may be looked at, and be harmonized; one that hangs longer is left out, listed in "
-        f"failures.tsv, and tried again by the next run (default: {_SCAN_MINUTES:g}; 0: no limit)",
+        f"logs/failures.tsv, and tried again by the next run (default: {_SCAN_MINUTES:g}; 0: no limit)",
     )
     who.add_argument(*both("--dask-scheduler"), metavar="ADDRESS", help="Dask workers that run already (tcp://...)")
     who.add_argument("--jobqueue", choices=("slurm", "pbs", "local"), help="start Dask workers as jobs of a queue")
@@ -389,7 +389,8 @@ def _load(target: str) -> None:
 
 def _places(plan: Plan, ledger: Ledger) -> list[Path]:
     """What a run may replace: results and tables that are there already, and may be another name of an input."""
-    places = [ledger.out / name for name in (*TOP_FILES, "failures.tsv", "failures.json")]
+    failures = ledger.table("failures")
+    places = [*(ledger.out / name for name in TOP_FILES), failures, failures.with_suffix(".json")]
     for item in plan.items.values():
         folder = ledger.out / item.scan.folder
         if folder.is_dir():  # in a first run of thirty thousand scans it is not
@@ -447,7 +448,7 @@ def _end(arguments: argparse.Namespace, screen: Screen, tally: Tally, out: Path,
     if not arguments.json:
         screen.result(f"{out}: {', '.join(parts)}")
     if tally.failed:
-        where = f"see {out / 'failures.tsv'}" if table else "the group level lists them in failures.tsv"
+        where = f"see {Ledger(out).table('failures')}" if table else "the group level lists them in logs/failures.tsv"
         screen.problem(f"blindharmony: {len(tally.failed)} of {counted(tally.total)} failed; {where}")
 
 

@@ -21,6 +21,7 @@ from blindharmony.quality.drift import Change, changes, usual
 from blindharmony.quality.metrics import WATCHED
 from blindharmony.report.charts import Band, Dots, Line, chart
 from blindharmony.report.html import asset_text, page_environment
+from blindharmony.study.ledger import Ledger
 
 _EPILOG = """\
 What is followed, of every scan as it came: contrast of gray and of fluid to white matter, smoothness, and shading.
@@ -262,8 +263,9 @@ def _date(text: str, table: Path) -> datetime | None:
 
 def _scanners(folder: Path) -> dict[str, str]:
     """Name of a scan → its scanner, as ``bids`` found them; nothing where every scan is on its own."""
-    table = folder / "cohort.tsv"
-    if not table.is_file():
+    tables = (Ledger(folder).table("cohort"), folder / "cohort.tsv")  # the second: of version 0.1
+    table = next((table for table in tables if table.is_file()), None)
+    if table is None:
         return {}
     columns, rows = read_table(table)
     if not {"scan", "scanner"} <= set(columns):

@@ -27,7 +27,7 @@ from blindharmony.quality.metrics import AS_SCANNED, WATCHED
 from blindharmony.report.charts import Band, Dots, Line, Mark, chart, density, quantiles
 from blindharmony.report.html import asset_text, page_environment, script_hash
 from blindharmony.study.groups import ONLY_ONE
-from blindharmony.study.ledger import Ledger, read_json, write_tsv
+from blindharmony.study.ledger import Ledger, read_json
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def write_table(ledger: Ledger, rows: list[Row]) -> Path:
         OutputError: If it cannot be written.
     """
     cells = [[" | ".join(r[c]) if c == "warnings" else r[c] for c in COLUMNS] for r in rows]
-    return write_tsv(ledger.out / "cohort.tsv", COLUMNS, cells)
+    return ledger.write_table("cohort", COLUMNS, cells)
 
 
 def _row(name: str, plan: Mapping[str, Any], record: Mapping[str, Any], ledger: Ledger) -> Row:

@@ -25,11 +25,11 @@ from blindharmony.files import bytes_there, read_text, write_text
 from blindharmony.study.ledger import SCANNERS, read_json, write_if_new
 from blindharmony.version import VERSION
 
-_BIDS = "1.10.0"
+_BIDS = "1.10.1"  # with a folder for logs
 _NAME = "blindharmony"
-# What BIDS has no name for; the validator accepts no table at the top that it does not know. A folder is named without
-# its slash: the validator does not match "scanners/".
-_IGNORED = ("*.html", "cohort.tsv", "cohort.json", "failures.tsv", "failures.json", SCANNERS, ".blindharmony/")
+# What BIDS has no name for: pages, fitted scanners, records. A folder is named without its slash: the validator does
+# not match "scanners/".
+_IGNORED = ("*.html", SCANNERS, ".blindharmony/")
 _FILE = "dataset_description.json"
 #: What lies at the top of a derivative, beside tables and page.
 TOP_FILES = (_FILE, ".bidsignore", "README.md", "LICENSE")
@@ -128,8 +128,8 @@ changed: no voxel was moved. For research, not for diagnosis.
   verdict and warnings; `.html`: the report, for a browser.
 - `*_desc-brain_mask.nii.gz`: the brain that was harmonized.
 - `scanners/`: the model of each scanner that made several scans; sidecars name it.
-- `cohort.tsv`, `cohort.html`: all scans at a glance (`blindharmony bids DATA_SET THIS_FOLDER group`); `failures.tsv`:
-  scans without a result. `cohort.json` and `failures.json` say what the columns mean.
+- `cohort.html`, `logs/cohort.tsv`: all scans at a glance (`blindharmony bids DATA_SET THIS_FOLDER group`);
+  `logs/failures.tsv`: scans without a result. `logs/cohort.json` and `logs/failures.json` say what the columns mean.
 - `.blindharmony/`: records of the runs. With them the same command goes on where it ended, and `blindharmony verify`
   finds files that were changed since.
 

@@ -140,6 +140,10 @@ def _voxels(path: Path) -> int:
 FOLDER = ".blindharmony"
 #: Where fitted scanners are among the results.
 SCANNERS = "scanners"
+#: Where BIDS has a place for what a program says of its work: the tables of scans and of failures.
+LOGS = "logs"
+# Versions before 0.2 laid them at the top, where the validator accepts no table that it does not know.
+_AT_THE_TOP = ("cohort.tsv", "cohort.json", "failures.tsv", "failures.json")
 _SCANNER = re.compile(r"_[0-9a-f]{12,24}\.json$")
 
 
@@ -217,6 +221,25 @@ class Ledger:
         gone = sorted(left - set(used))
         remove(self.out, gone)
         return gone
+
+    def table(self, name: str) -> Path:
+        """A table of all scans."""
+        return self.out / LOGS / f"{name}.tsv"
+
+    def write_table(
+        self, name: str, columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Sequence[object]]
+    ) -> Path:
+        """Write a table of all scans, and its data dictionary; tables of version 0.1 come to their new place.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        logs = inside(self.out, LOGS)
+        table = write_tsv(logs / f"{name}.tsv", columns, rows)
+        for old in _AT_THE_TOP:
+            with suppress(OSError):  # it is not there, or has to stay
+                (self.out / old).unlink() if (logs / old).exists() else (self.out / old).replace(logs / old)
+        return table
 
     def staging(self, run: str, scan_id: str) -> Path:
         """Where a run writes a scan's results before they get their names."""
@@ -315,7 +338,7 @@ class Ledger:
         # Only a writer that died leaves its temporary file.
         for left in self.home.rglob(".*.tmp*"):
             left.unlink(missing_ok=True)
-        for folder in (self.out, self.out / SCANNERS):
+        for folder in (self.out, self.out / LOGS, self.out / SCANNERS):
             for left in folder.glob(".*.tmp*"):
                 left.unlink(missing_ok=True)
 

@@ -31,7 +31,7 @@ from blindharmony.io.bids import LESION, Scan, find_mask
 from blindharmony.jobs.engine import Engine, Failure, Outcome, Task
 from blindharmony.locks import locked
 from blindharmony.study.groups import Group
-from blindharmony.study.ledger import HARMONIZED, LOOKS, PREPARED, Ledger, hashed, old_hashes, remove, write_tsv
+from blindharmony.study.ledger import HARMONIZED, LOOKS, PREPARED, Ledger, hashed, old_hashes, remove
 from blindharmony.study.work import (
     FitScanner,
     HarmonizeScan,
@@ -619,7 +619,7 @@ def write_failures(ledger: Ledger, plan: Plan | None = None) -> Path:
         else:
             reason = record.get("reason", "the run ended before it")
             rows.append((str(record["scan"]), str(record["status"]), str(reason)))
-    return write_tsv(ledger.out / "failures.tsv", FAILURES, sorted(rows))
+    return ledger.write_table("failures", FAILURES, sorted(rows))
 
 
 def forget_scanners(ledger: Ledger) -> list[str]:
