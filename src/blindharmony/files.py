@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike, fspath
@@ -312,14 +313,7 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
     Raises:
         OSError: If the disk does not give it.
-        ValueError: If it is no such file, or not whole.
-
-    Example:
-        >>> import tempfile
-        >>> from safetensors.numpy import save
-        >>> file = write_bytes(Path(tempfile.mkdtemp(), "a.safetensors"), save({"a": np.ones(2)}, {"b": "c"}))
-        >>> read_tensors(file)
-        ({'a': array([1., 1.])}, {'b': 'c'})
+        ValueError: If it is no such file, not whole, or not as :func:`write_tensors` has written it.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -329,7 +323,44 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         arrays = {name: array.copy() for name, array in load(content).items()}  # of bytes, they may not be written to
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    return arrays, parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    words = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    checksum = arrays.pop(_SUM, None)  # earlier versions wrote none
+    if checksum is not None and checksum != _checksum(arrays, words):
+        raise ValueError("it is not as it was written")
+    return arrays, words
+
+
+def write_tensors(path: Path, arrays: dict[str, NDArray[Any]], words: dict[str, str]) -> Path:
+    r"""Write arrays and words as a safetensors file that knows when it was damaged; one that is there is replaced.
+
+    Raises:
+        OutputError: As :func:`atomic_path`.
+
+    Example:
+        >>> import tempfile
+        >>> file = write_tensors(Path(tempfile.mkdtemp(), "a.safetensors"), {"a": np.ones(2)}, {"b": "c"})
+        >>> read_tensors(file)
+        ({'a': array([1., 1.])}, {'b': 'c'})
+        >>> _ = file.write_bytes(file.read_bytes().replace(b"\x3f", b"\x40"))
+        >>> read_tensors(file)
+        Traceback (most recent call last):
+        ValueError: it is not as it was written
+    """
+    from safetensors.numpy import save
+
+    return write_bytes(path, save({**arrays, _SUM: _checksum(arrays, words)}, words), overwrite=True)
+
+
+# Among the arrays: the order of several words changes from run to run.
+_SUM = "crc32"
+
+
+def _checksum(arrays: Mapping[str, NDArray[Any]], words: Mapping[str, str]) -> NDArray[np.uint32]:
+    total = zlib.crc32(json.dumps(words, sort_keys=True).encode())
+    for name in sorted(arrays):
+        content = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
+        total = zlib.crc32(content.tobytes(), zlib.crc32(name.encode(), total))
+    return np.array(total, np.uint32)
 
 
 _LOST = {errno.ENOSPC, errno.EDQUOT, errno.EIO}

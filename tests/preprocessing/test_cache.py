@@ -53,6 +53,8 @@ def test_damage_means_not_kept(tmp_path, damage):
     assert cached_results(path, steps) is None
     path.write_bytes(damage + whole[len(damage) : -8])
     assert cached_results(path, steps) is None
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))  # one bit of a number
+    assert cached_results(path, steps) is None
 
 
 def test_a_damaged_folder_is_mended(stripped_volume, tmp_path):

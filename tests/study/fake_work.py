@@ -32,7 +32,9 @@ class FakeFit(FitScanner):
         summaries = b"".join(file.read_bytes() for file in self.files)
         content = hashlib.sha256(summaries).hexdigest().encode()
         file = write_bytes(self.ledger.scanner(self.key), content, overwrite=True)
-        fit = ScannerFit(again=not self.earlier, scans=len(self.summaries))
+        fit = ScannerFit(
+            again=not self.earlier, digest=hashlib.sha256(content).hexdigest()[:12], scans=len(self.summaries)
+        )
         write_sidecar(note_path(file), fit.model_dump(), overwrite=True)
         return fit
 

@@ -12,10 +12,12 @@ from blindharmony.cli.main import main
 from blindharmony.files import write_sidecar
 from blindharmony.study.ledger import Ledger
 
+NAMES = [f"sub-0{i}" for i in range(4)]
+
 
 @pytest.fixture
 def study(tmp_path):
-    return make_study(tmp_path / "study", {f"sub-0{i}": f"ok: {i}" for i in range(4)})
+    return make_study(tmp_path / "study", {name: f"ok: {name}" for name in NAMES})
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,32 @@ def test_each_result_of_a_study_is_told_and_what_is_not_whole_is_made_again(stud
     assert sum("is missing" in line for line in said) == 2
     assert {i: image.read_bytes() for i, image in images.items()} == before
     assert states(out, capsys)[0] == 0
+
+
+def test_a_fitted_scanner_that_was_damaged_is_told_and_not_taken(tmp_path, capsys):
+    """Among the results it is written again; among the records it is fitted again before anything is made with it."""
+    same = {"DeviceSerialNumber": "1"}
+    study = make_study(tmp_path / "study", {name: f"ok: {name}" for name in NAMES}, dict.fromkeys(NAMES, same))
+    out = tmp_path / "out"
+    fake_run(study, out)
+    (shared,) = (out / "scanners").iterdir()
+    content = shared.read_bytes()
+    flipped(shared)
+    assert states(out, capsys)[1][shared.name] == ("changed", {shared.name: "changed"})
+    shared.unlink()
+    code, told = states(out, capsys)
+    assert (code, told[shared.name]) == (1, ("missing", {shared.name: "missing"}))
+    assert fake_run(study, out).kept == 4
+    assert shared.read_bytes() == content
+    assert states(out, capsys)[0] == 0
+    image = out / "sub-01/anat/sub-01_desc-harmonized_T1w.nii.gz"
+    before = image.read_bytes()
+    image.unlink()
+    for kept in (out / ".blindharmony/scanners").glob("*[!e].json"):
+        flipped(kept)
+    assert fake_run(study, out).kept == 3
+    assert image.read_bytes() == before
+    assert shared.read_bytes() == content
 
 
 def test_a_resumed_study_is_read_only_where_something_has_moved(study, tmp_path, monkeypatch):

@@ -29,7 +29,8 @@ A result is a harmonized scan with what lies beside it: brain mask, sidecar, rep
   missing     a file, or the sidecar, is not there
   no record   an earlier version wrote it and kept no hashes: nothing can be said
 
-The sidecar of a study's result is checked too; beside single scans it is what the others are compared with.
+The sidecar of a study's result is checked too; beside single scans it is what the others are compared with. The
+fitted scanners of a study are named where one is changed or missing.
 Exit code 1 if a result is changed or missing. 'bids' makes such results again; 'harmonize' does with --overwrite.
 
 examples:
@@ -150,14 +151,19 @@ def _of_study(ledger: Ledger) -> tuple[list[Verified], set[str]]:
     """Results with a record of a study, and the places of their files."""
     results: list[Verified] = []
     recorded: set[str] = set()
+    scanners = set()
     for scan in sorted((ledger.home / "scans").glob("*")):
         record = ledger.record(scan.name) or {}
         if record.get("status") != "done" or not isinstance(record.get("files"), dict) or not record["files"]:
             continue  # an earlier version's: its sidecar may know more
         recorded |= set(record["files"])
+        if key := record.get("fingerprint", {}).get("scanner"):
+            scanners.add((key, str(record.get("group"))))
         problems = {place.rpartition("/")[2]: what for place, what in ledger.spoiled(record, read=True).items()}
         name = next(filter(_is_result, record["files"]), scan.name)
         results.append(Verified(name, _status(problems), problems))
+    for place, what in ledger.spoiled_scanners(scanners).items():
+        results.append(Verified(place, what, {place.rpartition("/")[2]: what}))
     return results, recorded
 
 

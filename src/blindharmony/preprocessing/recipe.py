@@ -28,10 +28,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
-from safetensors.numpy import save
 
 from blindharmony.errors import UsageError
-from blindharmony.files import read_tensors, write_bytes
+from blindharmony.files import read_tensors, write_tensors
 from blindharmony.io.volume import Volume, noticed
 from blindharmony.preprocessing.brain import BrainMask, ExtractBrain, check_grid, mask_on
 from blindharmony.preprocessing.registration import Register, Registration
@@ -525,7 +524,7 @@ def cache_results(path: Path, results: Sequence[Any]) -> None:
                 numbers[name] = value
         plain.append(numbers)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, save(arrays, {"steps": json.dumps(plain)}), overwrite=True)
+    write_tensors(path, arrays, {"steps": json.dumps(plain)})
 
 
 def cached_results(path: Path, steps: Sequence[Step[Any]]) -> list[Any] | None:

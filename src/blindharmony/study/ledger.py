@@ -175,8 +175,14 @@ class Ledger:
         return self.home / "scanners" / f"{key}.json"
 
     def note(self, key: str) -> dict[str, Any] | None:
-        """What the fit of a scanner said, if it is finished."""
-        return read_json(note_path(self.scanner(key))) if self.scanner(key).exists() else None
+        """What the fit of a scanner said, if it is finished and the scanner is as it was fitted.
+
+        Raises:
+            InputError: If the disk does not give one of the two.
+        """
+        file = self.scanner(key)
+        note = read_json(note_path(file))
+        return note if note is not None and _is_model(file, note.get("digest")) else None
 
     def fit(self, group: str) -> Path:
         """What the present model of a scanner is fitted to."""
@@ -208,6 +214,20 @@ class Ledger:
     def shared(self, key: str, group: str) -> str:
         """Where a fitted scanner is among the results."""
         return f"{SCANNERS}/{group}_{(self.note(key) or {}).get('digest') or key}.json"
+
+    def spoiled_scanners(self, used: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Fitted scanners among the results that are not as they were written: place → ``missing`` or ``changed``.
+
+        Args:
+            used: Key and group of those that results name.
+        """
+        problems = {}
+        for key, group in used:
+            digest = (self.note(key) or {}).get("digest")
+            file = self.out / (place := self.shared(key, group))
+            if digest and not _is_model(file, digest):
+                problems[place] = "changed" if os.path.lexists(file) else "missing"
+        return problems
 
     def forget_scanners(self, used: Iterable[str]) -> list[str]:
         """Remove fitted scanners among the results that no result names any more, and say which.
@@ -346,6 +366,20 @@ class Ledger:
 def record_path(folder: Path) -> Path:
     """The record in a scan's folder."""
     return folder / "record.json"
+
+
+def _is_model(scanner: Path, digest: object) -> bool:
+    """Whether a fitted scanner is there, and of this digest if one is known.
+
+    Raises:
+        InputError: If the disk does not give it.
+    """
+    try:
+        content = bytes_there(scanner)
+    except OSError as error:
+        what = f"this fitted scanner cannot be read ({error.strerror})"
+        raise InputError(what, remedy="check the disk and run again", path=scanner) from None
+    return content is not None and (not digest or hashlib.sha256(content).hexdigest().startswith(str(digest)))
 
 
 def note_path(scanner: Path) -> Path:

@@ -628,10 +628,12 @@ def forget_scanners(ledger: Ledger) -> list[str]:
     Raises:
         OutputError: If one cannot be removed.
     """
-    used = set()
-    for _, plan, record in ledger.entries():
-        if record["status"] == "done" and (key := record.get("fingerprint", {}).get("scanner")):
-            if ledger.note(key) is None:  # nobody knows any more what the file is called that this result names
-                return []
-            used.add(ledger.shared(key, str(record.get("group", plan["group"]))))
+    named = {
+        (key, str(record.get("group", plan["group"])))
+        for _, plan, record in ledger.entries()
+        if record["status"] == "done" and (key := record.get("fingerprint", {}).get("scanner"))
+    }
+    if any(ledger.note(key) is None for key, _ in named):
+        return []  # nobody knows any more what a file is called that a result names
+    used = {ledger.shared(key, group) for key, group in named}
     return ledger.forget_scanners(used)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from blindharmony.errors import InputError, UsageError
-from blindharmony.files import mask_name, read_tensors, sidecar_name, write_bytes, write_sidecar
+from blindharmony.files import mask_name, read_tensors, sidecar_name, write_sidecar, write_tensors
 from blindharmony.io.bids import Scan
 from blindharmony.jobs.engine import Answer, FilePath, Message, Tell, Work
 from blindharmony.settings import HarmonizeSettings
@@ -531,10 +531,8 @@ def keep_summary(path: Path, summary: ScanSummary) -> Path:
     Raises:
         OutputError: If it cannot be written.
     """
-    from safetensors.numpy import save
-
     arrays = {"quantiles": summary.quantiles, "whole": summary.whole, "person": summary.person}
-    return write_bytes(path, save(arrays, {"surprise": float(summary.surprise).hex()}), overwrite=True)
+    return write_tensors(path, arrays, {"surprise": float(summary.surprise).hex()})
 
 
 def kept_summary(path: Path) -> ScanSummary:
