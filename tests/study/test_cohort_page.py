@@ -9,7 +9,16 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from blindharmony.study.cohort import LEVELS, kept_target, outliers, profile_of, render_cohort, write_cohort_page
+from blindharmony.study.cohort import (
+    LEVELS,
+    cohort,
+    kept_target,
+    outliers,
+    profile_of,
+    render_cohort,
+    thumbnail_of,
+    write_cohort_page,
+)
 from blindharmony.study.ledger import Ledger
 from fake_cohort import fake_rows, fake_target
 
@@ -58,7 +67,7 @@ def test_every_scan_is_a_row_with_its_numbers_and_every_failure_has_its_reason(r
     assert "<td>2</td>" in text[text.index("no brain was found") :][:200]
     # Those that are there without scripts are the first of the list.
     links = [link for link in Tags(text).links if not link.startswith("#")]
-    assert links == scans["report"][:100]
+    assert links == scans["report"][:100] + scans["report"][:48]  # the list, and the brains
     assert text.count("<tr data-row=") == 100
 
 
@@ -94,6 +103,23 @@ def test_scanners_are_shown_among_other_sites(rows, target):
     # Records of older runs have no such figures.
     old = [{**r, "contrast": None, "width": None} for r in rows]
     assert "<circle" not in render_cohort(old, "study", target)
+
+
+def test_brains_are_shown_in_the_order_of_the_list(rows, target):
+    text = render_cohort(rows, "study", target)
+    shown = re.findall(r'<img src="data:image/jpeg;base64,(\d+)"', text)
+    first = [r["thumbnail"][-4:] for r in cohort(rows).rows if r["thumbnail"]]
+    assert shown == first[:48]
+    assert "the 48 to look at first" in text
+    assert 'id="brains"' not in render_cohort([{**r, "thumbnail": None} for r in rows], "study", target)
+
+
+@pytest.mark.parametrize(
+    "thumbnail", [None, 1, "https://x/y.jpg", 'data:image/jpeg;base64,A"', "data:text/html;base64,AA"]
+)
+def test_what_is_no_picture_is_not_shown(thumbnail):
+    assert thumbnail_of({"thumbnail": thumbnail}) is None
+    assert thumbnail_of({"thumbnail": "data:image/jpeg;base64,AA=="}) == "data:image/jpeg;base64,AA=="
 
 
 def test_outliers_are_those_with_a_bad_verdict_or_far_from_the_rest(rows, target):

@@ -56,7 +56,9 @@ class TargetProfiles:
 
 
 def scan_profiles(result: HarmonizeResult) -> dict[str, Any]:
-    """What a scan's record keeps: both profiles and both distances from the target's median scan, target units."""
+    """What a scan's record keeps: profiles and distances from the target's median scan, target units; a thumbnail."""
+    from blindharmony.report.pictures import before_and_after, jpeg
+
     unit, inside = result.target.info.unit, result.prepared.scan.inside()
     before, after = (quantiles(image, inside, LEVELS) * unit for image in (result.source_image, result.estimate.image))
     profiles: dict[str, Any] = {
@@ -66,7 +68,18 @@ def scan_profiles(result: HarmonizeResult) -> dict[str, Any]:
     for when, comparison in (("before", result.before), ("after", result.after)):
         if comparison.intensities is not None:
             profiles[f"distance_{when}"] = round(comparison.intensities.value * unit, 3)
+    pictures = before_and_after(result.steps.scan, result.steps.result, inside, count=1)
+    profiles["thumbnail"] = jpeg(np.concatenate([x[::2, ::2] for x in pictures], axis=1), quality=60)
     return profiles
+
+
+def thumbnail_of(record: Mapping[str, Any]) -> str | None:
+    """The thumbnail in a record; None if it has none, as records of older runs."""
+    thumbnail = record.get("thumbnail")
+    return thumbnail if isinstance(thumbnail, str) and _THUMBNAIL.fullmatch(thumbnail) else None
+
+
+_THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]{1,20000}={0,2}")
 
 
 def keep_target(ledger: Ledger, target: TargetCard) -> None:
@@ -266,6 +279,7 @@ def _row(name: str, plan: Mapping[str, Any], record: Mapping[str, Any], ledger: 
         "report": next((p for p in record.get("outputs", {}) if p.endswith(".html")), None),
         "profile_before": profile_of(record, "profile_before"),
         "profile_after": profile_of(record, "profile_after"),
+        "thumbnail": thumbnail_of(record),
     }
 
 
@@ -567,6 +581,8 @@ _STYLES = ("style.css", "charts.css", "page.css", "cohort.css")
 _EVERY = 4
 # Rows of the list of scans that are there without scripts, and of the other tables at all.
 _MOST_ROWS = 100
+# Two kilobytes each.
+_MOST_BRAINS = 48
 
 
 def write_cohort_page(ledger: Ledger, rows: Sequence[Row], title: str) -> Path:
@@ -601,6 +617,7 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
         limit=limit,
         reach=1.06 * max(medians, default=0.0) or 1.0,
         distances=distance_chart(whole.rows, limit) if measured else None,
+        brains=[r for r in whole.rows if r["thumbnail"]][:_MOST_BRAINS],
         sites=site_chart(whole.scanners),
         pictures=pictures,
         data=_packed(_data(whole, title, lines)),

@@ -393,6 +393,7 @@ class ScanRecord(Answer):
         profile_after: Of the result.
         distance_before: Of the scan's profile from the target's median profile.
         distance_after: Of the result's.
+        thumbnail: One slice of the scan beside the same of the result, a data URI.
         outputs: Place below the output folder → bytes.
     """
 
@@ -415,6 +416,7 @@ class ScanRecord(Answer):
     profile_after: list[float] | None = None
     distance_before: float | None = None
     distance_after: float | None = None
+    thumbnail: str | None = None
     outputs: dict[str, int] = Field(default_factory=dict)
 
 
