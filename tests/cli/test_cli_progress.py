@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from blindharmony.cli.bids import StudyScreen
-from blindharmony.cli.console import Pace, Screen, Stage
+from blindharmony.cli.console import Pace, Screen, Stage, duration
 from blindharmony.cli.main import main
 from blindharmony.cli.train import TrainingScreen, stages
 from blindharmony.settings import TrainSettings
@@ -33,8 +33,8 @@ class Moving(Stage):
         super().__init__(None)
         self.shown = []
 
-    def __call__(self, stage, share):
-        self.shown.append((stage, share))
+    def __call__(self, stage, share, *, left=None):
+        self.shown.append((stage + (f", about {duration(left)} left" if left else ""), share))
 
 
 def cohort(screen, clock, *, as_json=False):
@@ -119,7 +119,7 @@ def test_failures_are_counted_if_there_were_several_scans(capsys):
 
 def test_a_cohort_run_says_stage_scans_failures_and_time_left(capsys):
     shown = cohort(Screen(), Clock())
-    assert shown[0] == ("starting, 0 of 4 scans", 0.0)
+    assert shown[0] == ("starting, 0 of 4 scans, about 2 min 40 s left", 0.0)
     # Two looks of 10 s took 20 s; two looks and four harmonizations of 30 s are left.
     assert shown[2] == ("looking at scans, 0 of 4 scans, about 2 min 20 s left", 0.0)
     assert shown[-2] == ("harmonizing, 3 of 4 scans, 1 failed, about 18 s left", 0.75)

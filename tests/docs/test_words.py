@@ -41,3 +41,10 @@ def test_help_is_spelled_as_in_america():
 def test_the_readme_has_seven_hundred_words_at_most():
     text = re.sub(r"<!--.*?-->|\]\([^)]*\)", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert len([word for word in text.split() if re.search(r"\w", word)]) <= 700
+
+
+def test_every_picture_is_shown_on_a_page():
+    text = "".join(page.read_text() for page in PAGES)
+    pictures = list((ROOT / "docs" / "pictures").iterdir())
+    assert len(pictures) > 5
+    assert {picture.name for picture in pictures if f"pictures/{picture.name})" not in text} == set()

@@ -615,24 +615,29 @@ class StudyScreen:
 
     def __call__(self, line: str, tally: Tally, *, problem: bool = False) -> None:
         """Show where the run stands, and a line if there is one."""
-        now = f"{tally.finished} of {counted(tally.total)}{self._failures(tally)}{self._left(tally)}"
-        self.stage(f"{_STAGES[tally.stage]}, {now}", tally.finished / max(1, tally.total))
+        now, left = f"{tally.finished} of {counted(tally.total)}{self._failures(tally)}", self._left(tally)
+        self.stage(f"{_STAGES[tally.stage]}, {now}", tally.finished / max(1, tally.total), left=left)
         if self.as_json:
             self._objects(tally)
         if problem:
             self.screen.problem(f"blindharmony: {line}")
         elif line:
-            more = "" if self.screen.err.is_terminal else f"{self._failures(tally)}{self._left(tally)}"
+            more = f"{self._failures(tally)}{f', about {duration(left)} left' if left else ''}"
+            more = "" if self.screen.err.is_terminal else more
             self.screen.note(f"[{tally.finished}/{tally.total}] {line}{more}")
 
     def _failures(self, tally: Tally) -> str:
         return f", {len(tally.failed)} failed" if tally.failed else ""
 
-    def _left(self, tally: Tally) -> str:
+    def _left(self, tally: Tally) -> float | None:
+        """Seconds, at the pace of what is done; before that by a guess. None if nothing is left or known."""
+        if tally.ahead <= 0:
+            return None
+        spent = self.clock() - self.start
         # The first answers of several workers come together, after all of them have worked.
-        if tally.pieces < max(2, self.workers) or tally.ahead <= 0 or not tally.spent:
-            return ""
-        return f", about {duration((self.clock() - self.start) / tally.spent * tally.ahead)} left"
+        if tally.pieces < max(2, self.workers) or not tally.spent:
+            return max(0.0, tally.ahead / self.workers - spent) or None
+        return spent / tally.spent * tally.ahead
 
     def _objects(self, tally: Tally) -> None:
         if tally.last and tally.done > self.done:

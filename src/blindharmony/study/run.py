@@ -318,6 +318,7 @@ class _Run:
         present = [(g, [self.plan.items[s.id] for s in g.scans if s.id in self.plan.items]) for g in self.plan.groups]
         begun = [_GroupRun(group, items, self) for group, items in present if items]
         self.tally.ahead = sum(group.ahead for group in begun)
+        self.say("", self.tally)
         for group in begun:
             self._submit(group.start(), group)
         for outcome in self.engine.finished():
