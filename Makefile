@@ -6,6 +6,9 @@ TISSUE ?= tissue.safetensors
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGE := .venv/.package
+# Where there is no NVIDIA GPU, PyTorch comes without its GPU libraries, a tenth of the download. TORCH_INDEX= on the
+# command line takes them all the same; an index that cannot be reached is passed over.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
 READY := .venv/.ready
 # Files of tests stay together; the slowest come first (testpaths), so that the processes end together. Three on two
 # cores: tests that wait for a server or a killed worker leave a core free.
@@ -20,10 +23,10 @@ venv: $(READY)  ## Make .venv with the package and the tools for tests and check
 # The package alone is all that the demo needs: the locked files, torch in the build that this machine takes, the source.
 $(PACKAGE): pyproject.toml constraints.txt requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "1 of 3: the packages of requirements.lock (from PyPI; NumPy, SciPy, SimpleITK, nibabel and smaller ones)"
+	@echo "1 of 3: the packages of requirements.lock (from PyPI; NumPy, SciPy, SimpleITK, nibabel and smaller ones); pip is silent while it unpacks them"
 	$(BIN)/python -m pip install --require-hashes --no-deps -r requirements.lock
-	@echo "2 of 3: PyTorch, the largest part (1.5 GB on disk, or 6 GB with GPU libraries; docs/how-to/install.md says how to choose)"
-	$(BIN)/python -m pip install -c constraints.txt torch
+	@echo "2 of 3: PyTorch, the largest part ($(if $(TORCH_INDEX),without GPU libraries,6 GB with its GPU libraries); docs/how-to/install.md says how to choose)"
+	$(BIN)/python -m pip install -c constraints.txt $(if $(TORCH_INDEX),--retries 1 --extra-index-url $(TORCH_INDEX)) torch
 	@echo "3 of 3: blindharmony itself, from this folder"
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@

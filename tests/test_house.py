@@ -7,6 +7,7 @@ import inspect
 import json
 import pydoc
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -244,3 +245,21 @@ def test_the_bill_of_materials_is_that_of_today():
     sbom = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sbom)
     assert json.loads((ROOT / "sbom.cdx.json").read_text()) == sbom.bill(), "run make lock"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words", "without"), [(False, (), True), (True, (), False), (False, ("TORCH_INDEX=",), False)]
+)
+def test_make_takes_pytorch_without_gpu_libraries_where_there_is_no_gpu(gpu, words, without, tmp_path):
+    for program in ("make", "sh", *(("nvidia-smi",) if gpu else ())):
+        (tmp_path / program).symlink_to(shutil.which(program) or "/bin/true")
+    told = subprocess.run(
+        [tmp_path / "make", "-n", "PACKAGE=package", *words, "package"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (line,) = [line for line in told.splitlines() if line.endswith(" torch")]
+    assert ("download.pytorch.org/whl/cpu" in line) is without

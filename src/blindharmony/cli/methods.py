@@ -37,7 +37,7 @@ def add_parser(verbs: Any) -> None:
     p = verbs.add_parser(
         "methods",
         help="write the Methods text of a study",
-        description="Print one Methods text for all results in a folder, and below it.",
+        description="Print one Methods text for all results in a folder and in the folders below it.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
