@@ -27,12 +27,12 @@ def paths(*numbers):
 def test_scans_that_are_held_out_count_once():
     taught, unseen = hold_out(paths(0, 1, 2, 3, 4), paths(4))
     assert (len(taught), len(unseen)) == (4, 1)
-    with pytest.raises(UsageError, match="3 scans, 1 of them to learn from"):
+    with pytest.raises(UsageError, match="scanner from: 3, with 2 held out"):
         hold_out(paths(0, 1, 2), paths(1, 2))
 
 
 def test_somebody_has_to_teach():
-    with pytest.raises(UsageError, match="5 scans, 0 of them to learn from"):
+    with pytest.raises(UsageError, match="scanner from: 5, with 5 held out"):
         hold_out(paths(0, 1, 2, 3, 4), paths(0, 1, 2, 3, 4))
 
 
@@ -119,7 +119,7 @@ def test_python_finds_the_scans_of_the_contrast_that_was_asked_for(tmp_path):
         scan = tmp_path / f"sub-01/anat/sub-01_{name}.nii.gz"
         scan.parent.mkdir(parents=True, exist_ok=True)
         scan.touch()
-    with pytest.raises(UsageError, match="1 scans, 0 of them to learn from"):
+    with pytest.raises(UsageError, match="scanner from: 1, with 1 held out"):
         train(tmp_path, tmp_path / "x.safetensors", suffix="T2w", minutes=1)
 
 

@@ -131,12 +131,12 @@ def hold_out(scans: list[Path], named: list[Path]) -> tuple[list[Path], list[Pat
     if len(every) >= _FEWEST_SCANS and len(set(person.values())) < _FEWEST_PEOPLE:
         raise UsageError(
             f"{len(every)} scans of {len(set(person.values()))} people are too few people to learn a scanner from",
-            remedy=f"give scans of {_FEWEST_PEOPLE} at least; 20 are a normal number",
+            remedy=f"give scans of {_FEWEST_PEOPLE} people at least, better of 20",
         )
     if len(every) < _FEWEST_SCANS or len(every - chosen) < _FEWEST_SCANS - 1:
         raise UsageError(
-            f"{len(every)} scans, {len(every - chosen)} of them to learn from, are too few to learn a scanner from",
-            remedy=f"give at least {_FEWEST_SCANS}, {_FEWEST_SCANS - 1} of them not held out; 20 are a normal number",
+            f"too few scans to learn a scanner from: {len(every)}, with {len(chosen)} held out",
+            remedy=f"give at least {_FEWEST_SCANS}, {_FEWEST_SCANS - 1} of them not held out; better 20",
         )
     training = [p for p in scans if real_path(p) not in chosen]
     both = {person[real_path(p)] for p in training} & {person[p] for p in chosen}
