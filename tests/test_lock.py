@@ -1,6 +1,8 @@
 """One run at a time, or several that agree to share, also where the file system knows no locks."""
 
 import os
+import signal
+import threading
 import time
 
 import pytest
@@ -79,16 +81,57 @@ def test_many_processes_count_to_their_sum(tmp_path):
     assert total.read_text() == "40"
 
 
-def test_the_ticket_of_a_run_that_died_counts_for_minutes_and_no_longer(tmp_path, file_system):
+@pytest.fixture
+def ticket(tmp_path):
+    """Of a run on another machine."""
+    file = tmp_path / "lock.tickets" / "alone-1-a"
+    file.parent.mkdir()
+    file.write_text("process 1 on nowhere\n")
+    return file
+
+
+def test_a_ticket_that_was_not_touched_for_minutes_is_nobodys(tmp_path, ticket, file_system):
     if file_system == "locks":
         return
-    path = tmp_path / "lock"
-    ticket = tmp_path / "lock.tickets" / "alone-1-a"
-    ticket.parent.mkdir()
-    ticket.write_text("process 1 on nowhere\n")
-    with pytest.raises(OutputError, match="process 1 on nowhere"), locked(path):
-        pass
     old = time.time() - 2 * locks._DEAD
     os.utime(ticket, (old, old))
-    with locked(path):
+    with locked(tmp_path / "lock"):
         assert not ticket.exists()
+
+
+def test_whether_a_run_of_another_machine_lives_is_waited_for(tmp_path, ticket, file_system, monkeypatch):
+    if file_system == "locks":
+        return
+    stop = threading.Event()
+
+    def touch():
+        while not stop.wait(0.05):
+            os.utime(ticket)
+
+    living = threading.Thread(target=touch)
+    living.start()
+    with pytest.raises(OutputError, match="process 1 on nowhere"), locked(tmp_path / "lock"):
+        pass
+    stop.set()
+    living.join()
+    monkeypatch.setattr(locks, "_DEAD", time.time() - ticket.stat().st_mtime + 1)
+    begun = time.monotonic()
+    with locked(tmp_path / "lock"):
+        assert not ticket.exists()
+    assert time.monotonic() - begun > 0.5
+
+
+def test_after_a_kill_the_next_run_gets_in_at_once(tmp_path):
+    path = tmp_path / "lock"
+    ready, told = os.pipe()
+    if (pid := os.fork()) == 0:
+        with locked(path, fleeting=True):
+            os.write(told, b".")
+            time.sleep(1000)
+    os.read(ready, 1)
+    with pytest.raises(OutputError, match="another run"), locked(path, fleeting=True):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with locked(path, fleeting=True):
+        pass

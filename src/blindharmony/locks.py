@@ -4,6 +4,8 @@ Where the file system has locks of its own (``flock``), the system lets go of th
 none, as some network and user-space file systems, a run lays a ticket into a folder and looks who else has one: of two
 runs that come together at least one sees the other, and steps back. That needs no more than that a new file is seen by
 whoever lists its folder next. A ticket is touched while its run lives; one that was not for some minutes is nobody's.
+So a job that is started again after a kill gets in: at once on the same machine, which knows that the process is gone;
+on another one it waits until the ticket is touched, and is refused, or has grown old.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -132,11 +135,12 @@ def _ticket(path: Path, *, shared: bool, wait: bool, place: Path) -> Iterator[No
     tickets = path.with_name(f"{path.name}.tickets")
     kind = "shared" if shared else "alone"
     own = tickets / f"{kind}-{os.getpid()}-{secrets.token_hex(8)}"
+    first: dict[str, float] = {}
     try:
         for attempt in count(1):
             try:
                 tickets.mkdir(parents=True, exist_ok=True)
-                own.write_text(_owner())
+                own.write_text(f"{_owner()}{_here()}\n")
                 other = _holder(tickets, own, shared=shared)
             except (FileNotFoundError, FileExistsError):  # the folder has just gone with the ticket of another
                 if tickets.exists() and not tickets.is_dir():
@@ -145,8 +149,9 @@ def _ticket(path: Path, *, shared: bool, wait: bool, place: Path) -> Iterator[No
             if not other:
                 break
             own.unlink(missing_ok=True)
-            if not wait and attempt >= _TRIES:
-                raise _taken(other, place)
+            alive = other.here or first.setdefault(other.name, other.touched) != other.touched
+            if not wait and alive and attempt >= _TRIES:
+                raise _taken(other.owner, place)
             # Two that have seen each other are not to meet again.
             time.sleep(random.uniform(_PAUSE, _PAUSE * min(2**attempt, 50)))
         stop = threading.Event()
@@ -163,19 +168,51 @@ def _ticket(path: Path, *, shared: bool, wait: bool, place: Path) -> Iterator[No
             tickets.rmdir()
 
 
-def _holder(tickets: Path, own: Path, *, shared: bool) -> str:
-    """Who has a ticket that this one cannot be beside; empty if nobody."""
+@dataclass(frozen=True)
+class _Holder:
+    """Who has a ticket: its name, when it was touched last, and whether its run lives on this machine."""
+
+    owner: str
+    name: str
+    touched: float
+    here: bool
+
+
+def _holder(tickets: Path, own: Path, *, shared: bool) -> _Holder | None:
+    """Who has a ticket that this one cannot be beside."""
     now = own.stat().st_mtime  # by the clock of the disk, which is one for all
     for ticket in tickets.iterdir():
         if ticket.name == own.name or (shared and ticket.name.startswith("shared-")):
             continue
         try:
-            if now - ticket.stat().st_mtime < _DEAD:
-                return ticket.read_text() or "unknown"
+            touched = ticket.stat().st_mtime
+            owner, _, place = ticket.read_text().partition("\n")
+            here = place.strip() == _here() != ""
+            if now - touched < _DEAD and not (here and _ended(ticket.name)):
+                return _Holder(owner, ticket.name, touched, here)
             ticket.unlink(missing_ok=True)
         except FileNotFoundError:
             continue
+    return None
+
+
+def _here() -> str:
+    """This machine since its start, and whose numbers its processes have; empty where the system does not tell."""
+    with suppress(OSError):
+        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{started} {Path('/proc/self/ns/pid').readlink()}"
     return ""
+
+
+def _ended(name: str) -> bool:
+    """Whether the process of a ticket of this machine is gone."""
+    try:
+        os.kill(int(name.split("-")[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, IndexError):
+        pass
+    return False
 
 
 def _touch(ticket: Path, stop: threading.Event) -> None:
