@@ -22,6 +22,8 @@ from blindharmony.study.run import Plan, held, make_plan, run_study
 from blindharmony.study.work import Stage, StudySettings, StudyWork
 
 _SAMPLE = 3
+# Measured: the most that a process had in a run over many scans of one size, in times of the most that it had in three.
+_MOST_OF_MANY = 1.35
 
 
 def sample(groups: Sequence[Group], most: int = _SAMPLE) -> list[Group]:
@@ -214,7 +216,7 @@ class Estimate:
         process_hours: Of all processes together.
         hours: That go by, if the workers do not hinder each other.
         core_hours: Processor time, which does not depend on what else a machine does; 0 if the system does not tell.
-        memory_gb: Of one process, for the largest scan.
+        memory_gb: Of one process, for the largest scan; a third more than measured if there are many scans.
         results_gb: Results.
         records_gb: Records, to be kept with them.
         scratch_gb: Prepared scans of a scanner, at most; gone in the end.
@@ -255,8 +257,8 @@ def estimate(groups: Sequence[Group], measured: Measured, *, workers: int, voxel
         >>> scans = tuple(Scan(Path("/s"), f"sub-{i}/anat/sub-{i}_T1w.nii.gz", {}) for i in range(100))
         >>> few = Measured(3, 36.0, None, 4.0, 30.0, 2.2, 8.0, 4, 35.0, 4)
         >>> cost = estimate([Group("a", "", scans)], few, workers=2, voxels=10**7, scratch_gb=50.0)
-        >>> round(cost.hours, 2), cost.files, round(cost.results_gb, 1), cost.memory_gb
-        (0.5, 800, 0.8, 2.2)
+        >>> round(cost.hours, 2), cost.files, round(cost.results_gb, 1), round(cost.memory_gb, 1)
+        (0.5, 800, 0.8, 3.0)
     """
     fitted = [len(group.scans) for group in groups if len(group.scans) > 1]
     alone = sum(len(group.scans) == 1 for group in groups)
@@ -275,7 +277,7 @@ def estimate(groups: Sequence[Group], measured: Measured, *, workers: int, voxel
         process_hours=seconds / 3600,
         hours=seconds / 3600 / workers,
         core_hours=scans * measured.core_s / 3600,
-        memory_gb=max(measured.memory_gb, memory_gb(voxels)),
+        memory_gb=max(measured.memory_gb * (_MOST_OF_MANY if scans > _SAMPLE else 1), memory_gb(voxels)),
         results_gb=scans * measured.results_mb / 1e3,
         records_gb=scans * measured.records_kb / 1e6,
         scratch_gb=most_kept * kept_gb(voxels),
