@@ -3,7 +3,9 @@
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +23,7 @@ from blindharmony.io.write import write_like
 from blindharmony.preprocessing.brain import ExtractBrain, foreground_brain, mask_on, read_mask
 from blindharmony.preprocessing.recipe import PrepRecipe, prepare
 from blindharmony.preprocessing.steps import Scan
+from blindharmony.quality.checks import Severity, brain_found
 from faults import Faults
 from heads import grid_affine, synthetic_brain
 
@@ -191,6 +194,53 @@ def test_a_doubtful_scan_is_asked_about(psr, monkeypatch):
     np.testing.assert_array_equal(brain.mask, answer)
     alone = np.where(answer, data, 0)
     assert ExtractBrain().estimate(Scan(alone, psr.affine)).source == "stripped"
+
+
+def test_a_denoised_head_without_a_dark_skull_is_no_stripped_brain(psr, monkeypatch):
+    """Of any size: the network has a glance at it, whatever its layers look like."""
+    monkeypatch.setattr("blindharmony.preprocessing.brain._has_skull", lambda *_: False)
+    monkeypatch.setattr("blindharmony.preprocessing.brain.extract_brain", lambda *_, **__: psr.brain)
+    head = ndimage.binary_fill_holes(psr.data > 0.05 * psr.data.max())
+    affine = psr.affine @ np.diag([0.75, 0.75, 0.75, 1])
+    whole = Scan(np.where(head, psr.data, 0).astype(np.float32), affine)
+    assert foreground_brain(whole)[1]
+    brain = ExtractBrain().estimate(whole)
+    assert (brain.source, brain.doubt) == ("network", "")
+    stripped = replace(whole, data=np.where(psr.brain, psr.data, 0).astype(np.float32), affine=psr.affine)
+    monkeypatch.setattr("blindharmony.preprocessing.brain.extract_brain", lambda *_, **__: pytest.fail("not asked"))
+    assert ExtractBrain().estimate(stripped).source == "stripped"
+
+
+def test_what_cannot_be_told_is_said(stripped_head, monkeypatch):
+    """Between a brain and its head: a part of a brain would be cut off, or skull left on, without a word."""
+
+    def inner(brain):
+        return ndimage.binary_erosion(brain, iterations=3)
+
+    overlap = 2 * inner(stripped_head.brain).sum() / (inner(stripped_head.brain).sum() + stripped_head.brain.sum())
+    assert 0.8 < overlap < 0.9
+    room = "blindharmony.preprocessing.brain."
+    monkeypatch.setattr(room + "_at_a_glance", lambda scan, foreground, device: (foreground, inner(foreground)))
+    monkeypatch.setattr(room + "extract_brain", lambda data, *_, **__: inner(data > 0))
+    scan = Scan(stripped_head.data, stripped_head.affine)
+    result = ExtractBrain().estimate(scan)
+    assert result.source == "network"
+    assert "cannot be told" in result.doubt
+    volume = read_volume(stripped_head.data, affine=stripped_head.affine)
+    prepared = prepare(volume, PrepRecipe(n4=False))
+    (check,) = brain_found(SimpleNamespace(prepared=prepared))
+    assert check.severity == Severity.CAUTION
+    assert "--mask" in check.advice
+    assert "cannot be told" in prepared.summary()["brain-mask"]["doubt"]
+    monkeypatch.setattr(room + "extract_brain", lambda data, *_, **__: data > 0)
+    assert ExtractBrain().estimate(scan).source == "stripped"
+
+    def none(*_, **__):
+        raise PreprocessingError("no brain was found in this image")
+
+    monkeypatch.setattr(room + "extract_brain", none)
+    with pytest.raises(PreprocessingError, match=r"could be a brain without skull.*the scan itself as its mask"):
+        ExtractBrain().estimate(scan)
 
 
 def test_what_was_taken_for_a_stripped_brain_is_said_in_later_errors(stripped_head, monkeypatch):

@@ -320,12 +320,12 @@ class Prepared:
         return scan.data
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of every step that fit in a sidecar (no images)."""
+        """The numbers of every step that fit in a sidecar (no images, no empty words)."""
         return {
             applied.step.key: {
                 name: value.tolist() if isinstance(value, np.ndarray) else value
                 for name, value in _values(applied.result).items()
-                if not (isinstance(value, np.ndarray) and value.ndim == 3)
+                if (value.ndim < 3 if isinstance(value, np.ndarray) else value != "")
             }
             for applied in self.history
         }

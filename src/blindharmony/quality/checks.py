@@ -549,6 +549,15 @@ def brain_volume(evidence: Evidence) -> list[Check]:
 
 
 @register_check
+def brain_found(evidence: Evidence) -> list[Check]:
+    """Whether it is certain what the brain is; nothing is said where it is."""
+    doubt = evidence.prepared.brain_mask.doubt
+    look = "Look at the outline under 'Preparation'; if it is wrong, give a mask with --mask"
+    advice = f"{look} (of a scan without skull the scan itself)."
+    return [Check("brain mask", Severity.CAUTION, f"{doubt}.", advice=advice, topic=Topic.HEAD)] if doubt else []
+
+
+@register_check
 def mask_coverage(evidence: Evidence) -> list[Check]:
     """Whether the mask covers the brain, the whole brain, and nothing but the brain."""
     settings, fit = evidence.settings, evidence.mask
