@@ -23,7 +23,7 @@ from blindharmony.study.work import Stage, StudySettings, StudyWork
 
 _SAMPLE = 3
 # Measured: the most that a process had in a run over many scans of one size, in times of the most that it had in three.
-_MOST_OF_MANY = 1.35
+_MOST_OF_MANY = 1.4
 
 
 def sample(groups: Sequence[Group], most: int = _SAMPLE) -> list[Group]:
@@ -216,7 +216,7 @@ class Estimate:
         process_hours: Of all processes together.
         hours: That go by, if the workers do not hinder each other.
         core_hours: Processor time, which does not depend on what else a machine does; 0 if the system does not tell.
-        memory_gb: Of one process, for the largest scan; a third more than measured if there are many scans.
+        memory_gb: Of one process, for the largest scan; four tenths more than measured if there are many scans.
         results_gb: Results.
         records_gb: Records, to be kept with them.
         scratch_gb: Prepared scans of a scanner, at most; gone in the end.
@@ -258,7 +258,7 @@ def estimate(groups: Sequence[Group], measured: Measured, *, workers: int, voxel
         >>> few = Measured(3, 36.0, None, 4.0, 30.0, 2.2, 8.0, 4, 35.0, 4)
         >>> cost = estimate([Group("a", "", scans)], few, workers=2, voxels=10**7, scratch_gb=50.0)
         >>> round(cost.hours, 2), cost.files, round(cost.results_gb, 1), round(cost.memory_gb, 1)
-        (0.5, 800, 0.8, 3.0)
+        (0.5, 800, 0.8, 3.1)
     """
     fitted = [len(group.scans) for group in groups if len(group.scans) > 1]
     alone = sum(len(group.scans) == 1 for group in groups)
