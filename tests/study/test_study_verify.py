@@ -10,7 +10,9 @@ from fake_study import fake_run, make_study
 
 from blindharmony.cli.main import main
 from blindharmony.files import write_sidecar
+from blindharmony.study.derivative import describe
 from blindharmony.study.ledger import Ledger
+from blindharmony.study.run import held
 
 NAMES = [f"sub-0{i}" for i in range(4)]
 
@@ -176,3 +178,27 @@ def test_nothing_to_verify_is_said(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "none")]) == 66
     assert main(["verify", str(tmp_path)]) == 66
     assert "no result of a run is here" in capsys.readouterr().err
+
+
+def test_prepared_brains_that_a_killed_run_left_are_removed_and_that_is_said(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    fake_run(study, out)
+    describe(study, out, "tiny", "T1w")
+    ledger = Ledger(out)
+    (first, *_) = sorted((ledger.home / "scans").iterdir())
+    left = ledger.prepared(first.name)
+    left.mkdir()
+    (left / "brain.safetensors").write_bytes(b"a brain")
+    words = ["bids", str(study), str(out), "group"]
+    with held(ledger):  # a run works with it
+        assert main(words) == 0
+    assert left.is_dir()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert not left.exists()
+    assert (
+        f"removed prepared brains of 1 scan that a killed run left in {ledger.home / 'scans'}"
+        in capsys.readouterr().err
+    )
+    assert main(words) == 0
+    assert "removed" not in capsys.readouterr().err

@@ -11,16 +11,18 @@ import argparse
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Screen, Stage, counted, duration
 from blindharmony.cli.options import add_settings, add_shared, amount, both, for_workers, from_zero, settings_of
-from blindharmony.errors import NothingFoundError, UsageError
+from blindharmony.errors import NothingFoundError, OutputError, UsageError
 from blindharmony.files import check_outputs, result_names, sidecar_name, split_name
 from blindharmony.jobs.engine import Engine
 from blindharmony.jobs.processes import THREADS, cores, threads_asked
@@ -306,6 +308,13 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
                     first=lambda: _load(arguments.target),
                     say=study_screen,
                 )
+        except KeyboardInterrupt:
+            if ledger.left_prepared():
+                screen.problem(
+                    f"blindharmony: prepared brains of unfinished scans are in {ledger.home / 'scans'}: the next run "
+                    "goes on with them, and 'blindharmony bids ... group' removes them"
+                )
+            raise
         finally:
             workers.close()
     study_screen.end(tally)
@@ -465,6 +474,7 @@ def run_group(arguments: argparse.Namespace, screen: Screen) -> int:
     rows = cohort_rows(ledger)
     if not rows:
         raise NothingFoundError("no run has been here", remedy="run the participant level first", path=ledger.out)
+    _remove_prepared(ledger, screen)
     title = str((read_json(arguments.bids_dir / "dataset_description.json") or {}).get("Name", arguments.bids_dir.name))
     files = {
         "table": write_table(ledger, rows),
@@ -479,6 +489,21 @@ def run_group(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.result(str(file))
     screen.note(f"open {files['page'].as_uri()} in a browser")
     return 0
+
+
+def _remove_prepared(ledger: Ledger, screen: Screen) -> None:
+    """Remove prepared brains that a killed run left, unless a run works here, whose they are."""
+    from blindharmony.study.run import held
+
+    if not ledger.left_prepared():
+        return
+    with suppress(OutputError), held(ledger):
+        left = ledger.left_prepared()
+        for place in left:
+            shutil.rmtree(place, ignore_errors=True)
+        screen.note(
+            f"removed prepared brains of {counted(len(left))} that a killed run left in {ledger.home / 'scans'}"
+        )
 
 
 _JOB_GB = 4.0  # of a job that no option gives another memory

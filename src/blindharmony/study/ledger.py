@@ -269,6 +269,10 @@ class Ledger:
         """Where a scan's preparation is kept while its group is fitted."""
         return self.scan(scan_id) / "prepared"
 
+    def left_prepared(self) -> list[Path]:
+        """Folders of prepared brains that wait for their scanner's fit, or were left by a killed run."""
+        return sorted((self.home / "scans").glob("*/prepared"))
+
     def record(self, scan_id: str) -> dict[str, Any] | None:
         """A scan's record, None if there is none or it is damaged."""
         return read_json(record_path(self.scan(scan_id)))
