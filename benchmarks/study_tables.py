@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from tables import table
@@ -115,9 +116,12 @@ def plan(run):
 def thousands(content):
     """A column for each size."""
     rows = content["rows"]
-    sizes = [f"{r['scans']:,}" for r in rows]
-    lines = [[f"{step}, s", *(f"{r['seconds'][step]:.3g}" for r in rows)] for step in rows[0]["seconds"]]
-    lines.append(["of the run, ms a scan", *(f"{1e3 * r['seconds']['run'] / r['scans']:.0f}" for r in rows)])
+    spent = [row.get("processor_s", row.get("seconds")) for row in rows]
+    sizes = [f"{row['scans']:,}" + ("" if "processor_s" in row else " *") for row in rows]
+    lines = [[f"{step}, s", *(f"{s[step]:.3g}" if step in s else "" for s in spent)] for step in spent[0]]
+    lines.append(
+        ["of the run, ms a scan", *(f"{1e3 * s['run'] / r['scans']:.1f}" for s, r in zip(spent, rows, strict=True))]
+    )
     for words, name in (
         ("most memory, MB", "memory_mb"),
         ("files of results", "result_files"),
@@ -135,11 +139,49 @@ def thousands(content):
             "## Three scans to thirty thousand, without their computing",
             "`python benchmarks/thousands.py`: data set, plan, records, engine, table and page are real, the work is "
             "made up; one process. Every fifth scan goes alone, the others are of four scanners; every hundredth "
-            f"fails. Files lie on {'a disk in memory' if content['disk'] == 'in memory' else 'a disk'}: a real one "
-            "adds four `fsync` a scan. Most of the memory is torch, which the page needs for one limit. Other "
-            "work, of which the load before and after tells "
-            f"({', '.join(f'{load:.1f}' for load in content['load_before_and_after'])}; two cores), stretches seconds.",
+            f"fails. Seconds are the processor's. {content.get('note', '')} Files lie on "
+            f"{'a disk in memory' if content['disk'] == 'in memory' else 'a disk'}: a real one "
+            "adds four `fsync` a scan. Most of the memory is torch, which the page needs for one limit. The seconds of "
+            "Chromium go by the clock, which other work stretches: load "
+            f"{', '.join(f'{load:.1f}' for load in content['load_before_and_after'])} on two cores.",
             table(["scans", *sizes], lines),
+        ]
+    )
+
+
+def jobs(content):
+    """What became of jobs that were ended, and of the results."""
+    words = {
+        "0": "ended well",
+        "1": "refused beside their doubles",
+        "130": "SIGTERM",
+        "-9": "killed",
+        "-15": "SIGTERM",
+    }
+
+    def told(ended):
+        counts = Counter()
+        for code, count in ended["exit codes"].items():
+            counts[words.get(code, f"exit code {code}")] += count
+        return f"{ended['jobs']}: " + ", ".join(f"{count} {word}" for word, count in counts.items())
+
+    lines = [
+        [
+            row["disk"],
+            "; ".join(told(ended) for ended in row["rounds"]),
+            ", ".join(f"{count} {state}" for state, count in row["scans"].items()),
+            row["images that are not as undisturbed"],
+            f"{row['left by those that were killed']} → {row['left after the next run']}",
+        ]
+        for row in content["rows"]
+    ]
+    return "\n\n".join(
+        [
+            "## Jobs on one folder, killed and started again",
+            f"`python benchmarks/jobs.py`: {content['people']} jobs of an array and ten doubles start at the same "
+            "time; real scans of 6 mm, a small target. Jobs whose turn it is to compute are ended at a moment drawn by "
+            "chance, and what has not ended well is started again, in rounds.",
+            table(["disk", "jobs of each round", "scans", "images that differ", "unfinished files, then"], lines),
         ]
     )
 
@@ -205,6 +247,7 @@ def main():
         ("cohort", cohort),
         ("bill", bill),
         ("thousands", thousands),
+        ("jobs", jobs),
     )
     for name, part in tables:
         file = folder / f"measured_{name}.json"
