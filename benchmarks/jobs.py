@@ -84,7 +84,7 @@ class Turns:
                     file.flush()
                     return file
                 file.close()
-            time.sleep(0.05)
+            time.sleep(0.5)  # a hundred that ask more often take the time of those that compute
 
     def now(self) -> set[int]:
         """Processes whose turn it is, or was last."""
