@@ -312,7 +312,7 @@ def gather_evidence(
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    inside, inside_of_scan = prepared.scan.inside(), prepared.native.inside()
+    inside = prepared.scan.inside()
     limits = settings or CheckSettings()
     fitted = prepared.scan.fitted()
     before, after = (compare(x, fitted, target, device=device, settings=limits) for x in (source_image, result_image))
@@ -323,7 +323,7 @@ def gather_evidence(
         after=after,
         mask=mask_fit(inside, target),
         order=tissue_order(source_image, fitted, target),
-        halves=likeness_of_halves(prepared.native.data, inside_of_scan),
+        halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
         unlike=unlike_places((result_image, source_image), fitted, target, settings=limits, device=device),
         scanner=scanner,
         file_warnings=file_warnings,
@@ -362,7 +362,7 @@ def evidence_of_scan(
         after=comparison,
         mask=mask_fit(prepared.scan.inside(), target),
         order=tissue_order(prepared.scan.data, fitted, target),
-        halves=likeness_of_halves(prepared.native.data, prepared.native.inside()),
+        halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
         unlike=unlike_places((prepared.scan.data,), fitted, target, settings=limits, device=device),
         file_warnings=file_warnings,
         settings=limits,
