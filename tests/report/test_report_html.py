@@ -238,7 +238,7 @@ def test_the_change_in_words(total, parts, words):
 
 @pytest.mark.parametrize(
     ("severity", "words"),
-    [(Severity.GOOD, "Looks like"), (Severity.CAUTION, "Must be looked at"), (Severity.POOR, "Does not look like")],
+    [(Severity.GOOD, "Looks like"), (Severity.CAUTION, "Look at it before"), (Severity.POOR, "Do not use it")],
 )
 def test_the_sentence_never_contradicts_the_verdict(make_evidence, severity, words):
     evidence = make_evidence(verdict=made_verdict(severity))

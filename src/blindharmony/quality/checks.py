@@ -524,7 +524,7 @@ def registration(evidence: Evidence) -> list[Check]:
             message=f"{words}: the registration or the mask is off." if odd else f"{words}.",
             value=overlap,
             limit=(least, None),
-            advice="Look at the mask and template outlines under 'Preparation'." if odd else "",
+            advice="Look at the mask and template outlines under 'Brain mask and template'." if odd else "",
         )
     ]
 
@@ -552,7 +552,7 @@ def brain_volume(evidence: Evidence) -> list[Check]:
 def brain_found(evidence: Evidence) -> list[Check]:
     """Whether it is certain what the brain is; nothing is said where it is."""
     doubt = evidence.prepared.brain_mask.doubt
-    look = "Look at the outline under 'Preparation'; if it is wrong, give a mask with --mask"
+    look = "Look at the outline under 'Brain mask and template'; if it is wrong, give a mask with --mask"
     advice = f"{look} (of a scan without skull the scan itself)."
     return [Check("brain mask", Severity.CAUTION, f"{doubt}.", advice=advice, topic=Topic.HEAD)] if doubt else []
 
@@ -561,7 +561,7 @@ def brain_found(evidence: Evidence) -> list[Check]:
 def mask_coverage(evidence: Evidence) -> list[Check]:
     """Whether the mask covers the brain, the whole brain, and nothing but the brain."""
     settings, fit = evidence.settings, evidence.mask
-    advice = "Check the mask and the field of view under 'Preparation'."
+    advice = "Check the mask and the field of view under 'Brain mask and template'."
     checks = []
     for name, value, (good, usable), sentence, wrong in (
         (
@@ -638,7 +638,7 @@ def halves(evidence: Evidence) -> list[Check]:
             message=f"{words}: one half is a copy of the other." if severity else f"{words}.",
             value=evidence.halves,
             limit=limit,
-            advice="Do not use the scan: half of the head is not there." if severity else "",
+            advice="Do not use this scan or its result: one half of the head is a mirrored copy." if severity else "",
         )
     ]
 
@@ -678,7 +678,9 @@ def unlike_place(evidence: Evidence) -> list[Check]:
             value=place.z,
             limit=(None, highest),
             unit="SD",
-            advice="Look there: a lesion, an artifact, or bright vessels." if score.high else "",
+            advice="Look there (the report outlines it in red): bright vessels, an artifact, or a lesion."
+            if score.high
+            else "",
             topic=Topic.LIKENESS,
         )
     ]
@@ -945,7 +947,7 @@ def benefit(evidence: Evidence) -> list[Check]:
         f"own scans, and harmonizing makes it {second:.2f}"
     )
     if evidence.tried is not None:
-        message = f"{words}: the scan was returned as it was, only its bias field was taken out."
+        message = f"{words}: its contrast was left as it was, only its bias field was taken out."
         return [Check("benefit", Severity.GOOD, message, topic=Topic.METHOD, note=True)]
     limit = (None, max(first, evidence.settings.farther_spreads))
     severity = graded(second, limit)

@@ -59,9 +59,9 @@ class Verdict:
     @property
     def headline(self) -> str:
         """One sentence."""
-        done = "Returned as it was" if self.returned else "Harmonized"
+        done = "Contrast left as it was" if self.returned else "Harmonized"
         if self.severity is Severity.GOOD:
-            return f"{done}: nothing that is measured would be rare among scans of {self.target}."
+            return f"{done}. All measures are usual for scans of {self.target}."
         worst = [check for check in self.checks if check.severity is self.severity]
         away = [check for check in worst if check.name.startswith(DIRECTION_OF) and _has_finding(check)]
         others = [check for check in worst if check not in away]
@@ -73,7 +73,7 @@ class Verdict:
         listed = "; ".join(reason for reason in reasons if reason) or "nothing was judged"
         if self.severity is Severity.CAUTION:
             return f"{done}, but look at it before you use it: {listed}."
-        return f"Not explained by what harmonizing can change, do not use it without a reason: {listed}."
+        return f"Harmonizing cannot mend this; do not use it without a reason. Failed: {listed}."
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -85,6 +85,8 @@ class Verdict:
     def advice(self) -> tuple[str, ...]:
         """What to do, one sentence each."""
         ordered = sorted(self.checks, key=lambda check: -check.severity)
+        if self.severity:  # what to do about a fault, not that all is well otherwise
+            ordered = [check for check in ordered if check.severity or check.note]
         return tuple(dict.fromkeys(check.advice for check in ordered if check.advice))
 
     def named(self, name: str) -> Check | None:

@@ -80,7 +80,7 @@ class FileChange:
         if self.total < _HARDLY:
             return f"hardly changed ({self.total:.1f} %)"
         ordered = sorted(self.parts, key=lambda name: -self.parts[name])
-        most = self.parts[ordered[0]] > _MOST * sum(self.parts.values())
+        most = self.parts[ordered[0]] > _MOST * max(sum(self.parts.values()), self.total)
         what = [_PARTS.get(name, name) for name in ordered[: 1 if most else 2]]
         size = f"{self.total:.0f}" if self.total >= 2 else f"{self.total:.1f}"
         return f"brightness changed by {size} %, {'most of it' if most else 'mostly'} {' and '.join(what)}"
@@ -88,8 +88,8 @@ class FileChange:
 
 _LOOKS = {
     "good": "Looks like a {target} scan",
-    "caution": "Must be looked at before it passes for a {target} scan",
-    "poor": "Does not look like a {target} scan",
+    "caution": "Look at it before you use it as a {target} scan",
+    "poor": "Do not use it as a {target} scan",
 }
 # Beginnings of checks' names → what a person would say.
 _BECAUSE = {
@@ -97,14 +97,14 @@ _BECAUSE = {
     "brain": "its brain mask is off",
     "mask": "its brain mask is off",
     "halves": "one half of the head is a copy of the other",
-    "unlike place": "one place in the head is unlike: a lesion, an artifact or bright vessels",
+    "unlike place": "one place is unusual: bright vessels, an artifact or a lesion",
     "order": "bright and dark tissue are not where they should be",
     "intensities": "its contrast is another one",
     "gray / white": "its contrast is another one",
     "white": "its white matter is too bright or too dark",
     "gray": "its gray matter is too bright or too dark",
     "fluid": "its fluid is too bright or too dark",
-    "detail": "its detail is unlike: noise, motion or blur",
+    "detail": "its fine detail is unusual: noise, motion or blur",
     "brightness": "its large shapes are unlike: contrast or anatomy",
     "likelihood": "it is improbable there",
     "direction": "harmonizing moved it away in one respect",
@@ -179,7 +179,9 @@ class ScanEvidence:
     def sentence(self) -> str:
         """What a person would say about the result, in one sentence."""
         like = _LOOKS[self.verdict.level].format(target=self.verdict.target) + self._because
-        kept = ". It was returned as it was: harmonizing would not have helped" if self.verdict.returned else ""
+        if self.verdict.level == "poor":
+            return f"{like}."
+        kept = ". Its contrast was left as it was: harmonizing would not have helped" if self.verdict.returned else ""
         return f"{like}; {self.change.words}{kept}."
 
     @property
