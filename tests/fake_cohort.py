@@ -52,7 +52,7 @@ def fake_rows(count, target, *, scanners=4, seed=1):
                 "report": None if failed else f"{name}/anat/{name}_desc-harmonized_T1w.html",
                 "profile_before": None if failed else before.round(1),
                 "profile_after": None if failed else after.round(1),
-                "thumbnail": None if failed else f"data:image/jpeg;base64,{i:04d}",
+                "thumbnail": None if failed else f"data:image/jpeg;base64,{i:08d}",
             }
         )
     return rows

@@ -50,7 +50,12 @@ def test_thirty_thousand_scans_are_painted_within_two_seconds(pages, opened):
     for _ in range(3):  # of a machine that does other things too, the best try counts
         with opened(pages["cohort-30000"]) as page:
             page.wait_for_selector("html[data-state=ready]")
-            painted.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+            for _ in range(100):  # the paint is noted a moment after the script is ready
+                times = page.evaluate("performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)")
+                if times:
+                    break
+                page.wait_for_timeout(50)
+            painted += times
     assert min(painted) < 2000
 
 

@@ -108,7 +108,7 @@ def test_scanners_are_shown_among_other_sites(rows, target):
 def test_brains_are_shown_in_the_order_of_the_list(rows, target):
     text = render_cohort(rows, "study", target)
     shown = re.findall(r'<img src="data:image/jpeg;base64,(\d+)"', text)
-    first = [r["thumbnail"][-4:] for r in cohort(rows).rows if r["thumbnail"]]
+    first = [r["thumbnail"][-8:] for r in cohort(rows).rows if r["thumbnail"]]
     assert shown == first[:48]
     assert "the 48 to look at first" in text
     assert 'id="brains"' not in render_cohort([{**r, "thumbnail": None} for r in rows], "study", target)
