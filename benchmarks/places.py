@@ -23,8 +23,8 @@ from blindharmony.api import harmonize, prepared_for
 from blindharmony.io.volume import read_volume
 from blindharmony.models.file import load_target
 from blindharmony.preprocessing.registration import load_template
-from blindharmony.quality.checks import place_to_show, unlike_place, unlike_places
-from blindharmony.quality.places import likeness_of_halves, most_unlike
+from blindharmony.quality.checks import place_to_show, unlike_in_all, unlike_place
+from blindharmony.quality.places import likeness_of_halves
 from blindharmony.quality.typicality import reference_score, white_matter
 from blindharmony.settings import CheckSettings
 
@@ -77,8 +77,8 @@ def on_template(mask):
 
 def judged(image, mask, target):
     """The most unlike place, and whether it is an alarm."""
-    found = most_unlike(unlike_places((image,), mask, target, settings=LIMITS))
-    return {"z": round(found.z, 1), "alarm": bool(found.z > limit_of(target)), "at": found.centre}
+    place = unlike_in_all((image,), mask, target, settings=LIMITS)
+    return {"z": round(place.z, 1), "alarm": bool(place.z > limit_of(target)), "at": place.centre}
 
 
 def limit_of(target):

@@ -47,6 +47,15 @@ def test_every_step_of_the_default_method_is_taken(real_result, folder, real_tar
     assert figures["excess after (sd)"] < 4
 
 
+def test_every_place_and_both_halves_are_looked_at(real_result, real_target):
+    place, halves = (real_result.verdict.named(name) for name in ("unlike place", "halves"))
+    assert place.unit == "SD"
+    assert 0 < real_target.places.largest.min() < place.limit[1] < 2 * real_target.places.largest.max()
+    assert place.value == real_result.evidence.unlike.z > 0
+    assert 0.1 < halves.value < 0.95
+    assert 2 < real_result.sidecar["Figures"]["FWHM as scanned (mm)"] < 20
+
+
 def test_the_result_is_like_the_head_and_the_scan_is_not(real_result, noisy_head):
     """The head without noise, bias and gamma: nothing of the program has seen it."""
     truth = synthetic_brain(noisy_head.data.shape, noisy_head.affine, seed=3, noise=0, bias=0)

@@ -349,7 +349,7 @@ class CheckSettings(SettingsGroup):
     halves_alike: Share = Field(
         default=0.95,
         description="Correlation of a head with its mirror image above which one half is a copy of the other. Scans "
-        "have 0.38 to 0.52, blurred ones up to 0.9.",
+        "have 0.38 to 0.54, blurred ones up to 0.82.",
     )
 
 

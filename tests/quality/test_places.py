@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from blindharmony.quality.checks import CheckSettings, Severity, place_to_show, position, unlike_place, unlike_places
+from blindharmony.quality.checks import CheckSettings, Severity, place_to_show, position, unlike_in_all, unlike_place
 from blindharmony.quality.places import likeness_of_halves, most_unlike, place_costs, unlike, usual_places
 
 SHAPE = (3, 40, 48, 40)
@@ -105,8 +105,7 @@ def test_what_only_the_result_has_is_not_the_heads(knows_places):
     inside, limits = target.fit_region, CheckSettings()
     odd = spoiled(head, inside)
     both, one, plain = (
-        most_unlike(unlike_places(images, inside, target, settings=limits)).z
-        for images in ((odd, odd), (odd, head), (head, head))
+        unlike_in_all(images, inside, target, settings=limits).z for images in ((odd, odd), (odd, head), (head, head))
     )
     assert both > 3 * one
     assert one < 2 * plain
@@ -115,8 +114,8 @@ def test_what_only_the_result_has_is_not_the_heads(knows_places):
 def evidence_of(target, image):
     """As far as this check looks at it."""
     limits = CheckSettings()
-    z = unlike_places((image,), target.fit_region, target, settings=limits)
-    return SimpleNamespace(target=target, unlike=z, settings=limits)
+    place = unlike_in_all((image,), target.fit_region, target, settings=limits)
+    return SimpleNamespace(target=target, unlike=place, settings=limits)
 
 
 def test_the_check_says_where_to_look(knows_places):

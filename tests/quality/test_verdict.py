@@ -261,6 +261,13 @@ def test_the_verdict_is_the_worst_and_another_check_never_improves_it(checks, mo
     assert checks or verdict.level == "caution"
 
 
+def test_where_something_is_wrong_nobody_is_told_that_harmonizing_was_not_needed():
+    wrong = Check("halves", Severity.POOR, "They are alike.", 1.0, advice="Do not use it.")
+    fine = Check("need", Severity.GOOD, "It is near.", 0.1, advice="It may not be needed.")
+    assert Verdict((fine, wrong), "t").advice == ("Do not use it.",)
+    assert Verdict((fine,), "t").advice == ("It may not be needed.",)
+
+
 def test_a_check_of_ones_own_counts(good):
     def brightness(evidence):
         value = float(evidence.after.quantiles.mean())

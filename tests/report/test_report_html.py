@@ -228,6 +228,7 @@ def test_steps_that_changed_nothing_are_left_out(make_evidence):
         (0.44, (0.0, 0.4, 0.1), "hardly changed (0.4 %)"),
         (9.7, (9.1, 1.2, 0.4), "brightness changed by 10 %, most of it uneven coil shading"),
         (6.2, (0.4, 6.0, 0.9), "brightness changed by 6 %, most of it contrast between tissues"),
+        (22.2, (10.0, 2.2, 4.0), "brightness changed by 22 %, mostly uneven coil shading and noise and blur"),
         (1.6, (0.2, 0.9, 0.8), "brightness changed by 1.6 %, mostly contrast between tissues and noise and blur"),
     ],
 )
@@ -245,6 +246,19 @@ def test_the_sentence_never_contradicts_the_verdict(make_evidence, severity, wor
     assert evidence.sentence.startswith(words)
     assert ("its brain mask or its place" in evidence.sentence) is (severity > Severity.GOOD)
     assert evidence.sentence in render_report(evidence)
+
+
+def test_the_place_that_is_unlike_is_outlined_in_three_planes_and_only_where_there_is_one(
+    make_evidence, evidence, html
+):
+    unlike = np.zeros_like(evidence.mask)
+    middle = tuple(slice(n // 2 - 4, n // 2 + 4) for n in unlike.shape)
+    unlike[middle] = True
+    shown = render_report(make_evidence(unlike=unlike))
+    assert shown.count('alt="outline of the place"') == 3
+    assert 'id="place"' not in html
+    with pytest.raises(ValueError, match="unlike has shape"):
+        make_evidence(unlike=unlike[1:])
 
 
 def test_evidence_that_does_not_fit_is_refused(make_evidence, evidence):

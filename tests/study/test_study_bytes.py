@@ -60,6 +60,9 @@ def test_processes_and_threads_change_no_byte(tmp_path, tiny_target_file, capsys
     assert "0 scans harmonized, 2 done before" in capsys.readouterr().out
     assert main(words(study, here, "group", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["status"] == {"done": 2}
+    page = (here / "cohort.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == 2
+    assert page.count('<circle class="own"') == 1
     assert validation_errors(here) == []
     # A third scan of the scanner takes its curve, and says so; no byte of the first two changes.
     before = files(here)

@@ -29,7 +29,7 @@ from blindharmony.flows.pyramid import Pyramid
 from blindharmony.models.card import KEY, TRAIN, description_of, digest_of, target_content
 from blindharmony.models.person import PersonModel
 from blindharmony.models.restorer import Restorer
-from blindharmony.models.target import FORMAT, Places, Target, TargetInfo, atlas_tensor
+from blindharmony.models.target import FORMAT, PLACE_LEVELS, Places, Target, TargetInfo, atlas_tensor
 
 ARRAYS = ("levels", "quantiles", "coverage", "mean_image")
 PERSON = ("features", "curves", "heads")
@@ -130,7 +130,7 @@ def checked_places(tensors: Mapping[str, Tensor]) -> Places | None:
     if missing := [k for k in PLACES if f"places.{k}" not in tensors]:
         raise ValueError(f"places has no {', '.join(missing)}")
     mean, spread, largest = (tensors[f"places.{k}"].numpy() for k in PLACES)
-    shape = (_LEVELS, *(n // 2 for n in atlas_tensor().shape))
+    shape = (PLACE_LEVELS, *(n // 2 for n in atlas_tensor().shape))
     if mean.shape != shape or spread.shape != shape or largest.ndim != 1 or largest.size < _FEWEST_PLACES:
         shapes = ", ".join(f"{k} {tuple(tensors[f'places.{k}'].shape)}" for k in PLACES)
         raise ValueError(f"places has not the shape {shape} of the template's grid: {shapes}")
@@ -145,8 +145,8 @@ def checked_places(tensors: Mapping[str, Tensor]) -> Places | None:
     return Places(mean, spread, largest)
 
 
-# Levels of detail that are mapped, and scans without which nothing is said about them.
-_LEVELS, _FEWEST_PLACES = 3, 3
+# Scans without which nothing can be said about places.
+_FEWEST_PLACES = 3
 
 
 def checked_network(part: str, tensors: Mapping[str, Tensor], make: Callable[[], Network]) -> Network:

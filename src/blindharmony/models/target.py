@@ -116,6 +116,10 @@ class TargetInfo(BaseModel):
     notes: dict[str, str] = Field(default_factory=dict)
 
 
+#: Levels whose places are mapped: details of 2, 4 and 8 mm.
+PLACE_LEVELS = 3
+
+
 @dataclass(frozen=True, eq=False)
 class Places:
     """What every place of a head costs under the flow in the target's own scans (:mod:`blindharmony.quality.places`).

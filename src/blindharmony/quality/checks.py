@@ -41,6 +41,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
@@ -50,7 +51,7 @@ from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import Registration, load_template
 from blindharmony.quality.metrics import spearman
-from blindharmony.quality.places import FEWEST, Map, UnlikePlace, likeness_of_halves, most_unlike, place_costs, unlike
+from blindharmony.quality.places import FEWEST, UnlikePlace, likeness_of_halves, most_unlike, place_costs, unlike
 from blindharmony.quality.typicality import (
     CONTRAST,
     Comparison,
@@ -216,7 +217,7 @@ class Evidence:
         mask: The scan's brain mask beside those of the target.
         order: Rank correlation of the scan with the target's mean head.
         halves: Highest correlation of the scan with its own mirror image.
-        unlike: How unlike the rest of the head each place is, before and after; None if the target cannot tell.
+        unlike: The place most unlike the target's, before and after; None if the target cannot tell.
         scanner: Model of the scanner, if scans shared one.
         file_warnings: What reading the file noticed.
         method_warnings: What the method noticed, without weight.
@@ -238,7 +239,7 @@ class Evidence:
     mask: MaskFit
     order: float
     halves: float = 0.0
-    unlike: Map | None = None
+    unlike: UnlikePlace | None = None
     scanner: ScannerModel | None = None
     file_warnings: Sequence[str] = ()
     method_warnings: Sequence[str] = ()
@@ -324,7 +325,7 @@ def gather_evidence(
         mask=mask_fit(inside, target),
         order=tissue_order(source_image, fitted, target),
         halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
-        unlike=unlike_places((result_image, source_image), fitted, target, settings=limits, device=device),
+        unlike=unlike_in_all((result_image, source_image), fitted, target, settings=limits, device=device),
         scanner=scanner,
         file_warnings=file_warnings,
         method_warnings=method_warnings,
@@ -363,17 +364,17 @@ def evidence_of_scan(
         mask=mask_fit(prepared.scan.inside(), target),
         order=tissue_order(prepared.scan.data, fitted, target),
         halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
-        unlike=unlike_places((prepared.scan.data,), fitted, target, settings=limits, device=device),
+        unlike=unlike_in_all((prepared.scan.data,), fitted, target, settings=limits, device=device),
         file_warnings=file_warnings,
         settings=limits,
         harmonized=False,
     )
 
 
-def unlike_places(
+def unlike_in_all(
     images: Sequence[Image], mask: Mask, target: Target, *, settings: CheckSettings, device: str = "cpu"
-) -> Map | None:
-    """How unlike the rest of its head each place is in all of these images; None if the target cannot tell.
+) -> UnlikePlace | None:
+    """The place that is most unlike the rest of the head in all of these images; None if the target cannot tell.
 
     Args:
         images: The result and the scan, template grid, flow units: what only one of them has is not the head's.
@@ -382,7 +383,7 @@ def unlike_places(
         settings: What is called rare.
         device: Where the target's flow runs.
     """
-    usual, smallest = target.places, None
+    usual, smallest, place = target.places, None, None
     if usual is None:
         return None
     for image in images:
@@ -391,16 +392,15 @@ def unlike_places(
             return None
         z = unlike(costs, usual)
         smallest = z if smallest is None else np.fmin(smallest, z)
-        if not _place_score(smallest, target, settings).high:
-            break  # another image can only make it smaller
-    return smallest
+        place = most_unlike(smallest)
+        if not _place_score(place, target, settings).high:
+            break  # another image can only make it less
+    return place
 
 
-def _place_score(z: Map, target: Target, settings: CheckSettings) -> ReferenceScore:
+def _place_score(place: UnlikePlace, target: Target, settings: CheckSettings) -> ReferenceScore:
     assert target.places is not None
-    return reference_score(
-        "unlike place", float(np.log1p(most_unlike(z).z)), np.log1p(target.places.largest), settings=settings
-    )
+    return reference_score("unlike place", np.log1p(place.z), np.log1p(target.places.largest), settings=settings)
 
 
 def mask_fit(mask: Mask, target: Target) -> MaskFit:
@@ -645,25 +645,23 @@ def halves(evidence: Evidence) -> list[Check]:
 
 def place_to_show(evidence: Evidence) -> UnlikePlace | None:
     """The most unlike place, if the target's scans have hardly ever one like it."""
-    if evidence.unlike is None or not _place_score(evidence.unlike, evidence.target, evidence.settings).high:
-        return None
-    return most_unlike(evidence.unlike)
+    place = evidence.unlike
+    return place if place and _place_score(place, evidence.target, evidence.settings).high else None
 
 
 @register_check
 def unlike_place(evidence: Evidence) -> list[Check]:
     """Whether a place of the head is unlike the target's scans at that place, as lesions and artifacts are."""
-    name = "unlike place"
-    if evidence.unlike is None:
+    name, place = "unlike place", evidence.unlike
+    if place is None:
         info = evidence.target.info
         scans = info.scans + info.held_out.scans
         message = (
-            f"The target, learnt from {scans} scans, does not know what is usual at each place: single places were not "
-            f"looked at. A target that this version learns from {FEWEST} scans or more knows it."
+            f"The target, learned from {scans} scans, does not know what is usual at each place: single places were "
+            f"not looked at. A target that this version learns from {FEWEST} scans or more knows it."
         )
         return [Check(name, Severity.GOOD, message, scans, topic=Topic.METHOD)]
-    place = most_unlike(evidence.unlike)
-    score = _place_score(evidence.unlike, evidence.target, evidence.settings)
+    score = _place_score(place, evidence.target, evidence.settings)
     highest = float(np.expm1(score.usual[1]))
     words = (
         f"The place most unlike the rest of the head is {place.z:.1f} standard deviations from the target's scans "
@@ -698,7 +696,7 @@ def position(voxel: tuple[int, int, int]) -> str:
     depth = "front" if y > 125 else "back" if y < 70 else ""
     height = "low" if z < 62 else "high" if z > 105 else ""
     across = " ".join(word for word in (side, depth) if word) or "middle"
-    mni = ", ".join(f"{n:.0f}" for n in load_template().affine[:3, :3] @ voxel + load_template().affine[:3, 3])
+    mni = ", ".join(f"{n:.0f}" for n in apply_affine(load_template().affine, voxel))
     return f"{across}{', ' if height else ''}{height} (MNI {mni})".replace("-", "−")
 
 
