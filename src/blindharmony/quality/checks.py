@@ -139,6 +139,16 @@ class Check:
         return self.value is not None
 
     @property
+    def digits(self) -> int:
+        """Digits that count when it is printed: four, or as many as tell its value from its limits.
+
+        Example:
+            >>> Check("likelihood", Severity.CAUTION, "", 5.92531, (None, 5.92478)).digits
+            5
+        """
+        return 4 if self.value is None else digits_apart(self.value, *(self.limit or ()))
+
+    @property
     def told(self) -> bool:
         """Whether it stands among the warnings."""
         return self.note or self.severity > Severity.GOOD
@@ -747,9 +757,10 @@ def intensities(evidence: Evidence) -> list[Check]:
     score = score.scaled(evidence.per_cent)
     limit = (None, score.usual[1])
     severity = _rarity(score, limit, evidence.settings)
+    digits = digits_apart(score.value, *limit)
     words = (
-        f"The {evidence.subject}'s intensities are {_digits(score.value)} % of white matter from the target's median "
-        f"scan on average; at most {_digits(score.usual[1])} % is usual ({_among(score)})"
+        f"The {evidence.subject}'s intensities are {_digits(score.value, digits)} % of white matter from the target's "
+        f"median scan on average; at most {_digits(score.usual[1], digits)} % is usual ({_among(score)})"
     )
     message = f"{words}: they are not those of the target." if severity else f"{words}."
     return [_likeness("intensities", severity, message, score, limit, _WHITE)]
@@ -768,9 +779,11 @@ def tissues(evidence: Evidence) -> list[Check]:
         severity = _rarity(score, score.usual, evidence.settings)
         unit = "" if ratio else _WHITE
         sign, of_what = ("", "") if ratio else (" %", " of the target's white matter")
+        digits = digits_apart(score.value, *score.usual)
+        value, low, high = (_digits(number, digits) for number in (score.value, *score.usual))
         words = (
-            f"The {evidence.subject}'s {score.name} is {_digits(score.value)}{sign}{of_what}; "
-            f"{_digits(score.usual[0])} to {_digits(score.usual[1])}{sign} is usual for the target ({_among(score)})"
+            f"The {evidence.subject}'s {score.name} is {value}{sign}{of_what}; "
+            f"{low} to {high}{sign} is usual for the target ({_among(score)})"
         )
         checks.append(_likeness(score.name, severity, f"{words}.", score, score.usual, unit))
     return checks
@@ -794,9 +807,11 @@ def likelihood(evidence: Evidence) -> list[Check]:
             severity = min(severity, Severity.CAUTION)
         what = "likelihood" if score is judged.in_all else score.name
         where = "" if score is judged.in_all else f" in its {what}"
-        ends = f"{score.usual[0]:.2f} to {score.usual[1]:.2f}" if index == 0 else f"at most {score.usual[1]:.2f}"
+        digits = digits_apart(score.value, *limit)
+        value, low, high = (_digits(number, digits) for number in (score.value, *score.usual))
+        ends = f"{low} to {high}" if index == 0 else f"at most {high}"
         words = (
-            f"Under the target's flow the {evidence.subject} costs {score.value:.2f} bits a voxel{where}; {ends} is "
+            f"Under the target's flow the {evidence.subject} costs {value} bits a voxel{where}; {ends} is "
             f"usual for unseen scans of the target ({_among(score)})"
         )
         if severity and score.low:
@@ -814,9 +829,20 @@ def _rarity(score: ReferenceScore, limit: Limit, settings: CheckSettings) -> Sev
     return graded(score.value, limit, (score.mean - reach, score.mean + reach))
 
 
-def _digits(value: float) -> str:
-    """Four digits that count, without an exponent where people do not use one."""
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
+def digits_apart(value: float, *limits: float | None) -> int:
+    """Digits that count, four or more, with which a value beyond a limit does not look equal to it.
+
+    Example:
+        >>> digits_apart(5.9249, 5.9251), digits_apart(5.92, 6.1, None), digits_apart(2.0, 2.0)
+        (5, 4, 4)
+    """
+    near = [limit for limit in limits if limit is not None and limit != value]
+    return next((n for n in range(4, 9) if all(f"{value:.{n}g}" != f"{limit:.{n}g}" for limit in near)), 9)
+
+
+def _digits(value: float, digits: int = 4) -> str:
+    """Digits that count, without an exponent where people do not use one."""
+    return f"{value:.0f}" if digits == 4 and 1000 <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
 def _among(score: ReferenceScore) -> str:
@@ -863,8 +889,9 @@ def direction(evidence: Evidence) -> list[Check]:
         sentence = _DIRECTION.get(
             name, "The {name} was {before} % of the target's white matter before and is {after} %"
         )
-        words = sentence.format(name=name, before=_digits(first.value), after=_digits(second.value))
-        ends = " to ".join(_digits(end) for end in limit if end is not None)
+        digits = digits_apart(second.value, *limit)
+        words = sentence.format(name=name, before=_digits(first.value, digits), after=_digits(second.value, digits))
+        ends = " to ".join(_digits(end, digits) for end in limit if end is not None)
         allowed = ends if two_sided else f"at most {ends}"
         moved = f": harmonizing moved the scan's {name} away from the target's" if severity else ""
         checks.append(

@@ -68,8 +68,8 @@ def script_hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def number(value: float) -> str:
-    """Four significant digits, a minus sign proper, thousands apart.
+def number(value: float, digits: int = 4) -> str:
+    """Four significant digits or more, a minus sign proper, thousands apart.
 
     Example:
         >>> number(12345.678).split(), number(-0.012346), number(3.0), number(2e-9)
@@ -79,26 +79,24 @@ def number(value: float) -> str:
         return "not a number" if math.isnan(value) else "−∞" if value < 0 else "∞"
     if value != 0 and not 1e-4 <= abs(value) < 1e7:
         text = f"{value:.3g}"
-    elif abs(value) >= 1000:
+    elif digits == 4 and abs(value) >= 1000:
         text = f"{value:,.0f}".replace(",", "\u202f")  # narrow, and no line breaks at it
     else:
-        text = f"{value:.4g}"
+        text = f"{value:.{digits}g}"
     return text.replace("-", "−")
 
 
-def limit_text(limit: tuple[float | None, float | None]) -> str:
+def limit_text(limit: tuple[float | None, float | None], digits: int = 4) -> str:
     """The values that are good, in words; an end of None is open.
 
     Example:
         >>> limit_text((0.9, None)), limit_text((None, 3.0)), limit_text((850, 2100)).split()[0]
         ('at least 0.9', 'at most 3', '850')
     """
-    low, high = limit
+    low, high = (end if end is None else number(end, digits) for end in limit)
     if low is None or high is None:
-        return (
-            f"at least {number(low)}" if low is not None else f"at most {number(high)}" if high is not None else "any"
-        )
-    return f"{number(low)} to {number(high)}"
+        return f"at least {low}" if low is not None else f"at most {high}" if high is not None else "any"
+    return f"{low} to {high}"
 
 
 def plain(value: Any) -> str:

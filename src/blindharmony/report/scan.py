@@ -121,6 +121,7 @@ class Gauge:
         start: Value at the left end of the scale.
         end: Value at the right end.
         within: Whether the harmonized scan lies within the limits: whether its check is good.
+        digits: With which values are printed, so that one beyond a limit does not look equal to it.
     """
 
     label: str
@@ -131,6 +132,7 @@ class Gauge:
     start: float
     end: float
     within: bool
+    digits: int = 4
 
     @classmethod
     def of(cls, check: Check, before: Check | None, label: str = "") -> Gauge | None:
@@ -161,7 +163,8 @@ class Gauge:
         start = 0.0 if low is None and 0 <= least < 0.5 * most else least - room
         name = label or check.name
         shown = name[:1].upper() + name[1:]
-        return cls(shown, first, check.value, low, high, start, most + room, check.severity is Severity.GOOD)
+        within = check.severity is Severity.GOOD
+        return cls(shown, first, check.value, low, high, start, most + room, within, check.digits)
 
     def position(self, value: float | None) -> str:
         """Where the value lies on the scale, as a CSS length; an open low end is the scale's."""
@@ -177,12 +180,13 @@ class Gauge:
     @property
     def range(self) -> str:
         """The green range in words."""
-        return limit_text((self.low, self.high))
+        return limit_text((self.low, self.high), self.digits)
 
     @property
     def words(self) -> str:
         """The gauge as a sentence."""
-        return f"before {number(self.before)}, after {number(self.after)}, usual {self.range}"
+        before, after = (number(value, self.digits) for value in (self.before, self.after))
+        return f"before {before}, after {after}, usual {self.range}"
 
 
 def gauges(evidence: ScanEvidence, names: Sequence[str]) -> list[Gauge]:
