@@ -79,8 +79,8 @@ def test_equal_settings_have_one_digest_however_they_were_made():
 
 
 def test_a_change_keeps_what_was_chosen_before():
-    settings = DEFAULTS.updated(curve={"degree": 1}).updated(curve={"believed": 1}, keep_bias=True)
-    assert settings.differences() == {"keep_bias": True, "curve": {"degree": 1, "believed": 1.0}}
+    settings = DEFAULTS.updated(curve={"degree": 1}).updated(curve={"believed": 2}, keep_bias=True)
+    assert settings.differences() == {"keep_bias": True, "curve": {"degree": 1, "believed": 2.0}}
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_command_line_call_sidecar_and_study_say_the_same(group, name, tmp_path)
 
 def test_options_come_after_single_numbers_and_those_after_the_file(tmp_path):
     file = tmp_path / "settings.toml"
-    file.write_text('seed = 1\ndevice = "cuda"\n[curve]\ndegree = 1\nbelieved = 1\n')
+    file.write_text('seed = 1\ndevice = "cuda"\n[curve]\ndegree = 1\nbelieved = 2\n')
     settings = parsed("--config", str(file), "--set", "curve.degree=3", "--set", "seed=2", "--seed", "5")
-    expected = {"seed": 5, "device": "cuda", "curve": {"degree": 3, "believed": 1.0}}
+    expected = {"seed": 5, "device": "cuda", "curve": {"degree": 3, "believed": 2.0}}
     assert settings.differences() == expected
 
 

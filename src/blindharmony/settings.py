@@ -91,7 +91,7 @@ class CurveSettings(SettingsGroup):
         description="Degree of the polynomial in logarithms: 2 holds a gain, a gamma and saturation.",
     )
     believed: float = Field(
-        default=1.5,
+        default=1.0,
         ge=0,
         le=100,
         description="Distance from the polynomial (usual errors) at which the curve itself is kept; at one error less "
@@ -192,7 +192,7 @@ class PersonSettings(SettingsGroup):
     contrast_strength: Positive = Field(default=3.0, description="Variance of the prior in those models.")
     shared: Share = Field(default=0.5, description="Share of the noise that all rows of one person have in common.")
     common_error: Share = Field(
-        default=0.1, description="Share of the error's variance that all scans of one scanner have in common."
+        default=0.01, description="Share of the error's variance that all scans of one scanner have in common."
     )
     other_version: Share = Field(
         default=0.7,

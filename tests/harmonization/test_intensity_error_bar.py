@@ -25,11 +25,35 @@ def test_it_grows_with_surprise_but_not_beyond_the_mean_curve(model):
     np.testing.assert_allclose(strange**2, model.noise + model.spread**2, rtol=1e-3)
 
 
-def test_scans_of_a_scanner_shrink_it_but_not_what_their_errors_share(model):
-    alone, four, many = (model.deviation(np.zeros(n)) for n in (1, 4, 10_000))
-    common = model.settings.common_error + 1 / 30
-    np.testing.assert_allclose(four**2, alone**2 * (common + (1 - common) / 4))
-    np.testing.assert_allclose(many**2, alone**2 * common, rtol=1e-2)
+def test_the_more_scans_of_a_scanner_the_nearer_to_the_mean_curve(model):
+    shares = [model.group_share(np.zeros(n)) for n in (1, 2, 4, 8, 10_000)]
+    assert shares[0] == 1
+    assert (np.diff(shares) < 0).all()
+    assert shares[-1] < 0.1
+    assert model.group_share(np.ones(4)) == 0  # nothing is known of such heads
+
+
+def test_the_share_has_the_least_error(model):
+    """People differ by what features tell and by what they do not; a scanner moves what is said of all by the same."""
+    rng, n, draws = np.random.default_rng(1), 4, 200_000
+    unknown, spread = (model.noise + 0.02**2).mean(), (model.spread**2).mean()
+    surprise = np.full(n, 0.02**2 / (model._prior * model.noise.mean()))
+    common = (model.settings.common_error + 1 / 30) * unknown
+    known = spread - unknown
+    told = rng.normal(0, np.sqrt(known - common), (draws, n))
+    said = told + rng.normal(0, np.sqrt(common), (draws, 1))
+    # One head alone is rightly believed: the regression has made what is said as much smaller as the scanner adds.
+    truth = known / (known - common) * told.mean(1) + rng.normal(0, np.sqrt(unknown / n), draws)
+    errors = {s: np.mean((truth - s * said.mean(1)) ** 2) for s in np.linspace(0, 1, 101)}
+    best = min(errors, key=errors.get)
+    assert abs(best - model.group_share(surprise)) < 0.05
+
+
+def test_scans_of_a_scanner_shrink_it_to_what_the_teachers_leave_open(model):
+    alone, four, many = (model.deviation(np.zeros(n)) for n in (1, 4, 100_000))
+    assert (four < alone).all()
+    assert (four > alone / 2).all()
+    np.testing.assert_allclose(many**2, model.spread**2 / 30, rtol=2e-2)
 
 
 def test_a_head_that_does_not_count_brings_no_error(model):

@@ -10,7 +10,7 @@ one tissue ends and another begins. So the parabola through a person's expected 
 units, every voxel counts the same) has less of that error than they. Where it lies further from them than errors do,
 the scanner is none of these, and what was asked for is kept:
 
-.. math:: x_h = \hat Q + w\,(T - \hat Q), \qquad w = \operatorname{clip}(\tfrac32 - r / e,\, 0,\, 1)
+.. math:: x_h = \hat Q + w\,(T - \hat Q), \qquad w = \max\Bigl(0,\; 1 - \frac{r}{e}\Bigr)
 
 :math:`r` is the root mean square of :math:`T - \hat Q` and :math:`e` the usual error of :math:`\hat Q`
 (:class:`~blindharmony.settings.CurveSettings`).

@@ -6,11 +6,15 @@ r"""The model of a source scanner: one increasing curve for all its scans, one g
 target scanner. Alone it is mapped by :math:`\hat Q_j \circ F_j`. Scans of one scanner share the curve that gives the
 mean scan, rank by rank, the intensities of the mean person:
 
-.. math:: \sum_j w_j\, T\bigl(g_j\, Q_{y_j}(u)\bigr) = \sum_j w_j\, \hat Q_j(u) \quad \text{for every rank } u
+.. math:: \sum_j w_j\, T\bigl(g_j\, Q_{y_j}(u)\bigr) = \bar Q(u) + s \sum_j w_j \bigl(\hat Q_j(u) - \bar Q(u)\bigr)
+          \quad \text{for every rank } u
 
 Heads that are like some of the target's people count more than heads unlike any, about whom little can be said
 (:math:`w_j`, ``target.person``). What is left of the errors about single persons shrinks with their number, and true
-differences between people survive, because nobody is forced onto a curve of their own. (The least-squares curve
+differences between people survive, because nobody is forced onto a curve of their own. The more they are, the nearer
+is their true mean to that of everybody, :math:`\bar Q`, while what a scanner does to all their features stays: so the
+share :math:`s` of what is said about them goes from 1 for one scan to 0, pooled matching, for very many
+(:meth:`~blindharmony.models.person.PersonModel.group_share`). (The least-squares curve
 through all :math:`(Q_{y_j}, \hat Q_j)` is flatter than the true one: a bright scan is partly a bright person.) The
 gains follow from the scale that preparation gives every target scan. Either curve is then made as smooth as most
 scanners are and errors about people are not (:mod:`~blindharmony.harmonization.intensity`).
@@ -240,10 +244,14 @@ def fit_scanner(
     """
     if not scans:
         raise UsageError("there is no scan to fit a scanner to", remedy="give at least one that can be prepared")
-    persons = [s.person for s in scans]
+    persons = own = [s.person for s in scans]
     surprises = np.array([s.surprise for s in scans])
     weights = target.person.certainty(surprises) if target.person else np.full(len(scans), 1 / len(scans))
     usual = rms(target.person.deviation(surprises, weights)) if target.person else None
+    if target.person:
+        # The mean of many people is near everybody's mean, and what a scanner does to the features does not average out.
+        believed = target.person.group_share(surprises, weights)
+        persons = [target.person.mean + believed * (p - target.person.mean) for p in own]
     gains = np.ones(len(scans))
     for _ in range(settings.curve.rounds if len(scans) > 1 else 1):
         sources = [g * s.quantiles for g, s in zip(gains, scans, strict=True)]
@@ -260,7 +268,7 @@ def fit_scanner(
     # The curve takes scans with their gain: from there to the target it is as far as it changes the contrast.
     change = rms(np.subtract(harmonized, sources))
     share = evident_share(change, error, settings.bias_again.sure)
-    off = rms(np.subtract(harmonized, persons))
+    off = rms(np.subtract(harmonized, own))
     if usual is not None and not whole:
         used = evident_share(change, usual, settings.curve.evidence)
         curve = CurveMap(curve.x, curve.x + used * (curve.y - curve.x))

@@ -250,26 +250,55 @@ class PersonModel:
             return np.asarray(errors.mean(0))
         return np.asarray(errors.mean(0) * (errors / variance[:, None]).mean() / max(errors.mean(), 1e-30))
 
-    def deviation(self, surprises: ArrayLike, weights: ArrayLike | None = None) -> Array:
-        r"""How far the mean curve of some heads is off, one standard deviation by rank, shape ``(Q,)``.
+    def _variances(self, surprises: Array) -> Array:
+        """What is not known of each head's curve, by rank, shape ``(n, Q)``: no more than people differ by."""
+        return np.asarray(self.noise + np.minimum(self.open_share(surprises), 1)[:, None] * self.spread**2)
 
-        .. math:: \sigma^2 = (1 - \rho) \sum_j w_j^2 \sigma_j^2 + \rho \sum_j w_j \sigma_j^2, \qquad
-                  \sigma_j^2 = c + d^2 \min\bigl(1,\; s_j \max(1,\, \lambda \ell^2 \bar c / \bar{d^2})\bigr)
+    def _common(self) -> float:
+        """The share of errors that all scans of a scanner have in common; those who taught are a sample too."""
+        return self.settings.common_error + 1 / len(np.unique(self._people))
 
-        :math:`c` is the :attr:`noise`, :math:`d` the :attr:`spread`: what the features leave open (eq. 2.26) is shared
-        out among the ranks as people differ, and no head is known worse than by the mean curve. The share :math:`\rho`
-        of the errors is common to all scans of a scanner and does not shrink with their number: what a scanner does to
-        the features, and :math:`1/n` for the :math:`n` people who taught, a sample too.
+    def group_share(self, surprises: ArrayLike, weights: ArrayLike | None = None) -> float:
+        r"""How far the curves of a group's heads are believed, from the mean curve (0) to all the way (1, one head).
+
+        .. math:: s = \frac{e}{e + (n - 1)\, v}, \qquad e = \bar{d^2} - \bar{\sigma^2}, \quad
+                  v = \rho\,\bar{\sigma^2}, \quad n = \Bigl(\sum_j w_j^2\Bigr)^{-1}
+
+        What features tell of people (:math:`e`) is averaged out like the people themselves, what a scanner does to the
+        features (:math:`v`) is not: the more heads, the nearer is their true mean to everybody's. It is the share with
+        the least mean square error; symbols as in :meth:`deviation`.
 
         Args:
             surprises: Of the heads, shape ``(n,)``.
             weights: Of the heads, adding up to 1; equal if not given.
         """
-        surprises = np.atleast_1d(np.asarray(surprises, np.float64))
-        w = np.full(len(surprises), 1 / len(surprises)) if weights is None else np.asarray(weights, np.float64)
-        variances = self.noise + np.minimum(self.open_share(surprises), 1)[:, None] * self.spread**2
-        common = self.settings.common_error + 1 / len(np.unique(self._people))
-        return np.asarray(np.sqrt((1 - common) * (w**2) @ variances + common * w @ variances))
+        surprises, w = _weighted(surprises, weights)
+        unknown = float((w @ self._variances(surprises)).mean())
+        told = max(float((self.spread**2).mean()) - unknown, 0.0)
+        others = 1 / float((w**2).sum()) - 1
+        return 1.0 if others <= 0 else told / (told + others * self._common() * unknown)
+
+    def deviation(self, surprises: ArrayLike, weights: ArrayLike | None = None) -> Array:
+        r"""How far the mean curve of some heads is off, one standard deviation by rank, shape ``(Q,)``.
+
+        .. math:: \sigma^2 = \sum_j w_j^2 \bar\sigma_j^2 + \frac1N \Bigl(1 - \sum_j w_j^2\Bigr) \sum_j w_j
+                  \bar\sigma_j^2, \qquad \bar\sigma_j^2 = s\, \sigma_j^2 + (1 - s)\, d^2, \qquad
+                  \sigma_j^2 = c + d^2 \min\bigl(1,\; s_j \max(1,\, \lambda \ell^2 \bar c / \bar{d^2})\bigr)
+
+        :math:`c` is the :attr:`noise`, :math:`d` the :attr:`spread`: what the features leave open (eq. 2.26) is shared
+        out among the ranks as people differ, and no head is known worse than by the mean curve. Curves of a group are
+        believed by the share :math:`s` (:meth:`group_share`); what of the people is left shrinks with their number,
+        and the mean curve of the :math:`N` people who taught is a sample too.
+
+        Args:
+            surprises: Of the heads, shape ``(n,)``.
+            weights: Of the heads, adding up to 1; equal if not given.
+        """
+        surprises, w = _weighted(surprises, weights)
+        share, alone = self.group_share(surprises, w), float((w**2).sum())
+        variances = share * self._variances(surprises) + (1 - share) * self.spread**2
+        teachers = len(np.unique(self._people))
+        return np.asarray(np.sqrt(w**2 @ variances + (1 - alone) / teachers * (w @ variances)))
 
     @cached_property
     def _left_out_rows(self) -> tuple[Array, Array]:
@@ -286,3 +315,9 @@ class PersonModel:
     def left_out(self) -> Array:
         """What each head's curve would have been without any row of its person in training, shape ``(heads, Q)``."""
         return np.asarray(self._left_out_rows[0][self.themselves])
+
+
+def _weighted(surprises: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array]:
+    surprises = np.atleast_1d(np.asarray(surprises, np.float64))
+    equal = np.full(len(surprises), 1 / len(surprises))
+    return surprises, equal if weights is None else np.asarray(weights, np.float64)

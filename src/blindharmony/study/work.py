@@ -76,7 +76,7 @@ class StudySettings(Message):
 #: Groups of numbers that decide what is learnt from a look at a scan.
 LOOKED_WITH = ("curve", "bias_again", "person")
 #: Of the settings that studies had when they called them "method 2", those that are no longer the defaults.
-METHOD_2: dict[str, Any] = {"on_harm": "result"}
+METHOD_2: dict[str, Any] = {"on_harm": "result", "curve": {"believed": 1.5}}
 
 
 def brought_up(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
