@@ -119,7 +119,8 @@ def group(people, left_out, model, kind):
     surprises = np.array([model.surprise(f) for f in features])
     weights = model.certainty(surprises)
     own = [p["Q"][row_of(p, 0)] for p, _ in members]
-    off = np.average([model.curve(f) - q for f, q in zip(features, own, strict=True)], 0, weights)
+    curves, own = (np.average(q, 0, weights) for q in ([model.curve(f) for f in features], own))
+    off = model.mean + model.group_share(surprises, weights) * (curves - model.mean) - own
     bar = model.deviation(surprises, weights)
     away = np.abs(off) / bar
     said = {"error": float((off**2).mean()), "bar": float((bar**2).mean())}

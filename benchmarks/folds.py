@@ -10,7 +10,8 @@ matching (one curve for the group, from its mean scan to the mean curve), and th
 and as far as there is evidence for it. Scanners that are near the target's go a tenth or two fifths of the way
 from it to a random one. Error: root mean square over ranks of mapped minus true quantiles, flow units, and over
 scanners. People kept: rank correlation over people of the ratio of two quantiles (ranks .45 and .85, mostly gray and
-white matter) with the truth.
+white matter) with the truth. What more people buy: models taught by 5, 10, 20 or 40 of a study's people, drawn ten
+times, and six others through the same scanners.
 """
 
 from __future__ import annotations
@@ -30,11 +31,16 @@ from blindharmony.models.file import load_target
 from blindharmony_benchmark.results import holm, interval, sign_flip
 
 SIZES = (1, 4, 8)
+TEACHERS, DRAWS, JUDGED = (5, 10, 20, 40), 10, 6
 GRAY, WHITE = 0.45, 0.85
 OURS = "this package"
 WHOLE = "the whole curve"
 SYSTEMS = ("match", "pooled match", WHOLE, OURS)
 _OTHERS = tuple(range(_FIRST_SHARED, _FIRST_SHARED + SHARED, 2))
+_TEACHERS = f"""
+One scan alone, mean over {DRAWS} draws of the teachers and {JUDGED} others who are judged; *match* is matching to the
+teachers' mean curve. The mean head that ranks are compared with is that of all but the person.
+"""
 #: Source → scanners, and how much of the way to them from the target's own.
 SOURCES = {
     "as they are": ((0,), 1.0),
@@ -107,6 +113,28 @@ def measured(people, ranks, size):
     return record
 
 
+def taught_by(people, ranks, count):
+    """Source → system → errors of six people, again and again, of a model that this many others have taught."""
+    errors = {}
+    for draw in range(DRAWS):
+        order = np.random.default_rng(draw).permutation(len(people))
+        judged, teachers = order[:JUDGED], order[JUDGED : JUDGED + count]
+        model = taught([people[i] for i in teachers])
+        for source in ("as they are", "other scanners"):
+            kinds, _ = SOURCES[source]
+            for i in judged:
+                own = people[i]["Q"][row_of(people[i], 0)]
+                for system in ("match", OURS):
+                    squares = []
+                    for kind in kinds:
+                        row = row_of(people[i], kind)
+                        scan = scaled(people[i]["S"][row], people[i]["Q"][row])
+                        (made,) = mapped(system, [scan], [people[i]["F"][row]], model)
+                        squares.append(np.mean((made - own) ** 2))
+                    errors.setdefault(source, {}).setdefault(system, []).append(float(np.sqrt(np.mean(squares))))
+    return errors
+
+
 def page(record):
     """The tables of a record."""
     parts = [_HEAD]
@@ -127,7 +155,22 @@ def page(record):
             lines[line][4] = f"{gap:+.4f} ({p:.2g})".replace("-", "−", 1)
         head = ["", "through", "system", "error [95 %] / worst", "this package minus it (p)", "people kept"]
         parts += [f"## `{study}`, {content['people']} people", table(head, lines)]
+        if content.get("teachers"):
+            parts += [f"### What more people buy, `{study}`", _TEACHERS.strip(), _bought(content["teachers"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _bought(teachers):
+    """The table of what more teachers buy."""
+    lines = []
+    for count, sources in teachers.items():
+        cells = []
+        for systems in sources.values():
+            ours, match = (np.array(systems[s]) for s in (OURS, "match"))
+            cells += [f"{ours.mean():.4f} / {ours.max():.4f}", f"{match.mean():.4f}"]
+        lines.append([count, *cells])
+    names = [f"{source}: {what}" for source in next(iter(teachers.values())) for what in ("error / worst", "match")]
+    return table(["people who teach", *names], lines)
 
 
 def main():
@@ -143,10 +186,15 @@ def main():
     target, record = load_target("ds002748"), {"studies": {}}
     for study in o.studies:
         people = people_of(study, o.work, target)
-        sizes = record["studies"].setdefault(study.name, {"people": len(people), "sizes": {}})["sizes"]
+        content = record["studies"].setdefault(study.name, {"people": len(people), "sizes": {}})
+        sizes = content["sizes"]
         for size in (s for s in SIZES if s <= len(people) // 2):
             sizes[str(size)] = measured(people, target.levels, size)
             print(study.name, size, flush=True)
+            o.out.write_text(json.dumps(record, indent=1) + "\n")
+        for count in (n for n in TEACHERS if n <= len(people) - JUDGED):
+            content.setdefault("teachers", {})[str(count)] = taught_by(people, target.levels, count)
+            print(study.name, "taught by", count, flush=True)
             o.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
