@@ -41,6 +41,10 @@ _TEACHERS = f"""
 One scan alone, mean over {DRAWS} draws of the teachers and {JUDGED} others who are judged; *match* is matching to the
 teachers' mean curve. The mean head that ranks are compared with is that of all but the person.
 """
+_LATER = """
+One person of each group, whose scan came after the scanner was fitted to the others: alone, through the saved scanner,
+and through one curve from the others' mean scan to the mean curve. Not corrected for many tests.
+"""
 #: Source → scanners, and how much of the way to them from the target's own.
 SOURCES = {
     "as they are": ((0,), 1.0),
@@ -66,15 +70,20 @@ def mapped(system, scans, features, model):
     """Quantiles of a group's scans after a system."""
     if system == "match":
         return [model.mean for _ in scans]
+    scanner = fitted(system, scans, features, model)
+    curves = [scanner.curve(q.astype(np.float32)).astype(np.float64) for q in scans]
+    return [scaled(c, model.mean) for c in curves]
+
+
+def fitted(system, scans, features, model):
+    """The scanner model of a group's scans."""
     persons, surprises = [model.mean for _ in scans], [0.0 for _ in scans]
     if system in (WHOLE, OURS):
         persons, surprises = [model.curve(f) for f in features], [model.surprise(f) for f in features]
     target = SimpleNamespace(person=model, quantiles=model.curves[model.themselves], digest="fold")
     rows = zip(scans, persons, surprises, strict=True)
     summaries = [SimpleNamespace(quantiles=q, person=p, surprise=s, whole=q) for q, p, s in rows]
-    scanner = fit_scanner(summaries, target, whole=system != OURS)
-    curves = [scanner.curve(q.astype(np.float32)).astype(np.float64) for q in scans]
-    return [scaled(c, model.mean) for c in curves]
+    return fit_scanner(summaries, target, whole=system != OURS)
 
 
 def scaled(curve, like):
@@ -111,6 +120,31 @@ def measured(people, ranks, size):
             ]
             record.setdefault(source, {})[system] = {"errors": each, "kept": float(np.mean(kept))}
     return record
+
+
+def later(people, size):
+    """Source → way → errors of one person of each group: alone, and through the model of the others' scanner."""
+    order, errors = np.random.default_rng(size).permutation(len(people)), {}
+    for group in np.array_split(order, len(people) // size):
+        model = taught([p for i, p in enumerate(people) if i not in group])
+        for source, (kinds, way) in SOURCES.items():
+            squares = {}
+            for kind in kinds:
+                rows = [(people[i], row_of(people[i], kind)) for i in group]
+                scans, seen, features = ([p[k][r] for p, r in rows] for k in ("S", "Q", "F"))
+                scans = [scaled(q + way * (scaled(s, q) - q), q) for s, q in zip(scans, seen, strict=True)]
+                true = people[group[0]]["Q"][row_of(people[group[0]], 0)]
+                made = {"alone": mapped(OURS, scans[:1], features[:1], model)[0]}
+                for name, system in (("saved", OURS), ("pooled match, saved", "pooled match")):
+                    scanner = fitted(system, scans[1:], features[1:], model)
+                    image = scans[0].astype(np.float32)
+                    gain = np.float32(scanner.gain(image, np.ones(image.shape, bool)))
+                    made[name] = scaled(scanner.curve(gain * image).astype(np.float64), model.mean)
+                for name, curve in made.items():
+                    squares.setdefault(name, []).append(np.mean((curve - true) ** 2))
+            for name, each in squares.items():
+                errors.setdefault(source, {}).setdefault(name, []).append(float(np.sqrt(np.mean(each))))
+    return errors
 
 
 def taught_by(people, ranks, count):
@@ -155,6 +189,8 @@ def page(record):
             lines[line][4] = f"{gap:+.4f} ({p:.2g})".replace("-", "−", 1)
         head = ["", "through", "system", "error [95 %] / worst", "this package minus it (p)", "people kept"]
         parts += [f"## `{study}`, {content['people']} people", table(head, lines)]
+        if content.get("later"):
+            parts += [f"### A scan that came later, `{study}`", _LATER.strip(), _came_later(content["later"])]
         if content.get("teachers"):
             parts += [f"### What more people buy, `{study}`", _TEACHERS.strip(), _bought(content["teachers"])]
     return "\n\n".join(parts) + "\n"
@@ -171,6 +207,20 @@ def _bought(teachers):
         lines.append([count, *cells])
     names = [f"{source}: {what}" for source in next(iter(teachers.values())) for what in ("error / worst", "match")]
     return table(["people who teach", *names], lines)
+
+
+def _came_later(later):
+    """The table of scans that came later."""
+    lines = []
+    for size, sources in later.items():
+        for source, ways in sources.items():
+            saved = np.array(ways["saved"])
+            cells = [f"{np.mean(ways[way]):.4f}" for way in ("alone", "saved", "pooled match, saved")]
+            rivals = ("alone", "pooled match, saved")
+            cells += [f"{sign_flip(saved - np.array(ways[way])):.2g}" for way in rivals]
+            lines.append([str(int(size) - 1), source, str(len(saved)), *cells])
+    head = ["scans fitted", "through", "people", "alone", "saved scanner", "pooled match, saved"]
+    return table([*head, "p, saved and alone", "p, saved and pooled"], lines)
 
 
 def main():
@@ -192,6 +242,7 @@ def main():
             sizes[str(size)] = measured(people, target.levels, size)
             print(study.name, size, flush=True)
             o.out.write_text(json.dumps(record, indent=1) + "\n")
+        content["later"] = {str(size): later(people, size) for size in SIZES if 1 < size <= len(people) // 2}
         for count in (n for n in TEACHERS if n <= len(people) - JUDGED):
             content.setdefault("teachers", {})[str(count)] = taught_by(people, target.levels, count)
             print(study.name, "taught by", count, flush=True)

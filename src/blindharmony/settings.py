@@ -192,7 +192,8 @@ class PersonSettings(SettingsGroup):
     contrast_strength: Positive = Field(default=3.0, description="Variance of the prior in those models.")
     shared: Share = Field(default=0.5, description="Share of the noise that all rows of one person have in common.")
     common_error: Share = Field(
-        default=0.01, description="Share of the error's variance that all scans of one scanner have in common."
+        default=0.01,
+        description="Share of the variance of what features say of heads that a scanner does to all its scans.",
     )
     other_version: Share = Field(
         default=0.7,

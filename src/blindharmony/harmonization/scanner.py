@@ -249,7 +249,7 @@ def fit_scanner(
     weights = target.person.certainty(surprises) if target.person else np.full(len(scans), 1 / len(scans))
     usual = rms(target.person.deviation(surprises, weights)) if target.person else None
     if target.person:
-        # The mean of many people is near everybody's mean, and what a scanner does to the features does not average out.
+        # The mean of many people is near everybody's; what a scanner does to all their features does not average out.
         believed = target.person.group_share(surprises, weights)
         persons = [target.person.mean + believed * (p - target.person.mean) for p in own]
     gains = np.ones(len(scans))

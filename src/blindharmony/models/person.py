@@ -254,19 +254,17 @@ class PersonModel:
         """What is not known of each head's curve, by rank, shape ``(n, Q)``: no more than people differ by."""
         return np.asarray(self.noise + np.minimum(self.open_share(surprises), 1)[:, None] * self.spread**2)
 
-    def _common(self) -> float:
-        """The share of errors that all scans of a scanner have in common; those who taught are a sample too."""
-        return self.settings.common_error + 1 / len(np.unique(self._people))
-
     def group_share(self, surprises: ArrayLike, weights: ArrayLike | None = None) -> float:
         r"""How far the curves of a group's heads are believed, from the mean curve (0) to all the way (1, one head).
 
-        .. math:: s = \frac{e}{e + (n - 1)\, v}, \qquad e = \bar{d^2} - \bar{\sigma^2}, \quad
-                  v = \rho\,\bar{\sigma^2}, \quad n = \Bigl(\sum_j w_j^2\Bigr)^{-1}
+        .. math:: s = \Bigl(1 + (n - 1)\, \rho\, \min\bigl(1,\; \bar{\sigma^2} / e\bigr)\Bigr)^{-1}, \qquad
+                  e = \bar{d^2} - \bar{\sigma^2}, \quad n = \Bigl(\sum_j w_j^2\Bigr)^{-1}
 
-        What features tell of people (:math:`e`) is averaged out like the people themselves, what a scanner does to the
-        features (:math:`v`) is not: the more heads, the nearer is their true mean to everybody's. It is the share with
-        the least mean square error; symbols as in :meth:`deviation`.
+        What is said of the heads has two parts: what features tell of people, which is averaged out like the people
+        themselves, and what a scanner does to the features of all, which is not. The second part is the share
+        :math:`\rho` of the first one (:math:`e`), but no more than of the error: ``common_error``, and :math:`1/N` for
+        the :math:`N` people who taught, a sample too. The more heads, the nearer is their true mean to everybody's:
+        :math:`s` has the least mean square error. Symbols as in :meth:`deviation`.
 
         Args:
             surprises: Of the heads, shape ``(n,)``.
@@ -274,9 +272,9 @@ class PersonModel:
         """
         surprises, w = _weighted(surprises, weights)
         unknown = float((w @ self._variances(surprises)).mean())
-        told = max(float((self.spread**2).mean()) - unknown, 0.0)
-        others = 1 / float((w**2).sum()) - 1
-        return 1.0 if others <= 0 else told / (told + others * self._common() * unknown)
+        told = float((self.spread**2).mean()) - unknown
+        common = self.settings.common_error + 1 / len(np.unique(self._people))
+        return 1 / (1 + (1 / float((w**2).sum()) - 1) * common * (min(1.0, unknown / told) if told > 0 else 1.0))
 
     def deviation(self, surprises: ArrayLike, weights: ArrayLike | None = None) -> Array:
         r"""How far the mean curve of some heads is off, one standard deviation by rank, shape ``(Q,)``.
