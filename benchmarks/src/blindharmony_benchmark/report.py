@@ -91,10 +91,10 @@ NOTES = {
     "scanners (1 is best). The same of the contrast of grey to white matter. ICC(2, 1): absolute agreement, 1 is best.",
 }
 TESTS = (
-    "Intervals: bootstrap over subjects, 95 %. In brackets behind a difference: two-sided sign-flip permutation test "
-    "over subjects; with n subjects it cannot give less than 2^(1-n). A second number is the same p corrected for the "
-    "number of sources (Holm). The best rival is the best row of this source "
-    "that is not this package's own, chosen on the same scans."
+    "Intervals: bootstrap over subjects, 95 %, of differences too. In round brackets: two-sided sign-flip permutation "
+    "test over subjects; with n subjects it cannot give less than 2^(1-n). A second number is the same p corrected for "
+    "the number of sources (Holm). The best rival is the best row of this source that is not this package's own, "
+    "chosen on the same scans."
 )
 
 
@@ -119,7 +119,9 @@ def cells_of(row: Row) -> list[str]:
         name = f" {row['rival']}" if word == "rival" and gap is not None else ""
         corrected = row.get(f"holm_{word}")
         beside = "" if corrected is None or corrected == p else f"; {corrected:.2g}"
-        cells.append("–" if gap is None else f"{_signed(gap, main)}{name} ({p:.2g}{beside})")
+        ends = [row.get(f"over_{word}_{end}") for end in ("low", "high")]
+        between = "" if None in ends else f" [{', '.join(_signed(end, main) for end in ends)}]"
+        cells.append("–" if gap is None else f"{_signed(gap, main)}{between}{name} ({p:.2g}{beside})")
     return [*cells, str(row.get("sees") or "–"), *(_number(row.get(name), name) for name, _ in TAIL[3:])]
 
 

@@ -5,12 +5,13 @@ Intervals (bootstrap) and tests (flipped signs) are over subjects, not over scan
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap, permutation_test, spearmanr
+from scipy.stats import DegenerateDataWarning, bootstrap, permutation_test, spearmanr
 
 from blindharmony_benchmark.measures import TISSUES, average, balanced_accuracy, distance
 from blindharmony_benchmark.registry import BASELINE, ENTRIES
@@ -40,8 +41,11 @@ def interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> 
         return float("nan"), float("nan")
     if np.ptp(x) == 0:  # resampling has nothing to draw from
         return float(x[0]), float(x[0])
-    drawn = bootstrap((x,), np.mean, confidence_level=level, n_resamples=_RESAMPLINGS, method="BCa", rng=seed)
+    with warnings.catch_warnings(action="ignore", category=DegenerateDataWarning):
+        drawn = bootstrap((x,), np.mean, confidence_level=level, n_resamples=_RESAMPLINGS, method="BCa", rng=seed)
     low, high = drawn.confidence_interval
+    if np.isnan(low):  # the values hardly differ: the correction is not defined
+        return float(x.min()), float(x.max())
     return float(low), float(high)
 
 
@@ -285,6 +289,7 @@ def _against(cell: Cell, other: Cell, main: str, word: str) -> dict[str, Any]:
     if not both:
         return {}
     found = {f"over_{word}": _round(np.mean(both)), f"p_{word}": _round(sign_flip(both))}
+    found |= zip((f"over_{word}_low", f"over_{word}_high"), map(_round, interval(both)), strict=True)
     # Cohen's d of paired differences: how many of their spreads the mean difference is.
     spread = float(np.std(both, ddof=1)) if len(both) > 1 else 0.0
     return {**found, f"effect_{word}": _round(np.mean(both) / spread)} if spread > 0 else found
