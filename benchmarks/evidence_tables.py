@@ -89,7 +89,7 @@ Who should take something else:
 
 - **One scan alone, no others of its scanner, and the scanner differs by its intensity curve and field only.** Scans of
   several people of one scanner tell more than any prior: pooled matching of a group is better than our single scan.
-  Our group is better than pooled matching.
+  Our group is as good as pooled matching, or better.
 - **You want everybody to have the target's mean histogram.** Histogram matching reaches it exactly, and takes part of
   the differences between people with it. The measures of real scans below are distances from the target's mean person,
   so they reward that; the figure for the target's own people beside each table says how far people lie from it.

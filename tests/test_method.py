@@ -190,7 +190,7 @@ class TestMethod:
         assert names == ["read", *preparation, "curve", "refinement", "checks", "do no harm", "native space"]
         method = Method.default("ds002748")
         names = [name for name, _ in method.steps]
-        assert names[6:] == ["bias field again", "curve", "refinement", "checks", "do no harm", "native space"]
+        assert names[6:] == ["curve", "refinement", "checks", "do no harm", "native space"]
         once = method.updated(bias_again={"rounds": 0}, refine=False)
         assert [name for name, _ in once.steps][6:] == ["curve", "checks", "do no harm", "native space"]
         assert "undone but bias field, gain" in str(method)

@@ -153,7 +153,11 @@ class Method:
         steps = [("read", "every format that nibabel knows; no voxel is resampled")]
         steps += [(step.name, str(step)) for step in self.preparation.steps]
         bias = any(step.result is BiasField for step in self.preparation.steps)
-        if self.harmonization.target_contrast and bias and (rounds := self.settings.bias_again.rounds):
+        if (
+            self.harmonization.target_contrast
+            and bias
+            and (rounds := self.settings.bias_again.rounds_after(self.preparation.recipe.bias))
+        ):
             again = f"contrast, bias field and gain again through the curve so far; {rounds} rounds at most"
             steps.append(("bias field again", again))
         steps.append((self.harmonization.name, self.harmonization.about))

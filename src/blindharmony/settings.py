@@ -145,7 +145,15 @@ class CurveSettings(SettingsGroup):
 class BiasAgainSettings(SettingsGroup):
     """The bias field, estimated again in the target's contrast."""
 
-    rounds: int = Field(default=2, ge=0, le=8, description="How often it is estimated again; 0 keeps the first field.")
+    rounds: int = Field(
+        default=2, ge=0, le=8, description="How often a field of N4 is estimated again; 0 keeps the first field."
+    )
+    entropy_rounds: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="The same of a field of least entropy, which hardly takes contrast for shading.",
+    )
     sure: float = Field(
         default=2.0,
         ge=0,
@@ -177,6 +185,15 @@ class BiasAgainSettings(SettingsGroup):
         description="Prepared intensities (brain's root mean square = 1) between which the curve has knots.",
     )
     knots: int = Field(default=600, ge=10, le=100_000, description="Knots of the curve, evenly spaced in logarithms.")
+
+    def rounds_after(self, bias: str) -> int:
+        """How often a field is estimated again that this method of the recipe (``PrepRecipe.bias``) found first.
+
+        Example:
+            >>> [BiasAgainSettings().rounds_after(bias) for bias in ("n4-itk", "n4", "entropy")]
+            [2, 2, 0]
+        """
+        return self.entropy_rounds if bias == "entropy" else self.rounds
 
 
 class PersonSettings(SettingsGroup):

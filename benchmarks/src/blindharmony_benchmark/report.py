@@ -119,8 +119,8 @@ def cells_of(row: Row) -> list[str]:
         name = f" {row['rival']}" if word == "rival" and gap is not None else ""
         corrected = row.get(f"holm_{word}")
         beside = "" if corrected is None or corrected == p else f"; {corrected:.2g}"
-        ends = [row.get(f"over_{word}_{end}") for end in ("low", "high")]
-        between = "" if None in ends else f" [{', '.join(_signed(end, main) for end in ends)}]"
+        ends = [_signed(e, main) for e in (row.get(f"over_{word}_{end}") for end in ("low", "high")) if e is not None]
+        between = f" [{', '.join(ends)}]" if ends else ""
         cells.append("–" if gap is None else f"{_signed(gap, main)}{between}{name} ({p:.2g}{beside})")
     return [*cells, str(row.get("sees") or "–"), *(_number(row.get(name), name) for name, _ in TAIL[3:])]
 

@@ -158,7 +158,8 @@ class Group:
     @property
     def units(self) -> float:
         """What all looks take, in seconds of one core, about."""
-        return len(self.scans) * (LOOKS[0] + LOOKS[1] * self.settings.bias_again.rounds)
+        rounds = self.settings.bias_again.rounds_after(self.target.info.recipe.bias)
+        return len(self.scans) * (LOOKS[0] + LOOKS[1] * rounds)
 
     def learnt(self, say: Callable[[int, int], None], *, debug: bool = False) -> ScannerModel:
         """The scanner, with looks one after the other; a scan that cannot be prepared is left out.

@@ -116,7 +116,8 @@ def in_target_contrast(
         recipe: Steps of preparation; those of the target if not given.
         cache: Folder in which bias fields are kept.
     """
-    *used, remaining = scanner.rounds if scanner else (*[None] * settings.bias_again.rounds, None)
+    rounds = settings.bias_again.rounds_after(target.info.recipe.bias)
+    *used, remaining = scanner.rounds if scanner else (*[None] * rounds, None)
     return bias_estimated_again(prepared, target, used, settings=settings, recipe=recipe, cache=cache), remaining
 
 
@@ -194,8 +195,9 @@ class ScannerRounds:
         """Whether another look is: bias fields are corrected at all, and the first curve is surely no accident."""
         if self.model is None:
             return True
-        sure = self.target.info.recipe.n4 and bool(self.model.lift > 0) and not self.scans_lost
-        return sure and len(self.model.rounds) <= self.settings.bias_again.rounds
+        recipe = self.target.info.recipe
+        sure = recipe.n4 and bool(self.model.lift > 0) and not self.scans_lost
+        return sure and len(self.model.rounds) <= self.settings.bias_again.rounds_after(recipe.bias)
 
     def after(self, summaries: Sequence[ScanSummary]) -> ScannerRounds:
         """The rounds after one more look.
