@@ -153,10 +153,10 @@ class LinkNet3d(nn.Module):
         # Of two classes only the difference counts: half of the last layer, and one exponential instead of two.
         weight, bias = self.tp_conv2.parameters()
         difference = (weight[:, 1] - weight[:, 0]).flatten(1).T[:, :, None, None, None]
-        corners = F.conv3d(y, difference, (bias[1] - bias[0]).expand(8))
-        b, _, i, j, k = corners.shape
-        corners = corners.reshape(b, 2, 2, 2, i, j, k).permute(0, 4, 1, 5, 2, 6, 3)
-        return torch.sigmoid(corners.reshape(b, 1, 2 * i, 2 * j, 2 * k))
+        y = F.conv3d(y, difference, (bias[1] - bias[0]).expand(8))
+        b, _, i, j, k = y.shape
+        y = y.reshape(b, 2, 2, 2, i, j, k).permute(0, 4, 1, 5, 2, 6, 3).reshape(b, 1, 2 * i, 2 * j, 2 * k)
+        return y.sigmoid_()
 
 
 def load_brainnet(name: str) -> LinkNet3d:
@@ -211,8 +211,10 @@ def extract_brain(
     if not coarse.any():
         raise PreprocessingError("no brain was found in this image", remedy=_REMEDY)
     box = _box(coarse, data.shape)
-    inside = F.interpolate(x[box][None, None], _BRAIN_SHAPE, mode="nearest-exact")[0, 0]
-    fine = torch.from_numpy(_probability("brain", inside, low, high))
+    # Nothing else holds the finer image: its memory is free as soon as it is scaled.
+    fine = torch.from_numpy(
+        _probability("brain", F.interpolate(x[box][None, None], _BRAIN_SHAPE, mode="nearest-exact")[0, 0], low, high)
+    )
     size = tuple(s.stop - s.start for s in box)
     # Linear, not nearest, on the way back: the outline is then as smooth as the network's own grid allows.
     probability = F.interpolate(fine[None, None], size, mode="trilinear", align_corners=False)[0, 0]
