@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
-from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,22 +221,6 @@ def summarize(
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    # A scan whose bias field stays as it was found is asked twice.
-    of = image, mask, target
-    for known, numbers, summary in _LAST:
-        if numbers == settings and all(seen() is one for seen, one in zip(known, of, strict=True)):
-            return summary
-    summary = _summarized(*of, settings)
-    _LAST[:] = [(tuple(map(ref, of)), settings, summary)]
-    return summary
-
-
-_LAST: list[tuple[tuple[ref[object], ...], CurveSettings, ScanSummary]] = []
-
-
-def _summarized(
-    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target, settings: CurveSettings
-) -> ScanSummary:
     quantiles, region = source_quantiles(image, mask, target, settings)
     whole = whole_quantiles(image, mask)
     if target.person is None:
