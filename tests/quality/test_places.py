@@ -5,9 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from blindharmony.quality.checks import CheckSettings, Severity, place_to_show, position, unlike_in_all, unlike_place
-from blindharmony.quality.places import likeness_of_halves, most_unlike, place_costs, unlike, usual_places
+from blindharmony.quality.places import (
+    _BALL,
+    likeness_of_halves,
+    most_unlike,
+    place_costs,
+    unlike,
+    usual_places,
+    without_arteries,
+)
 
 SHAPE = (3, 40, 48, 40)
 
@@ -145,3 +154,14 @@ def test_half_a_head_that_is_copied_is_told_from_a_head(brain):
         assert likeness_of_halves(copied[: 2 * start], mask[: 2 * start]) > 0.99
     assert likeness_of_halves(head, mask) < 0.1
     assert likeness_of_halves(head, ~mask) == 0
+
+
+def test_arteries_are_what_no_ball_fits_into():
+    image = ndimage.gaussian_filter(np.random.default_rng(0).random((20, 25, 18)), 2).astype(np.float32)
+    white = float(np.median(image)) / 1.2
+    bright = image > 1.2 * white
+    thick = ndimage.binary_dilation(ndimage.binary_opening(bright, _BALL), _BALL)
+    assert (bright & ~thick).any()
+    assert (bright & thick).any()
+    plain = without_arteries(image, image > 0, white)
+    np.testing.assert_array_equal(plain, np.where(bright & ~thick, np.float32(white), image))

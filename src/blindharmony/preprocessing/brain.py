@@ -56,15 +56,28 @@ class _Unit(nn.Sequential):
         super().__init__(*layers, nn.ReLU(inplace=True)) if relu else super().__init__(*layers)
 
 
-class _Pool(nn.Module):
-    """The largest of 3×3×3 voxels at every second one, axis by axis: four times as fast as torch's own layer."""
+class _Convolution(nn.Conv3d):
+    """By oneDNN whatever the size and the number of threads.
+
+    Left to itself PyTorch takes a kernel seven times as slow where channels times the first two sides are at most
+    20480, and another one with a kernel of one voxel where there is one thread.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        for axis in (2, 3, 4):
-            even, odd = (x.movedim(axis, 0)[start::2].movedim(0, axis) for start in (0, 1))
-            before = torch.cat([odd.narrow(axis, 0, 1), odd.narrow(axis, 0, odd.shape[axis] - 1)], axis)
-            x = torch.maximum(torch.maximum(even, odd), before)
-        return x
+        if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return super().forward(x)
+        shape = self.padding, self.stride, self.dilation, self.groups
+        return torch.mkldnn_convolution(x, self.weight, self.bias, *shape)  # type: ignore[arg-type]
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """The largest of 3×3×3 voxels at every second one, axis by axis: eight times as fast as torch's own layer."""
+    for axis in (2, 3, 4):
+        even, odd = (x.movedim(axis, 0)[start::2].movedim(0, axis) for start in (0, 1))
+        x, count = torch.maximum(even, odd), odd.shape[axis] - 1
+        after = x.narrow(axis, 1, count)
+        torch.maximum(after, odd.narrow(axis, 0, count), out=after)
+    return x
 
 
 class _Block(nn.Module):
@@ -73,10 +86,10 @@ class _Block(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int) -> None:
         super().__init__()
         self.double_conv = nn.Sequential(
-            *_Unit(nn.Conv3d(cin, cout, 3, stride, 1, bias=False)),
-            *_Unit(nn.Conv3d(cout, cout, 3, 1, 1, bias=False), relu=False),
+            *_Unit(_Convolution(cin, cout, 3, stride, 1, bias=False)),
+            *_Unit(_Convolution(cout, cout, 3, 1, 1, bias=False), relu=False),
         )
-        self.downsample = _Unit(nn.Conv3d(cin, cout, 1, stride, bias=False), relu=False) if cin != cout else None
+        self.downsample = _Unit(_Convolution(cin, cout, 1, stride, bias=False), relu=False) if cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -96,10 +109,10 @@ class _Up(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int) -> None:
         super().__init__()
         mid = cin // 4
-        self.conv1 = _Unit(nn.Conv3d(cin, mid, 1, bias=False))
+        self.conv1 = _Unit(_Convolution(cin, mid, 1, bias=False))
         up = nn.ConvTranspose3d(mid, mid, 3, stride, 1, output_padding=stride - 1, bias=False)
         self.tp_conv = _Unit(up)
-        self.conv2 = _Unit(nn.Conv3d(mid, cout, 1, bias=False))
+        self.conv2 = _Unit(_Convolution(mid, cout, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.tp_conv(self.conv1(x)))  # type: ignore[no-any-return]
@@ -115,20 +128,20 @@ class LinkNet3d(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.init = _Unit(nn.Conv3d(1, 16, 7, 2, 3, bias=False))
-        self.init.append(_Pool())
+        self.init = _Unit(_Convolution(1, 16, 7, 2, 3, bias=False))
         self.down0, self.down1 = _Down(16, 16, 1), _Down(16, 32, 2)
         self.down2, self.down3 = _Down(32, 64, 2), _Down(64, 128, 2)
         self.up0, self.up1 = _Up(128, 64, 2), _Up(64, 32, 2)
         self.up2, self.up3 = _Up(32, 16, 2), _Up(16, 16, 1)
         self.tp_conv1 = _Unit(nn.ConvTranspose3d(16, 8, 3, 2, 1, output_padding=1))
-        self.conv = _Unit(nn.Conv3d(8, 8, 3, 1, 1))
+        self.conv = _Unit(_Convolution(8, 8, 3, 1, 1))
         self.tp_conv2 = nn.ConvTranspose3d(8, 2, 2, 2)
 
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """The probability of brain; every side of ``x`` must be a multiple of 32."""
         # Channels side by side in memory: the processor convolves up to twice as fast.
-        x0 = self.init(x.contiguous(memory_format=torch.channels_last_3d))
+        x0 = _pooled(self.init(x.contiguous(memory_format=torch.channels_last_3d)))
         x1 = self.down0(x0)
         x2 = self.down1(x1)
         x3 = self.down2(x2)
@@ -140,10 +153,10 @@ class LinkNet3d(nn.Module):
         # Of two classes only the difference counts: half of the last layer, and one exponential instead of two.
         weight, bias = self.tp_conv2.parameters()
         difference = (weight[:, 1] - weight[:, 0]).flatten(1).T[:, :, None, None, None]
-        corners = F.conv3d(y, difference, (bias[1] - bias[0]).expand(8))
-        b, _, i, j, k = corners.shape
-        corners = corners.reshape(b, 2, 2, 2, i, j, k).permute(0, 4, 1, 5, 2, 6, 3)
-        return torch.sigmoid(corners.reshape(b, 1, 2 * i, 2 * j, 2 * k))
+        y = F.conv3d(y, difference, (bias[1] - bias[0]).expand(8))
+        b, _, i, j, k = y.shape
+        y = y.reshape(b, 2, 2, 2, i, j, k).permute(0, 4, 1, 5, 2, 6, 3).reshape(b, 1, 2 * i, 2 * j, 2 * k)
+        return y.sigmoid_()
 
 
 def load_brainnet(name: str) -> LinkNet3d:
@@ -198,8 +211,10 @@ def extract_brain(
     if not coarse.any():
         raise PreprocessingError("no brain was found in this image", remedy=_REMEDY)
     box = _box(coarse, data.shape)
-    inside = F.interpolate(x[box][None, None], _BRAIN_SHAPE, mode="nearest-exact")[0, 0]
-    fine = torch.from_numpy(_probability("brain", inside, low, high))
+    # Nothing else holds the finer image: its memory is free as soon as it is scaled.
+    fine = torch.from_numpy(
+        _probability("brain", F.interpolate(x[box][None, None], _BRAIN_SHAPE, mode="nearest-exact")[0, 0], low, high)
+    )
     size = tuple(s.stop - s.start for s in box)
     # Linear, not nearest, on the way back: the outline is then as smooth as the network's own grid allows.
     probability = F.interpolate(fine[None, None], size, mode="trilinear", align_corners=False)[0, 0]
@@ -222,8 +237,9 @@ def _coarse(x: Tensor, shape: tuple[int, int, int]) -> tuple[NDArray[np.bool_], 
 
 
 def _probability(name: str, x: torch.Tensor, low: float, high: float) -> NDArray[np.float32]:
-    x = ((x - low) / max(high - low, 1e-6)).clamp(0, 1)
-    x = 0.226 * (x - x.mean()) / x.std().clamp_min(1e-6) + 0.449
+    x = ((x - low).div_(max(high - low, 1e-6))).clamp_(0, 1)
+    mean, deviation = x.mean(), x.std().clamp_min(1e-6)
+    x = x.sub_(mean).mul_(0.226).div_(deviation).add_(0.449)
     with torch.inference_mode():
         p = _network(name).to(x.device)(x[None, None])[0, 0]
     return p.float().cpu().numpy()  # type: ignore[no-any-return]
