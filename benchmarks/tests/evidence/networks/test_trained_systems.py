@@ -9,11 +9,12 @@ pytest.importorskip("monai")
 from blindharmony.errors import BlindHarmonyError
 from blindharmony_benchmark.networks import SYSTEMS
 from blindharmony_benchmark.networks.cyclegan import CycleGAN
+from blindharmony_benchmark.networks.harmonizing_flows import HarmonizingFlows
 from blindharmony_benchmark.networks.regression import DeepHarmony, TargetUNet
 from blindharmony_benchmark.networks.style import StyleTransfer
 
 ALL = pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
-LEARN = [(DeepHarmony, 15), (CycleGAN, 25), (StyleTransfer, 25), (TargetUNet, 5)]
+LEARN = [(DeepHarmony, 15), (CycleGAN, 25), (StyleTransfer, 25), (TargetUNet, 5), (HarmonizingFlows, 25)]
 
 
 def silent(stage, share):
@@ -25,7 +26,7 @@ def error(images, truths):
 
 
 def test_names_are_unique():
-    assert len({s.name for s in SYSTEMS}) == len(SYSTEMS) == 4
+    assert len({s.name for s in SYSTEMS}) == len(SYSTEMS) == 5
 
 
 @pytest.mark.parametrize(("system", "steps"), LEARN, ids=lambda v: getattr(v, "name", v))
