@@ -14,7 +14,7 @@ from blindharmony_benchmark.networks.regression import DeepHarmony, TargetUNet
 from blindharmony_benchmark.networks.style import StyleTransfer
 
 ALL = pytest.mark.parametrize("system", SYSTEMS, ids=lambda s: s.name)
-LEARN = [(DeepHarmony, 15), (CycleGAN, 25), (StyleTransfer, 25), (TargetUNet, 5), (HarmonizingFlows, 25)]
+LEARN = [(DeepHarmony, 15), (CycleGAN, 25), (StyleTransfer, 25), (TargetUNet, 5), (HarmonizingFlows, 40)]
 
 
 def silent(stage, share):
