@@ -9,7 +9,7 @@ which corrects the slice (errors are taken relative to those of :math:`a(x)`), :
 :math:`f`, and :math:`s` patches of the source scanner. Only target scans teach. At test time the flow is fixed, and the
 harmonizer, anew for each scanner, lowers the bits of what it makes of all scans of that scanner that are harmonized
 together, as the paper adapts to a domain and as the groups here share one curve: a fixed number of small steps, fewer
-where the results cost no more bits than held-out target scans.
+where the results cost no more bits than is usual for target scans.
 
 Written from the papers' summaries and the papers that they build on. What those leave open, or is done otherwise here,
 by name:
@@ -20,6 +20,7 @@ by name:
 * *masks*: after a squeeze couplings move halves of the channels, which learned 1×1 mixings choose in place of fixed
   checkerboards; bits are counted inside the brain alone, and noise within a gray level is uniform;
 * *no normalization* in the harmonizer, as in all networks here: a voxel's intensity itself counts;
+* *stop*: at the mean bits of target scans plus one standard deviation, since noise alone makes people differ by that;
 * *steps*: their number and rate were chosen on people left out of training, through a curve that no test scanner has.
 
 Source: Beizaee et al. 2023 (arXiv 2301.11551) and 2025 (arXiv 2407.15717), Harmonizing Flows; affine couplings over
@@ -51,7 +52,7 @@ _FLOW = MultiScaleSpec(
     levels=3, steps=4, coupling="affine", conditioner="bottleneck", width=32, split_prior=True, centre=0.5,
     grey_levels=256,
 )  # fmt: skip
-_BATCH, _JUDGED, _SMALL = 4, 48, 2e-4
+_BATCH, _JUDGED, _OF_EACH, _SMALL = 4, 48, 6, 2e-4
 _MARGIN = 0.1  # bits a voxel
 # Random scanners: exponents, saturation, brightness (share of the top), blur (sd, voxels) and noise (sd, flow units).
 _GAMMA, _BEND, _BRIGHTNESS, _BLUR, _NOISE = (0.6, 1.7), 1.5, (-0.05, 0.15), 1.0, 0.06
@@ -116,7 +117,7 @@ class HarmonizerAndFlow(Task):
 
     Args:
         training: Target scans.
-        held_out: Target scans that choose the weights and say how many bits are typical; may be none.
+        held_out: Target scans that choose the weights; may be none.
         levels: Intensities of the mean target scan, evenly spread over its quantiles.
         device: Where they learn.
     """
@@ -124,13 +125,13 @@ class HarmonizerAndFlow(Task):
     def __init__(
         self, training: Sequence[Picture], held_out: Sequence[Picture], levels: NDArray[np.float32], device: str
     ) -> None:
-        self._scans, held = (Domain(part, device) for part in (training, held_out))
-        self._levels, self.held_out = levels, bool(held_out)
-        self.side = patch_side([*self._scans.masks, *held.masks])
+        self._scans, self._held = (Domain(part, device) for part in (training, held_out))
+        self._levels = levels
+        self.side = patch_side([*self._scans.masks, *self._held.masks])
         self.harmonizer, self.flow = Harmonizer(), MultiScaleFlow(_FLOW)
         self.networks = nn.ModuleDict({"harmonizer": self.harmonizer, "flow": self.flow}).to(device)
         rng = np.random.default_rng(_STREAM_JUDGED)
-        self._judged = (held if self.held_out else self._scans).patches(rng, _JUDGED, self.side)
+        self._judged = (self._held if held_out else self._scans).patches(rng, _JUDGED, self.side)
         self._seen = augmented(self._judged, levels, rng)
         first = self._scans.patches(rng, _JUDGED, self.side)
         self.flow.initialise(_spread(first.image, rng), Condition(mask=first.mask))
@@ -154,10 +155,11 @@ class HarmonizerAndFlow(Task):
 
     def score(self) -> float | None:
         """Relative error and bits of held-out patches together."""
-        if not self.held_out:
+        if not len(self._held):
             return None
         made = self.harmonizer(self._seen, self._judged.mask)
-        return _error(made, self._seen, self._judged).item() + self.typical_bits()
+        bits = self.bits(*self._judged, np.random.default_rng(_STREAM_JUDGED))
+        return _error(made, self._seen, self._judged).item() + bits.mean().item()
 
     def bits(self, image: Tensor, mask: Tensor, rng: np.random.Generator) -> Tensor:
         """Bits a voxel of the brain of each patch, ``(B,)``."""
@@ -165,8 +167,13 @@ class HarmonizerAndFlow(Task):
 
     @torch.no_grad()
     def typical_bits(self) -> float:
-        """Mean bits a voxel of held-out target patches; of training ones where none is held out."""
-        return self.bits(*self._judged, np.random.default_rng(_STREAM_JUDGED)).mean().item()
+        """Bits a voxel that are still usual for a target scan: the mean of all of them plus one standard deviation."""
+        found = []
+        for domain in (self._scans, self._held):
+            for scan in range(len(domain)):
+                rng = np.random.default_rng((_STREAM_JUDGED, scan))
+                found.append(self.bits(*domain.patches(rng, _OF_EACH, self.side, scan), rng).mean().item())
+        return float(np.mean(found) + np.std(found))
 
 
 def _spread(image: Tensor, rng: np.random.Generator) -> Tensor:
@@ -218,7 +225,7 @@ class HarmonizingFlows(Trained):
 
 
 def adapted(task: HarmonizerAndFlow, source: Domain, most: int, seed: int) -> Harmonizer:
-    """A harmonizer whose results of a scanner's scans cost no more bits than target scans do, or that tried.
+    """A harmonizer whose results of a scanner's scans cost no more bits than is usual for target scans, or that tried.
 
     Args:
         task: What was learnt; it stays as it is.
