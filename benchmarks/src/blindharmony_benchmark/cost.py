@@ -17,6 +17,8 @@ _PREPARE, _SCAN = 20.0, 2.0
 # Finding the bias field of a scan again, once.
 _AGAIN = 15.0
 _SEGMENTED = ("segmentation", "travelers")
+# Networks that learn from target scans alone, once for all sources.
+_ONCE = ("target-unet", "harmonizing-flows")
 _MEASURE = {"simulated": 1.2, "real": 1.5, "segmentation": 12.0, "travelers": 14.0}
 
 
@@ -59,7 +61,7 @@ def cost(benchmark: Benchmark) -> Cost:
         seconds += (_share(plan, entry) * entry.seconds + _again(plan, entry, of)) * plan.scans_of(entry, "", of)
         seconds += sum(_MEASURE[s.leg] * plan.scans_of(entry, s.leg, of) for s in own)
         if entry.trained:
-            trainings.add(name if name == "target-unet" else f"{name} {source}")
+            trainings.add(name if name in _ONCE else f"{name} {source}")
     seconds += _SCAN * len({s.source for s in left}) * len(plan.tested(plan.target_set))
     return Cost(len(benchmark.steps), len(left), missing, len(trainings), seconds / 60 + plan.minutes * len(trainings))
 

@@ -115,6 +115,7 @@ _ENTRIES = (
     Entry("cyclegan", 15.0, costly=True, trained=True),
     Entry("style-gan", 15.0, costly=True, trained=True),
     Entry("target-unet", 15.0, costly=True, trained=True),
+    Entry("harmonizing-flows", 15.0, costly=True, trained=True),
     Entry("latent-published", 110.0, costly=True, made=Published),
     Entry("latent", 110.0, costly=True, made=Latent),
     Entry("curve-unrefined", 3.0, made=CurveUnrefined, ours=True, again=2),

@@ -400,6 +400,7 @@ _PICTURED = (
         "cyclegan",
         "style-gan",
         "target-unet",
+        "harmonizing-flows",
         "latent-published",
         "curve",
         "group",

@@ -44,8 +44,8 @@ class Domain:
 
     def __init__(self, pictures: Sequence[Picture], device: str) -> None:
         found = [cropped(p.mask, np.where(p.mask, p.image, 0)) for p in pictures]
-        self.masks: list[Mask] = [mask.astype(np.bool_) for mask, _ in found]
-        self._images: list[Volume] = [image.astype(np.float32) for _, image in found]
+        self.masks: list[Mask] = [mask.astype(np.bool_, copy=False) for mask, _ in found]
+        self._images: list[Volume] = [image.astype(np.float32, copy=False) for _, image in found]
         self._device = device
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ def error(images, truths):
 
 
 def test_names_are_unique():
-    assert len({s.name for s in SYSTEMS}) == len(SYSTEMS) == 4
+    assert len({s.name for s in SYSTEMS}) == len(SYSTEMS) == 5
 
 
 @pytest.mark.parametrize(("system", "steps"), LEARN, ids=lambda v: getattr(v, "name", v))
