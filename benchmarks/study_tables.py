@@ -231,7 +231,7 @@ def speed(content):
             f"OMP_NUM_THREADS={content['threads'] or 'unset'} on {content['cores']} cores; before → after. Other work "
             f"shared the machine (load {content['load']:.0f}), which stretches the seconds that went by, and processor "
             "seconds a little. Steps that contain others are not added up; *all* has everything. "
-            "[Function by function](pictures/speed_flame.svg), by `python benchmarks/flame.py`.",
+            "[Function by function](measured.md#time-and-memory): a picture by `python benchmarks/flame.py`.",
             table(columns, lines),
         ]
     )

@@ -271,12 +271,12 @@ def test_how_far_a_curve_goes_is_weighed_for_the_scan_as_it_came_and_not_for_wha
         return harmonize(scan_file, knows, on_harm="result", refine=False, **words)
 
     # Nothing counts as evidence: the scan stays as it was prepared.
-    never = harmonized(100, rounds=0)
+    never = harmonized(100)
     inside = never.prepared.scan.inside()
     assert not never.prepared.in_contrast
     np.testing.assert_allclose(never.estimate.image[inside], never.prepared.scan.data[inside], rtol=1e-5)
-    assert np.abs(harmonized(0, rounds=0).estimate.image - never.estimate.image)[inside].max() > 0.01
+    assert np.abs(harmonized(0).estimate.image - never.estimate.image)[inside].max() > 0.01
     # An earlier curve has put it into the target's contrast: what is left is taken whole.
-    whole, left = harmonized(0, rounds=1, sure=0), harmonized(100, rounds=1, sure=0)
+    whole, left = (harmonized(e, entropy_rounds=1, sure=0) for e in (0, 100))
     assert whole.prepared.in_contrast
     np.testing.assert_array_equal(whole.estimate.image, left.estimate.image)

@@ -283,7 +283,7 @@ def harmonize(
        entropy (:mod:`~blindharmony.preprocessing.bias`).
     5. Gain: the root mean square of the brain becomes 1.
     6. Registration: one affine to ICBM152 by mutual information (Mattes et al. 2003).
-    7. Bias field again, in the target's contrast: :mod:`~blindharmony.harmonization.curve`.
+    7. A field of N4 again, in the target's contrast: :mod:`~blindharmony.harmonization.curve`.
     8. Intensity curve: the person's quantile curve on the target scanner, from the order of the intensities
        (:mod:`~blindharmony.models.person`), or the curve that all scans of the scanner share
        (:mod:`~blindharmony.harmonization.scanner`).
