@@ -85,7 +85,7 @@ STEPS = (
     ("bias field", "preprocessing.steps", "CorrectBias.estimate"),
     ("registration", "preprocessing.registration", "Register.estimate"),
     ("resampling", "preprocessing.registration", "Register.apply"),
-    ("curves", "harmonization.curve", "harmonize_curve"),
+    ("ranks", "harmonization.curve", "summarize"),
     ("refinement", "harmonization.methods", "refined"),
     ("judging", "api", "gather_evidence"),
     ("native space", "api", "to_scan"),
