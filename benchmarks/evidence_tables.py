@@ -22,13 +22,14 @@ _HEAD = """# Evidence, measured
 Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence_*.json` beside it, each the
 `results.json` of a `blindharmony benchmark`; nothing here is typed by hand. What the legs and the systems are:
 [evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. Each
-part names its model. Real scans were measured with it; of simulated scanners and segmentation `curve` and `group` were,
-and the other systems' rows with earlier models, of which they see the quantile curves alone: those are the same to the
-byte. In records of before, spectrum analysis was run in the Fourier domain: that row is called `fourier-adaptation`
-here, as today. Networks were trained for six minutes of a busy core each (in the
-first segmentation for ten). The published iteration (`latent-published`) was run
-for one scanner, on one core. Seconds a scan of `curve` and `group` were taken on a machine shared with other work: two
-to four times what they are alone."""
+part names its model. Those of `90e06e803da5` have today's defaults; those of `4d96e4adbf14`, which are the same
+networks, the defaults before groups and the bias field were changed. In parts of older models the rows `curve` and
+`group` were made with that model, and other systems' rows of simulated scanners and segmentation with earlier ones,
+of which they see the quantile curves alone: those are the same to the byte. In records of before, spectrum analysis
+was run in the Fourier domain: that row is called `fourier-adaptation` here, as today. Networks were trained for six
+minutes of a busy core each (in the first segmentation for ten). The published iteration (`latent-published`) was run
+for one scanner, on one core. Seconds a scan of `curve` and `group` were taken on a machine shared with other work:
+two to four times what they are alone."""
 
 
 def longer(content):
