@@ -190,8 +190,8 @@ class BiasAgainSettings(SettingsGroup):
         """How often a field is estimated again that this method of the recipe (``PrepRecipe.bias``) found first.
 
         Example:
-            >>> [BiasAgainSettings().rounds_after(bias) for bias in ("n4-itk", "n4", "entropy")]
-            [2, 2, 0]
+            >>> BiasAgainSettings().rounds_after("n4-itk"), BiasAgainSettings().rounds_after("entropy")
+            (2, 0)
         """
         return self.entropy_rounds if bias == "entropy" else self.rounds
 
