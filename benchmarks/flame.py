@@ -19,7 +19,7 @@ _WIDTH, _ROW, _LETTER = 1200, 17, 6.4
 _LEAST = 0.004  # of all: narrower boxes cannot be seen
 # How functions are called and modules loaded, not what they do.
 _BETWEEN = ("_call_impl", "importlib", "contextlib", "runpy", "_contextlib", "torch/nn/modules/container")
-_COLOURS = {
+_COLORS = {
     "blindharmony": "#8ecae6",
     "torch": "#f4a261",
     "scipy": "#b5e48c",
@@ -65,12 +65,12 @@ def drawn(root: Box) -> str:
         deepest = max(deepest, depth)
         width, y = share * _WIDTH, depth * _ROW
         function, _, file = box.name.partition(" (")
-        colour = _COLOURS.get(file.partition("/")[0], "#dddddd")
+        color = _COLORS.get(file.partition("/")[0], "#dddddd")
         letters = int((width - 4) / _LETTER)
         shown = function if len(function) <= letters else function[: letters - 1] + "…" if letters > 3 else ""
         boxes.append(
             f'<g><title>{escape(box.name)}: {share:.1%}</title><rect x="{left:.1f}" y="{y}" width="{width:.1f}" '
-            f'height="{_ROW - 1}" fill="{colour}"/><text x="{left + 2:.1f}" y="{y + 12}">{escape(shown)}</text></g>'
+            f'height="{_ROW - 1}" fill="{color}"/><text x="{left + 2:.1f}" y="{y + 12}">{escape(shown)}</text></g>'
         )
         for inner in sorted(box.inner.values(), key=lambda b: -b.count):
             draw(inner, left, depth + 1)

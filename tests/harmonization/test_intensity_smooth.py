@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindharmony.harmonization.intensity import CurveMap, lifting_curve, smooth_curve
+from blindharmony.settings import CurveSettings
 
 TRUTH = np.linspace(0.15, 1.7, 256)
 WAVES = 0.01 * np.sin(np.outer([12.0, 18.0, 25.0], TRUTH) + np.array([[0.3], [1.0], [2.0]]))
-# What lies beside the parabola is a small part of the usual error.
-USUAL = 4 * float(np.sqrt((WAVES**2).sum(0).mean()))
+USUAL = 2 * float(np.sqrt((WAVES**2).sum(0).mean()))
 SCANNERS = {
     "none": lambda x: x,
     "gamma": lambda x: x**1.5,
@@ -28,7 +28,7 @@ def test_errors_of_the_shape_of_people_are_told_from_the_curve(name):
     source, errors = SCANNERS[name](TRUTH), []
     for seed in range(8):
         off = np.random.default_rng(seed).normal(size=3) @ WAVES
-        curve = smooth_curve(source, np.maximum.accumulate(TRUTH + off), USUAL)
+        curve = smooth_curve(source, np.maximum.accumulate(TRUTH + off), USUAL, CurveSettings(believed=1.5))
         errors.append((rms(curve(source) - TRUTH), rms(off)))
     after, before = np.mean(np.square(errors), 0) ** 0.5
     assert after < 0.6 * before

@@ -79,6 +79,22 @@ def test_a_head_unlike_any_hardly_bends_the_curve(knowing):
     assert off(1.0) < 0.2 * off(0.0)
 
 
+def test_what_is_said_alike_of_a_whole_group_is_believed_in_part_and_of_one_scan_wholly(knowing):
+    curves, whole = people(knowing, 8)
+    scans = [replace(s, surprise=1.0) for s in through(CURVES["gamma"], curves, whole, curves)]
+    share = knowing.person.group_share(np.ones(8))
+
+    def moved(scans):
+        """How much of a rise of all that is said becomes one of the results, mean over ranks."""
+        raised = [replace(s, person=1.05 * s.person) for s in scans]
+        before, after = (fit_scanner(s, knowing, whole=True).curve for s in (scans, raised))
+        source = np.mean([s.quantiles for s in scans], 0).astype(np.float32)
+        return float(np.mean(after(source) - before(source)) / np.mean(0.05 * np.mean([s.person for s in scans], 0)))
+
+    assert abs(moved(scans[:1]) - 1) < 0.02
+    assert abs(moved(scans) - share) < 0.02 < 0.9 - share
+
+
 def test_the_order_and_the_gain_of_the_scans_do_not_matter(target):
     curves, whole = people(target, 5)
     scans = through(CURVES["log"], curves, whole, curves)

@@ -18,6 +18,8 @@ from blindharmony.quality.checks import (
     MaskFit,
     Severity,
     Topic,
+    _decimals,
+    digits_apart,
     farthest,
     gather_evidence,
     graded,
@@ -259,6 +261,16 @@ def test_the_verdict_is_the_worst_and_another_check_never_improves_it(checks, mo
     assert not checks or longer.severity >= verdict.severity
     assert verdict.level == verdict.severity.word
     assert checks or verdict.level == "caution"
+
+
+@pytest.mark.parametrize(("value", "limit"), [(0.66004, 0.65996), (1.004, 1.0), (2.0, 2.0), (0.8999, 0.9), (5.0, 1.0)])
+def test_a_value_beyond_its_limit_does_not_look_equal_to_it(value, limit):
+    said, allowed = _decimals(2, value, limit)
+    assert (said == allowed) == (value == limit)
+    assert float(said) == pytest.approx(value, abs=0.005)
+    assert len(said) == 4 or value != limit
+    digits = digits_apart(value, limit, None)
+    assert (f"{value:.{digits}g}" == f"{limit:.{digits}g}") == (value == limit)
 
 
 def test_where_something_is_wrong_nobody_is_told_that_harmonizing_was_not_needed():

@@ -8,10 +8,10 @@ model (:mod:`~blindharmony.harmonization.scanner`) :math:`T` is that scanner's, 
 of a target scan. Ranks never change: no anatomy can appear.
 
 Before the curve is used, a bias field of N4 is estimated again in the target's contrast (one of least entropy hardly
-takes contrast for shading). A first curve :math:`T_1` says
-what the scan as it came would look like on the target. There the field is found again, and with it another curve
-:math:`T_2` for what is left. A field that was found in the wrong contrast had misled the first, so the scan as it came
-is put through both, :math:`T_2 \circ T_1`, and the field is found once more.
+takes contrast for shading). A first curve :math:`T_1` says what the scan as it came would look like on the target.
+There the field is found again, and with it another curve :math:`T_2` for what is left. A field that was found in the
+wrong contrast had misled the first, so the scan as it came is put through both, :math:`T_2 \circ T_1`, and the field is
+found once more.
 """
 
 from __future__ import annotations

