@@ -581,9 +581,7 @@ class RestorerFitSettings(OptimizerSettings):
         default=0.999,
         description="What a step keeps of the weights' running mean, which is steadier than the last weights.",
     )
-    looks: int = Field(
-        default=0, ge=0, description="How often the weights are judged on held-out data: there are none here."
-    )
+    judged: AboveZero = Field(default=48, description="Held-out cubes that choose the weights.")
     batch: AboveZero = Field(default=2, description="Cubes a step.")
     patch: Side = Field(default=48, description="Side (voxels of about 1 mm) of a cube.")
     rim: int = Field(default=8, ge=0, description="Voxels around a cube that blur reaches, cut away after it.")
@@ -655,11 +653,21 @@ class RandomScannerSettings(SettingsGroup):
         default=0.6, description="Share of the cubes that get blur or thick slices; as many get noise."
     )
     blur_mm: Range = Field(default=(0.5, 3.5), description="Full width at half maximum of a Gaussian blur.")
+    axes_sd: float = Field(default=0.25, ge=0, description="Spread of the logarithm of a blur's width between axes.")
     slice_mm: tuple[AboveZero, AboveZero] = Field(default=(2, 4), description="Thickness of slices, whole millimeters.")
     noise: Range = Field(
         default=(0.005, 0.08), description="Rician noise, shares of the brightest tissue, drawn in logarithms."
     )
     brightest: Positive = Field(default=1.5, description="Intensity of the brightest tissue, flow units.")
+    other_contrast: Share = Field(
+        default=0.5, description="Share of the cubes in another contrast of the tissues, as in TissueFitSettings."
+    )
+    texture: tuple[float, float] = Field(
+        default=(0.8, 1.2), description="What stays of a voxel's difference from its tissues in another contrast."
+    )
+    bend_gray: float = Field(
+        default=0.1, ge=0, description="How far gray matter moves from place to place, shares of gray/white contrast."
+    )
 
 
 class TissueFitSettings(OptimizerSettings):

@@ -180,11 +180,11 @@ def test_training_counts_the_stages_that_come(capsys):
     clock.now += 100
     see("restorer", 0.0, {"step": 0.0})
     clock.now += 60
-    see("restorer", 0.1, {"step": 9.0, "held_out": 1.0})
+    see("restorer", 0.1, {"step": 9.0, "held_out": 0.6})
     said = capsys.readouterr().err
     ahead = 100 + 30 * 60 + sum(course[name] for name in ("deforming", "judging", "learning", "cutting"))
     assert f"(6 of 10), {ahead // 60:.0f} min {ahead % 60:.0f} s left before the slice flow" in said
-    assert "restorer: step 9, held out 1.0000 nats ▁, 9 min 0 s left before the slice flow" in said
+    assert "restorer: step 9, held out 0.6000 of the error left ▁, 9 min 0 s left before the slice flow" in said
 
 
 def test_harmonize_for_machines(capsys, stripped_head, tiny_target_file, tmp_path):

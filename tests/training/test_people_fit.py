@@ -143,6 +143,15 @@ def test_noise_of_a_magnitude_image_lifts_the_dark():
     assert bright.std() == pytest.approx(0.05 * 1.5, rel=0.02)
 
 
+def test_smooth_noise_is_as_strong_as_white_noise():
+    flat = np.full((40, 40, 40), 1.5, np.float32)
+    for widths in (np.zeros(3), np.array([0.9, 0.0, 0.5])):
+        noisy = rician(flat, 0.05, np.random.default_rng(0), widths=widths)
+        assert noisy.std() == pytest.approx(0.05 * 1.5, rel=0.02)
+    neighbours = [np.corrcoef(noisy.ravel(), np.roll(noisy, 1, axis).ravel())[0, 1] for axis in range(3)]
+    assert neighbours[0] > 0.5 > neighbours[2] > 0.1 > abs(neighbours[1])
+
+
 def test_random_scanners_are_repeatable_and_change_the_image(heads):
     image, mask = heads[0]
     seen = [spoil(image, mask, np.random.default_rng(seed)) for seed in (*range(12), 0)]

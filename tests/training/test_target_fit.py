@@ -17,7 +17,8 @@ from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony.quality.places import most_unlike, place_costs, unlike
 from blindharmony.settings import TrainSettings
 from blindharmony.training.data import hold_out, make_pool, prepare_head
-from blindharmony.training.target import train, with_places
+from blindharmony.training.page import read_log
+from blindharmony.training.target import log_name, train, with_places
 from blindharmony.version import VERSION
 from heads import head_grid, synthetic_brain
 from targets import TINY
@@ -171,7 +172,7 @@ def test_the_slice_flow_of_the_published_method_can_be_added(scans, place, monke
 
 @pytest.mark.long
 def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, place, tmp_path, monkeypatch):
-    monkeypatch.setattr("blindharmony.training.target.RestorerSpec", lambda: SMALL)
+    monkeypatch.setattr("blindharmony.training.restorer.RestorerSpec", lambda: SMALL)
     out = place()
     target = train(scans, out, steps=1, **{**QUICK, "restorer": True, "restorer_steps": 2})
     again = load_target(out)
@@ -179,6 +180,22 @@ def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, plac
     assert len(again.info.held_out.restorer_change) == 1
     for a, b in zip(again.restorer.state_dict().values(), target.restorer.state_dict().values(), strict=True):
         assert (a == b).all()
+    curve = read_log(log_name(out)).restorer
+    assert [step for step, *_ in curve] == [1, 2]
+    # Another one begins with its weights: after a step of no length it has them still.
+    still = {"rate": 1e-12, "lowest_rate": 0.0, "weight_decay": 0.0}
+    options = {**QUICK, "restorer": True, "restorer_steps": 1, "restorer_fit": still}
+    begun = train(scans, place(), steps=1, restorer_from=out, **options)
+    for a, b in zip(again.restorer.state_dict().values(), begun.restorer.state_dict().values(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_a_restorer_that_is_not_there_is_nothing_to_begin_with(scans, trained, tmp_path):
+    path, _ = trained
+    with pytest.raises(UsageError, match="no restorer to begin with"):
+        train(scans, tmp_path / "m.safetensors", restorer_from=path)
+    with pytest.raises(UsageError, match="exclude each other"):
+        train(scans, tmp_path / "m.safetensors", restorer_from="ds002748", restorer=False)
 
 
 def test_a_target_of_many_scans_knows_what_is_usual_at_each_place(scans, trained, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ examples:
 # What the model's card says of itself decides no number of the model.
 _CARD = ("name", "data", "licence")
 # Options that say which data are used and decide the model too.
-_DATA = ("participant_label", "held_out", "mask_dir")
+_DATA = ("participant_label", "held_out", "mask_dir", "restorer_from")
 
 
 def add_parser(verbs: Any) -> None:
@@ -57,6 +57,11 @@ def add_parser(verbs: Any) -> None:
     add_shared(p, "--participant-label")
     p.add_argument("--held-out", nargs="+", metavar="LABEL", help="subjects (or file names) that teach no network")
     add_shared(p, "--mask-dir")
+    p.add_argument(
+        "--restorer-from",
+        metavar="TARGET",
+        help="let the restorer begin with that of this model (a name or file), and learn on from these scans",
+    )
     add_settings(p, TrainSettings.choices(), TrainSettings)
     p.add_argument(
         "--note",
@@ -137,6 +142,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             arguments.out,
             settings,
             held_out=arguments.held_out or (),
+            restorer_from=arguments.restorer_from,
             mask_dir=arguments.mask_dir,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
@@ -256,7 +262,8 @@ class TrainingScreen:
     def _cost(self) -> str:
         if not self.costs:
             return ""
-        return f", held out {self.costs[-1]:.4f} nats {spark(self.costs[-_SHOWN:])}"
+        unit = " of the error left" if self.group == "restorer" else " nats"
+        return f", held out {self.costs[-1]:.4f}{unit} {spark(self.costs[-_SHOWN:])}"
 
     def _left(self, done: float) -> str:
         seconds = self._seconds_left(done)

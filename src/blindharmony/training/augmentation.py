@@ -10,10 +10,10 @@ flow trained on it would find real scans too rough.
 .. math:: y = \bigl|\,k * x + n\,\bigr|
 
 :math:`k` blur or thick slices, :math:`n` noise, drawn at random, wider than real scanners differ; nothing is known
-about any source scanner. The restorer learns from one blur for all axes and Rician noise (:func:`spoil`); the tissue
-network and the person model see a blur for each axis and noise that can be smooth (:func:`softened`,
-:func:`scanner_noise`), and other contrasts. Increasing curves need no drawing for the restorer: what comes first does
-not notice them.
+about any source scanner. Blurs differ between the axes, and noise can be smooth, as a scanner's reconstruction and
+interpolation make it. The restorer learns from these (:func:`spoil`); the tissue network and the person model see other
+contrasts too (:func:`softened`, :func:`scanner_noise`). Increasing curves need no drawing for the restorer: what comes
+first does not notice them.
 """
 
 from __future__ import annotations
@@ -112,14 +112,15 @@ def spoil(image: Image, mask: Mask, rng: np.random.Generator, settings: RandomSc
     s = settings or RandomScannerSettings()
     soft, noisy = rng.random(2) < s.often
     if soft and rng.random() < 0.5:
-        sigma = rng.uniform(*s.blur_mm) / FWHM
-        image = inside_mean(image, mask, lambda x: ndimage.gaussian_filter(x, sigma))
+        sigmas = rng.uniform(*s.blur_mm) / FWHM * np.exp(rng.normal(0, s.axes_sd, 3))
+        image = inside_mean(image, mask, lambda x: ndimage.gaussian_filter(x, sigmas))
     elif soft:
         axis, size = int(rng.integers(3)), int(rng.integers(s.slice_mm[0], s.slice_mm[1] + 1))
         phase = int(rng.integers(size))
         image = inside_mean(image, mask, lambda x: thick_slices(x, axis, size, phase))
     if noisy:
-        image = rician(image, float(np.exp(rng.uniform(*np.log(s.noise)))), rng, brightest=s.brightest)
+        share, widths = float(np.exp(rng.uniform(*np.log(s.noise)))), noise_widths(rng)
+        image = rician(image, share, rng, brightest=s.brightest, widths=widths)
     return np.where(mask, image, 0).astype(np.float32)
 
 
@@ -157,18 +158,43 @@ def softened(
 def scanner_noise(shape: tuple[int, ...], spread: float, rng: np.random.Generator) -> Image:
     """Gaussian noise of this spread, in seven of ten scanners smooth along some axes, as interpolation makes it."""
     noise = rng.standard_normal(shape, np.float32)
-    if rng.random() < 0.7:
-        noise = ndimage.gaussian_filter(noise, rng.uniform(0, 0.9, 3), truncate=3.0)
+    return _smooth_noise(noise, spread, noise_widths(rng))
+
+
+def noise_widths(rng: np.random.Generator) -> NDArray[np.float64]:
+    """How smooth a scanner's noise is: standard deviation in voxels along the axes, shape ``(3,)``."""
+    return rng.uniform(0, 0.9, 3) if rng.random() < 0.7 else np.zeros(3)
+
+
+def _smooth_noise(noise: Image, spread: float, widths: NDArray[np.float64]) -> Image:
+    if widths.any():
+        noise = ndimage.gaussian_filter(noise, widths, truncate=3.0)
     return noise * np.float32(spread / noise.std())
 
 
-def rician(image: Image, share: float, rng: np.random.Generator, *, brightest: float = 1.5) -> Image:
+def rician(
+    image: Image,
+    share: float,
+    rng: np.random.Generator,
+    *,
+    brightest: float = 1.5,
+    widths: NDArray[np.float64] | None = None,
+) -> Image:
     """Noise of a magnitude image, standard deviation ``share`` of the brightest tissue.
 
     Source: Gudbjartsson & Patz 1995, eq. 1.
+
+    Args:
+        image: Without noise.
+        share: Standard deviation of the noise of either part.
+        rng: Source of randomness.
+        brightest: Intensity of the brightest tissue.
+        widths: How smooth the noise is (:func:`noise_widths`); white if not given.
     """
     spread = share * brightest
-    real, imaginary = (rng.normal(0, spread, image.shape).astype(np.float32) for _ in range(2))
+    parts = (rng.standard_normal(image.shape, np.float32) for _ in range(2))
+    smooth = np.zeros(3) if widths is None else widths
+    real, imaginary = (_smooth_noise(part, spread, smooth) for part in parts)
     return np.asarray(np.hypot(image + real, imaginary), np.float32)
 
 

@@ -41,7 +41,8 @@ def write_training_page(target: Target, log: Path, path: Path, *, seed: int = 0,
     run = read_log(log)
     if not set(run.curves) | set(run.calibrations) <= set(range(len(level_names(target)))):
         raise InputError("this training log is of another model", remedy="give the .log.jsonl beside it", path=log)
-    sections = [_curves(target, run), _calibration(target, run), *_samples(target, seed), _facts(target, run)]
+    sections = [_curves(target, run), *_restorer(run), _calibration(target, run), *_samples(target, seed)]
+    sections.append(_facts(target, run))
     return write_text(path, render_page(target.info.name, "Training report", sections), overwrite=overwrite)
 
 
@@ -60,14 +61,31 @@ def _curves(target: Target, run: TrainingLog) -> Section:
     )
 
 
-def _curve(name: str, rows: Sequence[tuple[float, float, float]]) -> Markup:
+def _restorer(run: TrainingLog) -> list[Section]:
+    if len(run.restorer) < 2:
+        return []
+    return [
+        Section(
+            "The restorer",
+            notes=(
+                "Share of the error that the restorer leaves in cubes of heads through random scanners: 0 is the "
+                "truth, 1 as much as before. Lower is better. A held-out line that still falls at its end says that a "
+                "longer training would pay (--restorer-steps).",
+            ),
+            charts=[("restorer", _curve("the restorer", run.restorer, "Share of the error left"))],
+            legend=[("before", "training"), ("", "held out")],
+        )
+    ]
+
+
+def _curve(name: str, rows: Sequence[tuple[float, float, float]], unit: str = "Nats a number") -> Markup:
     step, train, unseen = np.array(rows).T
     return chart(
         Line(step, train, "before"),
         Line(step, unseen, "after"),
         label=f"Training and held-out cost of {name}",
         x_label="Step",
-        y_label="Nats a number",
+        y_label=unit,
         x_range=(0.0, float(step.max())),
     )
 
@@ -125,11 +143,13 @@ class TrainingLog:
         curves: Level → rows ``(step, training loss, held-out loss)``, nats a number, by step. The training loss is the
             mean since the row before.
         calibrations: Level → latents of the held-out scans before and after the correction.
-        seconds: Time spent training, all sessions of an interrupted run together.
+        restorer: Rows ``(step, training error, held-out error)`` of the restorer, shares of the error before.
+        seconds: Time spent training the flow, all sessions of an interrupted run together.
     """
 
     curves: dict[int, list[tuple[float, float, float]]]
     calibrations: dict[int, tuple[Calibration, Calibration]]
+    restorer: list[tuple[float, float, float]]
     seconds: float
 
 
@@ -140,12 +160,12 @@ def read_log(path: Path) -> TrainingLog:
         InputError: If it is not there or not a training log.
     """
     curves: dict[int, dict[float, tuple[float, float, float]]] = {}
-    calibrations = {}
+    calibrations, restorer = {}, {}
     total = last = 0.0
     try:
         for line in read_text(path).splitlines():
             row = parse_json(line, finite=False)
-            level = int(row["level"])
+            level = -1 if row.get("network") == "restorer" else int(row["level"])
             if "calibration" in row:
                 before, after = (_calibration_of(row["calibration"][when]) for when in ("before", "after"))
                 if len(before.means) != len(after.means):
@@ -157,13 +177,16 @@ def read_log(path: Path) -> TrainingLog:
             # A step that diverged is no point of a curve.
             if not np.isfinite([step, train, unseen, seconds]).all():
                 continue
+            if level < 0:
+                restorer[step] = step, train, unseen
+                continue
             curves.setdefault(level, {})[step] = step, train, unseen
             # A resumed session counts from zero again.
             total, last = total + (last if seconds < last else 0.0), seconds
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise InputError("this is not a training log", remedy="give the .log.jsonl of a model", path=path) from None
     ordered = {level: [rows[step] for step in sorted(rows)] for level, rows in curves.items()}
-    return TrainingLog(ordered, calibrations, total + last)
+    return TrainingLog(ordered, calibrations, [restorer[step] for step in sorted(restorer)], total + last)
 
 
 def _calibration_of(row: dict[str, Any]) -> Calibration:

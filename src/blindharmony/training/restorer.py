@@ -3,40 +3,53 @@ r"""The restorer of a target is trained: from its heads through random scanners 
 .. math:: \min_R\; \mathbb E\; \frac{\overline{(R(y) - x)^2}}{\overline{(y - x)^2} + \epsilon}
 
 :math:`x` is a cube of a head, :math:`y` the same cube seen by a random scanner and matched to the target's intensities.
-Errors are relative: a slightly spoiled scan counts as much as a badly spoiled one, and :math:`\epsilon` keeps scans
-that were hardly changed from asking for perfection. Half of the cubes lie on the template grid, half on the scan's
-own, where texture is sharper: the restorer will work on both.
+In half of the cubes the scanner has another contrast of the tissues too (:class:`~.tissue.RandomContrast`); the curve
+that matches it is that of the whole head, so what it leaves, tissue by tissue, is to be taken out. Errors are relative:
+a slightly spoiled scan counts as much as a badly spoiled one, and :math:`\epsilon` keeps scans that were hardly changed
+from asking for perfection. Half of the cubes lie on the template grid, half on the scan's own, where texture is
+sharper: the restorer will work on both. Cubes of held-out heads choose the weights.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
+from scipy import ndimage
 
-from blindharmony.files import write_bytes
+from blindharmony.files import read_text, write_bytes, write_text
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.refine import refine
 from blindharmony.models.restorer import Restorer, RestorerSpec
 from blindharmony.models.target import Target
+from blindharmony.models.tissue import class_posterior
 from blindharmony.preprocessing.grid import mask_box
-from blindharmony.settings import RandomScannerSettings, RestorerFitSettings
+from blindharmony.settings import RandomScannerSettings, RestorerFitSettings, TissueFitSettings
 from blindharmony.training.augmentation import spoil
 from blindharmony.training.data import Head, Report
+from blindharmony.training.labels import FLUID, GRAY, WHITE
 from blindharmony.training.loop import Budget, Checkpoint, Compute, Row, Task, Update, fit
+from blindharmony.training.person import Tissue, structure_levels
+from blindharmony.training.tissue import RandomContrast, smooth_noise
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 # Ranks through which a cube's histogram is matched: dense at the ends, where few voxels are.
 _RANKS = np.concatenate([[0.0005, 0.002, 0.005], np.linspace(0.01, 0.99, 99), [0.995, 0.998, 0.9995]])
+_VOXELS, _BEND_KNOTS = 20_000, 3
+_CONTRASTS = TissueFitSettings()
 _SIDE = 4  # what the restorer's two halvings ask for
+_JUDGED = 2**40  # no step has this number: tells the cubes that judge from those of steps
 _STREAM = 77  # tells the random numbers of this training from those of the flow
 
 
@@ -45,7 +58,7 @@ class Cubes:
     """Files of heads, on the template grid and on their own in turn, and how the target's curves may be off.
 
     Attributes:
-        files: Image and mask of each head and grid.
+        files: Image, mask and tissues of each head and grid.
         knots: Intensities of the target's ranks, flow units, shape ``(Q,)``.
         errors: What the person model got wrong about each head, there, shape ``(heads, Q)``.
         settings: Size of a cube.
@@ -75,12 +88,43 @@ class Cubes:
                 if whole[cut].mean() > self.settings.patch_brain:
                     break
             truth, mask = file.get_slice("image")[cut].astype(np.float32), whole[cut].astype(bool)
-        seen = _matched(spoil(truth, mask, rng, self.scanner), truth, mask)
+            contrasted = truth
+            if "tissues" in file.keys() and rng.random() < self.scanner.other_contrast:  # noqa: SIM118 - not a dict
+                tissues = file.get_slice("tissues")[(slice(None), *cut)]
+                contrasted = self._in_other_contrast(truth, mask, tissues, file.get_tensor("voxels"), rng)
+        seen = _matched(spoil(contrasted, mask, rng, self.scanner), contrasted, mask)
         error = self.errors[int(rng.integers(len(self.errors)))] * rng.uniform(-1, 1)
         seen = np.where(mask, np.maximum(seen + np.interp(seen, self.knots, error), 0), 0).astype(np.float32)
         inner, turn = (slice(rim, size - rim),) * 3, -1 if rng.random() < 0.5 else 1
         x, y, m = (np.ascontiguousarray(p[inner][::turn]) for p in (seen, truth, mask))
         return x, y, m, np.full((1, 1, 1), index % 2, np.float32)
+
+    def _in_other_contrast(
+        self, truth: Image, mask: Mask, tissues: NDArray[np.uint8], voxels: Image, rng: np.random.Generator
+    ) -> Image:
+        """The cube in the contrast of a random scanner, matched as the whole head would be.
+
+        A curve takes what the brain as a whole has; what tissue by tissue or from place to place is left stays.
+        """
+        values, shares = voxels[0], _with_stem(voxels[1:])
+        levels = _levels(values, voxels[1:])
+        if not levels[WHITE] > levels[GRAY] > levels[FLUID] > 0:
+            return truth  # the network sees no contrast that could be another
+        texture = float(rng.uniform(*self.scanner.texture))
+        drawn = replace(RandomContrast.draw(levels, rng, _CONTRASTS), texture=texture)
+        bend = rng.uniform(0, self.scanner.bend_gray) * smooth_noise(truth.shape, _BEND_KNOTS, rng)
+        cube = drawn(truth, _with_stem(np.divide(tissues, 255, dtype=np.float32)), bend)
+        ranks = (np.quantile(np.maximum(x, 0), _RANKS) for x in (drawn(values, shares), values))
+        return np.where(mask, CurveMap.through(*ranks)(np.maximum(cube, 0)), 0).astype(np.float32)
+
+
+def _with_stem(classes: Image) -> Image:
+    """Shares of all structures, none of them brainstem: the network counts it as white matter."""
+    return np.concatenate([classes, np.zeros_like(classes[:1])])
+
+
+def _levels(values: Image, classes: Image) -> NDArray[np.float32]:
+    return structure_levels(values, np.ones(values.shape, bool), classes)
 
 
 def _matched(seen: Image, truth: Image, mask: Mask) -> Image:
@@ -97,6 +141,7 @@ def make_cubes(
     *,
     settings: RestorerFitSettings | None = None,
     scanner: RandomScannerSettings | None = None,
+    tissue: Tissue | None = None,
     on_head: Callable[[int, int], None] | None = None,
 ) -> Cubes:
     """Write the heads on both grids, where they are not written yet.
@@ -107,6 +152,7 @@ def make_cubes(
         folder: Where they are kept.
         settings: Size of a cube.
         scanner: How far random scanners lie apart.
+        tissue: Finds the tissues of a head; without it, the scanners have the target's contrast.
         on_head: Called with heads done and their number.
     """
     if target.person is None:
@@ -119,22 +165,36 @@ def make_cubes(
         for grid in ("template", "own"):
             files.append(folder / f"{key}-{grid}.safetensors")
             if not files[-1].exists():
-                image, mask = _on(grid, head, side)
-                write_bytes(files[-1], save({"image": image.astype(np.float16), "mask": mask}), overwrite=True)
+                image, mask, classes = _on(grid, head, side, tissue)
+                content: dict[str, NDArray[Any]] = {"image": image.astype(np.float16), "mask": mask}
+                if classes is not None:
+                    some = np.random.default_rng(index).choice(np.flatnonzero(mask), _VOXELS)
+                    content["tissues"] = np.round(255 * classes).astype(np.uint8)
+                    content["voxels"] = np.stack([p.ravel()[some] for p in (image, *classes)]).astype(np.float32)
+                write_bytes(files[-1], save(content), overwrite=True)
         if on_head:
             on_head(index + 1, len(heads))
     errors = target.person.left_out() - target.quantiles
     return Cubes(tuple(files), target.mean_curve, errors, settings, scanner or RandomScannerSettings())
 
 
-def _on(grid: str, head: Head, side: int) -> tuple[Image, Mask]:
-    """The head on one of its grids, cut to the brain, sides multiples of four and no smaller than a cube."""
-    pair: tuple[torch.Tensor, torch.Tensor] = (head.data.float(), head.mask) if grid == "own" else head.image()
-    image, mask = pair[0].numpy(), pair[1].numpy()
+def _on(grid: str, head: Head, side: int, tissue: Tissue | None) -> tuple[Image, Mask, Image | None]:
+    """The head and its tissues on one of its grids, cut to the brain, sides multiples of 4, no smaller than a cube."""
+    on_template = tuple(part.numpy() for part in head.image())
+    image, mask = (head.data.float().numpy(), head.mask.numpy()) if grid == "own" else on_template
     box, _ = mask_box(mask, margin=1)
-    image, mask = np.where(mask, image, 0)[box].astype(np.float32), mask[box]
-    pad = [(0, max(side, n + -n % _SIDE) - n) for n in mask.shape]
-    return np.pad(image, pad), np.pad(mask, pad)
+    parts = [np.where(mask, image, 0)[box].astype(np.float32), mask[box]]
+    if tissue:
+        classes = tissue(*on_template)
+        if grid == "own":
+            to_template = np.linalg.inv(head.to_scan)
+            classes = np.stack(
+                [ndimage.affine_transform(c, to_template, output_shape=mask.shape, order=1) for c in classes]
+            )
+        parts += [c[box] for c in classes]
+    pad = [(0, max(side, n + -n % _SIDE) - n) for n in parts[0].shape]
+    image, mask, *shares = (np.pad(part, pad) for part in parts)
+    return image, mask, np.stack(shares) if shares else None
 
 
 class RestorerTask(Task):
@@ -144,25 +204,46 @@ class RestorerTask(Task):
         net: Trained in place.
         cubes: What it learns from.
         seed: Of draws.
-        device: Where to train.
+        compute: Where to train, and how precisely.
+        held_out: Cubes of heads that it does not learn from; the same ones judge it again and again.
     """
 
-    def __init__(self, net: Restorer, cubes: Cubes, seed: int, device: str = "cpu") -> None:
+    def __init__(
+        self, net: Restorer, cubes: Cubes, seed: int, compute: Compute | None = None, held_out: Cubes | None = None
+    ) -> None:
         self.networks, self.seed = net, (seed, _STREAM)
-        self._net, self._cubes, self._device = net, cubes, device
+        self._net, self._cubes, self._compute, self._held_out = net, cubes, compute or Compute(), held_out
 
     def step(self, number: int, update: Update) -> Row:
         """The mean relative error of a few cubes."""
-        settings, rng = self._cubes.settings, self.generator(number)
-        drawn = [self._cubes.draw(rng) for _ in range(settings.batch)]
+        errors = self._errors(self._cubes, self.generator(number), self._settings.batch)
+        return {"train": update.descend([errors.mean()])}
+
+    def score(self) -> float | None:
+        """The same of cubes of held-out heads."""
+        if self._held_out is None:
+            return None
+        batch, number = self._settings.batch, self._settings.judged
+        rng = np.random.default_rng((*self.seed, _JUDGED))
+        parts = [self._errors(self._held_out, rng, min(batch, number - i)) for i in range(0, number, batch)]
+        return torch.cat(parts).mean().item()
+
+    @property
+    def _settings(self) -> RestorerFitSettings:
+        return self._cubes.settings
+
+    def _errors(self, cubes: Cubes, rng: np.random.Generator, number: int) -> torch.Tensor:
+        """Relative errors of random cubes, shape ``(number,)``."""
+        drawn = [cubes.draw(rng) for _ in range(number)]
         seen, truth, mask, own = (
-            torch.from_numpy(np.stack(p))[:, None].to(self._device) for p in zip(*drawn, strict=True)
+            torch.from_numpy(np.stack(p))[:, None].to(self._compute.device) for p in zip(*drawn, strict=True)
         )
         inside = mask.float()
         count = inside.sum((1, 2, 3, 4))
-        restored = self._net(seen, mask, own)
+        with self._compute.precision() if self._net.training else nullcontext():
+            restored = self._net(seen, mask, own).float()
         after, before = (((x - truth) ** 2 * inside).sum((1, 2, 3, 4)) / count for x in (restored, seen))
-        return {"train": update.descend([(after / (before + settings.epsilon)).mean()])}
+        return after / (before + self._settings.epsilon)
 
 
 def with_restorer(
@@ -175,8 +256,9 @@ def with_restorer(
     settings: RestorerFitSettings,
     scanner: RandomScannerSettings,
     checkpoint: Checkpoint,
-    device: str = "cpu",
-    spec: RestorerSpec | None = None,
+    compute: Compute | None = None,
+    start: Restorer | None = None,
+    log: Path | None = None,
     report: Report,
 ) -> Target:
     """The target with a restorer trained on the same heads: the running mean of its weights.
@@ -184,38 +266,50 @@ def with_restorer(
     Args:
         target: With its person model, whose rows are ``heads`` and then ``held_out``.
         heads: Training heads.
-        held_out: Heads that only tell how much a scan of the target itself is changed.
+        held_out: Heads that judge the weights, and tell how much a scan of the target itself is changed.
         budget: How long.
         seed: Of weights and draws.
         settings: Rates, size and number of cubes.
         scanner: How far random scanners lie apart.
         checkpoint: Where an interrupted training goes on; the cubes lie beside it.
-        device: Where to train.
-        spec: Its shape.
+        compute: Where to train, and how precisely.
+        start: A trained restorer whose weights it begins with, and whose shape it has.
+        log: Training log, to which the learning curve is added.
         report: Called with stage, share done and numbers.
 
     Raises:
         UsageError: If the checkpoint is of another run.
     """
-    spec = spec or RestorerSpec()
-    cubes = make_cubes(
-        heads[: settings.heads],
-        target,
-        checkpoint.path.parent,
-        settings=settings,
-        scanner=scanner,
-        on_head=lambda i, n: report("cutting heads", i / n, {}),
+    spec, compute = start.spec if start else RestorerSpec(), compute or Compute()
+    cubes, unseen = (
+        make_cubes(
+            chosen,
+            target,
+            checkpoint.path.parent,
+            settings=settings,
+            scanner=scanner,
+            # The network that finds tissues knows T1w scans.
+            tissue=class_posterior if target.info.suffix == "T1w" else None,
+            on_head=lambda i, n: report("cutting heads", i / n, {}),
+        )
+        for chosen in (heads[: settings.heads], held_out)
     )
     torch.manual_seed(seed)
-    net = Restorer(spec).to(device)
-    fit(
-        RestorerTask(net, cubes, seed, device),
+    net = Restorer(spec)
+    if start:
+        net.load_state_dict(start.state_dict())
+    net = net.to(compute.device)
+    progress = fit(
+        RestorerTask(net, cubes, seed, compute, unseen),
         settings,
         budget,
         checkpoint=checkpoint,
-        compute=Compute(device),
+        compute=compute,
         on_step=lambda share, numbers: report("restorer", share, numbers),
     )
+    if log:
+        rows = (json.dumps({"network": "restorer", **row}) + "\n" for row in progress.rows)
+        write_text(log, read_text(log) + "".join(rows), overwrite=True)
     restored = replace(target, restorer=net.cpu().requires_grad_(False))
     changes = tuple(_own_change(restored, head, len(heads) + i) for i, head in enumerate(held_out))
     measured = target.info.held_out.model_copy(update={"restorer_change": changes})

@@ -27,12 +27,11 @@ import numpy as np
 import torch
 
 from blindharmony.device import exact_convolutions
-from blindharmony.errors import OutputError
+from blindharmony.errors import OutputError, UsageError
 from blindharmony.files import write_text
 from blindharmony.flows.pyramid import Pyramid, PyramidSpec, most_probable
 from blindharmony.io.bids import find_masks, find_scans
 from blindharmony.models.file import load_target, save_target
-from blindharmony.models.restorer import RestorerSpec
 from blindharmony.models.target import HeldOut, Target, TargetInfo, atlas_tensor
 from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony.quality.places import FEWEST, place_costs, usual_places
@@ -66,6 +65,7 @@ def train(
     *,
     participant_labels: Sequence[str] | None = None,
     held_out: Sequence[str | PathLike[str]] = (),
+    restorer_from: str | PathLike[str] | Target | None = None,
     mask_dir: str | PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -86,6 +86,8 @@ def train(
         settings: What decides the model.
         participant_labels: Subjects of a BIDS study; all if None.
         held_out: Subjects or files that no network learns from; every fifth person (four at most) if empty.
+        restorer_from: Model whose restorer this one's begins with; it then learns on. Not only the target's own scans
+            have taught it in that case.
         mask_dir: Folder of derivatives with a brain mask of every scan.
         resume: Go on where an interrupted run stopped.
         overwrite: Replace an existing model.
@@ -116,6 +118,7 @@ def train(
     scans = find_scans([Path(p) for p in items], participant_labels=participant_labels, suffix=settings.suffix)
     training, unseen = hold_out(scans, named_scans(scans, held_out))
     masks = find_masks(training + unseen, Path(mask_dir) if mask_dir else None, command=settings.mask_command)
+    begin = _beginning(restorer_from, settings)
     compute = compute or Compute.of(settings, device)
     recipe, spec = recipe or PrepRecipe(bias=settings.bias), spec or PyramidSpec()
     report = report or _silent
@@ -157,11 +160,23 @@ def train(
         target = _judged(target, judged, calibrations, settings, report)
         target = with_people(target, data, settings.person_fit, report=report)
         target = with_places(target, [*data.heads, *data.held_out], data.people, report=report)
-        target = _with_more_networks(target, data, settings, plan, work, compute, report)
+        target = _with_more_networks(target, data, settings, plan, work, compute, begin, report)
         model = save_target(target, out, overwrite=overwrite)
         write_text(log_name(out), (work / "log.jsonl").read_text(), overwrite=True)
         compute.group.wait()
         return model
+
+
+def _beginning(model: str | PathLike[str] | Target | None, settings: TrainSettings) -> Target | None:
+    """The model that gives the restorer its first weights."""
+    if model is None:
+        return None
+    if not settings.restorer:
+        raise UsageError("--restorer-from and --no-restorer exclude each other", remedy="use one of them")
+    target = load_target(model)
+    if target.restorer is None:
+        raise UsageError(f"{target.info.name} has no restorer to begin with", remedy="name a model that has one")
+    return target
 
 
 def _silent(stage: str, done: float, numbers: dict[str, float]) -> None:
@@ -229,11 +244,11 @@ def _with_more_networks(
     plan: Mapping[str, Any],
     work: Path,
     compute: Compute,
+    begin: Target | None,
     report: Report,
 ) -> Target:
     """The target with a restorer and a flow of slices, as far as they are wanted."""
     if settings.restorer:
-        spec = RestorerSpec()
         groups = settings.model_dump(mode="json", include={"person_fit", "restorer_fit", "random_scanner"})
         target = with_restorer(
             target,
@@ -244,10 +259,13 @@ def _with_more_networks(
             settings=settings.restorer_fit,
             scanner=settings.random_scanner,
             checkpoint=Checkpoint(
-                work / "checkpoint-restorer.safetensors", {**plan, **groups, "restorer": spec.model_dump(mode="json")}
+                work / "checkpoint-restorer.safetensors",
+                {**plan, **groups, "restorer from": begin and begin.digest},
             ),
-            device=compute.device,
-            spec=spec,
+            # The first process alone is here.
+            compute=Compute(compute.device, mixed=compute.mixed),
+            start=begin.restorer if begin else None,
+            log=work / "log.jsonl",
             report=report,
         )
     if settings.slice_minutes > 0 or settings.slice_steps:
