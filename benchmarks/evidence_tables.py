@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import pyplot as plt
 
 from blindharmony_benchmark.report import document, table
+from blindharmony_benchmark.results import interval, sign_flip
 
 mpl.use("Agg")
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "evidence"})
@@ -49,6 +51,32 @@ def longer(content):
             *rows,
         ]
     )
+
+
+def reachable(record, content):
+    """What one curve, and one curve for each tissue, could reach at best, beside what was reached."""
+    lines, gaps = [], {"curve": [], "group": []}
+    for source, best in record[content["target"]["set"]].items():
+        rows = {r["system"]: r["psnr"] for r in content["rows"] if r["leg"] == "simulated" and r["source"] == source}
+        cells = [rows["n4-match"], *(rows[system] for system in gaps), *(b["psnr"] for b in best.values())]
+        lines.append([source, *(f"{cell:.1f}" for cell in cells)])
+        for system, gap in gaps.items():
+            ours = [r["psnr"] for r in content["scans"] if r["source"] == source and r["system"] == system]
+            gap.append(np.subtract(ours, best["curve"]["scans"]))  # both in the order of the test people
+    words = (
+        "`python benchmarks/limits.py --tissues`, fitted to the truth of every scan: the best increasing curve, the "
+        "best curve for each tissue after it (tissues as the tissue network sees them in the scan), and the best "
+        "function of a voxel and of the means around it (1 and 3 mm). The first two are bounds for methods of their "
+        "kind that leave noise and blur as they are; the third is a guide."
+    )
+    said = []
+    for name, gap in zip(("one scan", "a group"), gaps.values(), strict=True):
+        each = np.mean(gap, 0)
+        low, high = interval(each)
+        said.append(f"{name} {each.mean():+.1f} dB [{low:+.1f}, {high:+.1f}] (p {sign_flip(each):.2g})")
+    over = f"Over the best increasing curve, mean over these scanners: {', '.join(said)}.".replace("-", "−")
+    head = ["source", "n4-match", "one scan", "a group", "best curve", "best curve for each tissue", "best around"]
+    return "\n\n".join(["### Distance from the limit", words, table(head, lines), over])
 
 
 OURS, THEIRS, SOURCE = "#cc6622", "#2266aa", "#888888"
@@ -129,7 +157,12 @@ def losses(contents):
 def main():
     folder = Path(sys.argv[1])
     files = sorted(folder.glob("measured_evidence_*.json"))
-    parts = [_HEAD, *(document(json.loads(file.read_text())) for file in files)]
+    parts, best = [_HEAD], json.loads((folder / "measured_limits_sites.json").read_text())
+    for file in files:
+        content = json.loads(file.read_text())
+        parts.append(document(content))
+        if file.name.endswith("_sites.json"):
+            parts.append(reachable(best, content))
     parts.append(longer(json.loads((folder / "measured_longer.json").read_text())))
     (folder / "measured_evidence.md").write_text("\n\n".join(parts) + "\n")
     contents = [json.loads(file.read_text()) for file in files]
