@@ -139,11 +139,13 @@ def thousands(content):
             "## Three scans to thirty thousand, without their computing",
             "`python benchmarks/thousands.py`: data set, plan, records, engine, table and page are real, the work is "
             "made up; one process. Every fifth scan goes alone, the others are of four scanners; every hundredth "
-            f"fails. Seconds are the processor's. {content.get('note', '')} Files lie on "
+            f"fails. Seconds are the processor's. {content['note'] + ' ' if 'note' in content else ''}Files lie on "
             f"{'a disk in memory' if content['disk'] == 'in memory' else 'a disk'}: a real one "
             "adds four `fsync` a scan. Most of the memory is torch, which the page needs for one limit. The seconds of "
             "Chromium go by the clock, which other work stretches: load "
-            f"{', '.join(f'{load:.1f}' for load in content['load_before_and_after'])} on two cores.",
+            f"{', '.join(f'{load:.1f}' for load in content['load_before_and_after'])} on two cores. Version 0.1, "
+            "at 30,000: 8 s for a job with nothing to do, 0.75 s more in each for the plan, one job after another, a "
+            "page of 33 MB, and 106 kB of sidecar a grouped scan.",
             table(["scans", *sizes], lines),
         ]
     )
