@@ -581,7 +581,8 @@ class RestorerFitSettings(OptimizerSettings):
         default=0.999,
         description="What a step keeps of the weights' running mean, which is steadier than the last weights.",
     )
-    judged: AboveZero = Field(default=48, description="Held-out cubes that choose the weights.")
+    looks: int = Field(default=6, ge=0, description="How often held-out cubes judge the weights.")
+    judged: AboveZero = Field(default=16, description="Held-out cubes that choose the weights; 0.2 s each on a core.")
     batch: AboveZero = Field(default=2, description="Cubes a step.")
     patch: Side = Field(default=48, description="Side (voxels of about 1 mm) of a cube.")
     rim: int = Field(default=8, ge=0, description="Voxels around a cube that blur reaches, cut away after it.")
