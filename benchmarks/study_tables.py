@@ -230,7 +230,7 @@ def speed(content):
         [
             "## What each step costs",
             "`python benchmarks/speed.py`: seconds of processor, each case in a Python of its own, with "
-            f"OMP_NUM_THREADS={content['threads'] or 'unset'} on {content['cores']} cores; version 0.1 → now. Other work "
+            f"OMP_NUM_THREADS={content['threads'] or 'unset'} on {content['cores']} cores; 0.1 → now. Other work "
             f"shared the machine (load {content['load']:.0f}), which stretches the seconds that went by, and processor "
             "seconds a little. Steps that contain others are not added up; *all* has everything. "
             "[Function by function](measured.md#time-and-memory): a picture by `python benchmarks/flame.py`.",
