@@ -229,10 +229,10 @@ def speed(content):
     return "\n\n".join(
         [
             "## What each step costs",
-            "`python benchmarks/speed.py`: seconds of processor, each case in a Python of its own, with "
-            f"OMP_NUM_THREADS={content['threads'] or 'unset'} on {content['cores']} cores; 0.1 → now. Other work "
-            f"shared the machine (load {content['load']:.0f}), which stretches the seconds that went by, and processor "
-            "seconds a little. Steps that contain others are not added up; *all* has everything. "
+            "`python benchmarks/speed.py`: seconds of processor, version 0.1 → now, each case in a Python of its own, "
+            f"with OMP_NUM_THREADS={content['threads'] or 'unset'} on {content['cores']} cores; *fine* is a head of "
+            f"0.7 mm. Other work shared the machine (load {content['load']:.0f}), which stretches the seconds that "
+            "went by, and processor seconds a little. Steps that contain others are not added up; *all* has everything. "
             "[Function by function](measured.md#time-and-memory): a picture by `python benchmarks/flame.py`.",
             table(columns, lines),
         ]

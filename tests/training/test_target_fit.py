@@ -186,6 +186,7 @@ def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, plac
     still = {"rate": 1e-12, "lowest_rate": 0.0, "weight_decay": 0.0}
     options = {**QUICK, "restorer": True, "restorer_steps": 1, "restorer_fit": still}
     begun = train(scans, place(), steps=1, restorer_from=out, **options)
+    assert begun.info.notes == {"restorer begun with": f"{target.info.name} ({target.digest})"}
     for a, b in zip(again.restorer.state_dict().values(), begun.restorer.state_dict().values(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
 

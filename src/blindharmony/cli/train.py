@@ -40,7 +40,8 @@ examples:
 # What the model's card says of itself decides no number of the model.
 _CARD = ("name", "data", "licence")
 # Options that say which data are used and decide the model too.
-_DATA = ("participant_label", "held_out", "mask_dir", "restorer_from")
+_PLACES = ("held_out", "mask_dir", "restorer_from")
+_DATA = ("participant_label", *_PLACES)
 
 
 def add_parser(verbs: Any) -> None:
@@ -96,9 +97,9 @@ def recipe(arguments: argparse.Namespace) -> str:
     Example:
         >>> parser = argparse.ArgumentParser()
         >>> add_parser(parser.add_subparsers())
-        >>> words = ["--steps", "5", "--set", "flow_fit.patch=16", "--out", "x/a.safetensors", "--resume"]
+        >>> words = ["--steps", "5", "--restorer-from", "x/b.safetensors", "--out", "x/a.safetensors", "--resume"]
         >>> recipe(parser.parse_args(["train", "x/site A", *words]))
-        "blindharmony train 'site A' --steps 5 --set flow_fit.patch=16 --out a.safetensors"
+        "blindharmony train 'site A' --restorer-from b.safetensors --steps 5 --out a.safetensors"
     """
     words = ["blindharmony", "train", *(Path(name).resolve().name for name in arguments.inputs)]
     settings = training_settings(arguments)
@@ -112,8 +113,8 @@ def recipe(arguments: argparse.Namespace) -> str:
         if value is False:
             words.append(f"--no-{option}")
             continue
-        values = value if isinstance(value, list) else [value.resolve().name if isinstance(value, Path) else value]
-        words += [f"--{option}", *map(str, values)]
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{option}", *(Path(v).resolve().name if name in _PLACES else str(v) for v in values)]
     for group, numbers in settings.groups().items():
         words += [word for name, value in numbers.items() for word in ("--set", f"{group}.{name}={json.dumps(value)}")]
     return shlex.join([*words, "--out", arguments.out.name])

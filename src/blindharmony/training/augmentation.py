@@ -158,7 +158,7 @@ def softened(
 def scanner_noise(shape: tuple[int, ...], spread: float, rng: np.random.Generator) -> Image:
     """Gaussian noise of this spread, in seven of ten scanners smooth along some axes, as interpolation makes it."""
     noise = rng.standard_normal(shape, np.float32)
-    return _smooth_noise(noise, spread, noise_widths(rng))
+    return _colored(noise, spread, noise_widths(rng))
 
 
 def noise_widths(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -166,7 +166,7 @@ def noise_widths(rng: np.random.Generator) -> NDArray[np.float64]:
     return rng.uniform(0, 0.9, 3) if rng.random() < 0.7 else np.zeros(3)
 
 
-def _smooth_noise(noise: Image, spread: float, widths: NDArray[np.float64]) -> Image:
+def _colored(noise: Image, spread: float, widths: NDArray[np.float64]) -> Image:
     if widths.any():
         noise = ndimage.gaussian_filter(noise, widths, truncate=3.0)
     return noise * np.float32(spread / noise.std())
@@ -194,7 +194,7 @@ def rician(
     spread = share * brightest
     parts = (rng.standard_normal(image.shape, np.float32) for _ in range(2))
     smooth = np.zeros(3) if widths is None else widths
-    real, imaginary = (_smooth_noise(part, spread, smooth) for part in parts)
+    real, imaginary = (_colored(part, spread, smooth) for part in parts)
     return np.asarray(np.hypot(image + real, imaginary), np.float32)
 
 

@@ -68,9 +68,10 @@ def _restorer(run: TrainingLog) -> list[Section]:
         Section(
             "The restorer",
             notes=(
-                "Share of the error that the restorer leaves in cubes of heads through random scanners: 0 is the "
-                "truth, 1 as much as before. Lower is better. A held-out line that still falls at its end says that a "
-                "longer training would pay (--restorer-steps).",
+                "Share of the squared error that the restorer leaves in cubes of heads through random scanners: 0 is "
+                "the truth, lower is better. Doing nothing is below 1, since cubes hardly changed count less. "
+                "A held-out line that still falls at its end says that a longer training would pay "
+                "(--restorer-steps).",
             ),
             charts=[("restorer", _curve("the restorer", run.restorer, "Share of the error left"))],
             legend=[("before", "training"), ("", "held out")],

@@ -75,7 +75,7 @@ def versions_of(
     """
     shares, levels = None, np.ones(STEM + 1, np.float32)
     if classes is not None:
-        shares = np.concatenate([classes, np.zeros_like(classes[:1])])
+        shares = with_stem(classes)
         levels = structure_levels(image, mask, classes)
     yield Version(image, image, _ratios(levels) if classes is not None else (0.0, 0.0))
     for _ in range(settings.scanners):
@@ -89,6 +89,11 @@ def versions_of(
         field = np.exp(rng.uniform(0, settings.field) * smooth_noise(image.shape, _FIELD_KNOTS, rng))
         power = np.float32(np.exp(rng.normal(0, settings.power_sd)))
         yield Version(_inside((scanned(seen) * field) ** power, mask), scanned(image), contrast)
+
+
+def with_stem(classes: Image) -> Image:
+    """Shares of all structures, none of them brainstem: the network counts it as white matter, ``(4, …) → (5, …)``."""
+    return np.concatenate([classes, np.zeros_like(classes[:1])])
 
 
 def structure_levels(image: Image, mask: Mask, classes: Image) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ sharper: the restorer will work on both. Cubes of held-out heads choose the weig
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from blindharmony.training.augmentation import spoil
 from blindharmony.training.data import Head, Report
 from blindharmony.training.labels import FLUID, GRAY, WHITE
 from blindharmony.training.loop import Budget, Checkpoint, Compute, Row, Task, Update, fit
-from blindharmony.training.person import Tissue, structure_levels
+from blindharmony.training.person import Tissue, structure_levels, with_stem
 from blindharmony.training.tissue import RandomContrast, smooth_noise
 
 Image = NDArray[np.float32]
@@ -106,25 +106,16 @@ class Cubes:
 
         A curve takes what the brain as a whole has; what tissue by tissue or from place to place is left stays.
         """
-        values, shares = voxels[0], _with_stem(voxels[1:])
-        levels = _levels(values, voxels[1:])
+        values, shares = voxels[0], with_stem(voxels[1:])
+        levels = structure_levels(values, np.ones(values.shape, bool), voxels[1:])
         if not levels[WHITE] > levels[GRAY] > levels[FLUID] > 0:
             return truth  # the network sees no contrast that could be another
         texture = float(rng.uniform(*self.scanner.texture))
         drawn = replace(RandomContrast.draw(levels, rng, _CONTRASTS), texture=texture)
         bend = rng.uniform(0, self.scanner.bend_gray) * smooth_noise(truth.shape, _BEND_KNOTS, rng)
-        cube = drawn(truth, _with_stem(np.divide(tissues, 255, dtype=np.float32)), bend)
+        cube = drawn(truth, with_stem(np.divide(tissues, 255, dtype=np.float32)), bend)
         ranks = (np.quantile(np.maximum(x, 0), _RANKS) for x in (drawn(values, shares), values))
         return np.where(mask, CurveMap.through(*ranks)(np.maximum(cube, 0)), 0).astype(np.float32)
-
-
-def _with_stem(classes: Image) -> Image:
-    """Shares of all structures, none of them brainstem: the network counts it as white matter."""
-    return np.concatenate([classes, np.zeros_like(classes[:1])])
-
-
-def _levels(values: Image, classes: Image) -> NDArray[np.float32]:
-    return structure_levels(values, np.ones(values.shape, bool), classes)
 
 
 def _matched(seen: Image, truth: Image, mask: Mask) -> Image:
@@ -161,40 +152,43 @@ def make_cubes(
     side = settings.patch + 2 * settings.rim
     files = []
     for index, head in enumerate(heads):
-        key = head.key
-        for grid in ("template", "own"):
-            files.append(folder / f"{key}-{grid}.safetensors")
-            if not files[-1].exists():
-                image, mask, classes = _on(grid, head, side, tissue)
+        pair = [folder / f"{head.key}-{grid}.safetensors" for grid in ("template", "own")]
+        if not all(file.exists() for file in pair):
+            for file, (image, mask, classes) in zip(pair, _on_both_grids(head, side, tissue), strict=True):
                 content: dict[str, NDArray[Any]] = {"image": image.astype(np.float16), "mask": mask}
                 if classes is not None:
                     some = np.random.default_rng(index).choice(np.flatnonzero(mask), _VOXELS)
                     content["tissues"] = np.round(255 * classes).astype(np.uint8)
                     content["voxels"] = np.stack([p.ravel()[some] for p in (image, *classes)]).astype(np.float32)
-                write_bytes(files[-1], save(content), overwrite=True)
+                write_bytes(file, save(content), overwrite=True)
+        files += pair
         if on_head:
             on_head(index + 1, len(heads))
     errors = target.person.left_out() - target.quantiles
     return Cubes(tuple(files), target.mean_curve, errors, settings, scanner or RandomScannerSettings())
 
 
-def _on(grid: str, head: Head, side: int, tissue: Tissue | None) -> tuple[Image, Mask, Image | None]:
-    """The head and its tissues on one of its grids, cut to the brain, sides multiples of 4, no smaller than a cube."""
-    on_template = tuple(part.numpy() for part in head.image())
-    image, mask = (head.data.float().numpy(), head.mask.numpy()) if grid == "own" else on_template
+def _on_both_grids(head: Head, side: int, tissue: Tissue | None) -> Iterator[tuple[Image, Mask, Image | None]]:
+    """Image, mask and tissues on the template's grid and on the head's own, as cubes are cut from them."""
+    image, mask = (part.numpy() for part in head.image())
+    classes = tissue(image, mask) if tissue else None
+    yield _cut(image, mask, classes, side)
+    image, mask = head.data.float().numpy(), head.mask.numpy()
+    if classes is not None:
+        to_template = np.linalg.inv(head.to_scan)
+        moved = [ndimage.affine_transform(c, to_template, output_shape=mask.shape, order=1) for c in classes]
+        classes = np.stack(moved)
+    yield _cut(image, mask, classes, side)
+
+
+def _cut(image: Image, mask: Mask, classes: Image | None, side: int) -> tuple[Image, Mask, Image | None]:
+    """Cut to the brain, sides multiples of four and no smaller than a cube."""
     box, _ = mask_box(mask, margin=1)
-    parts = [np.where(mask, image, 0)[box].astype(np.float32), mask[box]]
-    if tissue:
-        classes = tissue(*on_template)
-        if grid == "own":
-            to_template = np.linalg.inv(head.to_scan)
-            classes = np.stack(
-                [ndimage.affine_transform(c, to_template, output_shape=mask.shape, order=1) for c in classes]
-            )
-        parts += [c[box] for c in classes]
-    pad = [(0, max(side, n + -n % _SIDE) - n) for n in parts[0].shape]
-    image, mask, *shares = (np.pad(part, pad) for part in parts)
-    return image, mask, np.stack(shares) if shares else None
+    image, mask = np.where(mask, image, 0)[box].astype(np.float32), mask[box]
+    pad = [(0, max(side, n + -n % _SIDE) - n) for n in mask.shape]
+    if classes is not None:
+        classes = np.pad(classes[(slice(None), *box)], [(0, 0), *pad])
+    return np.pad(image, pad), np.pad(mask, pad), classes
 
 
 class RestorerTask(Task):

@@ -149,7 +149,10 @@ def train(
                 licence=settings.licence,
                 made_with=VERSION,
                 seed=settings.seed,
-                notes=dict(notes or {}),
+                notes={
+                    **(notes or {}),
+                    **({"restorer begun with": f"{begin.info.name} ({begin.digest})"} if begin else {}),
+                },
             ),
             levels=(np.arange(ranks) + 0.5) / ranks,
             quantiles=np.zeros((0, ranks)),
