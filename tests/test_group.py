@@ -22,6 +22,7 @@ from blindharmony.harmonization.curve import ScannerRounds
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.models.file import load_target
+from blindharmony.settings import HarmonizeSettings
 from heads import head_grid, synthetic_brain
 
 
@@ -211,12 +212,37 @@ def test_a_model_for_another_method_is_refused(scans, tiny_target_file):
     assert replace(model, scans=2).scans == 2
 
 
+def test_scans_whose_common_curve_does_not_help_are_all_returned_as_they_were(scans, tiny_target):
+    target = replace(tiny_target, digest="0" * 12)
+    model = replace(learn_scanner(scans[:2], target, on_harm="result"), distances=(0.9, 1.2))
+    found = harmonize(scans[0], target, scanner=model)
+    assert found.returned
+    assert np.array_equal(found.estimate.image, found.source_image)
+    note = next(check for check in found.verdict.checks if check.name == "benefit")
+    assert "The 2 scans of its scanner are 0.90" in note.message
+    for asked in (
+        harmonize(scans[0], target, scanner=model, on_harm="result"),
+        harmonize(scans[0], target, scanner=replace(model, distances=(1.2, 0.9))),
+    ):
+        assert not asked.returned
+
+
+def test_a_scanner_says_what_its_curve_does(scans, tiny_target):
+    target = replace(tiny_target, digest="0" * 12)
+    model = learn_scanner(scans[:2], target)
+    results = [harmonize(scan, target, scanner=model, on_harm="result") for scan in scans[:2]]
+    before, after = (np.mean([getattr(r, when).distance for r in results]) for when in ("before", "after"))
+    np.testing.assert_allclose(model.distances, (before, after), rtol=0.1)
+    assert model.helps == (after < before)
+
+
 def test_whether_a_second_round_is_needed_is_an_answer_for_json(tiny_target):
     recipe = tiny_target.info.recipe.model_copy(update={"n4": True})
     target = replace(tiny_target, info=tiny_target.info.model_copy(update={"recipe": recipe}))
     curve = CurveMap.through(np.linspace(0, 1, 9), np.linspace(0, 1, 9))
     for lift in (0.0, np.float64(0.4)):
-        found = ScannerRounds(target, ScannerModel(curve, 2, target.digest, 0.1, lift)).wanted
+        model = ScannerModel(curve, 2, target.digest, 0.1, lift)
+        found = ScannerRounds(target, model, settings=HarmonizeSettings(on_harm="result")).wanted
         assert json.dumps(found) == ("true" if lift else "false")
 
 
@@ -230,7 +256,11 @@ def test_only_what_one_scan_did_wrong_is_passed_over(scans, tiny_target, tmp_pat
         on_error=lambda index, error: left_out.append((index, type(error))),
         progress=lambda look, index: looks.append((look, index)),
     )
-    assert (model.scans, left_out, looks) == (2, [(1, InputError)], [(1, 0), (1, 1), (1, 2)])
+    assert (model.scans, left_out, looks) == (
+        2,
+        [(1, InputError)] * 2,
+        [(look, i) for look in (1, 2) for i in range(3)],
+    )
     with pytest.raises(InputError):
         learn_scanner([scans[0], bad], target)
     with pytest.raises(TooFewScansError, match="1 of 2 scans can be used"):

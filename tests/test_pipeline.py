@@ -239,7 +239,7 @@ def test_the_error_bar_goes_with_a_bias_field_that_is_put_back(result, tmp_path)
 
 
 def test_the_report_calls_usual_what_the_verdict_calls_usual(result):
-    evidence = scan_evidence(result, {})
+    evidence = scan_evidence(result)
     drawn = gauges(evidence, [check.name for check in result.verdict.checks])
     limited = [check for check in result.verdict.checks if check.judged and check.limit]
     assert [(g.low, g.high, g.within) for g in drawn] == [(*c.limit, c.severity == 0) for c in limited]

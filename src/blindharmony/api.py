@@ -19,7 +19,7 @@ from typing import Any
 from blindharmony.device import exact_convolutions, resolved_device
 from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, TooFewScansError, UsageError, reportable
 from blindharmony.files import file_sha256
-from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, in_target_contrast
+from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, harmonize_curve, in_target_contrast
 from blindharmony.harmonization.intensity import as_it_was
 from blindharmony.harmonization.methods import HarmonizationMethod, estimate, method_named
 from blindharmony.harmonization.native import to_scan
@@ -32,6 +32,7 @@ from blindharmony.preprocessing.brain import read_lesion, read_mask
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare
 from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
 from blindharmony.quality.checks import evidence_of_scan, gather_evidence, registered_checks
+from blindharmony.quality.typicality import compare
 from blindharmony.quality.verdict import Assessment, decided, harms, judge
 from blindharmony.result import HarmonizeResult, NamedFile
 from blindharmony.settings import HarmonizeSettings
@@ -188,9 +189,14 @@ class Method:
     def guards(self, scanner: ScannerModel | None) -> bool:
         """Whether a scan that is not helped is returned as it was.
 
-        Scans of one scanner that share a curve are not: one of them left as it was would no longer be like the others.
+        Scans of one scanner that share a curve are all returned or none: one of them left as it was would no longer be
+        like the others.
+
+        Args:
+            scanner: The curve that they share; None for a scan that goes alone.
         """
-        return self.harmonization.guarded and self.settings.on_harm == "scan" and scanner is None
+        guarded = self.harmonization.guarded and self.settings.on_harm == "scan"
+        return guarded and (scanner is None or not scanner.helps)
 
     @property
     def is_default(self) -> bool:
@@ -356,7 +362,7 @@ def harmonize(
                 settings=settings.checks,
                 device=settings.device,
             )
-            if steps.guards(shared) and harms(evidence):
+            if steps.guards(shared) and (shared or harms(evidence)):
                 prepared, estimated = first, as_it_was(first.scan.data, first.scan.inside())
                 evidence = evidence.returned(first)
         with stage("returning"):
@@ -544,8 +550,27 @@ def summarize_scan(
         prepared = prepared_for(model, source, settings=settings, mask=mask, lesion_mask=lesion_mask, cache=cache)
         if scanner is not None:
             rounds = scanner.checked_for(model).rounds
+            if ScannerRounds(model, scanner, settings=settings).of_benefit:
+                return replace(
+                    summarize(prepared.scan.data, prepared.scan.fitted(), model, settings.curve),
+                    distances=_distances(prepared, model, scanner, settings, cache),
+                )
             prepared = bias_estimated_again(prepared, model, rounds, settings=settings, cache=cache)
         return summarize(prepared.scan.data, prepared.scan.fitted(), model, settings.curve)
+
+
+def _distances(
+    prepared: Prepared, target: Target, scanner: ScannerModel, settings: HarmonizeSettings, cache: Path | None
+) -> tuple[float, float] | None:
+    """How far a scan is from the target's own before and after the curve of its scanner."""
+    corrected, curve = in_target_contrast(prepared, target, scanner, settings=settings, cache=cache)
+    image, fitted = corrected.scan.data, corrected.scan.fitted()
+    result = harmonize_curve(image, corrected.scan.inside(), target, scanner=curve, settings=settings, fitted=fitted)
+    images = ((prepared.scan.data, prepared.scan.fitted()), (result.image, fitted))
+    before, after = (
+        compare(x, inside, target, device=settings.device, settings=settings.checks).distance for x, inside in images
+    )
+    return None if before is None or after is None else (before, after)
 
 
 def learn_scanner(
@@ -564,7 +589,9 @@ def learn_scanner(
     """The model of the scanner that made all these scans, to be given to :func:`harmonize`.
 
     All scans are looked at in rounds (:class:`~blindharmony.harmonization.curve.ScannerRounds`): first as they are,
-    then with their bias fields estimated again in the contrast of the model so far.
+    then, if the target's are N4's, with their bias fields estimated again in the contrast of the model so far, and
+    last at what the curve does to them: if it takes them, all together, away from the target, :func:`harmonize` returns
+    them as they were.
 
     Args:
         scans: Files, nibabel images or arrays.

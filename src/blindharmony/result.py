@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -337,14 +338,17 @@ class HarmonizeResult:
         """
         names = result_names(self.source.path or self.name, name)
         places = [Path(folder) / name for name in names.values()]
-        with written_together(places, overwrite=overwrite, inputs=self.inputs) as staged:
-            files = [write_like(self.source, self.data, staged / names["scan"])]
-            files.append(write_like(self.source, self.mask, staged / names["mask"], dtype=np.uint8))
-            if uncertainty and self.uncertainty is not None:
-                files.append(write_like(self.source, self.uncertainty, staged / names["error"]))
+        with (
+            written_together(places, overwrite=overwrite, inputs=self.inputs) as staged,
+            ThreadPoolExecutor(1) as beside,
+        ):
+            # Volumes are compressed while the report is put together: half a second less.
+            volumes = beside.submit(self._write_volumes, staged, names, uncertainty)
+            evidence = scan_evidence(self) if report else None
+            files = volumes.result()
             hashes = {file.name: file_sha256(file) for file in files}
-            if report:
-                files.append(write_report(scan_evidence(self, hashes), staged / names["report"]))
+            if evidence:
+                files.append(write_report(_naming(evidence, hashes), staged / names["report"]))
             if viewer:
                 files.append(self.viewer(staged / names["viewer"]))
             results = hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}
@@ -354,6 +358,13 @@ class HarmonizeResult:
                 )
             )
         return tuple(Path(folder) / file.name for file in files)
+
+    def _write_volumes(self, folder: Path, names: Mapping[str, str], uncertainty: bool) -> list[Path]:
+        files = [write_like(self.source, self.data, folder / names["scan"])]
+        files.append(write_like(self.source, self.mask, folder / names["mask"], dtype=np.uint8))
+        if uncertainty and self.uncertainty is not None:
+            files.append(write_like(self.source, self.uncertainty, folder / names["error"]))
+        return files
 
     def report(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the report: one HTML file that needs nothing else."""
@@ -509,13 +520,8 @@ class Sidecar(SidecarPart):
         return self.model_dump(by_alias=True, exclude=set() if self.results else {"results"})
 
 
-def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = None) -> ScanEvidence:
-    """Collect pictures, curves and numbers, in percent of the target's white matter.
-
-    Args:
-        result: The harmonized scan.
-        written: Name of each file already written → its SHA-256.
-    """
+def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
+    """Collect pictures, curves and numbers of a harmonized scan, in percent of the target's white matter."""
     target, prepared, estimate = result.target, result.prepared, result.estimate
     unit = result.evidence.per_cent
     inside = prepared.scan.inside()
@@ -529,7 +535,6 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
         "seed": str(result.settings.seed),
         "command": command(result),
         "scan (SHA-256)": str(result.source_sha256 or "in memory"),
-        **{f"{name} (SHA-256)": digest for name, digest in (written or {}).items()},
     }
     before, _ = source_quantiles(steps.scan, inside, target)
     return ScanEvidence(
@@ -569,6 +574,12 @@ def scan_evidence(result: HarmonizeResult, written: Mapping[str, str] | None = N
         preparation=_preparation(result),
         provenance=provenance,
     )
+
+
+def _naming(evidence: ScanEvidence, written: Mapping[str, str]) -> ScanEvidence:
+    """The same evidence with the files that are already written: name → SHA-256."""
+    digests = {f"{name} (SHA-256)": digest for name, digest in written.items()}
+    return replace(evidence, provenance={**evidence.provenance, **digests})
 
 
 def _unlike(result: HarmonizeResult) -> NDArray[np.bool_] | None:

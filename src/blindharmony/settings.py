@@ -480,6 +480,15 @@ class HarmonizeSettings(Settings):
         """Numbers of the published iteration: those of the released program for ``latent-published``."""
         return PublishedSettings.published() if self.method == "latent-published" else self.published
 
+    def looks_after(self, bias: str) -> int:
+        """How often the scans of a scanner are looked at after the first time, at most, by the recipe's bias field.
+
+        Example:
+            >>> HarmonizeSettings().looks_after("n4-itk"), HarmonizeSettings(on_harm="result").looks_after("entropy")
+            (3, 0)
+        """
+        return self.bias_again.rounds_after(bias) + (self.on_harm == "scan")
+
     @property
     def digest(self) -> str:
         """SHA-256 (12 digits) of all that decides a result: everything but where it is computed."""

@@ -156,6 +156,8 @@ class TestFile:
             ({"scans": None}, "'scans' is missing"),
             ({"scans": 0}, "'scans' is 0, not 1 or more"),
             ({"scans": True}, "'scans' is not a whole number"),
+            ({"distances": [1, -1]}, "'distances' are not two numbers of zero or more"),
+            ({"distances": 1}, "'distances' are not two numbers of zero or more"),
             ({"lift": 2}, "'lift' is 2, not between 0 and 1"),
             ({"lift": "much"}, "'lift' is not a number"),
             ({"target": 3}, "'target' is not a text"),
@@ -231,7 +233,9 @@ def test_more_scans_are_more_evidence(knowing):
 
 def test_what_is_left_after_an_earlier_curve_is_used_whole(knowing):
     curves, whole = people(knowing, 4)
-    rounds = ScannerRounds(knowing).after(through(CURVES["gamma"], curves, whole, curves))
+    rounds = ScannerRounds(knowing, settings=HarmonizeSettings(on_harm="result")).after(
+        through(CURVES["gamma"], curves, whole, curves)
+    )
     left = through(lambda x: x**1.01, curves, whole, curves)
     both = rounds.after(left).model.rounds
     assert both[1].digest == replace(fit_scanner(left, knowing, whole=True), scans=4).digest

@@ -13,7 +13,7 @@ from blindharmony.harmonization.summary import summarize
 from blindharmony.io.volume import read_volume
 from blindharmony.preprocessing.recipe import PrepRecipe, prepare
 from blindharmony.preprocessing.steps import BiasField
-from blindharmony.settings import BiasAgainSettings
+from blindharmony.settings import BiasAgainSettings, HarmonizeSettings
 
 QUICK = PrepRecipe(n4_shrink_mm=12)
 AT = np.linspace(0.02, 3, 400)
@@ -74,11 +74,28 @@ def test_rounds_end(pair, target):
     rounds, count = ScannerRounds(target, model(0.5, target)), 0
     while rounds.wanted:
         assert rounds.number == 2 + count
+        assert rounds.of_benefit == (count == 2)
         rounds, count = rounds.after([summary, summary]), count + 1
-    assert count == BiasAgainSettings().rounds == 2
+    assert count == HarmonizeSettings().looks_after("n4-itk") == 1 + BiasAgainSettings().rounds
     assert [m.scans for m in rounds.model.rounds] == [2] * 3
     unsure = replace(rounds.model, lift=0.0, next_round=None)
-    assert not ScannerRounds(target, unsure).wanted
+    assert ScannerRounds(target, unsure).of_benefit, (
+        "no field is found again in the contrast of a curve that is all error"
+    )
+    assert not ScannerRounds(target, unsure, settings=HarmonizeSettings(on_harm="result")).wanted
+
+
+def test_the_last_look_tells_what_the_curve_does(pair, target):
+    summary = summarize(pair[1].scan.data, pair[1].scan.inside(), target)
+    asking = ScannerRounds(target, replace(model(0.5, target), lift=0.0))
+    for distances, helps in (((2.0, 1.0), (1.0, 1.8)), True), (((2.0, 1.0), (1.0, 2.2)), False):
+        told = asking.after([replace(summary, distances=both) for both in distances])
+        assert (told.model.distances, told.wanted) == (tuple(np.mean(distances, 0)), False)
+        assert told.model.helps is helps
+        assert ("left as it was" in told.model.effect) is not helps
+        assert ScannerModel.parse(told.model.content).distances == told.model.distances
+    nobody_knows = asking.after([summary, summary])
+    assert (nobody_knows.wanted, nobody_knows.model.helps) == (False, True)
 
 
 def test_what_several_scans_taught_is_not_refined_with_one(pair, target):

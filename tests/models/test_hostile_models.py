@@ -16,7 +16,7 @@ from blindharmony.errors import InputError, TargetError
 from blindharmony.files import parse_json, read_text
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.models.file import load_target
+from blindharmony.models.file import OF_PLACES, load_target
 from blindharmony.training.page import read_log, write_training_page
 
 
@@ -91,13 +91,14 @@ def test_tensors_of_no_use(changed):
     assert changed().digest
 
 
-def test_places_of_no_use(changed):
-    shape = 3, 40, 48, 40
+@pytest.mark.parametrize(("part", "levels"), OF_PLACES.items())
+def test_places_of_no_use(changed, part, levels):
+    shape = levels, 40, 48, 40
     mean, spread, largest = torch.full(shape, torch.nan), torch.ones(shape), torch.ones(20)
-    good = {"places.mean": mean.half(), "places.spread": spread.half(), "places.largest": largest}
-    assert changed(**good).places is not None
+    good = {f"{part}.mean": mean.half(), f"{part}.spread": spread.half(), f"{part}.largest": largest}
+    assert getattr(changed(**good), part) is not None
     for name, wrong in (
-        ("mean", mean[:2]),
+        ("mean", mean[..., :2]),
         ("mean", torch.full(shape, torch.inf)),
         ("mean", torch.zeros(shape, dtype=torch.int32)),
         ("spread", spread * 0),
@@ -108,9 +109,9 @@ def test_places_of_no_use(changed):
         ("largest", largest[:, None]),
     ):
         with pytest.raises(TargetError, match="damaged"):
-            changed(**good | {f"places.{name}": wrong.contiguous()})
-    with pytest.raises(TargetError, match="places has no spread"):
-        changed(**{k: v for k, v in good.items() if k != "places.spread"})
+            changed(**good | {f"{part}.{name}": wrong.contiguous()})
+    with pytest.raises(TargetError, match=f"{part} has no spread"):
+        changed(**{k: v for k, v in good.items() if k != f"{part}.spread"})
 
 
 @pytest.fixture

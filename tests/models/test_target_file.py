@@ -54,6 +54,11 @@ def target() -> Target:
             np.full((3, 40, 48, 40), 0.25, np.float32),
             rng.uniform(2, 9, 20),
         ),
+        dark_places=Places(
+            np.where(rng.random((1, 40, 48, 40)) < 0.5, np.nan, 0.125).astype(np.float32),
+            np.full((1, 40, 48, 40), 0.0625, np.float32),
+            rng.uniform(2, 9, 20),
+        ),
     )
 
 
@@ -101,9 +106,10 @@ class TestRoundTrip:
             assert getattr(loaded, name).dtype == getattr(target, name).dtype
         for name in ("features", "curves", "heads", "textures"):
             np.testing.assert_array_equal(getattr(loaded.person, name), getattr(target.person, name))
-        for name in ("mean", "spread", "largest"):
-            np.testing.assert_array_equal(getattr(loaded.places, name), getattr(target.places, name))
-            assert getattr(loaded.places, name).dtype == getattr(target.places, name).dtype
+        for loaded_places, places in ((loaded.places, target.places), (loaded.dark_places, target.dark_places)):
+            for name in ("mean", "spread", "largest"):
+                np.testing.assert_array_equal(getattr(loaded_places, name), getattr(places, name))
+                assert getattr(loaded_places, name).dtype == getattr(places, name).dtype
         for part in ("pyramid", "slices"):
             was, now = getattr(target, part).state_dict(), getattr(loaded, part).state_dict()
             assert was.keys() == now.keys()
@@ -118,8 +124,9 @@ class TestRoundTrip:
         assert loaded.info.learnt_from == info.learnt_from
 
     def test_a_model_may_know_nothing_of_places(self, target, path):
-        save_target(replace(target, places=None), path)
-        assert load_target(path).places is None
+        save_target(replace(target, places=None, dark_places=None), path)
+        loaded = load_target(path)
+        assert (loaded.places, loaded.dark_places) == (None, None)
 
     def test_an_older_model_is_saved_in_todays_format(self, content, path):
         tensors, description = parts(content)

@@ -7,15 +7,25 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from blindharmony.quality.checks import CheckSettings, Severity, place_to_show, position, unlike_in_all, unlike_place
+from blindharmony.quality.checks import (
+    CheckSettings,
+    Severity,
+    dark_place,
+    darkest_place,
+    place_to_show,
+    position,
+    unlike_in_all,
+    unlike_place,
+)
 from blindharmony.quality.places import (
     _BALL,
     likeness_of_halves,
     most_unlike,
     place_costs,
+    place_darkness,
     unlike,
     usual_places,
-    without_arteries,
+    without_bright_artifacts,
 )
 
 SHAPE = (3, 40, 48, 40)
@@ -124,7 +134,7 @@ def evidence_of(target, image):
     """As far as this check looks at it."""
     limits = CheckSettings()
     place = unlike_in_all((image,), target.fit_region, target, settings=limits)
-    return SimpleNamespace(target=target, unlike=place, settings=limits)
+    return SimpleNamespace(target=target, unlike=place, dark=None, settings=limits)
 
 
 def test_the_check_says_where_to_look(knows_places):
@@ -163,5 +173,55 @@ def test_arteries_are_what_no_ball_fits_into():
     thick = ndimage.binary_dilation(ndimage.binary_opening(bright, _BALL), _BALL)
     assert (bright & ~thick).any()
     assert (bright & thick).any()
-    plain = without_arteries(image, image > 0, white)
-    np.testing.assert_array_equal(plain, np.where(bright & ~thick, np.float32(white), image))
+    plain = without_bright_artifacts(image, image > 0, white)
+    # Signal that piles up at the base is no lesion either.
+    base = np.arange(image.shape[2]) < 10
+    np.testing.assert_array_equal(plain, np.where(bright & (~thick | base), np.float32(white), image))
+
+
+@pytest.fixture(scope="module")
+def white_and_gray(tiny_target):
+    """Heads of white matter with a rim of gray and a hollow of fluid, and the target that knows twenty of them."""
+    inside = tiny_target.fit_region
+    depth = ndimage.distance_transform_edt(inside)
+    rng = np.random.default_rng(2)
+
+    def head():
+        tissue = np.where(depth < rng.uniform(9, 11), 0.7, 1.0)
+        hollow = np.linalg.norm(np.indices(inside.shape) - rng.normal((80, 96, 80), 1)[:, None, None, None], axis=0) < 8
+        noisy = np.where(hollow, 0.3, tissue) + 0.04 * rng.normal(size=inside.shape)
+        return np.where(inside, np.maximum(noisy, 0.01), 0).astype(np.float32)
+
+    darkness = [place_darkness(head(), inside, tiny_target) for _ in range(20)]
+    return replace(tiny_target, dark_places=usual_places(darkness)), head()
+
+
+def ball(shape, centre, radius):
+    return np.linalg.norm(np.indices(shape) - np.array(centre)[:, None, None, None], axis=0) < radius
+
+
+def test_gray_tissue_in_white_matter_is_seen_and_larger_ventricles_are_not(white_and_gray):
+    target, head = white_and_gray
+    inside, at = target.fit_region, (56, 96, 92)
+    lesion = np.where(ball(head.shape, at, 8) & inside, 0.7 * head, head).astype(np.float32)
+    hollow = np.where(ball(head.shape, (80, 96, 80), 12) & inside, 0.3, head).astype(np.float32)
+    plain, ill, old = (darkest_place(image, inside, target) for image in (head, lesion, hollow))
+    assert ill.z > 2 * max(plain.z, old.z, *target.dark_places.largest)
+    np.testing.assert_allclose(ill.centre, at, atol=5)
+    evidence = SimpleNamespace(target=target, unlike=None, dark=ill, settings=CheckSettings())
+    (check,) = dark_place(evidence)
+    assert (check.severity, place_to_show(evidence)) == (Severity.CAUTION, ill)
+    assert position(ill.centre) in check.message
+    evidence.dark = old
+    assert [c.severity for c in dark_place(evidence)] == [Severity.GOOD]
+    assert place_to_show(evidence) is None
+    assert dark_place(SimpleNamespace(target=replace(target, dark_places=None), dark=None)) == []
+    assert darkest_place(head, inside, replace(target, dark_places=None)) is None
+
+
+def test_no_increasing_curve_makes_tissue_dark(white_and_gray):
+    target, head = white_and_gray
+    inside = target.fit_region
+    for curve in (np.sqrt, np.square, lambda x: 3 * x):
+        seen = place_darkness(np.where(inside, curve(head), 0).astype(np.float32), inside, target)
+        np.testing.assert_allclose(seen, place_darkness(head, inside, target), atol=1e-3)

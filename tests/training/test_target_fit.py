@@ -209,8 +209,9 @@ def test_a_target_of_many_scans_knows_what_is_usual_at_each_place(scans, trained
 
     assert with_places(target, heads, people, report=report) is target  # five are too few
     monkeypatch.setattr("blindharmony.training.target.FEWEST", 5)
-    places = with_places(target, heads, people, report=report).places
-    assert places.largest.shape == (5,)
+    learned = with_places(target, heads, people, report=report)
+    places = learned.places
+    assert places.largest.shape == learned.dark_places.largest.shape == (5,)
     assert (places.largest > 0).all()
     assert said[-1] == ("looking at every place", 1.0)
     # What is usual is what these heads have.

@@ -158,8 +158,7 @@ class Group:
     @property
     def units(self) -> float:
         """What all looks take, in seconds of one core, about."""
-        rounds = self.settings.bias_again.rounds_after(self.target.info.recipe.bias)
-        return len(self.scans) * (LOOKS[0] + LOOKS[1] * rounds)
+        return len(self.scans) * (LOOKS[0] + LOOKS[1] * self.settings.looks_after(self.target.info.recipe.bias))
 
     def learnt(self, say: Callable[[int, int], None], *, debug: bool = False) -> ScannerModel:
         """The scanner, with looks one after the other; a scan that cannot be prepared is left out.
@@ -261,7 +260,8 @@ def learnt_scanners(
                 continue
             finally:
                 pace.units -= begun + group.units - pace.done
-        screen.note(f"fitted {called} to {counted(scanner.scans)}")
+        effect = f"; they {scanner.effect}" if scanner.effect and scanner.scans > 1 else ""
+        screen.note(f"fitted {called} to {counted(scanner.scans)}{effect}")
         if scanner.scans == 1:
             screen.problem(f"blindharmony: warning: {called} has one scan, which is no better than the scan alone")
         if arguments.save_scanner:

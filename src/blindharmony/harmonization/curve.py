@@ -165,12 +165,14 @@ class ScannerRounds:
 
     In the first look the scans are as prepared in their own contrast, and a first curve is fitted to them. In each
     later look their bias fields are estimated again in the contrast of the model so far, and what is left of the curve
-    is fitted to that. One look follows another as long as one is :attr:`wanted`.
+    is fitted to that. The last look is at what the curve does: whether it brings the scans nearer to the target, all
+    together. One look follows another as long as one is :attr:`wanted`.
 
     Attributes:
         target: The target model.
         model: So far; None before the first look.
-        scans_lost: Whether scans were lost between two looks, so that no other is taken.
+        ended: Whether no other look is taken: scans were lost between two looks, or nothing tells how near the target
+            they are.
         settings: Numbers of the curve, and how many looks there may be.
 
     Example:
@@ -183,7 +185,7 @@ class ScannerRounds:
 
     target: Target
     model: ScannerModel | None = None
-    scans_lost: bool = False
+    ended: bool = False
     settings: HarmonizeSettings = HarmonizeSettings()
 
     @property
@@ -194,11 +196,21 @@ class ScannerRounds:
     @property
     def wanted(self) -> bool:
         """Whether another look is: bias fields are corrected at all, and the first curve is surely no accident."""
-        if self.model is None:
-            return True
+        return self.model is None or self._of_bias or self.of_benefit
+
+    @property
+    def _of_bias(self) -> bool:
         recipe = self.target.info.recipe
-        sure = recipe.n4 and bool(self.model.lift > 0) and not self.scans_lost
-        return sure and len(self.model.rounds) <= self.settings.bias_again.rounds_after(recipe.bias)
+        if self.model is None or self.model.distances or self.ended:
+            return False
+        more = len(self.model.rounds) <= self.settings.bias_again.rounds_after(recipe.bias)
+        return recipe.n4 and bool(self.model.lift > 0) and more
+
+    @property
+    def of_benefit(self) -> bool:
+        """Whether the next look is at what the curve does; the summaries are then to have ``distances``."""
+        open_question = self.model is not None and self.model.distances is None
+        return self.settings.on_harm == "scan" and open_question and not self._of_bias and not self.ended
 
     def after(self, summaries: Sequence[ScanSummary]) -> ScannerRounds:
         """The rounds after one more look.
@@ -213,7 +225,13 @@ class ScannerRounds:
         if self.model is None:
             return replace(self, model=fit_scanner(summaries, self.target, self.settings))
         if len(summaries) < min(2, self.model.scans):
-            return replace(self, scans_lost=True)
+            return replace(self, ended=True)
+        if self.of_benefit:
+            known = [s.distances for s in summaries if s.distances]
+            if not known:
+                return replace(self, ended=True)
+            before, after = np.mean(known, 0).tolist()
+            return replace(self, model=replace(self.model, distances=(before, after)))
         last = fit_scanner(summaries, self.target, self.settings, whole=True)
         return replace(self, model=self.model.with_round(last))
 

@@ -63,6 +63,8 @@ class ScannerModel:
         lift: How far the curve is trusted to give the contrast for bias correction
             (:mod:`~blindharmony.harmonization.intensity`).
         next_round: The curve for what is left after bias correction in the contrast of this one.
+        distances: How far its scans are from the target's own before and after the curve, standard deviations, mean
+            of the scans; None if nobody has looked.
 
     Example:
         >>> line = np.array([0.0, 1.0, 2.0])
@@ -77,6 +79,27 @@ class ScannerModel:
     disagreement: float
     lift: float = 0.0
     next_round: ScannerModel | None = None
+    distances: tuple[float, float] | None = None
+
+    @property
+    def helps(self) -> bool:
+        """Whether the curve brings its scans nearer to the target; yes, if nobody has looked."""
+        return self.distances is None or self.distances[1] < self.distances[0]
+
+    @property
+    def effect(self) -> str:
+        """What the curve does to its scans, in words that follow "its scans"; empty if nobody has looked.
+
+        Example:
+            >>> line = np.array([0.0, 1.0])
+            >>> ScannerModel(CurveMap(line, line), 4, "bf33283b501b", 0.01, distances=(0.9, 1.2)).effect
+            'are 0.90 standard deviations from the target's own, and their curve makes it 1.20: contrast left as it was'
+        """
+        if self.distances is None:
+            return ""
+        before, after = self.distances
+        words = f"are {before:.2f} standard deviations from the target's own, and their curve makes it {after:.2f}"
+        return words if self.helps else f"{words}: contrast left as it was"
 
     @property
     def rounds(self) -> tuple[ScannerModel, ...]:
@@ -106,6 +129,7 @@ class ScannerModel:
             "target": self.target,
             "disagreement": float(self.disagreement),
             "lift": float(self.lift),
+            **({"distances": list(self.distances)} if self.distances else {}),
             **self._fit(),
         }
 
@@ -169,7 +193,8 @@ class ScannerModel:
                 raise ValueError(f"it has more than {_MAX_ROUNDS} rounds")
             parts.append(then)
         first, *later = (cls(_curve(p), scans, made_for, _entry(p, "disagreement", float)) for p in parts)
-        return reduce(lambda whole, last: whole.with_round(last), later, replace(first, lift=lift))
+        first = replace(first, lift=lift, distances=_distances(content))
+        return reduce(lambda whole, last: whole.with_round(last), later, first)
 
     @classmethod
     def load(cls, path: Path, target: Target) -> ScannerModel:
@@ -203,6 +228,16 @@ def _entry(content: Mapping[str, Any], name: str, kind: type[Number]) -> Number:
         raise ValueError(f"'{name}' is missing" if value is None else f"'{name}' is not {_KINDS[kind]}")
     entry: Number = value
     return entry
+
+
+def _distances(content: Mapping[str, Any]) -> tuple[float, float] | None:
+    if (values := content.get("distances")) is None:
+        return None
+    plain = isinstance(values, list) and len(values) == 2 and all(type(v) in (int, float) for v in values)
+    if not (plain and np.isfinite(values).all() and min(values) >= 0):
+        raise ValueError("'distances' are not two numbers of zero or more")
+    before, after = values
+    return float(before), float(after)
 
 
 def _curve(content: Mapping[str, Any]) -> CurveMap:

@@ -37,6 +37,8 @@ PERSON = ("features", "curves", "heads")
 MORE_OF_PERSON = ("textures", "people", "contrasts", "voxel_error")
 
 PLACES = ("mean", "spread", "largest")
+#: How many maps there are of each kind.
+OF_PLACES = {"places": PLACE_LEVELS, "dark_places": 1}
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -119,29 +121,34 @@ def checked_person(tensors: Mapping[str, Tensor], ranks: int) -> PersonModel | N
     return PersonModel(features, curves, heads, textures, people, contrasts, voxel_error)
 
 
-def checked_places(tensors: Mapping[str, Tensor]) -> Places | None:
-    """What each place of the target's scans costs; None in models of few scans and those made before it was kept.
+def checked_places(tensors: Mapping[str, Tensor], part: str, levels: int) -> Places | None:
+    """What is usual at each place of the target's scans; None in models of few scans and those made before it was kept.
+
+    Args:
+        tensors: Everything in the file.
+        part: What its tensors' names start with.
+        levels: How many maps there are.
 
     Raises:
         ValueError: If shapes are not those of the grid, or values are no numbers where they must be.
     """
-    if "places.mean" not in tensors:
+    if f"{part}.mean" not in tensors:
         return None
-    if missing := [k for k in PLACES if f"places.{k}" not in tensors]:
-        raise ValueError(f"places has no {', '.join(missing)}")
-    mean, spread, largest = (tensors[f"places.{k}"].numpy() for k in PLACES)
-    shape = (PLACE_LEVELS, *(n // 2 for n in atlas_tensor().shape))
+    if missing := [k for k in PLACES if f"{part}.{k}" not in tensors]:
+        raise ValueError(f"{part} has no {', '.join(missing)}")
+    mean, spread, largest = (tensors[f"{part}.{k}"].numpy() for k in PLACES)
+    shape = (levels, *(n // 2 for n in atlas_tensor().shape))
     if mean.shape != shape or spread.shape != shape or largest.ndim != 1 or largest.size < _FEWEST_PLACES:
-        shapes = ", ".join(f"{k} {tuple(tensors[f'places.{k}'].shape)}" for k in PLACES)
-        raise ValueError(f"places has not the shape {shape} of the template's grid: {shapes}")
+        shapes = ", ".join(f"{k} {tuple(tensors[f'{part}.{k}'].shape)}" for k in PLACES)
+        raise ValueError(f"{part} has not the shape {shape} of the template's grid: {shapes}")
     if any(x.dtype.kind != "f" for x in (mean, spread, largest)):
-        raise ValueError("places has values that are no numbers")
+        raise ValueError(f"{part} has values that are no numbers")
     mean, spread, largest = mean.astype(np.float32), spread.astype(np.float32), largest.astype(np.float64)
     # Places without brain have no mean.
     if (np.abs(mean) > _MAX_VALUE).any() or not ((spread > 0) & (spread < _MAX_VALUE)).all():
-        raise ValueError("places has values that are no numbers")
+        raise ValueError(f"{part} has values that are no numbers")
     if not ((largest >= 0) & (largest < _MAX_VALUE)).all():
-        raise ValueError("places has extremes that are no numbers")
+        raise ValueError(f"{part} has extremes that are no numbers")
     return Places(mean, spread, largest)
 
 
@@ -193,11 +200,11 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
     if target.person is not None:
         parts = {k: getattr(target.person, k) for k in (*PERSON, *MORE_OF_PERSON)}
         tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in parts.items() if v is not None}
-    if target.places is not None:
-        # Half precision: a hundredth of the spread between scans, and half the file.
-        maps = {k: getattr(target.places, k).astype(np.float16) for k in ("mean", "spread")}
-        maps["largest"] = target.places.largest
-        tensors |= {f"places.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in maps.items()}
+    for part in OF_PLACES:
+        if (places := getattr(target, part)) is not None:
+            # Half precision: a hundredth of the spread between scans, and half the file.
+            maps = {k: getattr(places, k).astype(np.float16) for k in ("mean", "spread")} | {"largest": places.largest}
+            tensors |= {f"{part}.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in maps.items()}
     for part, module in ((p, getattr(target, p)) for p in _PARTS):
         if module is not None:
             tensors |= {f"{part}.{k}": v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
@@ -241,7 +248,7 @@ def _parse(content: bytes, path: Path) -> Target:
         tensors = load_tensors(content)
         arrays = checked_arrays(tensors)
         person = checked_person(tensors, arrays["levels"].size)
-        places = checked_places(tensors)
+        places, dark_places = (checked_places(tensors, part, levels) for part, levels in OF_PLACES.items())
         pyramid, slices, restorer = _networks(info, tensors)
     except (ValidationError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = _reason(error)
@@ -253,6 +260,7 @@ def _parse(content: bytes, path: Path) -> Target:
         slices=slices,
         restorer=restorer,
         places=places,
+        dark_places=dark_places,
         digest=digest_of(content),
         file=path.name,
         **arrays,

@@ -122,11 +122,14 @@ PLACE_LEVELS = 3
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """What every place of a head costs under the flow in the target's own scans (:mod:`blindharmony.quality.places`).
+    """What is usual at every place of the target's own scans (:mod:`blindharmony.quality.places`).
+
+    It is told of what places cost under the flow, three maps for details of 2, 4 and 8 mm, and of how dark their tissue
+    is, one map.
 
     Attributes:
-        mean: Nats per number around each place of 4 mm, for details of 2, 4 and 8 mm, shape ``(3, 40, 48, 40)``; NaN
-            where fewer than four in five scans have brain.
+        mean: Of the scans, at each place of 4 mm, shape ``(K, 40, 48, 40)``; NaN where fewer than four in five scans
+            have something there.
         spread: Standard deviation between scans, pooled over 2 to 3 cm, same shape.
         largest: How unlike the most unlike place of each scan is, judged by other people, shape ``(S,)``.
     """
@@ -150,7 +153,8 @@ class Target:
         restorer: Takes out noise and blur, if it was trained.
         mean_image: Mean of the training scans on the template grid at 2 mm, where the published method starts.
         person: Tells a head's quantile curve from its rank features, if it was trained.
-        places: What each place of its scans costs under the flow, if there are enough scans to say so.
+        places: What each place of its scans costs under the flow, nats per number, if there are enough to say so.
+        dark_places: How dark the tissue of each place is (shares of white matter), likewise.
         digest: SHA-256 of the file, first 12 digits; empty if it was never saved.
         file: Name of the file it was read from, without its folder; empty if it was never read.
 
@@ -171,6 +175,7 @@ class Target:
     slices: MultiScaleFlow | None = None
     restorer: Restorer | None = None
     places: Places | None = None
+    dark_places: Places | None = None
     digest: str = ""
     file: str = ""
 

@@ -47,11 +47,19 @@ from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.models.target import Target
+from blindharmony.models.target import Places, Target
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import Registration, load_template
 from blindharmony.quality.metrics import spearman
-from blindharmony.quality.places import FEWEST, UnlikePlace, likeness_of_halves, most_unlike, place_costs, unlike
+from blindharmony.quality.places import (
+    FEWEST,
+    UnlikePlace,
+    likeness_of_halves,
+    most_unlike,
+    place_costs,
+    place_darkness,
+    unlike,
+)
 from blindharmony.quality.typicality import (
     CONTRAST,
     Comparison,
@@ -228,6 +236,7 @@ class Evidence:
         order: Rank correlation of the scan with the target's mean head.
         halves: Highest correlation of the scan with its own mirror image.
         unlike: The place most unlike the target's, before and after; None if the target cannot tell.
+        dark: The place whose tissue is most unusually dark; None if the target cannot tell.
         scanner: Model of the scanner, if scans shared one.
         file_warnings: What reading the file noticed.
         method_warnings: What the method noticed, without weight.
@@ -250,6 +259,7 @@ class Evidence:
     order: float
     halves: float = 0.0
     unlike: UnlikePlace | None = None
+    dark: UnlikePlace | None = None
     scanner: ScannerModel | None = None
     file_warnings: Sequence[str] = ()
     method_warnings: Sequence[str] = ()
@@ -336,6 +346,7 @@ def gather_evidence(
         order=tissue_order(source_image, fitted, target),
         halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
         unlike=unlike_in_all((result_image, source_image), fitted, target, settings=limits, device=device),
+        dark=darkest_place(result_image, fitted, target),
         scanner=scanner,
         file_warnings=file_warnings,
         method_warnings=method_warnings,
@@ -375,6 +386,7 @@ def evidence_of_scan(
         order=tissue_order(prepared.scan.data, fitted, target),
         halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
         unlike=unlike_in_all((prepared.scan.data,), fitted, target, settings=limits, device=device),
+        dark=darkest_place(prepared.scan.data, fitted, target),
         file_warnings=file_warnings,
         settings=limits,
         harmonized=False,
@@ -403,14 +415,25 @@ def unlike_in_all(
         z = unlike(costs, usual)
         smallest = z if smallest is None else np.fmin(smallest, z)
         place = most_unlike(smallest)
-        if not _place_score(place, target, settings).high:
+        if not _place_score(place, usual, settings).high:
             break  # another image can only make it less
     return place
 
 
-def _place_score(place: UnlikePlace, target: Target, settings: CheckSettings) -> ReferenceScore:
-    assert target.places is not None
-    return reference_score("unlike place", np.log1p(place.z), np.log1p(target.places.largest), settings=settings)
+def darkest_place(image: Image, mask: Mask, target: Target) -> UnlikePlace | None:
+    """The place whose tissue is darkest beside that of the target's scans there; None if the target cannot tell.
+
+    Args:
+        image: The scan or the result, template grid: an increasing curve changes nothing.
+        mask: Brain.
+        target: What is usual at its places is compared with.
+    """
+    usual = target.dark_places
+    return None if usual is None else most_unlike(unlike(place_darkness(image, mask, target), usual))
+
+
+def _place_score(place: UnlikePlace, usual: Places, settings: CheckSettings) -> ReferenceScore:
+    return reference_score("place", np.log1p(place.z), np.log1p(usual.largest), settings=settings)
 
 
 def mask_fit(mask: Mask, target: Target) -> MaskFit:
@@ -657,16 +680,18 @@ def halves(evidence: Evidence) -> list[Check]:
 
 
 def place_to_show(evidence: Evidence) -> UnlikePlace | None:
-    """The most unlike place, if the target's scans have hardly ever one like it."""
-    place = evidence.unlike
-    return place if place and _place_score(place, evidence.target, evidence.settings).high else None
+    """The most unlike place or the darkest one, if the target's scans have hardly ever one like it."""
+    both = ((evidence.unlike, evidence.target.places), (evidence.dark, evidence.target.dark_places))
+    scores = [(_place_score(place, usual, evidence.settings), place) for place, usual in both if place and usual]
+    score, place = max(scores, key=lambda pair: pair[0].z, default=(None, None))
+    return place if score and score.high else None
 
 
 @register_check
 def unlike_place(evidence: Evidence) -> list[Check]:
     """Whether a place of the head is unlike the target's scans at that place, as lesions and artifacts are."""
-    name, place = "unlike place", evidence.unlike
-    if place is None:
+    name, place, usual = "unlike place", evidence.unlike, evidence.target.places
+    if place is None or usual is None:
         info = evidence.target.info
         scans = info.scans + info.held_out.scans
         message = (
@@ -674,28 +699,39 @@ def unlike_place(evidence: Evidence) -> list[Check]:
             f"not looked at. A target that this version learns from {FEWEST} scans or more knows it."
         )
         return [Check(name, Severity.GOOD, message, scans, topic=Topic.METHOD)]
-    score = _place_score(place, evidence.target, evidence.settings)
+    words = "The place most unlike the rest of the head is {} standard deviations from the target's scans there"
+    return [_place_check(name, place, usual, words, "bright vessels, an artifact, or a lesion", evidence.settings)]
+
+
+@register_check
+def dark_place(evidence: Evidence) -> list[Check]:
+    """Whether tissue is darker somewhere than in the target's scans at that place, as lesions of white matter are."""
+    place, usual = evidence.dark, evidence.target.dark_places
+    if place is None or usual is None:
+        return []
+    words = "The tissue darkest beside the target's scans at its place is {} standard deviations below them"
+    return [
+        _place_check("dark place", place, usual, words, "a lesion, a shadow, or large ventricles", evidence.settings)
+    ]
+
+
+def _place_check(
+    name: str, place: UnlikePlace, usual: Places, words: str, may_be: str, settings: CheckSettings
+) -> Check:
+    score = _place_score(place, usual, settings)
     highest = float(np.expm1(score.usual[1]))
     away, most = _decimals(1, place.z, highest)
-    words = (
-        f"The place most unlike the rest of the head is {away} standard deviations from the target's scans there; "
-        f"at most {most} is usual"
-    )
     where = f": about {max(place.ml, 0.1):.1f} ml in the {position(place.centre)}" if score.high else ""
-    return [
-        Check(
-            name=name,
-            severity=Severity.CAUTION if score.high else Severity.GOOD,
-            message=f"{words}{where}.",
-            value=place.z,
-            limit=(None, highest),
-            unit="SD",
-            advice="Look there (the report outlines it in red): bright vessels, an artifact, or a lesion."
-            if score.high
-            else "",
-            topic=Topic.LIKENESS,
-        )
-    ]
+    return Check(
+        name=name,
+        severity=Severity.CAUTION if score.high else Severity.GOOD,
+        message=f"{words.format(away)}; at most {most} is usual{where}.",
+        value=place.z,
+        limit=(None, highest),
+        unit="SD",
+        advice=f"Look there (the report outlines it in red): {may_be}." if score.high else "",
+        topic=Topic.LIKENESS,
+    )
 
 
 def position(voxel: tuple[int, int, int]) -> str:
@@ -984,7 +1020,11 @@ def benefit(evidence: Evidence) -> list[Check]:
         f"own scans, and harmonizing makes it {after}"
     )
     if evidence.tried is not None:
-        message = f"{words}: its contrast was left as it was, only its bias field was taken out."
+        if evidence.scanner is not None:
+            words = f"{words}. The {evidence.scanner.scans} scans of its scanner {evidence.scanner.effect}"
+        else:
+            words = f"{words}: its contrast was left as it was"
+        message = f"{words}, only its bias field was taken out."
         return [Check("benefit", Severity.GOOD, message, topic=Topic.METHOD, note=True)]
     limit = (None, max(first, evidence.settings.farther_spreads))
     severity = graded(second, limit)

@@ -1,4 +1,4 @@
-r"""Where a head is unlike the target's: the flow's density as a map, place by place.
+r"""Where a head is unlike the target's: the flow's density and the tissue's brightness as maps, place by place.
 
 The flow's nats of every place (:meth:`~blindharmony.flows.pyramid.Pyramid.costs`) are averaged over its neighbours,
 level by level, and compared with those of the target's own scans at the same place:
@@ -16,8 +16,17 @@ whose logarithm is compared with that of the target's own scans, each judged by 
 holds for the whole head, not for a place. What harmonizing itself has made unlike is not the head's: the smaller of
 the maps before and after counts.
 
-Arteries that blood flowing in makes bright differ between sequences, not between heads. Thin bright structures are
-therefore made as bright as white matter first.
+Arteries that blood flowing in makes bright differ between sequences, not between heads, and so does signal that piles
+up at the base of the brain, above the air of the sinuses. Both are made as bright as white matter first.
+
+To a density of details gray matter is as probable in the middle of white matter as anywhere. So a second map is the
+mean darkness of a place, as a share of the target's white matter, once the scan's ranks are given the target's mean
+curve (an increasing curve of a scanner changes nothing of it),
+
+.. math:: c(v) = 1 - \overline{x}(v) / w ,
+
+of what is neither fluid nor next to it: large ventricles are not dark tissue. It is compared in the same way, and its
+maximum has limits of its own.
 
 Source: the maximum as a statistic, Nichols and Holmes, Human Brain Mapping 15 (2002).
 """
@@ -34,6 +43,8 @@ from scipy import ndimage
 
 from blindharmony.device import on_device
 from blindharmony.flows.bijection import LARGEST_VALUE
+from blindharmony.harmonization.intensity import CurveMap
+from blindharmony.harmonization.summary import inside_only, source_quantiles
 from blindharmony.models.target import PLACE_LEVELS, Places, Target
 from blindharmony.preprocessing.grid import mask_box
 from blindharmony.quality.typicality import Image, Mask, reduced, white_matter
@@ -45,6 +56,12 @@ FEWEST = 20
 # Standard deviation of the smoothing of each level in its own places (4, 8, 16 mm), of the spread's and of the map's
 # in places of 4 mm.
 _SMOOTH, _POOL, _LAST = (1.5, 0.75, 0.5), 2.5, 0.8
+# Darker than this share of white matter is fluid; what is counted is one voxel away from it, smoothed in places of
+# 4 mm, and at least so many voxels around a place.
+_FLUID, _TISSUE_SMOOTH, _TISSUE_LEAST = 0.58, 1.0, 24
+_BRIGHTEST = 1.15  # of white matter: vessels and noise count no more
+# The base of the brain in template voxels (MNI z below −6 mm), and how far up signal piles up from it.
+_BASE, _PILE = 74, 10
 # The share of a place's neighbourhood that must be brain, and of the scans that must have brain there.
 _LEAST, _SHARED = 0.5, 0.8
 # Brighter than white matter, and gone after an opening by this ball of voxels: an artery.
@@ -66,7 +83,7 @@ def place_costs(image: Image, mask: Mask, target: Target, *, device: str = "cpu"
     """
     if target.pyramid is None:
         return None
-    plain = without_arteries(np.clip(image, -LARGEST_VALUE, LARGEST_VALUE), mask, white_matter(target))
+    plain = without_bright_artifacts(np.clip(image, -LARGEST_VALUE, LARGEST_VALUE), mask, white_matter(target))
     with on_device(target.pyramid, device) as flow, torch.inference_mode():
         x, inside = reduced(plain, mask & target.fit_region, 1)
         maps = flow.costs(x.to(device), inside.to(device))[:PLACE_LEVELS]
@@ -75,11 +92,45 @@ def place_costs(image: Image, mask: Mask, target: Target, *, device: str = "cpu"
     )
 
 
-def without_arteries(image: Image, mask: Mask, white: float) -> Image:
-    """The image with thin bright structures as bright as white matter.
+def place_darkness(image: Image, mask: Mask, target: Target) -> Map:
+    """How dark the tissue around every place is, fluid left out, as a share of the target's white matter.
 
     Args:
-        image: 1 mm voxels, any unit.
+        image: Template grid, any increasing curve of a prepared scan.
+        mask: Brain.
+        target: Gives the intensities of its mean curve.
+
+    Returns:
+        Shape ``(1, 40, 48, 40)``, places of 4 mm; NaN where there is hardly any tissue.
+
+    Raises:
+        PreprocessingError: If hardly any brain lies where the target has brain.
+    """
+    white = white_matter(target)
+    quantiles, region = source_quantiles(image, mask, target)
+    matched = inside_only(image, mask, CurveMap.through(quantiles, target.mean_curve))
+    matched = without_bright_artifacts(matched, mask, white) / np.float32(white)
+    tissue = region & ~ndimage.binary_dilation((matched < _FLUID) | ~mask)
+    number, sum_of = (
+        ndimage.gaussian_filter(_in_places(x), _TISSUE_SMOOTH)
+        for x in (tissue.astype(np.float32), np.where(tissue, np.minimum(matched, _BRIGHTEST), 0))
+    )
+    known = number > _TISSUE_LEAST
+    return np.where(known, 1 - sum_of / np.where(known, number, 1), np.nan).astype(np.float32)[None]
+
+
+def _in_places(x: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Sums over places of 4 mm."""
+    i, j, k = (n // 4 for n in x.shape)
+    sums: NDArray[np.float64] = x.reshape(i, 4, j, 4, k, 4).sum((1, 3, 5), dtype=np.float64)
+    return sums
+
+
+def without_bright_artifacts(image: Image, mask: Mask, white: float) -> Image:
+    """The image with thin bright structures, and bright ones at the base of the brain, as bright as white matter.
+
+    Args:
+        image: 1 mm voxels, template grid, any unit.
         mask: Brain.
         white: Intensity of white matter in that unit.
 
@@ -87,9 +138,9 @@ def without_arteries(image: Image, mask: Mask, white: float) -> Image:
         >>> head = np.ones((12, 12, 12), np.float32)
         >>> head[2] = 2.0  # a sheet of 1 mm
         >>> head[6:] = 2.0  # a block
-        >>> plain = without_arteries(head, head > 0, 1.0)
-        >>> float(plain[2, 6, 6]), float(plain[9, 6, 6])
-        (1.0, 2.0)
+        >>> plain = without_bright_artifacts(head, head > 0, 1.0)
+        >>> float(plain[2, 6, 11]), float(plain[9, 6, 11]), float(plain[9, 6, 1])
+        (1.0, 2.0, 1.0)
     """
     bright = (image > _BRIGHT * white) & mask
     if not bright.any():
@@ -98,6 +149,9 @@ def without_arteries(image: Image, mask: Mask, white: float) -> Image:
     kernel = ~_grown(~bright[box], beyond=True)
     thin = bright.copy()
     thin[box] &= ~_grown(_grown(kernel))
+    lowest = np.where(mask.any(2), mask.argmax(2), mask.shape[2])
+    base = slice(min(_BASE, image.shape[2]))
+    thin[..., base] |= bright[..., base] & (np.arange(base.stop) < lowest[..., None] + _PILE)
     return np.where(thin, np.float32(white), image).astype(np.float32)
 
 
@@ -127,7 +181,7 @@ def usual_places(costs: Sequence[Map], people: Sequence[Hashable] | None = None)
     """What the places of these scans cost, and how unlike the others the most unlike place of each is.
 
     Args:
-        costs: Of each scan, see :func:`place_costs`.
+        costs: Of each scan, see :func:`place_costs` and :func:`place_darkness`.
         people: Whose scan it is; nobody is judged by another scan of himself. All are others if None.
 
     Raises:
@@ -163,7 +217,7 @@ def unlike(costs: Map, usual: Places) -> Map:
     """How unlike the rest of its head each place is, in standard deviations of the target's own scans.
 
     Args:
-        costs: See :func:`place_costs`.
+        costs: See :func:`place_costs` and :func:`place_darkness`.
         usual: Of the target.
 
     Returns:

@@ -97,6 +97,7 @@ _BECAUSE = {
     "brain": "its brain mask is off",
     "mask": "its brain mask is off",
     "halves": "one half of the head is a copy of the other",
+    "dark place": "tissue is unusually dark at one place: a shadow, large ventricles or a lesion",
     "unlike place": "one place is unusual: bright vessels, an artifact or a lesion",
     "order": "bright and dark tissue are not where they should be",
     "intensities": "its contrast is another one",

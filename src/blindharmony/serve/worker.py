@@ -33,7 +33,7 @@ _STAGES = {
 }
 _NAMES = tuple(_STAGES)
 # Looks at each scan of a scanner that the share of a job reckons with; with one more it only waits.
-_LOOKS = 3
+_LOOKS = 2
 _ALONE = "This scan was harmonized alone: fewer than two scans of its scanner could be prepared."
 
 

@@ -94,9 +94,9 @@ _KEPT_BYTES = 1 + 3 * 4
 
 
 #: Seconds of one core, about: the first look at a scan of a group, and each later one.
-LOOKS = (19.0, 7.0)
+LOOKS = (7.0, 4.0)
 #: The same of its harmonization once it lies prepared, and of its preparation if nobody has looked at it before.
-HARMONIZED, PREPARED = 24.0, 16.0
+HARMONIZED, PREPARED = 9.0, 5.0
 
 
 def largest(paths: Iterable[Path]) -> int:

@@ -402,8 +402,8 @@ class _GroupRun:
     @property
     def _later_s(self) -> float:
         """Of a scan, from this round to its end."""
-        rounds = self.run.settings.harmonize.bias_again.entropy_rounds  # the target's recipe is not read here
-        return self._look_s + LOOKS[1] * max(0, rounds - self.round) + HARMONIZED
+        later = self.run.settings.harmonize.looks_after("entropy")  # the target's recipe is not read here
+        return self._look_s + LOOKS[1] * max(0, later - self.round) + HARMONIZED
 
     def _is_ahead(self, seconds: float) -> None:
         self.run.tally.ahead += seconds - self.ahead
@@ -512,7 +512,7 @@ class _GroupRun:
         tasks = self._harmonize(fit.key)
         if tasks:
             line = f"scanner {self.group.name} is fitted to {len(self.alive)} scans"
-            self.run.say(line, self.run.tally)
+            self.run.say(f"{line}; they {answer.effect}" if answer.effect else line, self.run.tally)
         return tasks
 
     def _harmonize(self, scanner: str | None, late: Collection[str] = ()) -> list[Task]:

@@ -68,6 +68,7 @@ class StudySettings(Message):
         return {
             **self.model_dump(mode="json", include={"digest", "version"}),
             **self.harmonize.model_dump(mode="json", include={"mask_command", "device"}),
+            **({"benefit": True} if self.harmonize.on_harm == "scan" else {}),
             # Summaries of earlier runs are found by this name.
             "method": 2 if numbers == those_of_2 else numbers,
         }
@@ -238,12 +239,14 @@ class ScannerFit(Answer):
         digest: Hash of the scanner model.
         scans: How many it is fitted to.
         disagreement: Of the scans, flow units.
+        effect: What its curve does to them, in words.
     """
 
     again: bool
     digest: str = ""
     scans: int = 0
     disagreement: float | None = None
+    effect: str = ""
 
 
 class FitScanner(StudyWork):
@@ -298,6 +301,7 @@ class FitScanner(StudyWork):
             digest=model.digest,
             scans=model.scans,
             disagreement=model.disagreement,
+            effect=model.effect,
         )
         write_sidecar(note_path(file), fit.model_dump(mode="json"), overwrite=True)
         return fit
@@ -533,7 +537,11 @@ def keep_summary(path: Path, summary: ScanSummary) -> Path:
     Raises:
         OutputError: If it cannot be written.
     """
+    import numpy as np
+
     arrays = {"quantiles": summary.quantiles, "whole": summary.whole, "person": summary.person}
+    if summary.distances:
+        arrays["distances"] = np.array(summary.distances)
     return write_tensors(path, arrays, {"surprise": float(summary.surprise).hex()})
 
 
@@ -555,7 +563,8 @@ def kept_summary(path: Path) -> ScanSummary:
     try:
         arrays, words = read_tensors(path)
         surprise = float.fromhex(words["surprise"])
-        return ScanSummary(arrays["quantiles"], arrays["whole"], arrays["person"], surprise)
+        distances = tuple(arrays["distances"].tolist()) if "distances" in arrays else None
+        return ScanSummary(arrays["quantiles"], arrays["whole"], arrays["person"], surprise, distances)
     except (OSError, KeyError, ValueError):
         raise InputError("this scan summary is damaged", remedy="delete it and run again", path=path) from None
 

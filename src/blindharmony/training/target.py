@@ -7,7 +7,7 @@ The order of a training:
    (:mod:`~blindharmony.training.pyramid`).
 3. The flow is judged: what held-out scans cost, and which gain, gamma or bias it would like them to have.
 4. The person model learns from all scans (:mod:`~blindharmony.training.person`).
-5. What each place of the target's scans costs is noted (:mod:`~blindharmony.quality.places`), if there are enough.
+5. What is usual at each place of its scans is noted (:mod:`~blindharmony.quality.places`), if there are enough.
 6. The restorer learns from random scanners (:mod:`~blindharmony.training.restorer`), if it is wanted.
 7. The flow of slices learns for the published method (:mod:`~blindharmony.training.slices`), if it is wanted.
 8. The model and the log of its training are written.
@@ -34,7 +34,7 @@ from blindharmony.io.bids import find_masks, find_scans
 from blindharmony.models.file import load_target, save_target
 from blindharmony.models.target import HeldOut, Target, TargetInfo, atlas_tensor
 from blindharmony.preprocessing.recipe import PrepRecipe
-from blindharmony.quality.places import FEWEST, place_costs, usual_places
+from blindharmony.quality.places import FEWEST, place_costs, place_darkness, usual_places
 from blindharmony.settings import TrainSettings
 from blindharmony.training.data import (
     Head,
@@ -315,7 +315,7 @@ def _judged(
 
 
 def with_places(target: Target, heads: Sequence[Head], people: Sequence[Hashable], *, report: Report) -> Target:
-    """The target with what every place of its scans costs, if it has enough of them; held-out ones serve too.
+    """The target with what is usual at every place of its scans, if it has enough; held-out ones serve too.
 
     Args:
         target: With its flow.
@@ -325,13 +325,14 @@ def with_places(target: Target, heads: Sequence[Head], people: Sequence[Hashable
     """
     if len(heads) < FEWEST:
         return target
-    costs = []
+    costs, darkness = [], []
     for index, head in enumerate(heads):
         image, mask = (x.numpy() for x in head.image())
         costs.append(place_costs(image, mask, target))
+        darkness.append(place_darkness(image, mask, target))
         report("looking at every place", (index + 1) / len(heads), {})
     maps = [cost for cost in costs if cost is not None]
-    return replace(target, places=usual_places(maps, people))
+    return replace(target, places=usual_places(maps, people), dark_places=usual_places(darkness, people))
 
 
 def log_name(model: Path) -> Path:
