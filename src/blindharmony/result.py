@@ -342,7 +342,7 @@ class HarmonizeResult:
             written_together(places, overwrite=overwrite, inputs=self.inputs) as staged,
             ThreadPoolExecutor(1) as beside,
         ):
-            # Volumes are compressed while the report is put together: half a second less.
+            # Compressing lets the other core put the report together.
             volumes = beside.submit(self._write_volumes, staged, names, uncertainty)
             evidence = scan_evidence(self) if report else None
             files = volumes.result()
