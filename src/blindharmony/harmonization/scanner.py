@@ -93,7 +93,7 @@ class ScannerModel:
         Example:
             >>> line = np.array([0.0, 1.0])
             >>> ScannerModel(CurveMap(line, line), 4, "bf33283b501b", 0.01, distances=(0.9, 1.2)).effect
-            'are 0.90 standard deviations from the target's own, and their curve makes it 1.20: contrast left as it was'
+            "are 0.90 standard deviations from the target's own, and their curve makes it 1.20: contrast left as it was"
         """
         if self.distances is None:
             return ""
