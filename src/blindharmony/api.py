@@ -19,7 +19,7 @@ from typing import Any
 from blindharmony.device import exact_convolutions, resolved_device
 from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, TooFewScansError, UsageError, reportable
 from blindharmony.files import file_sha256
-from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, harmonize_curve, in_target_contrast
+from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, in_target_contrast
 from blindharmony.harmonization.intensity import as_it_was
 from blindharmony.harmonization.methods import HarmonizationMethod, estimate, method_named
 from blindharmony.harmonization.native import to_scan
@@ -258,10 +258,7 @@ def chosen(
         )
     refine = steps.settings.refine and steps.harmonization.refines
     steps = steps.updated(refine=refine, device=resolved_device(steps.settings.device))
-    person = steps.settings.person
-    if model.person is not None and model.person.settings != person:
-        model = replace(model, person=replace(model.person, settings=person))
-    return model, steps, steps.settings
+    return model.asked_with(steps.settings.person), steps, steps.settings
 
 
 @exact_convolutions()
@@ -545,7 +542,7 @@ def summarize_scan(
         cache: Folder in which preparation is kept for the next time.
         **changes: Of ``settings``.
     """
-    (model, _, settings), source = chosen(target, settings, None, changes), read_volume(scan)
+    (model, steps, settings), source = chosen(target, settings, None, changes), read_volume(scan)
     with naming(source):
         prepared = prepared_for(model, source, settings=settings, mask=mask, lesion_mask=lesion_mask, cache=cache)
         if scanner is not None:
@@ -553,24 +550,31 @@ def summarize_scan(
             if ScannerRounds(model, scanner, settings=settings).of_benefit:
                 return replace(
                     summarize(prepared.scan.data, prepared.scan.fitted(), model, settings.curve),
-                    distances=_distances(prepared, model, scanner, settings, cache),
+                    distances=_distances(prepared, model, scanner, steps, cache),
                 )
             prepared = bias_estimated_again(prepared, model, rounds, settings=settings, cache=cache)
         return summarize(prepared.scan.data, prepared.scan.fitted(), model, settings.curve)
 
 
 def _distances(
-    prepared: Prepared, target: Target, scanner: ScannerModel, settings: HarmonizeSettings, cache: Path | None
+    prepared: Prepared, target: Target, scanner: ScannerModel, steps: Method, cache: Path | None
 ) -> tuple[float, float] | None:
-    """How far a scan is from the target's own before and after the curve of its scanner."""
-    corrected, curve = in_target_contrast(prepared, target, scanner, settings=settings, cache=cache)
-    image, fitted = corrected.scan.data, corrected.scan.fitted()
-    result = harmonize_curve(image, corrected.scan.inside(), target, scanner=curve, settings=settings, fitted=fitted)
+    """How far a scan is from the target's own before and after it is harmonized with the curve of its scanner."""
+    settings = steps.settings
+    corrected, curve = steps.in_target_contrast(prepared, target, scanner, cache=cache)
+    fitted = corrected.scan.fitted()
+    result = estimate(
+        *(steps.harmonization, corrected.scan.data, corrected.scan.inside(), target, settings),
+        scanner=curve,
+        fitted=fitted,
+        in_contrast=corrected.in_contrast,
+    )
     images = ((prepared.scan.data, prepared.scan.fitted()), (result.image, fitted))
     before, after = (
         compare(x, inside, target, device=settings.device, settings=settings.checks).distance for x, inside in images
     )
-    return None if before is None or after is None else (before, after)
+    # Rounded: the last digits of a log-density depend on the number of threads, and a scanner's hash must not.
+    return None if before is None or after is None else (round(before, 3), round(after, 3))
 
 
 def learn_scanner(

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -343,9 +344,14 @@ class HarmonizeResult:
             ThreadPoolExecutor(1) as beside,
         ):
             # Compressing lets the other core put the report together.
-            volumes = beside.submit(self._write_volumes, staged, names, uncertainty)
-            evidence = scan_evidence(self) if report else None
-            files = volumes.result()
+            given_up = Event()
+            volumes = beside.submit(self._write_volumes, staged, names, uncertainty, given_up)
+            try:
+                evidence = scan_evidence(self) if report else None
+                files = volumes.result()
+            except BaseException:
+                given_up.set()
+                raise
             hashes = {file.name: file_sha256(file) for file in files}
             if evidence:
                 files.append(write_report(_naming(evidence, hashes), staged / names["report"]))
@@ -359,10 +365,12 @@ class HarmonizeResult:
             )
         return tuple(Path(folder) / file.name for file in files)
 
-    def _write_volumes(self, folder: Path, names: Mapping[str, str], uncertainty: bool) -> list[Path]:
+    def _write_volumes(self, folder: Path, names: Mapping[str, str], uncertainty: bool, given_up: Event) -> list[Path]:
         files = [write_like(self.source, self.data, folder / names["scan"])]
-        files.append(write_like(self.source, self.mask, folder / names["mask"], dtype=np.uint8))
-        if uncertainty and self.uncertainty is not None:
+        # A second Ctrl-C does not wait for this thread: it shall not write into a folder that is gone.
+        if not given_up.is_set():
+            files.append(write_like(self.source, self.mask, folder / names["mask"], dtype=np.uint8))
+        if uncertainty and self.uncertainty is not None and not given_up.is_set():
             files.append(write_like(self.source, self.uncertainty, folder / names["error"]))
         return files
 

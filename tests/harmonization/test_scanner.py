@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from blindharmony.harmonization.curve import ScannerRounds
 from blindharmony.harmonization.scanner import ScannerModel, fit_scanner
 from blindharmony.harmonization.summary import ScanSummary
 from blindharmony.models.person import PersonModel
-from blindharmony.settings import HarmonizeSettings
+from blindharmony.settings import BiasAgainSettings, HarmonizeSettings
 
 CURVES = {"gamma": lambda x: x**1.5, "log": lambda x: np.log1p(3 * x), "exp": np.expm1, "none": lambda x: x}
 
@@ -132,6 +133,12 @@ class TestFile:
         third = both.with_round(model).rounds
         assert [r.disagreement for r in third] == [model.disagreement, 0.5, model.disagreement]
 
+    def test_as_many_rounds_as_settings_allow_come_back(self, model):
+        fields = (BiasAgainSettings.model_fields[name] for name in ("rounds", "entropy_rounds"))
+        allowed = max(bound.le for field in fields for bound in field.metadata if hasattr(bound, "le"))
+        whole = reduce(lambda so_far, _: so_far.with_round(replace(model, lift=0.0)), range(allowed), model)
+        assert len(ScannerModel.parse(whole.content).rounds) == allowed + 1
+
     def test_an_existing_file_is_kept(self, model, tmp_path):
         path = model.save(tmp_path / "scanner.json")
         with pytest.raises(OutputError):
@@ -195,6 +202,14 @@ def change_of(model, scan):
     """How far a model moves a scan, and the same for all of its curve."""
     gained = model.gain(scan.whole.astype(np.float32), np.ones(1000, bool)) * scan.quantiles
     return float(np.sqrt(np.mean((model.curve(gained.astype(np.float32)) - gained) ** 2)))
+
+
+def test_numbers_of_the_person_model_are_those_of_the_settings(knowing):
+    scans = through(lambda x: x**1.3, *people(knowing, 4), people(knowing, 4, seed=1)[0])
+    settings = HarmonizeSettings().updated(person={"common_error": 0.5})
+    asked = knowing.asked_with(settings.person)
+    models = [fit_scanner(scans, *how).digest for how in ((knowing, settings), (asked, settings), (knowing,))]
+    assert models[0] == models[1] != models[2]
 
 
 def test_a_curve_that_may_be_all_error_changes_nothing(knowing):

@@ -94,6 +94,10 @@ def test_the_last_look_tells_what_the_curve_does(pair, target):
         assert told.model.helps is helps
         assert ("left as it was" in told.model.effect) is not helps
         assert ScannerModel.parse(told.model.content).distances == told.model.distances
+    left_over = asking.after([replace(summary, distances=(1.0, 2.0))])
+    assert (left_over.model.helps, left_over.wanted) == (False, False), "one that is left of several is asked too"
+    endless = asking.after([replace(summary, distances=both) for both in ((1.0, np.inf), (2.0, 1.0))])
+    assert endless.model.distances == (2.0, 1.0)
     nobody_knows = asking.after([summary, summary])
     assert (nobody_knows.wanted, nobody_knows.model.helps) == (False, True)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from blindharmony.models.file import load_target, save_target
 from blindharmony.quality.checks import (
     CheckSettings,
     Severity,
@@ -53,6 +54,25 @@ def test_a_head_like_the_others_has_no_place_unlike_them(brain, usual):
     others = [most_unlike(unlike(made_costs(brain, seed), usual)).z for seed in range(20, 24)]
     assert usual.largest.shape == (12,)
     assert max(others) < 1.2 * usual.largest.max()
+
+
+def test_everybody_is_judged_by_what_is_usual_without_him():
+    rng = np.random.default_rng(0)
+    costs = [np.where(rng.random(SHAPE) < 0.9, rng.normal(size=SHAPE), np.nan).astype(np.float32) for _ in range(6)]
+    together = usual_places(costs, "aabcde")
+    own = [usual_places([c for c, p in zip(costs, "aabcde", strict=True) if p != person]) for person in "aabcde"]
+    expected = [most_unlike(unlike(cost, others)).z for cost, others in zip(costs, own, strict=True)]
+    np.testing.assert_allclose(together.largest, expected, rtol=2e-3)
+    there = np.sum([np.isfinite(c) for c in costs], 0) >= 5
+    np.testing.assert_allclose(together.mean, np.where(there, np.nanmean(costs, 0), np.nan), rtol=2e-3, atol=1e-3)
+
+
+def test_a_target_in_memory_knows_the_places_that_its_file_knows(tiny_target, brain, tmp_path):
+    places = usual_places([made_costs(brain, seed) for seed in range(4)])
+    kept = save_target(replace(tiny_target, places=places), tmp_path / "target.safetensors")
+    read = load_target(tmp_path / "target.safetensors")
+    for name in ("mean", "spread", "largest"):
+        np.testing.assert_array_equal(getattr(kept.places, name), getattr(read.places, name))
 
 
 def test_nobody_is_judged_by_another_scan_of_himself(brain, usual):
@@ -205,7 +225,9 @@ def test_gray_tissue_in_white_matter_is_seen_and_larger_ventricles_are_not(white
     inside, at = target.fit_region, (56, 96, 92)
     lesion = np.where(ball(head.shape, at, 8) & inside, 0.7 * head, head).astype(np.float32)
     hollow = np.where(ball(head.shape, (80, 96, 80), 12) & inside, 0.3, head).astype(np.float32)
-    plain, ill, old = (darkest_place(image, inside, target) for image in (head, lesion, hollow))
+    plain, ill, old = (
+        darkest_place((image,), inside, target, settings=CheckSettings()) for image in (head, lesion, hollow)
+    )
     assert ill.z > 2 * max(plain.z, old.z, *target.dark_places.largest)
     np.testing.assert_allclose(ill.centre, at, atol=5)
     evidence = SimpleNamespace(target=target, unlike=None, dark=ill, settings=CheckSettings())
@@ -216,7 +238,7 @@ def test_gray_tissue_in_white_matter_is_seen_and_larger_ventricles_are_not(white
     assert [c.severity for c in dark_place(evidence)] == [Severity.GOOD]
     assert place_to_show(evidence) is None
     assert dark_place(SimpleNamespace(target=replace(target, dark_places=None), dark=None)) == []
-    assert darkest_place(head, inside, replace(target, dark_places=None)) is None
+    assert darkest_place((head,), inside, replace(target, dark_places=None), settings=CheckSettings()) is None
 
 
 def test_no_increasing_curve_makes_tissue_dark(white_and_gray):

@@ -113,6 +113,15 @@ def test_a_changed_number_is_noticed_and_named(item, group):
     assert looked == (group in ("curve", "bias_again", "person"))
 
 
+@pytest.mark.parametrize(
+    "change", [{"refine": False}, {"checks": {"least_spread": 0.5}}, {"refinement": {"least_correlation": 0.5}}]
+)
+def test_whether_a_scanner_helps_is_asked_again_where_the_answer_may_differ(item, change):
+    guarded = SAME.updated(on_harm="scan")
+    keys = {item.look_key(settings(s), "first") for s in (guarded, guarded.updated(**change))}
+    assert len(keys) == 2
+
+
 @pytest.mark.parametrize("change", [{"seed": 4}, {"keep_bias": False}, {"refine": False}, {"device": "cuda"}])
 def test_a_changed_choice_is_noticed(item, change):
     (name,) = change

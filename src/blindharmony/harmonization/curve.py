@@ -224,14 +224,14 @@ class ScannerRounds:
         """
         if self.model is None:
             return replace(self, model=fit_scanner(summaries, self.target, self.settings))
-        if len(summaries) < min(2, self.model.scans):
-            return replace(self, ended=True)
         if self.of_benefit:
-            known = [s.distances for s in summaries if s.distances]
+            known = [s.distances for s in summaries if s.distances and np.isfinite(s.distances).all()]
             if not known:
                 return replace(self, ended=True)
-            before, after = np.mean(known, 0).tolist()
+            before, after = np.mean(known, 0).round(3).tolist()
             return replace(self, model=replace(self.model, distances=(before, after)))
+        if len(summaries) < min(2, self.model.scans):
+            return replace(self, ended=True)
         last = fit_scanner(summaries, self.target, self.settings, whole=True)
         return replace(self, model=self.model.with_round(last))
 

@@ -46,9 +46,9 @@ Number = TypeVar("Number", int, float, str)
 
 _FORMAT = 2
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text"}
-# What a file may hold: more is damage, or would only overflow later.
-_MAX_ROUNDS = 8
-_MAX_KNOTS, _MAX_VALUE, _MAX_SLOPE = 100_000, 1e3, 1e6
+# What a file may hold: more is damage, or would only overflow later. The first curve, and eight rounds after it.
+_MAX_ROUNDS = 9
+_MAX_KNOTS, _MAX_VALUE, _MAX_SLOPE, _MAX_DISTANCE = 100_000, 1e3, 1e6, 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +93,14 @@ class ScannerModel:
         Example:
             >>> line = np.array([0.0, 1.0])
             >>> ScannerModel(CurveMap(line, line), 4, "bf33283b501b", 0.01, distances=(0.9, 1.2)).effect
-            "are 0.90 standard deviations from the target's own, and their curve makes it 1.20: contrast left as it was"
+            "are 0.90 standard deviations from the target's own, and harmonizing makes it 1.20: contrast left as it was"
         """
         if self.distances is None:
             return ""
         before, after = self.distances
-        words = f"are {before:.2f} standard deviations from the target's own, and their curve makes it {after:.2f}"
+        digits = 2 if round(before, 2) != round(after, 2) else 3
+        words = f"are {before:.{digits}f} standard deviations from the target's own, and harmonizing makes it "
+        words += f"{after:.{digits}f}"
         return words if self.helps else f"{words}: contrast left as it was"
 
     @property
@@ -234,7 +236,8 @@ def _distances(content: Mapping[str, Any]) -> tuple[float, float] | None:
     if (values := content.get("distances")) is None:
         return None
     plain = isinstance(values, list) and len(values) == 2 and all(type(v) in (int, float) for v in values)
-    if not (plain and np.isfinite(values).all() and min(values) >= 0):
+    # A whole number may be too large for any other kind.
+    if not (plain and min(values) >= 0 and max(values) < _MAX_DISTANCE):
         raise ValueError("'distances' are not two numbers of zero or more")
     before, after = values
     return float(before), float(after)
@@ -279,6 +282,7 @@ def fit_scanner(
     """
     if not scans:
         raise UsageError("there is no scan to fit a scanner to", remedy="give at least one that can be prepared")
+    target = target.asked_with(settings.person)
     persons = own = [s.person for s in scans]
     surprises = np.array([s.surprise for s in scans])
     weights = target.person.certainty(surprises) if target.person else np.full(len(scans), 1 / len(scans))

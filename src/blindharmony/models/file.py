@@ -202,7 +202,7 @@ def save_target(target: Target, path: str | Path, *, overwrite: bool = False) ->
         tensors |= {f"person.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in parts.items() if v is not None}
     for part in OF_PLACES:
         if (places := getattr(target, part)) is not None:
-            # Half precision: a hundredth of the spread between scans, and half the file.
+            # Half the file, and no other numbers: usual_places has rounded them.
             maps = {k: getattr(places, k).astype(np.float16) for k in ("mean", "spread")} | {"largest": places.largest}
             tensors |= {f"{part}.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in maps.items()}
     for part, module in ((p, getattr(target, p)) for p in _PARTS):

@@ -7,7 +7,7 @@ with which settings, and what was measured on scans that no network has learnt f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +24,7 @@ from blindharmony.models.person import PersonModel
 from blindharmony.models.restorer import Restorer, RestorerSpec
 from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony.preprocessing.registration import load_template
-from blindharmony.settings import TrainSettings
+from blindharmony.settings import PersonSettings, TrainSettings
 
 FORMAT = 8
 
@@ -189,6 +189,16 @@ class Target:
             for row in card_rows(self)
         )
         return str(Markup("<table>{}</table>").format(rows))
+
+    def asked_with(self, settings: PersonSettings) -> Target:
+        """This target, its person model asked with these numbers.
+
+        Args:
+            settings: Numbers of the regression.
+        """
+        if self.person is None or self.person.settings == settings:
+            return self
+        return replace(self, person=replace(self.person, settings=settings))
 
     @cached_property
     def mean_curve(self) -> NDArray[np.float64]:

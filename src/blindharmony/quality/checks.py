@@ -346,7 +346,7 @@ def gather_evidence(
         order=tissue_order(source_image, fitted, target),
         halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
         unlike=unlike_in_all((result_image, source_image), fitted, target, settings=limits, device=device),
-        dark=darkest_place(result_image, fitted, target),
+        dark=darkest_place((result_image, source_image), fitted, target, settings=limits),
         scanner=scanner,
         file_warnings=file_warnings,
         method_warnings=method_warnings,
@@ -386,7 +386,7 @@ def evidence_of_scan(
         order=tissue_order(prepared.scan.data, fitted, target),
         halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
         unlike=unlike_in_all((prepared.scan.data,), fitted, target, settings=limits, device=device),
-        dark=darkest_place(prepared.scan.data, fitted, target),
+        dark=darkest_place((prepared.scan.data,), fitted, target, settings=limits),
         file_warnings=file_warnings,
         settings=limits,
         harmonized=False,
@@ -405,31 +405,41 @@ def unlike_in_all(
         settings: What is called rare.
         device: Where the target's flow runs.
     """
-    usual, smallest, place = target.places, None, None
+    costs = (place_costs(image, mask, target, device=device) for image in images)
+    return _in_all(costs, target.places, settings)
+
+
+def darkest_place(
+    images: Sequence[Image], mask: Mask, target: Target, *, settings: CheckSettings
+) -> UnlikePlace | None:
+    """The place whose tissue is darkest beside that of the target's scans there; None if the target cannot tell.
+
+    Args:
+        images: The result and the scan, template grid: an increasing curve changes nothing.
+        mask: Brain.
+        target: What is usual at its places is compared with.
+        settings: What is called rare.
+    """
+    darkness = (place_darkness(image, mask, target) for image in images)
+    return _in_all(darkness, target.dark_places, settings)
+
+
+def _in_all(
+    maps: Iterable[NDArray[np.float32] | None], usual: Places | None, settings: CheckSettings
+) -> UnlikePlace | None:
+    """The most unlike place of all maps together; no more of them are made than it takes."""
+    smallest, place = None, None
     if usual is None:
         return None
-    for image in images:
-        costs = place_costs(image, mask, target, device=device)
-        if costs is None:
+    for values in maps:
+        if values is None:
             return None
-        z = unlike(costs, usual)
+        z = unlike(values, usual)
         smallest = z if smallest is None else np.fmin(smallest, z)
         place = most_unlike(smallest)
         if not _place_score(place, usual, settings).high:
             break  # another image can only make it less
     return place
-
-
-def darkest_place(image: Image, mask: Mask, target: Target) -> UnlikePlace | None:
-    """The place whose tissue is darkest beside that of the target's scans there; None if the target cannot tell.
-
-    Args:
-        image: The scan or the result, template grid: an increasing curve changes nothing.
-        mask: Brain.
-        target: What is usual at its places is compared with.
-    """
-    usual = target.dark_places
-    return None if usual is None else most_unlike(unlike(place_darkness(image, mask, target), usual))
 
 
 def _place_score(place: UnlikePlace, usual: Places, settings: CheckSettings) -> ReferenceScore:

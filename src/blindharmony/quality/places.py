@@ -60,7 +60,7 @@ _SMOOTH, _POOL, _LAST = (1.5, 0.75, 0.5), 2.5, 0.8
 # 4 mm, and at least so many voxels around a place.
 _FLUID, _TISSUE_SMOOTH, _TISSUE_LEAST = 0.58, 1.0, 24
 _BRIGHTEST = 1.15  # of white matter: vessels and noise count no more
-# The base of the brain in template voxels (MNI z below −6 mm), and how far up signal piles up from it.
+# The base of the brain in template voxels (MNI z below −2 mm), and how far up signal piles up from it.
 _BASE, _PILE = 74, 10
 # The share of a place's neighbourhood that must be brain, and of the scans that must have brain there.
 _LEAST, _SHARED = 0.5, 0.8
@@ -190,27 +190,59 @@ def usual_places(costs: Sequence[Map], people: Sequence[Hashable] | None = None)
     people = range(len(costs)) if people is None else people
     if len(set(people)) < 3:
         raise ValueError("what is usual at a place takes three people at least")
-    everybody = list(zip(people, costs, strict=True))
+    everybody = _Sums.of(costs)
+    of_person: dict[Hashable, list[Map]] = {}
+    for person, cost in zip(people, costs, strict=True):
+        of_person.setdefault(person, []).append(cost)
+    others = {person: everybody.without(_Sums.of(own)).usual for person, own in of_person.items()}
     largest = [
-        most_unlike(unlike(cost, Places(*_usual([c for p, c in everybody if p != person]), np.zeros(0)))).z
-        for person, cost in everybody
+        most_unlike(unlike(cost, Places(*others[person], np.zeros(0)))).z
+        for person, cost in zip(people, costs, strict=True)
     ]
-    return Places(*_usual(costs), np.array(largest))
+    # Kept with half the digits, a hundredth of the spread between scans: who learns a target and who reads it from its
+    # file shall see the same.
+    mean, spread = (x.astype(np.float16).astype(np.float32) for x in everybody.usual)
+    return Places(mean, spread, np.array(largest))
 
 
-def _usual(costs: Sequence[Map]) -> tuple[Map, Map]:
-    """Mean and spread of these scans."""
-    stack = np.stack(costs)
-    count = np.isfinite(stack).sum(0)
-    known = count >= _SHARED * len(costs)
-    mean = np.where(known, np.nansum(stack, 0) / np.maximum(count, 1), np.nan)
-    variance = np.nansum((stack - mean) ** 2, 0) / np.maximum(count - 1, 1)
-    pooled = [
-        ndimage.gaussian_filter(np.where(k, v, 0.0), _POOL)
-        / np.maximum(ndimage.gaussian_filter(k.astype(np.float64), _POOL), 1e-6)
-        for v, k in zip(variance, known, strict=True)
-    ]
-    return mean.astype(np.float32), np.sqrt(np.maximum(pooled, 1e-8)).astype(np.float32)
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over scans, so that nobody's own have to be left out by adding up all the others again."""
+
+    scans: int
+    count: NDArray[np.int64]
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, costs: Sequence[Map]) -> _Sums:
+        shape = costs[0].shape
+        count, total, squares = np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape)
+        for cost in costs:
+            x = np.nan_to_num(cost.astype(np.float64))
+            count += np.isfinite(cost)
+            total += x
+            squares += x**2
+        return cls(len(costs), count, total, squares)
+
+    def without(self, some: _Sums) -> _Sums:
+        return _Sums(
+            self.scans - some.scans, self.count - some.count, self.total - some.total, self.squares - some.squares
+        )
+
+    @property
+    def usual(self) -> tuple[Map, Map]:
+        """Mean and spread of these scans."""
+        known = self.count >= _SHARED * self.scans
+        mean = self.total / np.maximum(self.count, 1)
+        variance = np.maximum(self.squares - self.count * mean**2, 0) / np.maximum(self.count - 1, 1)
+        pooled = [
+            ndimage.gaussian_filter(np.where(k, v, 0.0), _POOL)
+            / np.maximum(ndimage.gaussian_filter(k.astype(np.float64), _POOL), 1e-6)
+            for v, k in zip(variance, known, strict=True)
+        ]
+        spread = np.sqrt(np.maximum(pooled, 1e-8))
+        return np.where(known, mean, np.nan).astype(np.float32), spread.astype(np.float32)
 
 
 def unlike(costs: Map, usual: Places) -> Map:

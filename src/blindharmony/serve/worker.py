@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from blindharmony.errors import ErrorCode, TooFewScansError
 from blindharmony.jobs.engine import Answer, Failure, FilePath, Tell, Work
 from blindharmony.serve.store import Outcome
+from blindharmony.settings import HarmonizeSettings
 
 if TYPE_CHECKING:
     from blindharmony.harmonization.scanner import ScannerModel
@@ -32,8 +33,6 @@ _STAGES = {
     "writing": ("Writing results and report", 0.94),
 }
 _NAMES = tuple(_STAGES)
-# Looks at each scan of a scanner that the share of a job reckons with; with one more it only waits.
-_LOOKS = 2
 _ALONE = "This scan was harmonized alone: fewer than two scans of its scanner could be prepared."
 
 
@@ -82,11 +81,14 @@ class PageJob(Work):
 
         device, target = resolved_device(self.device), load_target(self.target)
         together = self.together and len(self.scans) > 1
-        course = Course(tell, pieces=(1 + _LOOKS if together else 1) * len(self.scans), piece=-1)
+        # With fewer looks than there may be, the share of the job only jumps.
+        looks = 1 + HarmonizeSettings().looks_after(target.info.recipe.bias) if together else 0
+        course = Course(tell, pieces=(1 + looks) * len(self.scans), piece=-1)
         for left in (self.results, self.cache):
             shutil.rmtree(left, ignore_errors=True)
         try:
             scanner = self._learnt(target, device, course) if together else None
+            course.piece = looks * len(self.scans) - 1
             outcomes = []
             for scan, label in zip(self.scans, self.labels, strict=True):
                 course.next(label if len(self.scans) > 1 else "")
@@ -121,8 +123,6 @@ class PageJob(Work):
             )
         except TooFewScansError:
             return None
-        finally:
-            course.piece = _LOOKS * len(self.scans) - 1
 
     def _harmonized(
         self,

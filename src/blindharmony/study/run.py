@@ -487,8 +487,8 @@ class _GroupRun:
         )
 
     def _fit(self) -> list[Task]:
-        # What an earlier look has taught is better than the curve of one scan.
-        if len(self.alive) < 2:
+        # A scan that is left of several keeps what they have taught, and is asked whether it helps.
+        if len(self.alive) < (1 if self.earlier else 2):
             return self._harmonize(self.earlier)
         run = self.run
         keys = {name: item.look_key(run.settings, self.earlier) for name, item in self.alive.items()}

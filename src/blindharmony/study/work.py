@@ -68,7 +68,7 @@ class StudySettings(Message):
         return {
             **self.model_dump(mode="json", include={"digest", "version"}),
             **self.harmonize.model_dump(mode="json", include={"mask_command", "device"}),
-            **({"benefit": True} if self.harmonize.on_harm == "scan" else {}),
+            **({"benefit": self.harmonize.digest_of(BENEFIT_WITH)} if self.harmonize.on_harm == "scan" else {}),
             # Summaries of earlier runs are found by this name.
             "method": 2 if numbers == those_of_2 else numbers,
         }
@@ -76,6 +76,8 @@ class StudySettings(Message):
 
 #: Groups of numbers that decide what is learnt from a look at a scan.
 LOOKED_WITH = ("curve", "bias_again", "person")
+#: What decides, besides, whether a scanner's curve brings its scans nearer to the target.
+BENEFIT_WITH = ("refine", "refinement", "checks")
 #: Of the settings that studies had when they called them "method 2", those that are no longer the defaults.
 METHOD_2: dict[str, Any] = {"on_harm": "result", "curve": {"believed": 1.5}}
 

@@ -152,7 +152,8 @@ def make_cubes(
     side = settings.patch + 2 * settings.rim
     files = []
     for index, head in enumerate(heads):
-        pair = [folder / f"{head.key}-{grid}.safetensors" for grid in ("template", "own")]
+        kind = f"{side}{'-tissues' if tissue else ''}"
+        pair = [folder / f"{head.key}-{kind}-{grid}.safetensors" for grid in ("template", "own")]
         if not all(file.exists() for file in pair):
             for file, (image, mask, classes) in zip(pair, _on_both_grids(head, side, tissue), strict=True):
                 content: dict[str, NDArray[Any]] = {"image": image.astype(np.float16), "mask": mask}
