@@ -11,7 +11,7 @@ FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="blindharmony" \
   org.opencontainers.image.description="Blind harmonization of MR images" \
   org.opencontainers.image.licenses="Apache-2.0" \
-  org.opencontainers.image.version="0.1.0" \
+  org.opencontainers.image.version="0.2.0.dev0" \
   org.opencontainers.image.source=""
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

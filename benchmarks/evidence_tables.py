@@ -13,7 +13,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
-from blindharmony_benchmark.report import document, table
+from blindharmony.models.file import load_target
+from blindharmony_benchmark.report import TITLES, document, table
 from blindharmony_benchmark.results import interval, sign_flip
 
 mpl.use("Agg")
@@ -24,14 +25,16 @@ _HEAD = """# Evidence, measured
 Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence_*.json` beside it, each the
 `results.json` of a `blindharmony benchmark`; nothing here is typed by hand. What the legs and the systems are:
 [evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. Each
-part names its model. Those of `90e06e803da5` have today's defaults; those of `4d96e4adbf14`, which are the same
-networks, the defaults before groups and the bias field were changed. In parts of older models the rows `curve` and
-`group` were made with that model, and other systems' rows of simulated scanners and segmentation with earlier ones,
-of which they see the quantile curves alone: those are the same to the byte. In records of before, spectrum analysis
-was run in the Fourier domain: that row is called `fourier-adaptation` here, as today. Networks were trained for six
-minutes of a busy core each (in the first segmentation for ten). The published iteration (`latent-published`) was run
-for one scanner, on one core. Seconds a scan of `curve` and `group` were taken on a machine shared with other work:
-two to four times what they are alone."""
+part names its model; the included one is `{included}`. Parts of `90e06e803da5` have today's defaults; those of
+`4d96e4adbf14`, which are the same networks, the defaults before groups and the bias field were changed. In names and
+notes "n4" is the bias field of the target's own recipe, for all systems alike: least entropy in these two models, N4
+in older ones. Rows `curve` and `group` are without *do no harm*, which by default returns a scan that is not brought
+nearer to the target. In parts of older models these two rows were made with that model, and other systems' rows of
+simulated scanners and segmentation with earlier ones, of which they see the quantile curves alone: those are the same
+to the byte. `fourier-adaptation` was called spectrum analysis by version 0.1; the published `spectrum` was not run yet.
+Networks were trained for six minutes of a busy core each (in the first segmentation for ten). The published iteration
+(`latent-published`) was run for one scanner, on one core. Seconds a scan of `curve` and `group` were taken on a machine
+shared with other work: two to four times what they are alone."""
 
 
 def longer(content):
@@ -112,19 +115,28 @@ _LOSSES = """# What we lose, and to whom
 Made by `python benchmarks/evidence_tables.py docs/` from the same records as [all systems](measured_evidence.md): every
 source on which one of this package's two rows (`curve`: one scan at a time, `group`: all scans of a scanner together)
 is worse than another blind system, the best of those that were run. Rows whose p is above 0.05 may be chance; they are
-listed all the same. Systems that see both scanners with pairs are not blind, and are left out.
+listed all the same. Systems that see both scanners with pairs are not blind, and are left out. Names of rows with "n4":
+the bias field of the target's own recipe, for all systems alike. The included model is `{included}`.
 
 Who should take something else:
 
 - **One scan alone, no others of its scanner, and the scanner differs by its intensity curve and field only.** Scans of
   several people of one scanner tell more than any prior: pooled matching of a group is better than our single scan.
-  Our group is as good as pooled matching, or better.
+  By [folds over people](measured_folds.md) through random scanners our group is as good as pooled matching, or better;
+  where it is not, the tables below show.
 - **You want everybody to have the target's mean histogram.** Histogram matching reaches it exactly, and takes part of
   the differences between people with it. The measures of real scans below are distances from the target's mean person,
   so they reward that; the figure for the target's own people beside each table says how far people lie from it.
 - **Your target is known in pairs** (the same people on both scanners). A network trained on pairs is far better.
-- **You have no GPU and no minute a scan.** Histogram matching takes a second.
+- **You cannot spend a quarter of a minute on a scan.** Histogram matching takes a second.
 """
+#: What a model is, beside its digest.
+_MODELS = {
+    "90e06e803da5": "38 people, today's defaults",
+    "4d96e4adbf14": "the networks of `90e06e803da5`, the defaults before groups and the bias field were changed",
+    "bf33283b501b": "version 0.1, 22 people",
+    "1bf3c0853d45": "version 0.1, 19 people",
+}
 _MEASURES = {
     "psnr": "PSNR, dB, higher is better",
     "tissue": "distance of tissue intensities, lower is better",
@@ -135,7 +147,7 @@ _MEASURES = {
 
 def losses(contents):
     """Every row of ours that is worse than the best blind rival."""
-    parts = [_LOSSES]
+    parts = [_LOSSES.format(included=load_target("ds002748").digest)]
     for content in contents:
         lines = []
         for row in content["rows"]:
@@ -149,7 +161,9 @@ def losses(contents):
                 lines.append([row["leg"], row["source"], row["system"], row["rival"], gap, f"{p:.2g}", _MEASURES[name]])
         if lines:
             target = content["target"]
+            legs = dict.fromkeys(TITLES[r["leg"]].lower() for r in content["rows"])
             parts.append(f"## Target `{target['set']}`, model `{target['digest']}`")
+            parts.append(f"{', '.join(legs).capitalize()}; model: {_MODELS.get(target['digest'], 'another one')}.")
             parts.append(table(["leg", "source", "ours", "loses to", "by", "p", "measure"], lines))
     return "\n\n".join(parts) + "\n"
 
@@ -157,7 +171,8 @@ def losses(contents):
 def main():
     folder = Path(sys.argv[1])
     files = sorted(folder.glob("measured_evidence_*.json"))
-    parts, best = [_HEAD], json.loads((folder / "measured_limits_sites.json").read_text())
+    parts = [_HEAD.format(included=load_target("ds002748").digest)]
+    best = json.loads((folder / "measured_limits_sites.json").read_text())
     for file in files:
         content = json.loads(file.read_text())
         parts.append(document(content))

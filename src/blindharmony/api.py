@@ -282,11 +282,12 @@ def harmonize(
     1. Read the scan: :func:`~blindharmony.io.volume.read_volume`.
     2. Orientation: axes to right, anterior, superior.
     3. Brain mask: the one that is given, or the scan's own, or deepbet (Fisch et al. 2024).
-    4. Bias field, inside the brain, by what the target's recipe names: N4 (Tustison et al. 2010; the default) or least
-       entropy (:mod:`~blindharmony.preprocessing.bias`).
+    4. Bias field, inside the brain, by what the target's recipe names: least entropy (the default of ``train``) or N4
+       (Tustison et al. 2010): :mod:`~blindharmony.preprocessing.bias`.
     5. Gain: the root mean square of the brain becomes 1.
     6. Registration: one affine to ICBM152 by mutual information (Mattes et al. 2003).
-    7. A field of N4 again, in the target's contrast: :mod:`~blindharmony.harmonization.curve`.
+    7. Only for targets that were trained with N4: the field again, in the target's contrast
+       (:mod:`~blindharmony.harmonization.curve`).
     8. Intensity curve: the person's quantile curve on the target scanner, from the order of the intensities
        (:mod:`~blindharmony.models.person`), or the curve that all scans of the scanner share
        (:mod:`~blindharmony.harmonization.scanner`).

@@ -118,7 +118,7 @@ def add_parser(verbs: Any) -> None:
     p.add_argument(
         "--group",
         action="store_true",
-        help="the scans share one scanner and sequence: fit one curve to all, which keeps differences between people",
+        help="the scans share one scanner and sequence: fit one curve to all, better known than that of one scan",
     )
     p.add_argument(
         "--group-table",

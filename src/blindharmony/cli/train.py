@@ -21,7 +21,7 @@ _EPILOG = """\
 Give about 20 scans of one scanner and protocol; five, of three people, are the least. Every fifth person (four at
 most) is held out of the networks: they tell when to stop, calibrate the flow, and give the figures that
 'blindharmony info' shows. Intensity curves are learned from all. Scans of one person are known by 'sub-' in their
-names. Preparation takes some 10 to 30 s a scan and is done once; an interrupted run goes on with --resume and ends
+names. Preparation takes some 3 to 5 s a scan and is done once; an interrupted run goes on with --resume and ends
 with the same model.
 A new run gives the same model on the same machine if every part has steps in place of time: --steps, --restorer-steps
 (or --no-restorer), and --slice-steps if there is a slice flow.

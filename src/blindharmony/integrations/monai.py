@@ -32,8 +32,8 @@ class BlindHarmonize(InvertibleTransform):
     operations says so.
 
     Warning:
-        A scan takes half a minute, not milliseconds. Put the transform before the random ones and keep what it makes,
-        with ``PersistentDataset`` or ``CacheDataset``.
+        A scan takes a quarter of a minute, not milliseconds. Put the transform before the random ones and keep what it
+        makes, with ``PersistentDataset`` or ``CacheDataset``.
 
     Args:
         target: A model, its file, or the name of an included one.

@@ -23,7 +23,7 @@ class BlindHarmonize(IntensityTransform):
     """Harmonize the intensity images of a subject to a target scanner; label maps stay as they are.
 
     Warning:
-        A scan takes half a minute. Apply it once and save the subjects, rather than in every epoch.
+        A scan takes about a quarter of a minute. Apply it once and save the subjects, rather than in every epoch.
 
     Args:
         target: A model, its file, or the name of an included one.
