@@ -598,6 +598,10 @@ class RestorerFitSettings(OptimizerSettings):
     patch_brain: Share = Field(
         default=0.4, description="Least share of brain in a cube with its rim, where 50 tries find it."
     )
+    error_heads: AboveZero = Field(
+        default=8,
+        description="Heads through random scanners that tell how far single voxels are off; 20 s each on a core.",
+    )
     epsilon: Positive = Field(
         default=2e-4,
         description="Mean square error (flow units) of a clean scan after matching; it keeps scans that were hardly "

@@ -7,9 +7,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from blindharmony.harmonization.intensity import Estimate
+from blindharmony.harmonization.intensity import ErrorBar, Estimate
 from blindharmony.harmonization.refine import on_own_grid, refine, refined
 from blindharmony.models.restorer import Restorer, RestorerSpec
+from blindharmony.models.target import RefinedError
 
 
 class Denoiser(Restorer):
@@ -51,6 +52,23 @@ def test_noise_is_taken_out_and_nothing_changes_outside(head, tiny_target):
     inner = ndimage.binary_erosion(mask, iterations=2)
     assert np.abs(found.image - image)[inner].mean() < 0.5 * np.abs(noisy - image)[inner].mean()
     assert (found.image[~mask] == 5.0).all()
+
+
+def test_the_more_the_restorer_wants_to_change_the_less_sure_is_a_voxel(head, tiny_target):
+    image, mask = head
+    target = with_restorer(tiny_target, smooth)
+    error = RefinedError(intercept=0.0, slope=1.0, changes=(1e-3, 1.0), profile=(1.0,))
+    held = target.info.held_out.model_copy(update={"refined_error": error})
+    target = replace(target, info=target.info.model_copy(update={"held_out": held}))
+    curve = ErrorBar(target.mean_curve, np.full(target.levels.size, 0.003), np.full(target.levels.size, 0.5))
+    noise = np.random.default_rng(1).normal(size=image.shape)
+    for spread in (0.02, 0.08):
+        noisy = np.where(mask, np.maximum(image + spread * noise, 0), 0).astype(np.float32)
+        found = refined(Estimate(noisy, error=curve), mask, target)
+        wanted = refine(noisy, mask, target, strength=1.0).wanted
+        assert 0.8 * spread < wanted < 1.5 * spread
+        np.testing.assert_allclose(found.error(image), np.hypot(0.003, wanted), rtol=1e-5)
+    assert refined(Estimate(noisy), mask, target).error is None
 
 
 def test_a_scan_that_needs_no_more_than_the_targets_own_is_left_as_it_is(head, tiny_target):

@@ -174,16 +174,23 @@ def test_the_slice_flow_of_the_published_method_can_be_added(scans, place, monke
 def test_a_restorer_comes_with_what_it_does_to_the_targets_own_scans(scans, place, tmp_path, monkeypatch):
     monkeypatch.setattr("blindharmony.training.restorer.RestorerSpec", lambda: SMALL)
     out = place()
-    target = train(scans, out, steps=1, **{**QUICK, "restorer": True, "restorer_steps": 2})
+    target = train(
+        scans, out, steps=1, **{**QUICK, "restorer": True, "restorer_steps": 2, "restorer_fit": {"error_heads": 2}}
+    )
     again = load_target(out)
     assert again.info.restorer == SMALL
     assert len(again.info.held_out.restorer_change) == 1
+    error = again.info.held_out.refined_error
+    assert error == target.info.held_out.refined_error
+    assert 0 < error.changes[0] < error.changes[1] < 1
+    sizes = error(error.changes[1], target.levels)
+    assert ((sizes > 1e-4) & (sizes < 0.5)).all()
     for a, b in zip(again.restorer.state_dict().values(), target.restorer.state_dict().values(), strict=True):
         assert (a == b).all()
     curve = read_log(log_name(out)).restorer
     assert [step for step, *_ in curve] == [1, 2]
     # Another one begins with its weights: after a step of no length it has them still.
-    still = {"rate": 1e-12, "lowest_rate": 0.0, "weight_decay": 0.0}
+    still = {"rate": 1e-12, "lowest_rate": 0.0, "weight_decay": 0.0, "error_heads": 1}
     options = {**QUICK, "restorer": True, "restorer_steps": 1, "restorer_fit": still}
     begun = train(scans, place(), steps=1, restorer_from=out, **options)
     assert begun.info.notes == {"restorer begun with": f"{target.info.name} ({target.digest})"}

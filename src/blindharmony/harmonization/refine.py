@@ -38,11 +38,13 @@ class Refinement:
         image: The refined image.
         strength: :math:`t g`, 0 if nothing was changed.
         change: Root mean square of the change inside the mask, flow units.
+        wanted: The same of all that the restorer wants to change.
     """
 
     image: Image
     strength: float
     change: float
+    wanted: float = 0.0
 
 
 def refine(
@@ -82,7 +84,7 @@ def refine(
     out = image.copy()
     moved = (strength * change)[0, 0][tuple(slice(s.stop - s.start) for s in box)].cpu().numpy()
     out[box] = np.where(mask[box], np.maximum(image[box] + moved, np.minimum(image[box], 0)), image[box])
-    return Refinement(out, strength, strength * rms)
+    return Refinement(out, strength, strength * rms, rms)
 
 
 def refined(
@@ -96,7 +98,16 @@ def refined(
     """An estimate after refinement, with what it changed among its figures."""
     result = refine(estimate.image, mask, target, device=device, settings=settings)
     figures = {"refinement strength": round(result.strength, 3), "refinement change (rms)": round(result.change, 4)}
-    return replace(estimate, image=result.image, refinement=result.strength, figures={**estimate.figures, **figures})
+    error, of_voxels = estimate.error, target.info.held_out.refined_error
+    if error and of_voxels and result.wanted:
+        error = replace(error, voxel=of_voxels(result.wanted, target.levels))
+    return replace(
+        estimate,
+        image=result.image,
+        error=error,
+        refinement=result.strength,
+        figures={**estimate.figures, **figures},
+    )
 
 
 def on_own_grid(spacing: tuple[float, float, float], settings: RefinementSettings = RefinementSettings()) -> bool:

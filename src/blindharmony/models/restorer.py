@@ -28,7 +28,7 @@ class RestorerSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = Field(default=32, ge=1, le=4096)
+    width: int = Field(default=16, ge=1, le=4096)
     deep_width: int = Field(default=64, ge=1, le=4096)
     blocks: int = Field(default=2, ge=0, le=64)
 

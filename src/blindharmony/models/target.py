@@ -29,6 +29,47 @@ from blindharmony.settings import PersonSettings, TrainSettings
 FORMAT = 8
 
 
+class RefinedError(BaseModel):
+    r"""How far single voxels of a refined image lie from the head, by how much the restorer wants to change in it.
+
+    .. math:: \sigma(u) = p(u)\, e^{a + b \log c}
+
+    :math:`c` is the root mean square of that change, :math:`u` the rank of the intensity. Errors have longer tails than
+    a Gaussian: :math:`\sigma` is the deviation of a Gaussian with the same mean :math:`\sqrt{|e|}`, which few large
+    errors hardly move.
+
+    Attributes:
+        intercept: :math:`a`.
+        slope: :math:`b`.
+        changes: Least and largest :math:`c` that was seen, flow units; beyond them nothing is extrapolated.
+        profile: :math:`p` in equally full bins of rank.
+
+    Example:
+        >>> error = RefinedError(intercept=0.0, slope=1.0, changes=(0.01, 0.05), profile=(1.0, 2.0))
+        >>> error(0.02, np.array([0.25, 0.5, 0.75])).round(3).tolist(), error(9.0, np.array([0.25])).round(3).tolist()
+        ([0.02, 0.03, 0.04], [0.05])
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    intercept: float = Field(ge=-50, le=50)
+    slope: float = Field(ge=-50, le=50)
+    changes: tuple[float, float]
+    profile: tuple[float, ...] = Field(min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _positive(self) -> RefinedError:
+        if not (0 < self.changes[0] <= self.changes[1] < np.inf and all(0 <= p < np.inf for p in self.profile)):
+            raise ValueError("refined_error has changes or a profile that are no positive numbers")
+        return self
+
+    def __call__(self, change: float, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The deviation at these ranks, flow units, shape like ``levels``."""
+        size = np.exp(self.intercept + self.slope * np.log(np.clip(change, *self.changes)))
+        middles = (np.arange(len(self.profile)) + 0.5) / len(self.profile)
+        return np.asarray(size * np.interp(levels, middles, self.profile))
+
+
 class HeldOut(BaseModel):
     """What was measured on target scans that never trained.
 
@@ -42,6 +83,7 @@ class HeldOut(BaseModel):
             (flow units): what histogram matching alone gets wrong.
         person_error: The same for the curve that the person model predicts without having seen the scan.
         restorer_change: Root mean square of the change that the restorer makes to each of them (flow units).
+        refined_error: How far single voxels lie from the head after curve and restorer; None if it was not measured.
         slice_bits: Mean bits/dim of the slice flow, if there is one.
         honesty: For each change of intensity and each resolution, finest first, the change of each scan that the
             flow likes best, Jacobian included (:mod:`~blindharmony.flows.pyramid`); 0 is honest.
@@ -57,6 +99,7 @@ class HeldOut(BaseModel):
     matching_error: tuple[float, ...] = ()
     person_error: tuple[float, ...] = ()
     restorer_change: tuple[float, ...] = ()
+    refined_error: RefinedError | None = None
     slice_bits: float | None = None
     honesty: dict[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)
 

@@ -60,8 +60,9 @@ _SMOOTH, _POOL, _LAST = (1.5, 0.75, 0.5), 2.5, 0.8
 # 4 mm, and at least so many voxels around a place.
 _FLUID, _TISSUE_SMOOTH, _TISSUE_LEAST = 0.58, 1.0, 24
 _BRIGHTEST = 1.15  # of white matter: vessels and noise count no more
-# The base of the brain in template voxels (MNI z below −2 mm), and how far up signal piles up from it.
-_BASE, _PILE = 74, 10
+# The base of the brain in template voxels (MNI z below −2 mm), how far up signal piles up from it, and how near to it
+# such a pile begins.
+_BASE, _PILE, _FOOT = 74, 10, 3
 # The share of a place's neighbourhood that must be brain, and of the scans that must have brain there.
 _LEAST, _SHARED = 0.5, 0.8
 # Brighter than white matter, and gone after an opening by this ball of voxels: an artery.
@@ -149,10 +150,21 @@ def without_bright_artifacts(image: Image, mask: Mask, white: float) -> Image:
     kernel = ~_grown(~bright[box], beyond=True)
     thin = bright.copy()
     thin[box] &= ~_grown(_grown(kernel))
-    lowest = np.where(mask.any(2), mask.argmax(2), mask.shape[2])
-    base = slice(min(_BASE, image.shape[2]))
-    thin[..., base] |= bright[..., base] & (np.arange(base.stop) < lowest[..., None] + _PILE)
+    _add_piles(thin, bright, mask)
     return np.where(thin, np.float32(white), image).astype(np.float32)
+
+
+def _add_piles(thin: Mask, bright: Mask, mask: Mask) -> None:
+    """Signal that air of the sinuses piles up at the brain's base: columns that are bright from their foot upward.
+
+    A bright place a few millimeters above the base, such as a lesion, is none.
+    """
+    height = np.arange(min(_BASE, mask.shape[2])) - np.where(mask.any(2), mask.argmax(2), mask.shape[2])[..., None]
+    piled = np.zeros(mask.shape[:2], bool)
+    for k in range(height.shape[2]):
+        foot = (height[..., k] >= 0) & (height[..., k] < _FOOT)
+        piled = bright[..., k] & (piled | foot) & (height[..., k] < _PILE)
+        thin[..., k] |= piled
 
 
 def _grown(there: Mask, *, beyond: bool = False) -> Mask:

@@ -29,8 +29,9 @@ from scipy import ndimage
 from blindharmony.files import read_text, write_bytes, write_text
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.refine import refine
+from blindharmony.harmonization.summary import by_rank, inside_only
 from blindharmony.models.restorer import Restorer, RestorerSpec
-from blindharmony.models.target import Target
+from blindharmony.models.target import RefinedError, Target
 from blindharmony.models.tissue import class_posterior
 from blindharmony.preprocessing.grid import mask_box
 from blindharmony.settings import RandomScannerSettings, RestorerFitSettings, TissueFitSettings
@@ -38,7 +39,7 @@ from blindharmony.training.augmentation import spoil
 from blindharmony.training.data import Head, Report
 from blindharmony.training.labels import FLUID, GRAY, WHITE
 from blindharmony.training.loop import Budget, Checkpoint, Compute, Row, Task, Update, fit
-from blindharmony.training.person import Tissue, structure_levels, with_stem
+from blindharmony.training.person import Tissue, structure_levels, versions_of, with_stem
 from blindharmony.training.tissue import RandomContrast, smooth_noise
 
 Image = NDArray[np.float32]
@@ -307,7 +308,9 @@ def with_restorer(
         write_text(log, read_text(log) + "".join(rows), overwrite=True)
     restored = replace(target, restorer=net.cpu().requires_grad_(False))
     changes = tuple(_own_change(restored, head, len(heads) + i) for i, head in enumerate(held_out))
-    measured = target.info.held_out.model_copy(update={"restorer_change": changes})
+    judges = [*((h, len(heads) + i) for i, h in enumerate(held_out)), *((h, i) for i, h in enumerate(heads))]
+    error = refined_error(restored, judges[: settings.error_heads], seed=seed, report=report)
+    measured = target.info.held_out.model_copy(update={"restorer_change": changes, "refined_error": error})
     return replace(restored, info=target.info.model_copy(update={"restorer": spec, "held_out": measured}))
 
 
@@ -318,3 +321,54 @@ def _own_change(target: Target, head: Head, row: int) -> float:
     image, mask = (part.numpy() for part in head.image())
     curve = CurveMap.through(target.quantiles[row], np.maximum.accumulate(target.person.left_out()[row]))
     return refine(np.where(mask, curve(image), 0).astype(np.float32), mask, target, strength=1.0).change
+
+
+_RANK_BINS = 32
+_POWER, _GAUSSIAN = 0.5, 0.822  # of errors, and the mean of this power of a standard normal number's size
+_LEAST_CHANGE = 1e-4  # flow units, so that no change has a logarithm
+
+
+def refined_error(
+    target: Target, heads: Sequence[tuple[Head, int]], *, seed: int, report: Report, tissue: Tissue | None = None
+) -> RefinedError:
+    """How far single voxels of heads lie from the truth after random scanners, the best curve, and the restorer.
+
+    What the curve is off comes on top of it, where it is used.
+
+    Args:
+        target: With its restorer.
+        heads: Heads with their rows among the target's quantile curves; held-out ones first.
+        seed: Of the random scanners.
+        report: Called with stage, share done and numbers.
+        tissue: Finds tissues; the included network for T1w targets if not given.
+    """
+    if tissue is None and target.info.suffix == "T1w":
+        tissue = class_posterior
+    errors, wanted = [], []
+    for count, (head, row) in enumerate(heads):
+        image, mask = (part.numpy() for part in head.image())
+        image, inside = np.where(mask, image, 0).astype(np.float32), mask & target.fit_region
+        own = np.maximum.accumulate(target.quantiles[row])
+        rng = np.random.default_rng((seed, _STREAM, _JUDGED, count))
+        for version in versions_of(image, mask, rng, classes=tissue(image, mask) if tissue else None):
+            curve = CurveMap.through(np.quantile(version.seen[inside], target.levels), own)
+            result = refine(inside_only(version.seen, mask, curve), mask, target, strength=1.0)
+            away = np.abs(result.image - image)[inside] ** _POWER
+            errors.append([part.mean() for part in by_rank(result.image[inside], away, _RANK_BINS)])
+            wanted.append(result.wanted)
+        report("measuring errors of voxels", (count + 1) / len(heads), {})
+    sizes = (np.mean(errors, 1) / _GAUSSIAN) ** (1 / _POWER)
+    change = np.maximum(wanted, _LEAST_CHANGE)
+    line = np.polynomial.Polynomial.fit(np.log(change), np.log(np.maximum(sizes, _LEAST_CHANGE)), 1).convert()
+    intercept, slope = (*line.coef, 0.0)[:2]
+    expected = np.exp(intercept + slope * np.log(change))
+    # The heads as they are say little about what scanners do to which tissue.
+    through = np.array([version % (len(errors) // len(heads)) > 0 for version in range(len(errors))])
+    relative = (np.array(errors)[through] / expected[through, None] ** _POWER).mean(0)
+    profile = (relative / _GAUSSIAN) ** (1 / _POWER)
+    return RefinedError(
+        intercept=float(intercept),
+        slope=float(slope),
+        changes=(float(change.min()), float(change.max())),
+        profile=tuple(np.round(profile, 5).tolist()),
+    )
