@@ -157,14 +157,24 @@ def unlike(content):
     for r in content["healthy"]:
         healthy.setdefault(r["set"], []).append(r)
     rows = [
-        [name, str(len(found)), str(sum(r["alarm"] for r in found)), f"{max(r['z'] for r in found):.1f}"]
+        [
+            name,
+            str(len(found)),
+            *(str(sum(kind in r["alarm"] for r in found)) for kind in ("unlike", "dark")),
+            *(f"{max(r['z'][kind] for r in found):.1f}" for kind in ("unlike", "dark")),
+        ]
         for name, found in healthy.items()
     ]
     sizes = list(dict.fromkeys(r["mm"] for r in content["spheres"]))
     kinds = list(dict.fromkeys(r["intensity"] for r in content["spheres"]))
 
     def share(rows):
-        return f"{sum(r['alarm'] for r in rows)} of {len(rows)}" if rows else "–"
+        if not rows:
+            return "–"
+        either, flow, dark = (
+            sum(bool(set(r["alarm"]) & kinds) for r in rows) for kinds in ({"unlike", "dark"}, {"unlike"}, {"dark"})
+        )
+        return f"{either} of {len(rows)} ({flow}, {dark})"
 
     spheres = [
         [
@@ -183,25 +193,31 @@ def unlike(content):
         for low, high in pairwise(ends)
     ]
     before, after = ([r[k] for r in content["mirrored"]] for k in ("before", "after"))
-    patients = "; ".join(f"{r['scan'].removesuffix('.nii.gz')} {r['z']:.1f}" for r in content["patients"])
-    limit = content["limit"]
+    patients = "; ".join(
+        f"{r['scan'].removesuffix('.nii.gz')} {r['z']['unlike']:.1f}, {r['z']['dark']:.1f}" for r in content["patients"]
+    )
+    known = "; ".join(
+        f"{words}: {min(content[kind]['largest']):.1f} to {max(content[kind]['largest']):.1f}, an alarm is more than "
+        f"{content[kind]['limit']:.1f}"
+        for kind, words in (("unlike", "the flow's map"), ("dark", "the map of dark tissue"))
+    )
     return "\n\n".join(
         [
             "## A place that is unlike the target's",
             f"`benchmarks/places.py`, model `{content['target']}`: what is usual at each place is told by its "
-            f"{content['scans']} scans, each judged by the others: their most unlike places are "
-            f"{min(content['largest']):.1f} to {max(content['largest']):.1f} standard deviations away. An alarm is "
-            f"more than {limit:.1f}.",
+            f"{content['scans']} scans, each judged by the others. Their most unlike places, in standard deviations: "
+            f"{known}.",
             "Healthy people, harmonized by the command; every alarm is false, fewer are better:",
-            table(["set", "scans", "alarms", "most unlike"], rows),
+            table(["set", "scans", "alarms of the flow's map", "of dark tissue", "most unlike", "darkest"], rows),
             f"Spheres put into {len({r['scan'] for r in content['spheres']})} healthy heads at five places; alarms, "
-            "more are better:",
+            "more are better (of the flow's map, of the map of dark tissue):",
             table(["sphere", *kinds], spheres),
             "The lesions of patients with multiple sclerosis (openms) put into the same heads, all of a patient's at "
-            "once; alarms, more are better:",
+            "once; alarms, more are better (likewise):",
             table(["lesions of a patient", *shades], lesions),
-            f"The patients' own scans: {patients}. A half that is the mirrored other one: the two halves correlate by "
-            f"{min(after):.2f} or more, and by {max(before):.2f} at most in the heads as they are; the limit is .95.",
+            f"The patients' own scans (flow's map, dark tissue): {patients}. A half that is the mirrored other one: "
+            f"the two halves correlate by {min(after):.2f} or more, and by {max(before):.2f} at most in the heads as "
+            "they are; the limit is .95.",
         ]
     )
 

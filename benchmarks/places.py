@@ -3,7 +3,8 @@
     python benchmarks/places.py --healthy NAME=SCAN,SCAN ... --into SCAN ... --patients SCAN ... \\
         --lesions MASK ... --out docs/measured_places.json
 
-HEALTHY scans of any scanner are harmonized as the command does it: alarms of the check "unlike place" are false. Into
+HEALTHY scans of any scanner are harmonized as the command does it: alarms of the checks "unlike place" (the flow's
+map) and "dark place" (how dark tissue is) are false. Into
 the others, prepared and not harmonized, are put spheres of four sizes, at five places, of three intensities; the
 lesions of patients (MASK, in MNI space; white matter only); and a half that is the mirrored other one, on the scan's
 own grid. PATIENTS are harmonized and judged as they are.
@@ -23,7 +24,7 @@ from blindharmony.api import harmonize, prepared_for
 from blindharmony.io.volume import read_volume
 from blindharmony.models.file import load_target
 from blindharmony.preprocessing.registration import load_template
-from blindharmony.quality.checks import place_to_show, unlike_in_all, unlike_place
+from blindharmony.quality.checks import dark_place, darkest_place, place_to_show, unlike_in_all, unlike_place
 from blindharmony.quality.places import likeness_of_halves
 from blindharmony.quality.typicality import reference_score, white_matter
 from blindharmony.settings import CheckSettings
@@ -76,23 +77,33 @@ def on_template(mask):
 
 
 def judged(image, mask, target):
-    """The most unlike place, and whether it is an alarm."""
-    place = unlike_in_all((image,), mask, target, settings=LIMITS)
-    return {"z": round(place.z, 1), "alarm": bool(place.z > limit_of(target)), "at": place.centre}
+    """The most unlike and the darkest place, and whether either is an alarm."""
+    places = {
+        "unlike": (unlike_in_all((image,), mask, target, settings=LIMITS), target.places),
+        "dark": (darkest_place((image,), mask, target, settings=LIMITS), target.dark_places),
+    }
+    alarms = [name for name, (place, usual) in places.items() if place.z > limit_of(usual)]
+    shown = max((place for place, _ in places.values()), key=lambda place: place.z)
+    z = {name: round(place.z, 1) for name, (place, _) in places.items()}
+    return {"z": z, "alarm": alarms, "at": places[alarms[0]][0].centre if alarms else shown.centre}
 
 
-def limit_of(target):
+def limit_of(usual):
     """What is beyond it is rare among the target's scans."""
-    return float(np.expm1(reference_score("place", 0.0, np.log1p(target.places.largest), settings=LIMITS).usual[1]))
+    return float(np.expm1(reference_score("place", 0.0, np.log1p(usual.largest), settings=LIMITS).usual[1]))
 
 
 def through_the_method(file, target):
-    """The check of a scan that is harmonized as the command does it."""
+    """The checks of a scan that is harmonized as the command does it."""
     evidence = harmonize(file, target).evidence
-    (check,) = unlike_place(evidence)
+    checks = {"unlike": unlike_place(evidence)[0], "dark": dark_place(evidence)[0]}
+    row = {
+        "scan": Path(file).name,
+        "z": {name: round(check.value, 1) for name, check in checks.items()},
+        "alarm": [name for name, check in checks.items() if check.severity],
+    }
     shown = place_to_show(evidence)
-    row = {"scan": Path(file).name, "z": round(check.value, 1), "alarm": shown is not None}
-    return row | ({"at": shown.centre, "words": check.message} if shown else {})
+    return row | ({"at": shown.centre, "words": [checks[name].message for name in row["alarm"]]} if shown else {})
 
 
 def main() -> None:
@@ -109,8 +120,10 @@ def main() -> None:
     record = {
         "target": target.digest,
         "scans": len(target.places.largest),
-        "limit": limit_of(target),
-        "largest": [round(z, 1) for z in target.places.largest.tolist()],
+        **{
+            name: {"limit": limit_of(usual), "largest": [round(z, 1) for z in usual.largest.tolist()]}
+            for name, usual in (("unlike", target.places), ("dark", target.dark_places))
+        },
         **{kind: [] for kind in ("healthy", "spheres", "lesions", "mirrored", "patients")},
     }
 

@@ -39,7 +39,7 @@ def test_a_scan_like_the_targets_is_left_alone():
     preparation, figures = result.sidecar["Preparation"], result.sidecar["Figures"]
     assert "lift" not in preparation, "its curve is no surer than its error: there is no better contrast"
     assert result.change.parts["contrast"] < 2
-    assert result.returned or figures["refinement change (rms)"] < 0.01
+    assert result.returned or figures["refinement change (rms)"] < 0.015
     assert result.trust.level == "good"
     assert preparation["brain-mask"]["source"] != "stripped"
     assert (result.data[~result.mask] > 0).mean() > 0.3

@@ -595,8 +595,8 @@ def learn_scanner(
 
     All scans are looked at in rounds (:class:`~blindharmony.harmonization.curve.ScannerRounds`): first as they are,
     then, if the target's are N4's, with their bias fields estimated again in the contrast of the model so far, and
-    last at what the curve does to them: if it takes them, all together, away from the target, :func:`harmonize` returns
-    them as they were.
+    last at what harmonizing does to them: if it takes them, all together, away from the target, :func:`harmonize`
+    returns them as they were.
 
     Args:
         scans: Files, nibabel images or arrays.

@@ -165,8 +165,8 @@ class ScannerRounds:
 
     In the first look the scans are as prepared in their own contrast, and a first curve is fitted to them. In each
     later look their bias fields are estimated again in the contrast of the model so far, and what is left of the curve
-    is fitted to that. The last look is at what the curve does: whether it brings the scans nearer to the target, all
-    together. One look follows another as long as one is :attr:`wanted`.
+    is fitted to that. The last look is at what harmonizing does with it: whether it brings the scans nearer to the
+    target, all together. One look follows another as long as one is :attr:`wanted`.
 
     Attributes:
         target: The target model.
@@ -208,7 +208,7 @@ class ScannerRounds:
 
     @property
     def of_benefit(self) -> bool:
-        """Whether the next look is at what the curve does; the summaries are then to have ``distances``."""
+        """Whether the next look is at what harmonizing does; the summaries are then to have ``distances``."""
         open_question = self.model is not None and self.model.distances is None
         return self.settings.on_harm == "scan" and open_question and not self._of_bias and not self.ended
 

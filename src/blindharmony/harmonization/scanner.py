@@ -83,7 +83,7 @@ class ScannerModel:
 
     @property
     def helps(self) -> bool:
-        """Whether the curve brings its scans nearer to the target; yes, if nobody has looked."""
+        """Whether harmonizing with the curve brings its scans nearer to the target; yes, if nobody has looked."""
         return self.distances is None or self.distances[1] < self.distances[0]
 
     @property

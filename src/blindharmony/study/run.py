@@ -508,7 +508,9 @@ class _GroupRun:
         if answer.again:
             self.round, self.earlier = self.round + 1, fit.key
             return self._look()
-        PresentFit.of(fit, answer, self.alive).keep(self.run.ledger, self.group.name)
+        # One that is left of several decides for itself; the others, mended, are to be no late-comers.
+        if len(self.alive) > 1:
+            PresentFit.of(fit, answer, self.alive).keep(self.run.ledger, self.group.name)
         tasks = self._harmonize(fit.key)
         if tasks:
             line = f"scanner {self.group.name} is fitted to {len(self.alive)} scans"
