@@ -1,4 +1,4 @@
-"""Bias fields side by side: N4 as ITK has it (the included target's), N4 on clean cells, and least entropy.
+"""Bias fields side by side: N4 as ITK has it, N4 on clean cells, and least entropy.
 
     python benchmarks/bias_field.py --labels DSEG ... --scans SCAN:MASK ... --out bias_field.json
 

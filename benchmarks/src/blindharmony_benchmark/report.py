@@ -77,8 +77,8 @@ TITLES = {
 }
 NOTES = {
     "simulated": "PSNR in dB inside the brain against the scan that the target scanner really made, range its 99th "
-    "percentile. order: rank correlation with the source (after N4) in cubes of 9 mm; new edges: of the tenth of "
-    "places that are steepest; people: rank correlation over subjects of grey/white contrast with the truth.",
+    "percentile. order: rank correlation with the source (bias field taken out) in cubes of 9 mm; new edges: of the "
+    "tenth of places that are steepest; people: rank correlation over subjects of grey/white contrast with the truth.",
     "real": "No truth: distance from the target's own unseen scans. tissue: Wasserstein distance of tissue intensities "
     "(flow units) from their mean; what is nearer to it than they are has lost differences between people. "
     "histogram: of the brain's; contrast: grey/white minus theirs; width: FWHM of the brain minus theirs, in their "
@@ -441,7 +441,7 @@ def _about(plan: Plan, content: Mapping[str, Any]) -> Section:
         ("turns of the published iteration", plan.turns or "all"),
         ("seed", plan.seed),
     ]
-    notes = [TESTS, "Nothing was tuned on test subjects; preparation and mask are the same for all systems."]
+    notes = [TESTS, "No network has learned from test subjects; preparation and mask are the same for all systems."]
     return Section("What was compared", notes=[*notes, *failed], facts=facts)
 
 

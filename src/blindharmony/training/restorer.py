@@ -359,8 +359,10 @@ def refined_error(
         report("measuring errors of voxels", (count + 1) / len(heads), {})
     sizes = (np.mean(errors, 1) / _GAUSSIAN) ** (1 / _POWER)
     change = np.maximum(wanted, _LEAST_CHANGE)
-    line = np.polynomial.Polynomial.fit(np.log(change), np.log(np.maximum(sizes, _LEAST_CHANGE)), 1).convert()
-    intercept, slope = (*line.coef, 0.0)[:2]
+    x, y = np.log(change), np.log(np.maximum(sizes, _LEAST_CHANGE))
+    # A restorer that has hardly learned wants the same, nothing, of every scan.
+    slope = np.polyfit(x, y, 1)[0] if np.ptp(x) > 0 else 0.0
+    intercept = y.mean() - slope * x.mean()
     expected = np.exp(intercept + slope * np.log(change))
     # The heads as they are say little about what scanners do to which tissue.
     through = np.array([version % (len(errors) // len(heads)) > 0 for version in range(len(errors))])
