@@ -232,7 +232,9 @@ def speed(content):
             "`python benchmarks/speed.py`: seconds of processor, version 0.1 → now, each case in a Python of its own, "
             f"with OMP_NUM_THREADS={content['threads'] or 'unset'} on {content['cores']} cores; *fine* is a head of "
             f"0.7 mm. Other work shared the machine (load {content['load']:.0f}), which stretches the seconds "
-            "that went by, and processor seconds a little. Some steps contain others, so *all* is not their sum. "
+            "that went by, and processor seconds a little. Both versions of a case were run one after the other, but "
+            "for *group* and *training*, whose version 0.1 is of an earlier run. Some steps contain others, so *all* "
+            "is not their sum. "
             "[Function by function](measured.md#time-and-memory): a picture by `python benchmarks/flame.py`.",
             table(columns, lines),
         ]
