@@ -354,7 +354,7 @@ class HarmonizeResult:
                 raise
             hashes = {file.name: file_sha256(file) for file in files}
             if evidence:
-                files.append(write_report(_naming(evidence, hashes), staged / names["report"]))
+                files.append(write_report(_with_hashes(evidence, hashes), staged / names["report"]))
             if viewer:
                 files.append(self.viewer(staged / names["viewer"]))
             results = hashes | {f.name: file_sha256(f) for f in files if f.name not in hashes}
@@ -584,7 +584,7 @@ def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
     )
 
 
-def _naming(evidence: ScanEvidence, written: Mapping[str, str]) -> ScanEvidence:
+def _with_hashes(evidence: ScanEvidence, written: Mapping[str, str]) -> ScanEvidence:
     """The same evidence with the files that are already written: name → SHA-256."""
     digests = {f"{name} (SHA-256)": digest for name, digest in written.items()}
     return replace(evidence, provenance={**evidence.provenance, **digests})

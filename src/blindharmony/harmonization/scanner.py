@@ -63,8 +63,8 @@ class ScannerModel:
         lift: How far the curve is trusted to give the contrast for bias correction
             (:mod:`~blindharmony.harmonization.intensity`).
         next_round: The curve for what is left after bias correction in the contrast of this one.
-        distances: How far its scans are from the target's own before and after the curve, standard deviations, mean
-            of the scans; None if nobody has looked.
+        distances: How far its scans are from the target's own as they came and harmonized with the curve, standard
+            deviations, mean of the scans; None if nobody has looked.
 
     Example:
         >>> line = np.array([0.0, 1.0, 2.0])
@@ -88,7 +88,7 @@ class ScannerModel:
 
     @property
     def effect(self) -> str:
-        """What the curve does to its scans, in words that follow "its scans"; empty if nobody has looked.
+        """What harmonizing does to its scans, in words that follow "its scans"; empty if nobody has looked.
 
         Example:
             >>> line = np.array([0.0, 1.0])

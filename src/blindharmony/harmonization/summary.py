@@ -203,8 +203,8 @@ class ScanSummary:
         whole: Its intensities at evenly spaced ranks in the whole brain, shape ``(1000,)``.
         person: The quantile curve that this head would have on the target scanner, as far as its ranks tell, ``(Q,)``.
         surprise: How little the ranks tell: 0 like the target's heads, 1 nothing like them.
-        distances: How far the scan is from the target's own before and after the curve of its scanner, if that was
-            looked at.
+        distances: How far the scan is from the target's own as it came and harmonized with the curve of its scanner,
+            if that was looked at.
     """
 
     quantiles: Array

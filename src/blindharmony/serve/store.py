@@ -485,7 +485,7 @@ def in_words(error: BlindHarmonyError) -> dict[str, str]:
     """What went wrong and what to do, without the server's folders.
 
     Example:
-        >>> in_words(InputError("the file is empty", remedy="convert it again", path="/home/x/a.nii"))
+        >>> in_words(InputError("the file is empty", remedy="convert it again", path="study/a.nii"))
         {'what': 'the file is empty', 'remedy': 'convert it again'}
     """
     return {"what": error.what, "remedy": error.remedy}

@@ -227,7 +227,7 @@ def on_the_page(failure: Failure) -> Outcome:
 
     Example:
         >>> from blindharmony.errors import InputError
-        >>> on_the_page(Failure.of(InputError("no brain", remedy="give one with --mask", path="/home/x.nii"))).remedy
+        >>> on_the_page(Failure.of(InputError("no brain", remedy="give one with --mask", path="x.nii"))).remedy
         'on the command line: give one with --mask'
     """
     remedy = _REMEDIES.get(failure.code, failure.remedy)

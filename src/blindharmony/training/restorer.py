@@ -277,6 +277,8 @@ def with_restorer(
         UsageError: If the checkpoint is of another run.
     """
     spec, compute = start.spec if start else RestorerSpec(), compute or Compute()
+    # The network that finds tissues knows T1w scans.
+    tissue = class_posterior if target.info.suffix == "T1w" else None
     cubes, unseen = (
         make_cubes(
             chosen,
@@ -284,8 +286,7 @@ def with_restorer(
             checkpoint.path.parent,
             settings=settings,
             scanner=scanner,
-            # The network that finds tissues knows T1w scans.
-            tissue=class_posterior if target.info.suffix == "T1w" else None,
+            tissue=tissue,
             on_head=lambda i, n: report("cutting heads", i / n, {}),
         )
         for chosen in (heads[: settings.heads], held_out)
@@ -309,7 +310,7 @@ def with_restorer(
     restored = replace(target, restorer=net.cpu().requires_grad_(False))
     changes = tuple(_own_change(restored, head, len(heads) + i) for i, head in enumerate(held_out))
     judges = [*((h, len(heads) + i) for i, h in enumerate(held_out)), *((h, i) for i, h in enumerate(heads))]
-    error = refined_error(restored, judges[: settings.error_heads], seed=seed, report=report)
+    error = refined_error(restored, judges[: settings.error_heads], tissue, seed=seed, report=report)
     measured = target.info.held_out.model_copy(update={"restorer_change": changes, "refined_error": error})
     return replace(restored, info=target.info.model_copy(update={"restorer": spec, "held_out": measured}))
 
@@ -329,7 +330,7 @@ _LEAST_CHANGE = 1e-4  # flow units, so that no change has a logarithm
 
 
 def refined_error(
-    target: Target, heads: Sequence[tuple[Head, int]], *, seed: int, report: Report, tissue: Tissue | None = None
+    target: Target, heads: Sequence[tuple[Head, int]], tissue: Tissue | None, *, seed: int, report: Report
 ) -> RefinedError:
     """How far single voxels of heads lie from the truth after random scanners, the best curve, and the restorer.
 
@@ -338,12 +339,10 @@ def refined_error(
     Args:
         target: With its restorer.
         heads: Heads with their rows among the target's quantile curves; held-out ones first.
+        tissue: Finds the tissues of a head; without it, the scanners have the target's contrast.
         seed: Of the random scanners.
         report: Called with stage, share done and numbers.
-        tissue: Finds tissues; the included network for T1w targets if not given.
     """
-    if tissue is None and target.info.suffix == "T1w":
-        tissue = class_posterior
     errors, wanted = [], []
     for count, (head, row) in enumerate(heads):
         image, mask = (part.numpy() for part in head.image())
