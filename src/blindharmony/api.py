@@ -308,7 +308,7 @@ def harmonize(
         method: ``curve`` (default), ``match``, ``latent``, ``latent-published``, one that was registered
             (:func:`~blindharmony.harmonization.methods.register_method`), or a :class:`Method` with steps of your own.
         scanner: Model of the scanner that made the scan, or its file: scans of one scanner share a curve.
-        cache: Folder in which preparation is kept for the next time.
+        cache: Folder in which preparation and refinement are kept for the next time.
         progress: Called with a stage and the share of it that is done.
         **changes: Of ``settings``, by the names of :class:`~blindharmony.settings.HarmonizeSettings`: ``refine``,
             ``keep_bias``, ``seed``, ``device``, ``mask_command``, or a group such as ``curve={"degree": 1}``.
@@ -348,6 +348,7 @@ def harmonize(
                 scanner=curve,
                 fitted=prepared.scan.fitted(),
                 in_contrast=prepared.in_contrast,
+                cache=cache,
                 progress=lambda done, of: say(done / of),
             )
         with stage("judging"):
@@ -359,6 +360,7 @@ def harmonize(
                 doubts=estimated.doubts,
                 settings=settings.checks,
                 device=settings.device,
+                cache=cache,
             )
             if steps.guards(shared) and (shared or harms(evidence)):
                 prepared, estimated = first, as_it_was(first.scan.data, first.scan.inside())
@@ -569,10 +571,12 @@ def _distances(
         scanner=curve,
         fitted=fitted,
         in_contrast=corrected.in_contrast,
+        cache=cache,
     )
     images = ((prepared.scan.data, prepared.scan.fitted()), (result.image, fitted))
     before, after = (
-        compare(x, inside, target, device=settings.device, settings=settings.checks).distance for x, inside in images
+        compare(x, inside, target, device=settings.device, settings=settings.checks, cache=cache).distance
+        for x, inside in images
     )
     # Rounded: the last digits of a log-density depend on the number of threads, and a scanner's hash must not.
     return None if before is None or after is None else (round(before, 3), round(after, 3))

@@ -102,6 +102,30 @@ def test_the_estimate_says_how_much_was_changed(head, tiny_target):
     assert refine(image, mask, tiny_target).strength == 0
 
 
+def test_a_kept_image_is_the_same_and_a_damaged_one_is_made_anew(head, tiny_target, tmp_path):
+    image, mask = head
+    asked = []
+
+    def counted(x):
+        asked.append(1)
+        return smooth(x)
+
+    image = np.where(mask, image, 5).astype(np.float32)
+    target = with_restorer(tiny_target, counted)
+    plain, first, second = (refined(Estimate(image), mask, target, cache=cache) for cache in (None, tmp_path, tmp_path))
+    assert len(asked) == 2
+    for kept in (first, second):
+        np.testing.assert_array_equal(kept.image, plain.image)
+        assert (kept.refinement, kept.figures) == (plain.refinement, plain.figures)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    again = refined(Estimate(image), mask, target, cache=tmp_path)
+    np.testing.assert_array_equal(again.image, plain.image)
+    assert len(asked) == 3
+    refined(Estimate(image + 0.01), mask, target, cache=tmp_path)
+    assert len(asked) == 4
+
+
 def test_only_voxels_of_about_a_millimetre_are_worked_on():
     assert on_own_grid((1.0, 1.0, 1.0))
     assert not on_own_grid((2.0, 2.0, 2.0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -158,6 +159,7 @@ def estimate(
     scanner: ScannerModel | None = None,
     fitted: Mask | None = None,
     in_contrast: bool = False,
+    cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Harmonize an image on the template grid, and take out noise and blur if the method lets the restorer do that.
@@ -171,6 +173,7 @@ def estimate(
         scanner: What is left of the curve of the scanner that made the scan, if it is known.
         fitted: Voxels that a fit may look at; the whole mask if not given.
         in_contrast: Whether the scan was prepared in the target's contrast (:attr:`Prepared.in_contrast`).
+        cache: Folder in which the refined image is kept for the next time.
         progress: Called with the steps done and the steps in all.
 
     Raises:
@@ -180,5 +183,5 @@ def estimate(
     settings = settings.updated(method=chosen.name)
     harmonized = chosen.harmonize(image, mask, target, MethodOptions(settings, scanner, progress, fitted, in_contrast))
     if chosen.refines and settings.refine and target.restorer:
-        return refined(harmonized, mask, target, device=settings.device, settings=settings.refinement)
+        return refined(harmonized, mask, target, device=settings.device, settings=settings.refinement, cache=cache)
     return harmonized

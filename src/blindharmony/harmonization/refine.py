@@ -13,6 +13,8 @@ Source: distance, Jeong et al. 2023 (BlindHarmony), section 3; shrinkage, James 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from blindharmony.harmonization.fidelity import ncc, non_edge_l1, non_edge_mask
 from blindharmony.harmonization.intensity import Estimate
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.grid import mask_box
+from blindharmony.preprocessing.recipe import kept_arrays
 from blindharmony.settings import RefinementSettings
 
 Image = NDArray[np.float32]
@@ -94,9 +97,29 @@ def refined(
     *,
     device: str = "cpu",
     settings: RefinementSettings = RefinementSettings(),
+    cache: Path | None = None,
 ) -> Estimate:
-    """An estimate after refinement, with what it changed among its figures."""
-    result = refine(estimate.image, mask, target, device=device, settings=settings)
+    """An estimate after refinement, with what it changed among its figures.
+
+    Args:
+        estimate: Of a method that lets the restorer do the rest.
+        mask: Brain.
+        target: With a restorer.
+        device: Where to compute.
+        settings: How much of the change is allowed.
+        cache: Folder in which the refined image is kept for the next time: what a group is asked, whether harmonizing
+            helps it, takes the same image as its results.
+    """
+
+    def refinement() -> dict[str, NDArray[Any]]:
+        found = refine(estimate.image, mask, target, device=device, settings=settings)
+        return {"brain": found.image[mask], "numbers": np.array([found.strength, found.change, found.wanted])}
+
+    parts = ("refined", estimate.image, mask, target.digest, settings.model_dump_json(), device)
+    arrays = kept_arrays(refinement, cache, *parts)
+    image = estimate.image.copy()
+    image[mask] = arrays["brain"]
+    result = Refinement(image, *arrays["numbers"].tolist())
     figures = {"refinement strength": round(result.strength, 3), "refinement change (rms)": round(result.change, 4)}
     error, of_voxels = estimate.error, target.info.held_out.refined_error
     if error and of_voxels and result.wanted:

@@ -12,7 +12,7 @@ Source: blocks as channels, Zhang et al. 2018 (FFDNet, arXiv 1710.04026); U-Net,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 _WIDTHS = (0.7, 1.4)  # voxels
 _BANDS = 3 + len(_WIDTHS)
+# Planes of half the resolution that are worked on at once where channels are many: a head takes half the memory then.
+_SLAB = 20
 
 
 class RestorerSpec(BaseModel):
@@ -86,9 +88,11 @@ class Restorer(nn.Module):
         ``own_grid`` is 1 for a scan on its own grid and 0 on the template's, whose interpolation looks like blur.
         """
         inside = mask.to(x.dtype)
-        seen, bands = _seen(x * inside, inside, own_grid)
-        h = self.enter(seen)
-        del seen
+        bands = detail_bands(x * inside, inside)
+        entered = (
+            self.enter(_seen(x, inside, own_grid, bands, wide))[:, :, inner] for wide, inner in _slabs(x.shape[2] // 2)
+        )
+        h = torch.cat(list(entered), 2)
         # Block by block: nothing then holds what went into the last but one, 70 MB of a head.
         for block in self.down_blocks:
             h = block(h)
@@ -96,26 +100,42 @@ class Restorer(nn.Module):
         for block in self.up_blocks:
             h = block(h)
         h = F.silu(h)
-        h = self.leave(h)
-        u = channels_as_blocks(h)
-        del h
-        change = u[:, :1]
-        for k, band in enumerate(bands, 1):
-            change = change.addcmul(u[:, k : k + 1], band)
-        return x.addcmul(inside, change)
+        restored, first = [], 0
+        for wide, inner in _slabs(h.shape[2]):
+            u = channels_as_blocks(self.leave(h[:, :, wide])[:, :, inner])
+            planes = slice(first, first + u.shape[2])
+            change = u[:, :1]
+            for k, band in enumerate(bands, 1):
+                change = change.addcmul(u[:, k : k + 1], band[:, :, planes])
+            restored.append(x[:, :, planes].addcmul(inside[:, :, planes], change))
+            first = planes.stop
+        return torch.cat(restored, 2)
 
 
-def _seen(x: Tensor, inside: Tensor, own_grid: Tensor | float) -> tuple[Tensor, list[Tensor]]:
-    """What the network looks at, and the bands of detail in it."""
-    (b, _, i, j, k), count = x.shape, 3 + _BANDS
-    # Channels side by side in memory: a processor convolves a third faster. What lives longest gets its memory first.
+def _slabs(planes: int) -> Iterator[tuple[slice, slice]]:
+    """Slabs of an axis with a plane more at either end, as a convolution needs it, and what of each is its own.
+
+    Example:
+        >>> [(wide.start, wide.stop, inner.start, inner.stop) for wide, inner in _slabs(50)]
+        [(0, 21, 0, 20), (19, 41, 1, 21), (39, 50, 1, 11)]
+    """
+    for first in range(0, planes, _SLAB):
+        last, low = min(first + _SLAB, planes), max(first - 1, 0)
+        yield slice(low, min(last + 1, planes)), slice(first - low, last - low)
+
+
+def _seen(x: Tensor, inside: Tensor, own_grid: Tensor | float, bands: list[Tensor], planes: slice) -> Tensor:
+    """What the network looks at, on these planes of half the resolution."""
+    cut, count = slice(2 * planes.start, 2 * planes.stop), 3 + _BANDS
+    x, inside = x[:, :, cut], inside[:, :, cut]
+    b, _, i, j, k = x.shape
+    # Channels side by side in memory: a processor convolves a third faster.
     order = torch.channels_last_3d if x.device.type == "cpu" else torch.contiguous_format
     seen = torch.empty(b, 8 * count, i // 2, j // 2, k // 2, dtype=x.dtype, device=x.device, memory_format=order)
-    bands = detail_bands(x, inside)
     for at in range(count):
-        image = (x - inside, inside, inside * own_grid)[at] if at < 3 else 10 * bands[at - 3]
+        image = ((x - 1) * inside, inside, inside * own_grid)[at] if at < 3 else 10 * bands[at - 3][:, :, cut]
         seen[:, 8 * at : 8 * at + 8] = blocks_as_channels(image)
-    return seen, bands
+    return seen
 
 
 def detail_bands(x: Tensor, inside: Tensor) -> list[Tensor]:

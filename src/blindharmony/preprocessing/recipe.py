@@ -512,6 +512,30 @@ def cache_key(*parts: NDArray[Any] | str | float | None) -> str:
     return f"{digest.hexdigest()[:24]}.safetensors"
 
 
+def kept_arrays(
+    make: Callable[[], dict[str, NDArray[Any]]], cache: Path | None, *parts: NDArray[Any] | str | float | None
+) -> dict[str, NDArray[Any]]:
+    """Arrays that take long to make, from the cache if they lie there.
+
+    Args:
+        make: Makes them.
+        cache: Folder; without one they are made and not kept.
+        parts: All that they depend on (:func:`cache_key`).
+    """
+    if cache is None:
+        return make()
+    file = cache / cache_key(*parts)
+    if file.exists():
+        try:
+            return read_tensors(file)[0]
+        except (OSError, ValueError):
+            pass  # damaged: it is made anew
+    arrays = make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(file, arrays, {})
+    return arrays
+
+
 def cache_results(path: Path, results: Sequence[Any]) -> None:
     """Write the result of every step, in order: arrays as tensors, the rest as JSON."""
     arrays, plain = {}, []

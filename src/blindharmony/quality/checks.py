@@ -38,6 +38,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -315,6 +316,7 @@ def gather_evidence(
     doubts: Sequence[str] = (),
     settings: CheckSettings | None = None,
     device: str = "cpu",
+    cache: Path | None = None,
 ) -> Evidence:
     """Measure what the checks look at.
 
@@ -329,6 +331,7 @@ def gather_evidence(
         doubts: What of it means that the result must be looked at.
         settings: The limits.
         device: Where the target's flow runs.
+        cache: Folder in which the flow's answers are kept for the next time.
 
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
@@ -336,7 +339,9 @@ def gather_evidence(
     inside = prepared.scan.inside()
     limits = settings or CheckSettings()
     fitted = prepared.scan.fitted()
-    before, after = (compare(x, fitted, target, device=device, settings=limits) for x in (source_image, result_image))
+    before, after = (
+        compare(x, fitted, target, device=device, settings=limits, cache=cache) for x in (source_image, result_image)
+    )
     return Evidence(
         prepared=prepared,
         target=target,

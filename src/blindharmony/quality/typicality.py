@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from blindharmony.flows.bijection import LARGEST_VALUE
 from blindharmony.flows.transforms import haar_split
 from blindharmony.harmonization.summary import source_quantiles
 from blindharmony.models.target import Target
+from blindharmony.preprocessing.recipe import kept_arrays
 from blindharmony.quality.metrics import tissue_medians, wasserstein
 from blindharmony.settings import CheckSettings
 
@@ -296,7 +298,13 @@ class Typicality:
 
 
 def typicality(
-    image: Image, mask: Mask, target: Target, *, device: str = "cpu", settings: CheckSettings = _DEFAULT
+    image: Image,
+    mask: Mask,
+    target: Target,
+    *,
+    device: str = "cpu",
+    settings: CheckSettings = _DEFAULT,
+    cache: Path | None = None,
 ) -> Typicality | None:
     """How probable a template-grid image is under the target's flow.
 
@@ -306,29 +314,36 @@ def typicality(
         target: Its flow is asked, and its held-out scans are the reference.
         device: Where the flow runs.
         settings: What is called rare.
+        cache: Folder in which the flow's answer is kept for the next time.
 
     Returns:
         None if the target has no whole-volume flow or no held-out scans.
     """
-    held_out = target.info.held_out
-    if target.pyramid is None or not held_out.level_bits or not held_out.bits_per_dim:
+    held_out, pyramid = target.info.held_out, target.pyramid
+    if pyramid is None or not held_out.level_bits or not held_out.bits_per_dim:
         return None
-    with on_device(target.pyramid, device) as flow, torch.inference_mode():
-        # A single wild voxel is improbable enough at the largest value that the flow takes.
-        image = np.clip(image, -LARGEST_VALUE, LARGEST_VALUE)
-        x, inside = reduced(image, mask & target.fit_region, 1)
-        density = flow.density(x.to(device), inside.to(device))
+
+    def answer() -> dict[str, NDArray[Any]]:
+        with on_device(pyramid, device) as flow, torch.inference_mode():
+            # A single wild voxel is improbable enough at the largest value that the flow takes.
+            x, inside = reduced(np.clip(image, -LARGEST_VALUE, LARGEST_VALUE), mask & target.fit_region, 1)
+            density = flow.density(x.to(device), inside.to(device))
+        bits = {"levels": density.level_bits()[0], "in all": density.bits_per_dim()}
+        return {name: value.cpu().numpy() for name, value in bits.items()}
+
+    bits = kept_arrays(answer, cache, "typicality", image, mask, target.digest, device)
     # With a handful of held-out scans the spread is a guess; a small one would cry wolf.
     least = settings.least_spread
     levels = tuple(
-        reference_score(name, bits, reference, least_spread=least, settings=settings)
-        for name, bits, reference in zip(
-            level_names(target), density.level_bits()[0].tolist(), zip(*held_out.level_bits, strict=True), strict=True
+        reference_score(name, value, reference, least_spread=least, settings=settings)
+        for name, value, reference in zip(
+            level_names(target), bits["levels"].tolist(), zip(*held_out.level_bits, strict=True), strict=True
         )
     )
-    bits = float(density.bits_per_dim()[0])
-    in_all = reference_score(LIKELIHOOD, bits, held_out.bits_per_dim, least_spread=least, settings=settings)
-    return Typicality(levels, in_all)
+    in_all = float(bits["in all"][0])
+    return Typicality(
+        levels, reference_score(LIKELIHOOD, in_all, held_out.bits_per_dim, least_spread=least, settings=settings)
+    )
 
 
 def level_names(target: Target) -> list[str]:
@@ -395,7 +410,13 @@ class Comparison:
 
 
 def compare(
-    image: Image, mask: Mask, target: Target, *, device: str = "cpu", settings: CheckSettings = _DEFAULT
+    image: Image,
+    mask: Mask,
+    target: Target,
+    *,
+    device: str = "cpu",
+    settings: CheckSettings = _DEFAULT,
+    cache: Path | None = None,
 ) -> Comparison:
     """Compare a template-grid image in flow units with the target's own scans.
 
@@ -405,6 +426,7 @@ def compare(
         target: The target.
         device: Where its flow runs.
         settings: What is called rare.
+        cache: Folder in which the flow's answer is kept for the next time.
 
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
@@ -414,5 +436,5 @@ def compare(
         quantiles=quantiles,
         intensities=intensity_score(quantiles, target.quantiles, target.levels, settings=settings),
         tissues=tissue_scores(quantiles, target.quantiles, target.levels, settings=settings),
-        typicality=typicality(image, mask, target, device=device, settings=settings),
+        typicality=typicality(image, mask, target, device=device, settings=settings, cache=cache),
     )

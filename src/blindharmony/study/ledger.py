@@ -89,8 +89,8 @@ def _stamp(path: Path) -> list[Any] | None:
 
 # Measured: 1.4 GB for 15 million voxels, 3.0 GB for a whole head of 30 million (0.7 mm).
 _BASE_GB, _GB_A_VOXEL, _LEAST_GB = 1.0, 7e-8, 2.0
-# Kept of a prepared scan: its mask, its bias field, and the fields of two more looks.
-_KEPT_BYTES = 1 + 3 * 4
+# Kept of a prepared scan: its mask, its bias field, the fields of two more looks, and its refined brain.
+_KEPT_BYTES = 1 + 4 * 4
 
 
 #: Seconds of one core, about: the first look at a scan of a group, and each later one.
@@ -119,7 +119,7 @@ def kept_gb(voxels: int) -> float:
 
     Example:
         >>> round(kept_gb(256 * 256 * 176), 2)
-        0.15
+        0.2
     """
     return _KEPT_BYTES * max(voxels, 1) / 1e9
 
