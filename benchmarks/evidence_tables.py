@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 from blindharmony.models.file import load_target
 from blindharmony_benchmark.report import TITLES, document, table
 from blindharmony_benchmark.results import interval, sign_flip
+from blindharmony_benchmark.simulation.sites import WITHOUT
 
 mpl.use("Agg")
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "evidence"})
@@ -80,6 +81,22 @@ def reachable(record, content):
     over = f"Over the best increasing curve, mean over these scanners: {', '.join(said)}.".replace("-", "−")
     head = ["source", "n4-match", "one scan", "a group", "best curve", "best curve for each tissue", "best around"]
     return "\n\n".join(["### Distance from the limit", words, table(head, lines), over])
+
+
+def of_parts(record):
+    """PSNR of the default through each scanner, and through it without one of its effects."""
+    names = {"nothing": "as it is", **{part: f"without {part}" for part in WITHOUT}}
+    lines = []
+    for domain, rows in record["domains"].items():
+        best = [np.mean(rows[part]["curve"]) for part in names]
+        plain = [np.mean(rows[part]["curve-unrefined"]) for part in names]
+        lines.append([domain, *(f"{a:.1f} ({b:.1f})" for a, b in zip(best, plain, strict=True))])
+    words = (
+        f"`python benchmarks/parts.py`, model `{record['target']}`, {record['people']} of the test people: PSNR of one "
+        "scan harmonized alone, without refinement in brackets, where the scanner lacks one of its effects. What a "
+        "column has more than the first is what taking that effect out without a trace would bring."
+    )
+    return "\n\n".join(["### What of a scanner costs what", words, table(["source", *names.values()], lines)])
 
 
 OURS, THEIRS, SOURCE = "#cc6622", "#2266aa", "#888888"
@@ -178,6 +195,7 @@ def main():
         parts.append(document(content))
         if file.name.endswith("_sites.json"):
             parts.append(reachable(best, content))
+            parts.append(of_parts(json.loads((folder / "measured_parts.json").read_text())))
     parts.append(longer(json.loads((folder / "measured_longer.json").read_text())))
     (folder / "measured_evidence.md").write_text("\n\n".join(parts) + "\n")
     contents = [json.loads(file.read_text()) for file in files]

@@ -130,7 +130,7 @@ def main():
         made = []
         for device in ("cpu", card):
             began = now(device)
-            result = bh.harmonize(arguments.scan, target, method=method, device=device, cache=arguments.work / "cache")
+            result = bh.harmonize(arguments.scan, target, method=method, device=device)
             made.append((result, now(device) - began))
         (ours, seconds), (other, card_seconds) = made
         times = {"cpu_seconds": ours.seconds["harmonizing"], "card_seconds": other.seconds["harmonizing"]}

@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic.alias_generators import to_pascal
 
 from blindharmony.files import file_sha256, result_names, write_sidecar, written_together
+from blindharmony.harmonization.curve import ERROR_BAR
 from blindharmony.harmonization.intensity import Estimate
 from blindharmony.harmonization.methods import method_named
 from blindharmony.harmonization.native import Steps, own_bias, steps_of, with_mean_of
@@ -657,7 +658,7 @@ def _preparation(result: HarmonizeResult) -> dict[str, Any]:
 
 
 def _details(result: HarmonizeResult) -> list[str]:
-    bar = result.figures.get("error bar (% of the brightest tissue)")
+    bar = result.figures.get(ERROR_BAR)
     if not isinstance(bar, float):
         return []
     change = round(result.change.parts["contrast"], 2)

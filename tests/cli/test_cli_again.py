@@ -49,6 +49,41 @@ def test_a_result_that_is_there_is_skipped_or_refused_by_how_it_was_made(words, 
     assert result.stat().st_size > 1000
 
 
+def test_an_error_bar_that_nobody_knows_makes_no_result_another(words, scan, tmp_path, capsys):
+    out = ["--uncertainty", "--out", str(tmp_path / "out")]
+    for _ in range(2):
+        assert main([*words, *out]) == 0
+    assert "done before, skipped" in capsys.readouterr().err
+
+
+def test_a_scan_that_is_gone_fails_alone(words, scan, tmp_path, capsys):
+    other, out = tmp_path / "b.nii.gz", ["--out", str(tmp_path / "out")]
+    shutil.copy(scan, tmp_path / "kept.nii.gz")
+    other.symlink_to(tmp_path / "kept.nii.gz")
+    assert main([*words, str(other), *out]) == 0
+    result = tmp_path / "out" / "b_desc-harmonized.nii.gz"
+    made = result.read_bytes()
+    (tmp_path / "kept.nii.gz").unlink()
+    capsys.readouterr()
+    assert main([*words, str(other), *out]) == 1
+    said = capsys.readouterr()
+    assert "b.nii.gz: the system cannot read or write it" in said.err
+    assert "a.nii.gz: done before, skipped" in said.err
+    assert result.read_bytes() == made
+
+
+def test_a_result_of_another_version_with_settings_of_its_own_is_said(words, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*words, *out]) == 0
+    sidecar = tmp_path / "out" / "a_desc-harmonized.json"
+    content = json.loads(sidecar.read_text())
+    content["Parameters"]["Settings"] = {"curve": {"of_tomorrow": 1}}
+    content["Versions"]["blindharmony"] = "9.0"
+    sidecar.write_text(json.dumps(content))
+    assert main([*words, *out]) == 1
+    assert "made by another version" in capsys.readouterr().err
+
+
 def test_a_result_has_the_name_that_the_user_gives_and_can_be_made_again(words, scan, tmp_path, capsys):
     file = tmp_path / "new" / "b.nii.gz"
     assert main([*words, "-o", str(file)]) == 0

@@ -123,6 +123,21 @@ def test_a_table_that_does_not_serve_is_named(out, tmp_path, capsys, table, what
     assert "dates.tsv" in message
 
 
+def test_a_row_that_names_no_scan_and_what_a_run_has_left_do_not_count(out, tmp_path, capsys):
+    table = tmp_path / "dates.tsv"
+    table.write_text("filename\tacq_time\nsub-01_T1w.nii.gz\t2026-01-01\n\t2026-01-02\n")
+    results(out / ".blindharmony" / "staging", [0.7] * 3, person="sub-9{:02d}")
+    assert said(capsys, out, "--dates", table).out.startswith("all scans: 30 scans")
+
+
+@pytest.mark.parametrize("text", ['{"Figures": {', '{"Figures": {"a": NaN}}'])
+def test_a_damaged_sidecar_is_named(out, capsys, text):
+    file = out / "sub-03_desc-harmonized_T1w.json"
+    file.write_text(text)
+    assert main(["watch", str(out)]) == 1
+    assert f"{file}: this sidecar is damaged" in capsys.readouterr().err
+
+
 def test_a_folder_without_results_is_said(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "none"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from blindharmony.errors import DiskFullError, OutputError
 from blindharmony.harmonization.intensity import ErrorBar, Estimate
 from blindharmony.harmonization.refine import on_own_grid, refine, refined
 from blindharmony.models.restorer import Restorer, RestorerSpec
@@ -111,7 +112,7 @@ def test_a_kept_image_is_the_same_and_a_damaged_one_is_made_anew(head, tiny_targ
         return smooth(x)
 
     image = np.where(mask, image, 5).astype(np.float32)
-    target = with_restorer(tiny_target, counted)
+    target = replace(with_restorer(tiny_target, counted), digest="of a file")
     plain, first, second = (refined(Estimate(image), mask, target, cache=cache) for cache in (None, tmp_path, tmp_path))
     assert len(asked) == 2
     for kept in (first, second):
@@ -124,6 +125,25 @@ def test_a_kept_image_is_the_same_and_a_damaged_one_is_made_anew(head, tiny_targ
     assert len(asked) == 3
     refined(Estimate(image + 0.01), mask, target, cache=tmp_path)
     assert len(asked) == 4
+    for _ in range(2):  # a target without a name could be any other
+        refined(Estimate(image), mask, replace(target, digest=""), cache=tmp_path)
+    assert len(asked) == 6
+
+
+def test_a_cache_that_takes_nothing_is_no_reason_to_fail(head, tiny_target, tmp_path, monkeypatch):
+    image, mask = head
+    target = replace(with_restorer(tiny_target, smooth), digest="of a file")
+
+    def refuse(*_):
+        raise kind("no")
+
+    monkeypatch.setattr("blindharmony.preprocessing.recipe.write_tensors", refuse)
+    kind = OutputError
+    kept = refined(Estimate(image), mask, target, cache=tmp_path)
+    np.testing.assert_array_equal(kept.image, refined(Estimate(image), mask, target).image)
+    kind = DiskFullError
+    with pytest.raises(DiskFullError):
+        refined(Estimate(image), mask, target, cache=tmp_path)
 
 
 def test_only_voxels_of_about_a_millimetre_are_worked_on():

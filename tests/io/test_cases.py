@@ -1,5 +1,6 @@
 """Files that people have: every case of docs/reference/hostile-files.md, rebuilt on a synthetic whole head."""
 
+import argparse
 import errno
 import os
 import shutil
@@ -13,6 +14,8 @@ import pytest
 import SimpleITK
 from scipy import ndimage
 
+from blindharmony.cli.console import Screen
+from blindharmony.cli.groups import groups_of
 from blindharmony.errors import InputError, NothingFoundError, OutputError, PreprocessingError
 from blindharmony.files import atomic_path, check_outputs, output_name, result_names, write_text, written_together
 from blindharmony.io.bids import bids_scans, find_mask, find_scans, list_scans, read_filter
@@ -569,6 +572,14 @@ def test_unknown_is_no_scanner_and_what_does_not_match_is_said(tmp_path):
         "2 scans have no value in the table: a.nii.gz, b.nii.gz",
     ]
     assert read_table(table)[0] == ("scan", "scanner")
+
+
+def test_volumes_of_freesurfer_are_told_apart_by_their_subjects(tmp_path):
+    table = tmp_path / "t.tsv"
+    table.write_text("scan\tscanner\nsubjects/s1/mri/orig.mgz\tGE\ns2_orig.mgz\tPhilips\n")
+    files = [tmp_path / "subjects" / name / "mri" / "orig.mgz" for name in ("s1", "s2", "s3")]
+    arguments = argparse.Namespace(group=False, group_table=table, save_scanner=None)
+    assert groups_of(arguments, files, Screen(quiet=True)) == {"GE": [files[0]], "Philips": [files[1]]}
 
 
 # Remedies are held against the files that cause them.

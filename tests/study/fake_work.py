@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-from blindharmony.errors import DiskFullError, InputError
+from blindharmony.errors import DiskFullError, InputError, UsageError
 from blindharmony.files import write_bytes, write_sidecar
 from blindharmony.jobs.engine import Answer, Work
 from blindharmony.study.ledger import note_path
@@ -102,6 +102,8 @@ def _begin(work):
     behaviour = scan.read_text().split(":")[0]
     if behaviour == "fail":
         raise InputError("the scan is a fake", remedy="take another", path=scan)
+    if behaviour == "usage":
+        raise UsageError("there is no method 'curv'", remedy="choose another")
     if behaviour == "full":
         raise DiskFullError("no room is left", remedy="free some space", path=scan)
     mark = scan.with_suffix(".died")

@@ -179,6 +179,14 @@ def test_a_worker_that_talks_nonsense_is_ended(monkeypatch):
         assert worker.wait() == -signal.SIGKILL
 
 
+def test_a_worker_that_was_ended_before_its_work_came_is_a_failure_like_others():
+    with WorkerProcess() as worker:
+        worker.kill()
+        end = worker.do(Double(number=4), lambda *said: None)
+        assert isinstance(end, Failure)
+        assert end.code is ErrorCode.KILLED
+
+
 @pytest.mark.parametrize("work", [Sleep(), SleepIsStarting()])
 def test_what_a_worker_has_started_ends_with_it(work):
     worker = WorkerProcess()

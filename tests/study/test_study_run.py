@@ -10,7 +10,7 @@ import pytest
 from fake_study import fake_run, make_study
 from fake_work import whole
 
-from blindharmony.errors import OutputError
+from blindharmony.errors import OutputError, UsageError
 from blindharmony.files import write_sidecar
 from blindharmony.jobs.processes import ProcessEngine
 from blindharmony.locks import locked
@@ -141,6 +141,17 @@ def test_a_full_disk_stops_the_run_and_the_rest_is_not_started(tmp_path):
     (root / "sub-03/anat/sub-03_T1w.nii.gz").write_text("ok: 3")
     tally = fake_run(root, out)
     assert (tally.done, tally.kept) == (3, 3)
+
+
+def test_what_every_scan_would_meet_ends_the_run_and_takes_no_earlier_result(tmp_path):
+    root, out = make_study(tmp_path / "s", {f"sub-0{i}": f"ok: {i}" for i in range(4)}), tmp_path / "out"
+    fake_run(root, out)
+    before = results(out)
+    for i in range(4):
+        (root / f"sub-0{i}/anat/sub-0{i}_T1w.nii.gz").write_text("usage: the same for all")
+    with pytest.raises(UsageError, match="no method 'curv'"):
+        fake_run(root, out)
+    assert results(out) == before
 
 
 def _hold(path, ready, release):

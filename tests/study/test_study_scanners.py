@@ -109,3 +109,11 @@ def test_visits_of_a_person_share_a_curve_unless_their_scanners_differ():
     by_scanner = by_metadata(list(visits.values()), lambda scan: fields[scan.place], all_whole)
     both = visits_together(by_scanner, lambda scan: fields[scan.place])
     assert members(both) == [["a/1", "a/2"], ["b/1"], ["b/2", "b/3", "c/1"]]
+    # What a table or prescan normalization has set apart stays apart, whatever sidecars do not say.
+    nothing = {place: {} for place in fields}
+    labels = {visits["a/1"].place: "GE", visits["a/2"].place: "Siemens"}
+    by_site = by_label([visits["a/1"], visits["a/2"]], labels, "site")
+    assert members(visits_together(by_site, lambda scan: nothing[scan.place])) == [["a/1"], ["a/2"]]
+    nothing[visits["a/2"].place] = {"ImageType": ["ORIGINAL", "NORM"]}
+    each = alone([visits["a/1"], visits["a/2"]])
+    assert members(visits_together(each, lambda scan: nothing[scan.place])) == [["a/1"], ["a/2"]]

@@ -13,7 +13,7 @@ import base64
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -216,20 +216,20 @@ class Teaching:
             return found
         heads, held = self.training, own(self.held_out)
         if scanner is None:
-            seen = scans if of_source else ()
-            return replace(found, training=_blind(own(heads)), held_out=_blind(held), source=_blind(seen))
+            found = replace(found, training=_blind(own(heads)), held_out=_blind(held))
+            return replace(found, source=_blind(scans)) if of_source else found
         if system.sees == _UNPAIRED:
             heads, others = heads[::2], heads[1::2]
-            seen = scanner.scans(others, first=_TEACHERS)
-            return replace(found, training=_blind(own(heads)), held_out=_blind(held), source=_blind(seen))
+            seen = _blind(scanner.one_by_one(others, first=_TEACHERS))
+            return replace(found, training=_blind(own(heads)), held_out=_blind(held), source=seen)
         found = replace(found, training=_blind(own(heads)), held_out=_blind(held))
         if system.sees == _PAIRED:
-            given = _blind(scanner.scans(heads, first=_TEACHERS))
+            given = _blind(scanner.one_by_one(heads, first=_TEACHERS))
             found = replace(found, pairs=tuple(zip(given, found.training, strict=True)))
         return found
 
 
-def _blind(pictures: Sequence[Picture]) -> tuple[Picture, ...]:
+def _blind(pictures: Iterable[Picture]) -> tuple[Picture, ...]:
     # Nobody learns from how a scan was prepared, and dozens of native scans are gigabytes; tissues are the segmenter's.
     return tuple(replace(p, prepared=None, labels=None) for p in pictures)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from blindharmony.preprocessing.recipe import PrepRecipe
 from blindharmony_benchmark.heads import Head, inside_of, prepared_with, rescaled
 from blindharmony_benchmark.simulation.simulate import simulate
+from blindharmony_benchmark.simulation.sites import WITHOUT
 from blindharmony_benchmark.system import Picture
 
 PAPER = ("exp", "log", "gamma0.7", "gamma0.8", "gamma0.9", "gamma1.2", "gamma1.3", "gamma1.5")
@@ -57,19 +58,21 @@ class Scanner:
         recipe: How its scans are prepared.
         top: Intensity that its curve calls 1 (flow units).
         level: Intensity that its noise refers to.
+        without: An effect that a scanner near a real site does not have, one of ``WITHOUT``; empty: it has all.
     """
 
     domain: str
     recipe: PrepRecipe
     top: float
     level: float
+    without: str = ""
 
     @classmethod
-    def set_for(cls, heads: Sequence[Head], domain: str, recipe: PrepRecipe) -> Scanner:
+    def set_for(cls, heads: Sequence[Head], domain: str, recipe: PrepRecipe, without: str = "") -> Scanner:
         """Set up as the operator would for these people; everybody else is scanned with the same settings."""
         top = max(float(h.image[h.mask].max()) for h in heads)
         level = float(np.median([np.quantile(h.image[h.mask], 0.9) for h in heads]))
-        return cls(domain, recipe, top, level)
+        return cls(domain, recipe, top, level, without)
 
     def scans(self, heads: Sequence[Head], *, first: int = 0) -> list[Picture]:
         """Every head on this scanner; the truth is the head's own image.
@@ -80,7 +83,11 @@ class Scanner:
             heads: Of the target scanner.
             first: Scan seed of the first; each has its own.
         """
-        return [self._scan(h, first + index) for index, h in enumerate(heads)]
+        return list(self.one_by_one(heads, first=first))
+
+    def one_by_one(self, heads: Sequence[Head], *, first: int = 0) -> Iterator[Picture]:
+        """The same, each when it is asked for: what is not kept of it takes no memory."""
+        return (self._scan(h, first + index) for index, h in enumerate(heads))
 
     def _scan(self, h: Head, index: int) -> Picture:
         if self.domain == "none":
@@ -91,7 +98,15 @@ class Scanner:
             top, level = self.top * h.gain, self.level * h.gain
             raw = h.raw
             native = (raw.data, raw.inside(), raw.spacing, name)
-            made = simulate(*native, labels=h.raw_labels, seed=seed, scan_seed=index, top=top, level=level).image
+            made = simulate(
+                *native,
+                labels=h.raw_labels,
+                seed=seed,
+                scan_seed=index,
+                top=top,
+                level=level,
+                changed=WITHOUT[self.without] if self.without else None,
+            ).image
             return _prepared(h, made, self.recipe)
         given = (h.image, h.mask, (1, 1, 1), name)
         made = simulate(*given, labels=h.labels, seed=seed, scan_seed=index, top=self.top, level=self.level).image

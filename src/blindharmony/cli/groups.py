@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from blindharmony.cli.console import Pace, Screen, counted
 from blindharmony.cli.options import for_workers
 from blindharmony.errors import BlindHarmonyError, ErrorCode, InputError, OutputError, ScannerError, TooFewScansError
-from blindharmony.files import parse_json, read_text, slug
+from blindharmony.files import parse_json, read_text, scan_name, slug
 from blindharmony.io.tables import scanner_table, unmatched
 from blindharmony.jobs.engine import Answer, Engine, Failure, FilePath, Task, Tell, Work
 from blindharmony.locks import locked
@@ -45,9 +45,9 @@ def groups_of(arguments: argparse.Namespace, paths: list[Path], screen: Screen) 
     scanner_of = scanner_table(arguments.group_table)
     members: dict[str, list[Path]] = {}
     for path in paths:
-        if name := scanner_of.get(path.name, ""):
+        if name := scanner_of.get(scan_name(path), ""):
             members.setdefault(name, []).append(path)
-    for line in unmatched([path.name for path in paths], scanner_of):
+    for line in unmatched([scan_name(path) for path in paths], scanner_of):
         screen.problem(f"blindharmony: warning: {arguments.group_table.name}: {line}")
     if not members:
         raise ScannerError(

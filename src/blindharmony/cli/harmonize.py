@@ -15,7 +15,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,7 +238,8 @@ class _Session:
         if named:
             # A group takes a minute a scan before its first result would be refused.
             for path in paths:
-                self.refuse_existing(path, scanner=...)
+                with suppress(OSError):  # a scan that is not there any more is said when it is looked at
+                    self.refuse_existing(path, scanner=...)
             before = {name: self.fitted_before(name, scans) for name, scans in named.items()}
             done = {path: model for name, model in before.items() if model for path in named[name]}
             named = {name: scans for name, scans in named.items() if not before[name]}
@@ -279,8 +280,10 @@ class _Session:
             model = scanners.get(path, scanner)
             try:
                 files = self.refuse_existing(path, scanner=model)
-            except OutputError as error:
-                self.outcomes.fail(error, path)
+            except UsageError:
+                raise
+            except Exception as error:  # an earlier result whose scan cannot be read any more, too
+                self.outcomes.fail(reportable(error, path), path)
                 files = []
             if files is not None:
                 pace.units -= _units(prepared=cache is not None and model is not None)
@@ -431,8 +434,10 @@ class _Session:
         group = next((name or "one scanner" for name, scans in groups.items() if path in scans), "")
         try:
             done = self.refuse_existing(path, scanner=... if group else scanner)
-        except OutputError as error:
-            self.outcomes.fail(error, path)
+        except UsageError:
+            raise
+        except Exception as error:
+            self.outcomes.fail(reportable(error, path), path)
             return
         what = "harmonize" if done is None else "skip if the scanner is the same" if group else "done before, skip"
         self.outcomes.planned(path, _results_of(self.arguments, path)[0], what, group)

@@ -154,6 +154,7 @@ def earlier(
         scanner: The scanner model, None if the scan goes alone; ``...`` if it is not fitted yet.
         wanted: What else is to be there: ``report``, ``viewer``, ``error``.
     """
+    from blindharmony.harmonization.curve import ERROR_BAR
     from blindharmony.result import Parameters, Sidecar
 
     try:
@@ -163,6 +164,8 @@ def earlier(
     parameters: Parameters = record.parameters
     by_kind = dict(zip(result_names(scan), places, strict=True))
     absent = [kind for kind in wanted if by_kind[kind].name not in record.results]
+    if ERROR_BAR not in record.figures:  # nobody knows it, now as then
+        absent = [kind for kind in absent if kind != "error"]
     masks = (("mask", parameters.mask, mask), ("lesion mask", parameters.lesion_mask, lesions))
     changed = [kind for kind, named, file in masks if (named and named.sha256) != (file and file_sha256(file))]
     made_with = parameters.scanner.digest if parameters.scanner else None
@@ -170,14 +173,14 @@ def earlier(
         difference = "made from another scan"
     elif record.target.digest != target.digest:
         difference = f"made for the target {record.target.name}"
+    elif parameters.steps or record.versions.get("blindharmony") != VERSION:
+        difference = "made by another version or with other steps"
     elif record.method != settings.method or parameters.settings_of(record.method).digest != settings.digest:
         difference = "made with other settings"
     elif changed:
         difference = f"made with another {changed[0]}, or none"
     elif scanner is not ... and made_with != (scanner and scanner.digest):
         difference = "made with another scanner model, or none"
-    elif parameters.steps or record.versions.get("blindharmony") != VERSION:
-        difference = "made by another version or with other steps"
     else:
         difference = f"made without {' and '.join(absent)}" if absent else ""
     return difference, [place for place in places if place.exists()]
@@ -213,7 +216,8 @@ class Outcomes:
         files = result.files
         if uncertainty and not result.error_bar:
             self.screen.problem(
-                f"{path.name}: warning: no error bar is written, this method or target does not know it"
+                f"{path.name}: warning: no error bar is written: the scan came back as it was, or the method or target "
+                "knows none"
             )
         if self.json:
             self._line(

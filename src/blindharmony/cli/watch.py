@@ -202,7 +202,13 @@ def _results(folder: Path) -> Iterable[tuple[str, dict[str, float]]]:
             "there is no such folder", remedy="name the output folder of 'harmonize' or 'bids'", path=folder
         )
     for file in sorted(folder.rglob("*desc-harmonized*.json")):
-        content = parse_json(read_text(file, InputError))
+        if any(part.startswith(".") for part in file.relative_to(folder).parts):
+            continue  # of a run that goes on, or was ended by force
+        try:
+            content = parse_json(read_text(file, InputError))
+        except ValueError as error:
+            what = f"this sidecar is damaged ({str(error)[:120]})"
+            raise InputError(what, remedy="harmonize its scan again, or remove it", path=file) from None
         figures = content.get("Figures") if isinstance(content, Mapping) else None
         if not isinstance(figures, Mapping):
             continue
@@ -239,6 +245,8 @@ def _dates(place: Path) -> dict[str, tuple[datetime | None, str]]:
                 path=table,
             )
         for row in lines:
+            if not (row.get("filename") or row.get("participant_id")):
+                continue  # it names no scan
             rows[_key_of(row)] = (_date(row[time], table), "" if is_missing(row.get("scanner", "")) else row["scanner"])
     return rows
 

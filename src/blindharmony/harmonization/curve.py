@@ -30,6 +30,9 @@ from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare_in_contrast
 from blindharmony.settings import HarmonizeSettings
 
+#: The figure of a scan whose error is known.
+ERROR_BAR = "error bar (% of the brightest tissue)"
+
 
 def harmonize_curve(
     image: NDArray[np.float32],
@@ -85,9 +88,7 @@ def harmonize_curve(
     bar = None
     if person is not None:
         bar = error_bar(person, wanted, surprise=summary.surprise, scans=scanner.scans if scanner else 1)
-        figures["error bar (% of the brightest tissue)"] = round(
-            100 * float(bar.deviation.mean()) / float(np.quantile(wanted, 0.95)), 2
-        )
+        figures[ERROR_BAR] = round(100 * float(bar.deviation.mean()) / float(np.quantile(wanted, 0.95)), 2)
     return Estimate(
         inside_only(image, mask, curve),
         intensity_map=curve,

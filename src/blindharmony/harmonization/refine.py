@@ -108,7 +108,7 @@ def refined(
         device: Where to compute.
         settings: How much of the change is allowed.
         cache: Folder in which the refined image is kept for the next time: what a group is asked, whether harmonizing
-            helps it, takes the same image as its results.
+            helps it, takes the same image as its results. Not that of a target without digest, which has no name.
     """
 
     def refinement() -> dict[str, NDArray[Any]]:
@@ -116,7 +116,7 @@ def refined(
         return {"brain": found.image[mask], "numbers": np.array([found.strength, found.change, found.wanted])}
 
     parts = ("refined", estimate.image, mask, target.digest, settings.model_dump_json(), device)
-    arrays = kept_arrays(refinement, cache, *parts)
+    arrays = kept_arrays(refinement, cache if target.digest else None, *parts)
     image = estimate.image.copy()
     image[mask] = arrays["brain"]
     result = Refinement(image, *arrays["numbers"].tolist())

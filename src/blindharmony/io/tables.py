@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from blindharmony.errors import InputError, ScannerError, UsageError
-from blindharmony.files import read_text
+from blindharmony.files import read_text, scan_name
 from blindharmony.io.bids import Scan, named
 
 # BIDS writes "n/a"; pandas, R and spreadsheet programs the rest.
@@ -76,7 +76,9 @@ def one_value_each(
 
 
 def scanner_table(path: Path) -> dict[str, str]:
-    """File name → scanner, from the columns ``scan`` and ``scanner``; scans without a scanner have an empty one.
+    """Name of each scan (:func:`~blindharmony.files.scan_name`) → its scanner, empty where the cell is.
+
+    The columns are ``scan``, a file with or without its folders, and ``scanner``.
 
     Raises:
         ScannerError: If it cannot be read, lacks a column, or gives a scan two scanners.
@@ -87,7 +89,7 @@ def scanner_table(path: Path) -> dict[str, str]:
             "the table has no columns 'scan' and 'scanner'", remedy="separate them by tabs, names first", path=path
         )
     # Tables of other machines name folders in their own way.
-    pairs = [(row["scan"].replace("\\", "/").rstrip("/").rpartition("/")[2], row["scanner"]) for row in rows]
+    pairs = [(scan_name(row["scan"].replace("\\", "/").rstrip("/")), row["scanner"]) for row in rows]
     return dict.fromkeys((scan for scan, _ in pairs if scan), "") | one_value_each(pairs, path, "scanner", ScannerError)
 
 

@@ -148,8 +148,8 @@ class WorkerProcess:
         """Hand it a piece of work; only after the one before has ended."""
         assert self._process.stdin is not None
         self._work = work
-        # One that has died is noticed by its silence.
-        with contextlib.suppress(OSError):
+        # One that has died is noticed by its silence; one that was ended meanwhile takes nothing any more.
+        with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write(packed(work))
             self._process.stdin.flush()
 

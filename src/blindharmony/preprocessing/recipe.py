@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from blindharmony.errors import UsageError
+from blindharmony.errors import DiskFullError, OutputError, UsageError
 from blindharmony.files import read_tensors, write_tensors
 from blindharmony.io.volume import Volume, noticed
 from blindharmony.preprocessing.brain import BrainMask, ExtractBrain, check_grid, mask_on
@@ -521,6 +521,9 @@ def kept_arrays(
         make: Makes them.
         cache: Folder; without one they are made and not kept.
         parts: All that they depend on (:func:`cache_key`).
+
+    Raises:
+        DiskFullError: If the disk is full. A folder that cannot be written to is no reason to fail.
     """
     if cache is None:
         return make()
@@ -531,8 +534,13 @@ def kept_arrays(
         except (OSError, ValueError):
             pass  # damaged: it is made anew
     arrays = make()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(file, arrays, {})
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(file, arrays, {})
+    except DiskFullError:
+        raise
+    except (OutputError, OSError):
+        pass
     return arrays
 
 

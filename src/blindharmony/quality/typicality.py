@@ -331,7 +331,7 @@ def typicality(
         bits = {"levels": density.level_bits()[0], "in all": density.bits_per_dim()}
         return {name: value.cpu().numpy() for name, value in bits.items()}
 
-    bits = kept_arrays(answer, cache, "typicality", image, mask, target.digest, device)
+    bits = kept_arrays(answer, cache if target.digest else None, "typicality", image, mask, target.digest, device)
     # With a handful of held-out scans the spread is a guess; a small one would cry wolf.
     least = settings.least_spread
     levels = tuple(

@@ -110,11 +110,13 @@ class Group:
         name: Short, unique in the data set.
         why: What they share, or why a scan is alone; one sentence.
         scans: Sorted by place.
+        unknown: Whether nothing tells which scanner it was, so that a scan is alone.
     """
 
     name: str
     why: str
     scans: tuple[Scan, ...]
+    unknown: bool = False
 
 
 def by_metadata(
@@ -186,8 +188,8 @@ def alone(scans: Sequence[Scan]) -> list[Group]:
 def visits_together(groups: Sequence[Group], read: Callable[[Scan], Mapping[str, Any]] = metadata) -> list[Group]:
     """The same groups, but that scans of a person which would go alone share a curve if one scanner may have made them.
 
-    Scans whose sidecars name different scanners stay apart; of scans without such a sidecar it is not known, and they
-    are taken as one scanner's.
+    Scans that a label or their sidecars set apart stay apart, and so do those that are prescan-normalized and those
+    that are not; of the others it is not known, and they are taken as one scanner's.
 
     Args:
         groups: Scans by scanner.
@@ -198,17 +200,19 @@ def visits_together(groups: Sequence[Group], read: Callable[[Scan], Mapping[str,
         >>> [(len(group.scans), group.why) for group in visits_together(alone(scans), read=lambda scan: {})]
         [(2, "scans of sub-1, taken as one scanner's: no sidecar names it")]
     """
-    several = [group for group in groups if len(group.scans) > 1]
+    several = [group for group in groups if not group.unknown]
     visits: dict[str, list[Group]] = {}
     for group in groups:
-        if len(group.scans) == 1:
+        if group.unknown:
             (scan,) = group.scans
-            visits.setdefault(json.dumps([scan.words["sub"], signature(read(scan))], sort_keys=True), []).append(group)
+            fields = read(scan)
+            told = [scan.words["sub"], signature(fields), *(["NORM"] if prescan_normalized(fields) else [])]
+            visits.setdefault(json.dumps(told, sort_keys=True), []).append(group)
     for text, single in visits.items():
         if len(single) == 1:
             several += single
             continue
-        person, shared = json.loads(text)
+        person, shared, *_ = json.loads(text)
         scanner = _described(shared) if shared else "taken as one scanner's: no sidecar names it"
         mark = hashlib.sha256(text.encode()).hexdigest()[:6]
         scans = tuple(scan for group in single for scan in group.scans)
@@ -264,7 +268,7 @@ def _grouped(
     single = []
     for scan in sorted(scans, key=lambda s: s.place):
         if not (fields := key(scan)):
-            single.append(Group(f"alone-{scan.id}", f"alone: {without(scan)}", (scan,)))
+            single.append(Group(f"alone-{scan.id}", f"alone: {without(scan)}", (scan,), unknown=True))
             continue
         text = json.dumps(fields, sort_keys=True)
         shared[text] = fields

@@ -26,7 +26,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
-from blindharmony.errors import DiskFullError, ErrorCode, OutputError
+from blindharmony.errors import DiskFullError, ErrorCode, OutputError, TargetError, UsageError
 from blindharmony.io.bids import LESION, Scan, find_mask
 from blindharmony.jobs.engine import Engine, Failure, Outcome, Task
 from blindharmony.locks import locked
@@ -254,6 +254,8 @@ def run_study(
 
     Raises:
         OutputError: If the disk is full or records cannot be written. What is finished is kept.
+        UsageError: If a setting is wrong, or a worker has another version or model.
+        TargetError: If the target cannot be read.
     """
     run = _Run(plan, settings, ledger, engine, pieces, scratch, seconds, refit, first, say)
     with failures_told(ledger, wanted=table):
@@ -281,6 +283,10 @@ def failures_told(ledger: Ledger, *, wanted: bool = True) -> Iterator[None]:
             if wanted:
                 write_failures(ledger)
         raise
+
+
+# What every scan would meet: a method that there is not, a worker with another version or model.
+_ALIKE = {ErrorCode.USAGE: UsageError, ErrorCode.TARGET: TargetError}
 
 
 class _Run:
@@ -344,6 +350,9 @@ class _Run:
             raise DiskFullError(
                 "the disk is full", remedy="free some space and run the same command again; what is finished is kept"
             )
+        if failure and (kind := _ALIKE.get(failure.code)):
+            # No scan's own failure, which would take its earlier result away.
+            raise kind(failure.what, remedy=failure.remedy)
         assert isinstance(outcome.task.work, StudyWork)
         tally.pieces += 1
         tally.stage = outcome.task.work.stage

@@ -67,6 +67,7 @@ def simulate(
     top: float | None = None,
     level: float | None = None,
     slice_axis: int = 2,
+    changed: Mapping[str, Any] | None = None,
 ) -> Simulated:
     """Make what another scanner would have made of a scan.
 
@@ -86,6 +87,7 @@ def simulate(
         top: Intensity that the monotone curves call 1; the scan's maximum in the mask if None.
         level: White-matter-like intensity that noise refers to; the 90th percentile in the mask if None.
         slice_axis: The array axis closest to inferior-superior.
+        changed: Settings of the scanner that are to be others than those of its seed.
 
     Raises:
         UsageError: If there is no such domain, it needs labels, or an option is out of range.
@@ -113,7 +115,7 @@ def simulate(
     x, y, z = (float(s) for s in spacing)
     tissues = None if labels is None else _tissues(np.asarray(labels), scan.shape)
     view = View(scan, mask, (x, y, z), tissues, slice_axis, top, level)
-    settings = draw_scanner(domain, seed)
+    settings = draw_scanner(domain, seed) | dict(changed or {})
     made, found = chosen.make(view, settings, _generator(_SCAN, seed, scan_seed))
     return Simulated(np.where(view.data, made, 0.0).astype(np.float32), domain, settings, found)
 

@@ -86,6 +86,14 @@ SITES: Mapping[str, Site] = {
     for csf, noise, field, voxel in [_REST[name]]
 }
 
+#: What a scanner's settings are without one of its effects; without a contrast of its own it has the scan's.
+WITHOUT: Mapping[str, Mapping[str, float | None]] = {
+    "contrast": {"GreyToWhite": None},
+    "field": {"Field": 0.0},
+    "blur": {"FWHM": 0.0},
+    "noise": {"Sigma": 0.0},
+}
+
 # How far from a site a scanner is drawn, in spreads between sites; the whole keeps mean and covariance of the table.
 _NEAR = 0.3
 # A Gaussian of this FWHM (mm) widens the autocorrelation of a real brain by this factor: mean of four heads of `oasis`
@@ -129,7 +137,7 @@ def through_site(view: View, settings: Mapping[str, Any], rng: np.random.Generat
 
     Args:
         view: The scan, without a strong coil field of its own: that would count as tissue.
-        settings: From :func:`draw_site`, or one's own with the same keys.
+        settings: From :func:`draw_site`, or one's own with the same keys (:data:`WITHOUT` has some).
         rng: Source of what differs from scan to scan: shape of the field, noise.
 
     Returns:
@@ -139,7 +147,9 @@ def through_site(view: View, settings: Mapping[str, Any], rng: np.random.Generat
         InputError: If labels and scan do not fit.
     """
     level = reference_level(view.image, view.mask) if view.level is None else view.level
-    image, found = to_levels(view, {CSF: settings["CSFToWhite"], GREY: settings["GreyToWhite"]})
+    image, found = view.image, dict[str, float]()
+    if settings["GreyToWhite"] is not None:
+        image, found = to_levels(view, {CSF: settings["CSFToWhite"], GREY: settings["GreyToWhite"]})
     field = coil_field(view, settings["Field"], rng)
     image = image * field
     if settings["FWHM"] > 0:
