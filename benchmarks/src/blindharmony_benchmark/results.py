@@ -6,7 +6,7 @@ Intervals (bootstrap) and tests (flipped signs) are over subjects, not over scan
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from scipy.stats import DegenerateDataWarning, bootstrap, permutation_test, spea
 
 from blindharmony_benchmark.measures import TISSUES, average, balanced_accuracy, distance
 from blindharmony_benchmark.registry import BASELINE, ENTRIES
-from blindharmony_benchmark.scanners import HARD, PAPER, SITES
+from blindharmony_benchmark.scanners import HARD, PAPER, near_real_site
 from blindharmony_benchmark.travelers import summary
 
 # Resamplings; up to 14 subjects every flip of signs is tried.
@@ -97,8 +97,12 @@ MAIN = {
 ALL_SCANNERS = "all scanners"
 #: Systems whose volumes are also shown after ComBat.
 COMBAT_AFTER = ("nothing", "n4", "n4-match", "curve", "group")
-#: Means over sources, for systems that ran on all of them.
-AVERAGES = {"near real sites": SITES, "paper's eight": PAPER, "all hard": HARD}
+#: Means over sources, and which sources they are of, for systems that ran on all of them.
+AVERAGES: Mapping[str, Callable[[str], bool]] = {
+    "near real sites": near_real_site,
+    "paper's eight": lambda source: source in PAPER,
+    "all hard": lambda source: source in HARD,
+}
 _OWN_FIGURES = ("seconds", "fit_seconds", "memory_mb", "failed")
 
 
@@ -128,6 +132,11 @@ class Cell:
         """Subject → one measure, where it is a number."""
         found = {s: m.get(measure) for s, m in self.scans.items()}
         return {s: float(v) for s, v in found.items() if v is not None and np.isfinite(v)}
+
+    @property
+    def unchanged(self) -> int:
+        """How many scans are the truth to the last bit: their PSNR is no number."""
+        return sum(m.get("ssim") == 1 and s not in self.values("psnr") for s, m in self.scans.items())
 
 
 def cell_of(content: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> Cell:
@@ -203,8 +212,8 @@ def averaged(cells: Iterable[Cell]) -> list[Cell]:
     """Each system's mean over the sources of ``AVERAGES``, if it ran on all of those that anybody ran on."""
     cells, found = list(cells), []
     for leg in ("simulated", "segmentation"):
-        for name, members in AVERAGES.items():
-            part = [c for c in cells if c.leg == leg and c.source in members and c.scans]
+        for name, belongs in AVERAGES.items():
+            part = [c for c in cells if c.leg == leg and belongs(c.source) and c.scans]
             sources = {c.source for c in part}
             if len(sources) < 2:
                 continue
@@ -252,6 +261,8 @@ def _row(cell: Cell, beside: Sequence[Cell]) -> dict[str, Any]:
     row |= {k: cell.about.get(k) for k in ("sees", "together")}
     values = list(cell.values(main).values())
     row["scans"] = len(cell.scans)
+    if cell.unchanged:
+        row["unchanged"] = cell.unchanged
     if values:
         low, high = interval(values)
         row |= {main: _round(np.mean(values)), f"{main}_low": _round(low), f"{main}_high": _round(high)}
@@ -286,7 +297,8 @@ def _ours(system: str) -> bool:
 def _against(cell: Cell, other: Cell, main: str, word: str) -> dict[str, Any]:
     one, two = cell.values(main), other.values(main)
     both = [one[s] - two[s] for s in one if s in two]
-    if not both:
+    # Where some scans are the truth itself, the mean of the others says nothing about all.
+    if not both or cell.unchanged or other.unchanged:
         return {}
     found = {f"over_{word}": _round(np.mean(both)), f"p_{word}": _round(sign_flip(both))}
     found |= zip((f"over_{word}_low", f"over_{word}_high"), map(_round, interval(both)), strict=True)
