@@ -121,6 +121,37 @@ def test_least_entropy_beats_the_old_n4():
     assert error(sharp, truth, mask) < error(old, truth, mask)
 
 
+def corrected(image, mask, method="entropy"):
+    """A scan after bias correction, and the standard deviation of what was taken out."""
+    step, scan = CorrectBias(method=method), Scan(image, np.diag([2.0, 2, 2, 1]), mask)
+    result = step.estimate(scan)
+    assert result.log_bias_sd == pytest.approx(float(result.log_bias[mask].std()))
+    return step.apply(scan, result).data, result.log_bias_sd
+
+
+def test_a_scan_that_was_corrected_before_is_left_as_it_is():
+    image, mask = head()
+    left, none = corrected(image, mask)
+    assert none == 0
+    np.testing.assert_array_equal(left, image)
+    shaded = (image * np.exp(known_field(mask))).astype(np.float32)
+    once, spread = corrected(shaded, mask)
+    assert spread > 0.2, "all of a field that a coil has made"
+    np.testing.assert_array_equal(once, (shaded * np.exp(-log_bias(shaded, MM, mask))).astype(np.float32))
+    twice, none = corrected(once, mask)
+    assert none == 0
+    np.testing.assert_array_equal(twice, once)
+    assert corrected(image, mask, "n4")[1] > 0, "recipes of N4 prepare as they always did"
+
+
+def test_the_evidence_for_a_field_grows_with_it():
+    image, mask = head()
+    spreads = [
+        corrected((image * np.exp(known_field(mask, sd))).astype(np.float32), mask)[1] for sd in (0.11, 0.13, 0.2)
+    ]
+    assert 0 < spreads[0] < spreads[1] < 0.13 < spreads[2]
+
+
 @pytest.mark.parametrize("method", ["entropy", "n4"])
 def test_what_lies_outside_the_mask_does_not_enter(method):
     image, mask = head(size=40)
@@ -176,6 +207,7 @@ class TestRecipe:
         recipe = PrepRecipe(bias=bias)
         assert PrepRecipe.model_validate_json(recipe.model_dump_json()) == recipe
         image, mask = head(size=40)
+        image = (image * np.exp(known_field(mask))).astype(np.float32)
         scan = Scan(image, np.diag([*MM, 1.0]), mask)
         (step,) = [step for step in recipe.preparation.steps if isinstance(step, CorrectBias)]
         result = step.estimate(scan)

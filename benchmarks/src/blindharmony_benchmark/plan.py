@@ -138,7 +138,7 @@ COSTLY_ON = ("gamma1.5", "tissue", "all", "ixi")
 QUICK_DOMAINS, QUICK_SUBJECTS, QUICK_OTHERS, QUICK_TEACHERS, QUICK_MINUTES = ("gamma1.5",), 2, 1, 3, 0.2
 #: What it segments, what it leaves out altogether, how many turns it leaves to the published iteration.
 QUICK_SEGMENTED = ("nothing", "n4-match", "deepharmony", "curve", "group")
-QUICK_LEFT_OUT, QUICK_TURNS = ("latent", "curve-unrefined", "group-unrefined"), 2
+QUICK_LEFT_OUT, QUICK_TURNS = ("latent", "match-refined", "curve-unrefined", "group-unrefined"), 2
 
 
 @dataclass(frozen=True)

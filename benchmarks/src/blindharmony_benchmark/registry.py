@@ -9,7 +9,15 @@ from types import MappingProxyType
 
 from blindharmony.errors import UsageError
 from blindharmony_benchmark.system import System
-from blindharmony_benchmark.systems.blind import Curve, CurveUnrefined, Group, GroupUnrefined, Latent, Published
+from blindharmony_benchmark.systems.blind import (
+    Curve,
+    CurveUnrefined,
+    Group,
+    GroupUnrefined,
+    Latent,
+    MatchRefined,
+    Published,
+)
 from blindharmony_benchmark.systems.chained import (
     CombatImages,
     DenoisedMatch,
@@ -118,6 +126,7 @@ _ENTRIES = (
     Entry("harmonizing-flows", 15.0, costly=True, trained=True),
     Entry("latent-published", 110.0, costly=True, made=Published),
     Entry("latent", 110.0, costly=True, made=Latent),
+    Entry("match-refined", 3.0, made=MatchRefined, ours=True),
     Entry("curve-unrefined", 3.0, made=CurveUnrefined, ours=True, again=2),
     Entry("curve", 9.0, made=Curve, ours=True, again=2),
     Entry("group-unrefined", 5.0, made=GroupUnrefined, ours=True, again=2),

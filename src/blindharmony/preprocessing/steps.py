@@ -204,6 +204,10 @@ class BiasField:
 class CorrectBias(Step[BiasField]):
     """Divide by the coil's bias field, ``data / exp(b)``.
 
+    A scan whose field was taken out before, by the scanner or a program, has none left; what least entropy then finds
+    is anatomy, and taking it out lowers the contrast between gray and white matter. So a field of least entropy is
+    taken out as far as it is larger than that: not at all up to a standard deviation of 0.10, all of it from 0.15.
+
     Attributes:
         shrink_mm: Size of the cells that the field is fitted to.
         method: ``"n4-itk"``, ``"n4"`` or ``"entropy"``, see :func:`~blindharmony.preprocessing.bias.log_bias`.
@@ -229,6 +233,8 @@ class CorrectBias(Step[BiasField]):
     def estimate(self, scan: Scan) -> BiasField:
         """The log bias field and its standard deviation inside the mask."""
         field = log_bias(scan.without_lesion(), scan.spacing, scan.fitted(), method=self.method, cell_mm=self.shrink_mm)
+        if self.method == "entropy":
+            field *= np.float32(evident_share(float(field[scan.inside()].std())))
         return BiasField(field, float(field[scan.inside()].std()))
 
     def apply(self, scan: Scan, result: BiasField) -> Scan:
@@ -238,6 +244,20 @@ class CorrectBias(Step[BiasField]):
     def undo(self, changed: Scan, result: BiasField, before: Scan) -> Scan:
         """Put the field back."""
         return replace(changed, data=(changed.data * np.exp(result.log_bias)).astype(np.float32))
+
+
+# Found in 28 scans of two sets whose fields were taken out before: 0.015 to 0.102; in 55 of three others from 0.158 on.
+_CORRECTED, _SHADED = 0.10, 0.15
+
+
+def evident_share(spread: float) -> float:
+    """How much of a field of least entropy is the scanner's, by its standard deviation in the brain.
+
+    Example:
+        >>> [round(evident_share(spread), 2) for spread in (0.05, 0.125, 0.2)]
+        [0.0, 0.5, 1.0]
+    """
+    return min(max((spread - _CORRECTED) / (_SHADED - _CORRECTED), 0.0), 1.0)
 
 
 @dataclass(frozen=True)

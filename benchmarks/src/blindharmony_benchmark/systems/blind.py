@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, in_target_contrast
 from blindharmony.harmonization.methods import estimate
 from blindharmony.harmonization.published import harmonize_latent
+from blindharmony.harmonization.refine import refine
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import summarize
 from blindharmony.models.target import Target
 from blindharmony.settings import HarmonizeSettings
 from blindharmony_benchmark.heads import inside_of
 from blindharmony_benchmark.system import Material, Picture, Sees, System
+from blindharmony_benchmark.systems.classical import CorrectedMatch
 
 
 class Curve(System):
@@ -74,6 +76,17 @@ class GroupUnrefined(Group):
 
     name: ClassVar[str] = "group-unrefined"
     refine: ClassVar[bool] = False
+
+
+class MatchRefined(CorrectedMatch):
+    """Histogram matching, and this package's refinement after it: what the curve adds, and what the restorer does."""
+
+    name: ClassVar[str] = "match-refined"
+
+    def harmonize(self, scans: Sequence[Picture], material: Material) -> list[NDArray[np.float32]]:
+        """Matched, then refined."""
+        matched = super().harmonize(scans, material)
+        return [refine(x, s.mask, material.target).image for x, s in zip(matched, scans, strict=True)]
 
 
 class Published(System):
