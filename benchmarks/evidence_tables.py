@@ -26,10 +26,8 @@ _HEAD = """# Evidence, measured
 Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence_*.json` beside it, each the
 `results.json` of a `blindharmony benchmark`; nothing here is typed by hand. What the legs and the systems are:
 [evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. Each
-part names its model; the included one is `{included}`, with today's defaults. `4d96e4adbf14` has the same flow, people
-and curves, another restorer, and was measured with the defaults before groups and the bias field were changed. In names
-and notes "n4" is the bias field of the target's own recipe, for all systems alike: least entropy in these two models,
-N4 in older ones. Rows `curve` and `group` are without *do no harm*, which by default returns a scan that is not brought
+part names its model; the included one is `{included}`, with today's defaults. In names and notes "n4" is the bias field
+of the target's own recipe, for all systems alike: least entropy in this model, N4 in older ones. Rows `curve` and `group` are without *do no harm*, which by default returns a scan that is not brought
 nearer to the target. In parts of older models these two rows were made with that model, and other systems' rows of
 simulated scanners and segmentation with earlier ones, of which they see the quantile curves alone: those are the same
 to the byte. `fourier-adaptation` was called spectrum analysis by version 0.1.
@@ -154,7 +152,6 @@ Who should take something else:
 #: What a model is, beside its digest.
 _MODELS = {
     "41feb51c7f18": "38 people, today's defaults",
-    "4d96e4adbf14": "38 people, an earlier restorer, the defaults before groups and the bias field were changed",
     "bf33283b501b": "version 0.1, 22 people",
     "1bf3c0853d45": "version 0.1, 19 people",
 }
