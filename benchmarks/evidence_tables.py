@@ -25,15 +25,15 @@ _HEAD = """# Evidence, measured
 
 Made by `python benchmarks/evidence_tables.py docs/` from the `measured_evidence_*.json` beside it, each the
 `results.json` of a `blindharmony benchmark`; nothing here is typed by hand. What the legs and the systems are:
-[evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. Each
-part names its model; the included one is `{included}`, with today's defaults. In names and notes "n4" is the bias field
-of the target's own recipe, for all systems alike: least entropy in this model, N4 in older ones. Rows `curve` and `group` are without *do no harm*, which by default returns a scan that is not brought
-nearer to the target. In parts of older models these two rows were made with that model, and other systems' rows of
-simulated scanners and segmentation with earlier ones, of which they see the quantile curves alone: those are the same
-to the byte. `fourier-adaptation` was called spectrum analysis by version 0.1.
-Networks were trained for six minutes of a busy core each (in the first segmentation for ten). The published iteration
-(`latent-published`) was run for one scanner, on one core. Seconds a scan of `curve` and `group` were taken on a machine
-shared with other work: two to four times what they are alone."""
+[evidence.md](evidence.md). Targets were trained on training subjects only; all figures are of test subjects. Each part
+names its model; the included one is `{included}`, with today's defaults. In names and notes "n4" is the bias field of
+the target's own recipe, for all systems alike: least entropy in this model, N4 in older ones. Rows `curve` and `group`
+are without *do no harm*, which by default returns a scan that is not brought nearer to the target. In parts of older
+models these two rows were made with that model, and other systems' rows of simulated scanners and segmentation with
+earlier ones, of which they see the quantile curves alone: those are the same to the byte. `fourier-adaptation` was
+called spectrum analysis by version 0.1. Networks were trained for six minutes of a busy core each (in the first
+segmentation for ten). The published iteration (`latent-published`) was run for one scanner, on one core. Seconds a
+scan of `curve` and `group` were taken on a machine shared with other work: two to four times what they are alone."""
 
 
 def longer(content):
