@@ -80,7 +80,7 @@ _NEXT = """\
 What next, with scans of your own?
   blindharmony assess scan.nii.gz                     how far is it from the target? Nothing is changed
   blindharmony harmonize scan.nii.gz --out out        one scan, or a folder, or a BIDS study
-  blindharmony harmonize siteA/ --group --out out     scans of one scanner: better together
+  blindharmony harmonize siteA/ --group --out out     scans of one scanner share a curve
   blindharmony targets                                the included target; 'train' learns your own scanner
 """
 
