@@ -31,8 +31,8 @@ the target's own recipe, for all systems alike: least entropy in this model, N4 
 are without *do no harm*, which by default returns a scan that is not brought nearer to the target. In parts of older
 models these two rows were made with that model, and other systems' rows of simulated scanners and segmentation with
 earlier ones, of which they see the quantile curves alone: those are the same to the byte. `fourier-adaptation` was
-called spectrum analysis by version 0.1. Networks were trained for six minutes of a busy core each (in the first
-segmentation for ten). The published iteration (`latent-published`) was run for one scanner, on one core. Seconds a
+called spectrum analysis by version 0.1. Each part says how many minutes of a core its
+networks were trained. The published iteration (`latent-published`) was run for one scanner, on one core. Seconds a
 scan of `curve` and `group` were taken on a machine shared with other work: two to four times what they are alone."""
 
 

@@ -280,9 +280,7 @@ class _Session:
             model = scanners.get(path, scanner)
             try:
                 files = self.refuse_existing(path, scanner=model)
-            except UsageError:
-                raise
-            except Exception as error:  # an earlier result whose scan cannot be read any more, too
+            except (OutputError, OSError) as error:  # OSError: the scan of an earlier result cannot be read any more
                 self.outcomes.fail(reportable(error, path), path)
                 files = []
             if files is not None:
@@ -434,9 +432,7 @@ class _Session:
         group = next((name or "one scanner" for name, scans in groups.items() if path in scans), "")
         try:
             done = self.refuse_existing(path, scanner=... if group else scanner)
-        except UsageError:
-            raise
-        except Exception as error:
+        except (OutputError, OSError) as error:
             self.outcomes.fail(reportable(error, path), path)
             return
         what = "harmonize" if done is None else "skip if the scanner is the same" if group else "done before, skip"

