@@ -24,7 +24,7 @@ from blindharmony.api import harmonize, prepared_for
 from blindharmony.io.volume import read_volume
 from blindharmony.models.file import load_target
 from blindharmony.preprocessing.registration import load_template
-from blindharmony.quality.checks import dark_place, darkest_place, place_to_show, unlike_in_all, unlike_place
+from blindharmony.quality.checks import dark_place, darkest_place, places_to_show, unlike_in_all, unlike_place
 from blindharmony.quality.places import likeness_of_halves
 from blindharmony.quality.typicality import reference_score, white_matter
 from blindharmony.settings import CheckSettings
@@ -102,7 +102,7 @@ def through_the_method(file, target):
         "z": {name: round(check.value, 1) for name, check in checks.items()},
         "alarm": [name for name, check in checks.items() if check.severity],
     }
-    shown = place_to_show(evidence)
+    shown = max(places_to_show(evidence).values(), key=lambda place: place.z, default=None)
     return row | ({"at": shown.centre, "words": [checks[name].message for name in row["alarm"]]} if shown else {})
 
 

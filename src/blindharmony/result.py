@@ -43,7 +43,7 @@ from blindharmony.models.card import included_targets
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
 from blindharmony.preprocessing.registration import load_template
-from blindharmony.quality.checks import Evidence, place_to_show
+from blindharmony.quality.checks import Evidence, places_to_show
 from blindharmony.quality.metrics import AS_SCANNED, WATCHED, ncc, smoothness_mm
 from blindharmony.quality.typicality import Comparison
 from blindharmony.quality.verdict import Verdict, judge
@@ -579,7 +579,7 @@ def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
         confidence=_confidence(result, unit),
         trace=estimate.trace,
         figures=result.figures,
-        unlike=_unlike(result),
+        places=_places(result),
         preparation=_preparation(result),
         provenance=provenance,
     )
@@ -591,10 +591,10 @@ def _with_hashes(evidence: ScanEvidence, written: Mapping[str, str]) -> ScanEvid
     return replace(evidence, provenance={**evidence.provenance, **digests})
 
 
-def _unlike(result: HarmonizeResult) -> NDArray[np.bool_] | None:
-    """Where the head is unlike the target's, on the template grid, if the check says so."""
-    place = place_to_show(result.evidence)
-    return None if place is None else place.region.repeat(4, 0).repeat(4, 1).repeat(4, 2)
+def _places(result: HarmonizeResult) -> dict[str, NDArray[np.bool_]]:
+    """Where the head is unlike the target's, on the template grid, as far as its checks say so."""
+    shown = places_to_show(result.evidence)
+    return {name: place.region.repeat(4, 0).repeat(4, 1).repeat(4, 2) for name, place in shown.items()}
 
 
 def command(result: HarmonizeResult) -> str:

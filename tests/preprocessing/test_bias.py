@@ -146,10 +146,31 @@ def test_a_scan_that_was_corrected_before_is_left_as_it_is():
 
 def test_the_evidence_for_a_field_grows_with_it():
     image, mask = head()
-    spreads = [
-        corrected((image * np.exp(known_field(mask, sd))).astype(np.float32), mask)[1] for sd in (0.11, 0.13, 0.2)
-    ]
-    assert 0 < spreads[0] < spreads[1] < 0.13 < spreads[2]
+    spreads = [corrected(shaded_by(image, mask, sd), mask)[1] for sd in (0.05, 0.11, 0.13, 0.2)]
+    assert spreads == sorted(spreads)
+    assert spreads[0] == 0 < spreads[1] < spreads[2]
+    assert spreads[3] > 0.18
+
+
+@pytest.mark.parametrize("contrast", [lambda x: x**0.4, lambda x: x**2.5, lambda x: np.log1p(3 * x)])
+@pytest.mark.parametrize(("sd", "share"), [(0.0, 0), (0.2, 1)])
+def test_whether_there_is_a_field_does_not_depend_on_how_intensities_are_displayed(contrast, sd, share):
+    """A field is judged beside the contrast of the tissues: what bends one bends the other."""
+    image, mask = head()
+    seen = contrast(shaded_by(image, mask, sd)).astype(np.float32)
+    whole = log_bias(seen, (2.0, 2.0, 2.0), mask)
+    taken = CorrectBias(method="entropy").estimate(Scan(seen, np.diag([2.0, 2, 2, 1]), mask))
+    np.testing.assert_array_equal(taken.log_bias, share * whole)
+
+
+def test_a_flat_brain_has_no_field():
+    mask = head()[1]
+    assert corrected(np.where(mask, np.float32(7), 0), mask)[1] == 0
+
+
+def shaded_by(image, mask, sd):
+    """A head through a coil's field of this spread."""
+    return (image * np.exp(known_field(mask, sd))).astype(np.float32)
 
 
 @pytest.mark.parametrize("method", ["entropy", "n4"])

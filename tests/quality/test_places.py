@@ -13,7 +13,7 @@ from blindharmony.quality.checks import (
     Severity,
     dark_place,
     darkest_place,
-    place_to_show,
+    places_to_show,
     position,
     unlike_in_all,
     unlike_place,
@@ -161,12 +161,12 @@ def test_the_check_says_where_to_look(knows_places):
     target, head = knows_places
     good = evidence_of(target, head)
     assert [c.severity for c in unlike_place(good)] == [Severity.GOOD]
-    assert place_to_show(good) is None
+    assert places_to_show(good) == {}
     bad = evidence_of(target, spoiled(head, target.fit_region))
     (check,) = unlike_place(bad)
     assert check.severity is Severity.CAUTION
     assert check.value > check.limit[1]
-    assert position(place_to_show(bad).centre) in check.message
+    assert position(places_to_show(bad)["unlike place"].centre) in check.message
     assert position((60, 110, 84)).split(" (")[0] in check.message
     # A target that does not know it says so.
     (check,) = unlike_place(evidence_of(replace(target, places=None), head))
@@ -234,11 +234,11 @@ def test_gray_tissue_in_white_matter_is_seen_and_larger_ventricles_are_not(white
     np.testing.assert_allclose(ill.centre, at, atol=5)
     evidence = SimpleNamespace(target=target, unlike=None, dark=ill, settings=CheckSettings())
     (check,) = dark_place(evidence)
-    assert (check.severity, place_to_show(evidence)) == (Severity.CAUTION, ill)
+    assert (check.severity, places_to_show(evidence)) == (Severity.CAUTION, {"dark place": ill})
     assert position(ill.centre) in check.message
     evidence.dark = old
     assert [c.severity for c in dark_place(evidence)] == [Severity.GOOD]
-    assert place_to_show(evidence) is None
+    assert places_to_show(evidence) == {}
     assert dark_place(SimpleNamespace(target=replace(target, dark_places=None), dark=None)) == []
     assert darkest_place((head,), inside, replace(target, dark_places=None), settings=CheckSettings()) is None
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blindharmony.errors import OutputError
-from blindharmony.quality.checks import Check, Severity
+from blindharmony.quality.checks import Check, Severity, Topic
 from blindharmony.quality.verdict import Verdict
 from blindharmony.report.evidence import FileChange
 from blindharmony.report.pictures import changes as change_maps
@@ -18,6 +18,7 @@ from report_evidence import made_verdict
 SECTIONS = [
     "verdict",
     "images",
+    "why",
     "change",
     "checks",
     "histograms",
@@ -248,17 +249,33 @@ def test_the_sentence_never_contradicts_the_verdict(make_evidence, severity, wor
     assert evidence.sentence in render_report(evidence)
 
 
-def test_the_place_that_is_unlike_is_outlined_in_three_planes_and_only_where_there_is_one(
+def test_each_place_that_is_unlike_is_outlined_in_three_planes_beside_its_words(
     make_evidence, evidence, html
 ):
     unlike = np.zeros_like(evidence.mask)
     middle = tuple(slice(n // 2 - 4, n // 2 + 4) for n in unlike.shape)
     unlike[middle] = True
-    shown = render_report(make_evidence(unlike=unlike))
-    assert shown.count('alt="outline of the place"') == 3
-    assert 'id="place"' not in html
-    with pytest.raises(ValueError, match="unlike has shape"):
-        make_evidence(unlike=unlike[1:])
+    dark = Check("dark place", Severity.CAUTION, "About 7 ml in the left.", 12.0, (None, 5.8))
+    verdict = Verdict((dark, Check("unlike place", Severity.CAUTION, "About 2 ml low.", 11.0, (None, 10.1))), "T")
+    both = make_evidence(places={"dark place": unlike, "unlike place": unlike}, verdict=verdict)
+    shown = render_report(both)
+    assert shown.count('alt="outline of the place"') == 6
+    assert shown.index("<figcaption>About 7 ml") < shown.index("<figcaption>About 2 ml")
+    assert "large ventricles or a lesion; 1 more reason below);" in both.sentence
+    assert 'id="places"' not in html
+    with pytest.raises(ValueError, match="dark place has shape"):
+        make_evidence(places={"dark place": unlike[1:]})
+
+
+def test_a_good_result_has_notes_and_no_warnings(make_evidence):
+    note = Check("method", Severity.GOOD, "Matched to the mean head.", topic=Topic.METHOD, note=True)
+    good, doubtful = (Verdict((*made_verdict(grade).checks, note), "T") for grade in (Severity.GOOD, Severity.CAUTION))
+    assert (good.reasons, good.notes) == ((), ("One warning.", note.message))
+    assert doubtful.reasons
+    assert doubtful.warnings == (*doubtful.reasons, *good.notes)
+    pages = [render_report(make_evidence(verdict=verdict)) for verdict in (good, doubtful)]
+    assert ["<h3>Why</h3>" in page for page in pages] == [False, True]
+    assert all("Good to know" in page for page in pages)
 
 
 def test_evidence_that_does_not_fit_is_refused(make_evidence, evidence):

@@ -231,7 +231,10 @@ class Outcomes:
         self.screen.result(str(files[0]))
         self.screen.note(f"{path.name}: {result.headline} ({result.seconds:.0f} s)")
         for warning in result.warnings:
-            self.screen.problem(f"{path.name}: warning: {warning}")
+            if result.verdict == "good":
+                self.screen.note(f"{path.name}: note: {warning}")
+            else:
+                self.screen.problem(f"{path.name}: warning: {warning}")
         for what, ending in (("viewer", ".viewer.html"), ("report", ".html")):
             if file := next((f for f in files if f.name.endswith(ending)), None):
                 if what == "report" and file.name.endswith(".viewer.html"):

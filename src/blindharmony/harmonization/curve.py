@@ -83,7 +83,8 @@ def harmonize_curve(
             )
     elif person is not None and float(person.open_share(summary.surprise)) > settings.curve.strange:
         warnings.append(
-            "The order of intensities is unlike that of any head of the target; the scan was matched to the mean head."
+            "The order of intensities is unlike that of any head of the target; the scan was matched to the mean head: "
+            "what is special about this person's contrast is not kept."
         )
     bar = None
     if person is not None:

@@ -694,12 +694,29 @@ def halves(evidence: Evidence) -> list[Check]:
     ]
 
 
-def place_to_show(evidence: Evidence) -> UnlikePlace | None:
-    """The most unlike place or the darkest one, if the target's scans have hardly ever one like it."""
-    both = ((evidence.unlike, evidence.target.places), (evidence.dark, evidence.target.dark_places))
-    scores = [(_place_score(place, usual, evidence.settings), place) for place, usual in both if place and usual]
-    score, place = max(scores, key=lambda pair: pair[0].z, default=(None, None))
-    return place if score and score.high else None
+def places_to_show(evidence: Evidence) -> dict[str, UnlikePlace]:
+    """The darkest place and the most unlike one, by name of the check, if the target's scans hardly ever have one."""
+    known = {
+        "dark place": (evidence.dark, evidence.target.dark_places),
+        "unlike place": (evidence.unlike, evidence.target.places),
+    }
+    return {
+        name: place
+        for name, (place, usual) in known.items()
+        if place and usual and _place_score(place, usual, evidence.settings).high
+    }
+
+
+@register_check
+def dark_place(evidence: Evidence) -> list[Check]:
+    """Whether tissue is darker somewhere than in the target's scans at that place, as lesions of white matter are."""
+    place, usual = evidence.dark, evidence.target.dark_places
+    if place is None or usual is None:
+        return []
+    words = "The tissue darkest beside the target's scans at its place is {} standard deviations below them"
+    return [
+        _place_check("dark place", place, usual, words, "a lesion, a shadow, or large ventricles", evidence.settings)
+    ]
 
 
 @register_check
@@ -716,18 +733,6 @@ def unlike_place(evidence: Evidence) -> list[Check]:
         return [Check(name, Severity.GOOD, message, scans, topic=Topic.METHOD)]
     words = "The place most unlike the rest of the head is {} standard deviations from the target's scans there"
     return [_place_check(name, place, usual, words, "bright vessels, an artifact, or a lesion", evidence.settings)]
-
-
-@register_check
-def dark_place(evidence: Evidence) -> list[Check]:
-    """Whether tissue is darker somewhere than in the target's scans at that place, as lesions of white matter are."""
-    place, usual = evidence.dark, evidence.target.dark_places
-    if place is None or usual is None:
-        return []
-    words = "The tissue darkest beside the target's scans at its place is {} standard deviations below them"
-    return [
-        _place_check("dark place", place, usual, words, "a lesion, a shadow, or large ventricles", evidence.settings)
-    ]
 
 
 def _place_check(
@@ -975,7 +980,8 @@ _SHADES = ("white matter", "gray matter", "fluid")
 _DIRECTION = {
     "intensities": "The intensities were {before} % of white matter from the target's median scan before and are "
     "{after} % after",
-    "likelihood": "The scan cost {before} bits a voxel under the target's flow before and costs {after} after",
+    "likelihood": "Under the target's flow a voxel of the scan cost {before} bits before and costs {after} after "
+    "(fewer are nearer)",
     "contrast": "The ratio of gray to white matter was {before} before and is {after} after",
 }
 

@@ -78,8 +78,18 @@ class Verdict:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to know before using the result, one sentence each, the worst first."""
-        told = sorted((check for check in self.checks if check.told), key=lambda check: -check.severity)
-        return tuple(check.message for check in told)
+        return self.reasons + self.notes
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not good, one sentence each, the worst first; empty if it is."""
+        found = sorted((check for check in self.checks if check.severity), key=lambda check: -check.severity)
+        return tuple(check.message for check in found)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know though it is no reason to doubt the result, one sentence each."""
+        return tuple(check.message for check in self.checks if check.note and not check.severity)
 
     @property
     def advice(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blindharmony.quality.checks import Check
 from blindharmony.quality.verdict import Verdict
 
 
@@ -112,6 +113,14 @@ _BECAUSE = {
     "benefit": "harmonizing did not bring it nearer",
 }
 _HARDLY, _MOST = 1.0, 0.6
+
+
+def _reason(check: Check) -> str:
+    """What a person would say of a check that is not good."""
+    words = next((words for name, words in _BECAUSE.items() if check.name.startswith(name)), check.name)
+    return words if check.judged else f"{check.name} not judged"
+
+
 _PARTS = {"shading": "uneven coil shading", "contrast": "contrast between tissues"}
 
 
@@ -140,7 +149,7 @@ class ScanEvidence:
         figures: Numbers for the table, by name.
         verdict: Every check of the result; gauges and limits are those of its checks.
         verdict_before: The same checks of the scan as it came.
-        unlike: Where the head is unlike the target's, same shape as the images; None if it is nowhere.
+        places: Where the head is unlike the target's, by name of the check, each of the images' shape.
         details: What else to know, one sentence each.
         preparation: For each step, the numbers it found.
         methods: The methods paragraph, see :func:`~blindharmony.report.evidence.methods_text`.
@@ -171,7 +180,7 @@ class ScanEvidence:
     confidence: Confidence | None = None
     trace: Sequence[Mapping[str, float]] = ()
     figures: Mapping[str, float | str] = field(default_factory=dict)
-    unlike: NDArray[np.bool_] | None = None
+    places: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     details: Sequence[str] = ()
     preparation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -187,18 +196,18 @@ class ScanEvidence:
 
     @property
     def _because(self) -> str:
-        """The worst check in plain words."""
-        worst = next((c for c in self.verdict.checks if c.severity and c.severity is self.verdict.severity), None)
-        if worst is None:
+        """The first of the worst checks in plain words, and how many others there are."""
+        worst = [check for check in self.verdict.checks if check.severity and check.severity is self.verdict.severity]
+        reasons = list(dict.fromkeys(_reason(check) for check in worst))
+        if not reasons:
             return ""
-        words = next((words for name, words in _BECAUSE.items() if worst.name.startswith(name)), worst.name)
-        return f" ({words if worst.judged else f'{worst.name} not judged'})"
+        more = len(reasons) - 1
+        others = f"; {more} more reason{'s' if more > 1 else ''} below" if more else ""
+        return f" ({reasons[0]}{others})"
 
     def __post_init__(self) -> None:
         images = {"after": self.after, "mask": self.mask, "atlas": self.atlas, "target_image": self.target_image}
-        if self.unlike is not None:
-            images["unlike"] = self.unlike
-        for name, image in {**images, **self.steps}.items():
+        for name, image in {**images, **self.steps, **self.places}.items():
             if image.shape != self.before.shape:
                 raise ValueError(f"{name} has shape {image.shape}, before has {self.before.shape}")
         subjects, levels = self.target_quantiles.shape

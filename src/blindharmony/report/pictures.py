@@ -314,20 +314,24 @@ def registration(evidence: ScanEvidence) -> list[Frame]:
     return _frames(evidence.mask, layers, _COUNT)
 
 
-def unlike_place(evidence: ScanEvidence) -> list[Frame]:
-    """The place of the scan that is unlike the target's, outlined in three planes through its middle; none: empty."""
-    if evidence.unlike is None:
-        return []
+def unlike_places(evidence: ScanEvidence) -> dict[str, list[Frame]]:
+    """The places of the scan that are unlike the target's, each outlined in three planes through its middle."""
+    return {name: _outlined(evidence, region) for name, region in evidence.places.items()}
+
+
+def _outlined(evidence: ScanEvidence, region: NDArray[np.bool_]) -> list[Frame]:
     shades, frames = window(evidence), []
-    centre = ndimage.center_of_mass(evidence.unlike)
+    centre = ndimage.center_of_mass(region)
     for plane in PLANES:
         index = round(centre[_AXIS[plane]])
         height, width = slice_of(evidence.mask, plane, index).shape
         slices = Slices(plane, (index,), width, height)
         scan = jpeg(gray(strip(evidence.before, slices), shades))
-        line = ndimage.binary_dilation(outline(evidence.unlike, slices, above=0.5, blur=2.0))
-        place = overlay(line, _PLACE_COLOUR)
-        layers = Layer("scan", scan, f"{plane} slice of the scan"), Layer("lines", place, "outline of the place")
+        line = ndimage.binary_dilation(outline(region, slices, above=0.5, blur=2.0))
+        layers = (
+            Layer("scan", scan, f"{plane} slice of the scan"),
+            Layer("lines", overlay(line, _PLACE_COLOUR), "outline of the place"),
+        )
         frames.append(Frame(slices, layers))
     return frames
 

@@ -237,7 +237,7 @@ def render_report(evidence: ScanEvidence) -> str:
         change=change,
         parts_changed=parts,
         change_limit=change_limit,
-        place=viewers.unlike_place(evidence),
+        places=viewers.unlike_places(evidence),
         registration=viewers.registration(evidence),
         scale=gradient(),
         histogram=histogram_chart(evidence),
