@@ -278,7 +278,8 @@ def test_trouble_that_passes_is_tried_again_with_nothing_lost(browser, live, sca
 
 def test_an_open_page_outlives_the_server(browser, live, scan, tmp_path):
     port = live.site.rpartition(":")[2]
-    with visiting(browser, live, expected=("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "ERR_SOCKET")) as page:
+    gone = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "ERR_SOCKET")
+    with visiting(browser, live, expected=gone) as page:
         page.set_input_files("#files", [str(scan)])
         page.click("#go")
         _done(page)

@@ -249,9 +249,7 @@ def test_the_sentence_never_contradicts_the_verdict(make_evidence, severity, wor
     assert evidence.sentence in render_report(evidence)
 
 
-def test_each_place_that_is_unlike_is_outlined_in_three_planes_beside_its_words(
-    make_evidence, evidence, html
-):
+def test_each_place_that_is_unlike_is_outlined_in_three_planes_beside_its_words(make_evidence, evidence, html):
     unlike = np.zeros_like(evidence.mask)
     middle = tuple(slice(n // 2 - 4, n // 2 + 4) for n in unlike.shape)
     unlike[middle] = True

@@ -58,9 +58,11 @@ def test_every_scan_is_a_row_with_its_numbers_and_every_failure_has_its_reason(r
     by_place = {r["scan"]: r for r in rows}
     for i, place in enumerate(scans["place"]):
         row = by_place[place]
-        assert [scans[k][i] for k in ("before", "after", "change")] == [
-            row[k] for k in ("distance_before", "distance_after", "file_change_percent")
-        ]
+        # Distances as reports of single scans tell them.
+        for key in ("before", "after"):
+            told = row[f"distance_{key}"]
+            assert scans[key][i] == (None if told is None else round(target.per_cent * told, 3))
+        assert scans["change"][i] == row["file_change_percent"]
         assert scans["report"][i] == row["report"]
     failed = [i for i, level in enumerate(scans["level"]) if level == "none"]
     assert [scans["why"][i] for i in failed] == ["no brain was found; give a mask"] * 2
@@ -77,6 +79,7 @@ def test_a_chosen_scan_is_drawn_as_it_is(rows, target):
     drawn = about["low"] + (about["high"] - about["low"]) * lines.reshape(-1, about["count"]) / 255
     place = page["scans"]["place"][page["lines"]["rows"][3]]
     profile = next(r for r in rows if r["scan"] == place)["profile_after"] - np.median(target.profiles, axis=0)
+    profile *= target.per_cent
     step = (about["high"] - about["low"]) / 255
     assert np.abs(drawn[3] - np.clip(profile[::4], about["low"], about["high"])).max() < step
 
@@ -190,3 +193,9 @@ def test_damaged_notes_of_the_target_are_no_target(tmp_path, rows):
     assert write_cohort_page(ledger, rows, "s").read_text().startswith("<!doctype html>")
     for value in (None, 3, ["a"], [1.0], [float("nan")] * LEVELS.size):
         assert profile_of({"p": value}, "p") is None
+
+
+def test_why_to_look_is_what_the_verdict_names():
+    row = {"scan": "a", "verdict": "caution", "headline": "Harmonized, but look at it before you use it: dark place."}
+    assert outliers([row]) == {"a": ["dark place"]}
+    assert outliers([{"scan": "a", "verdict": "poor"}]) == {"a": ["verdict 'poor'"]}

@@ -249,11 +249,15 @@ def white_matter(target: Target) -> float:
         >>> round(white_matter(load_target("ds002748")), 2)
         1.26
     """
+    return white_of(target.quantiles, target.levels)
+
+
+def white_of(curves: NDArray[np.float64], levels: NDArray[np.float64]) -> float:
+    """The same from quantile curves of scans, shape ``(scans, levels)``, in their unit."""
     try:
-        curves, levels = target.quantiles, target.levels
         return float(_reference_tissues(curves.tobytes(), curves.shape, curves.dtype, levels.tobytes())[:, 1].mean())
     except ValueError:
-        return float(np.interp(0.9, target.levels, target.mean_curve))
+        return float(np.interp(0.9, levels, curves.mean(0)))
 
 
 @lru_cache(maxsize=8)

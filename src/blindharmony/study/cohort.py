@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -53,6 +53,13 @@ class TargetProfiles:
     name: str
     digest: str
     profiles: Profile
+
+    @property
+    def per_cent(self) -> float:
+        """Target units to percent of its white matter."""
+        from blindharmony.quality.typicality import white_of  # late: jobs that only note the target need no torch
+
+        return 100 / white_of(self.profiles, LEVELS)
 
 
 def scan_profiles(result: HarmonizeResult) -> dict[str, Any]:
@@ -144,7 +151,7 @@ def outliers(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.get("verdict") in WORDS:
-            reasons.setdefault(str(row["scan"]), []).append(f"verdict '{WORDS[row['verdict']]}'")
+            reasons.setdefault(str(row["scan"]), []).append(_cause(row))
     for measure, words in _MEASURES.items():
         known = [(str(r["scan"]), float(r[measure])) for r in rows if r.get(measure) is not None]
         if len(known) < _FEWEST:
@@ -159,6 +166,12 @@ def outliers(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return reasons
 
 
+def _cause(row: Mapping[str, Any]) -> str:
+    """What the headline of a verdict that is not good names after its colon; the verdict if there is none."""
+    cause = str(row.get("headline") or "").partition(": ")[2].rstrip(".")
+    return cause or f"verdict '{WORDS[row['verdict']]}'"
+
+
 def severity(row: Mapping[str, Any], reasons: Mapping[str, Sequence[str]]) -> tuple[float, ...]:
     """A key that sorts outliers first: verdict, number of reasons, then how far from the target."""
     verdict = {"poor": 2, "caution": 1}.get(str(row.get("verdict")), 0)
@@ -166,7 +179,7 @@ def severity(row: Mapping[str, Any], reasons: Mapping[str, Sequence[str]]) -> tu
     return (-verdict, -len(reasons.get(str(row["scan"]), ())), *(-(n if n is not None else -1e9) for n in numbers))
 
 
-_UNIT = "target units"
+_UNIT, _WHITE = "target units", "% of white matter"
 #: The columns of ``cohort.tsv``, as its data dictionary tells them.
 COLUMNS: dict[str, dict[str, Any]] = {
     "participant_id": {"Description": "Participant"},
@@ -270,6 +283,7 @@ def _row(name: str, plan: Mapping[str, Any], record: Mapping[str, Any], ledger: 
         "late": ("yes" if record.get("late") else "no") if record.get("fingerprint", {}).get("scanner") else None,
         "why": plan["why"],
         "verdict": record.get("verdict"),
+        "headline": record.get("headline"),
         **{k: record.get(k) for k in _KEPT},
         "file_change_percent": figures.get("change of the file (% of white matter)"),
         "file_correlation": figures.get("correlation of the files"),
@@ -444,7 +458,25 @@ _MOST_LINES = 60
 POINTS = 100
 
 
-def distance_chart(rows: Sequence[Row], limit: float | None) -> Markup:
+def in_per_cent(rows: Sequence[Row], target: TargetProfiles) -> tuple[list[Row], TargetProfiles]:
+    """Distances and profiles in percent of the target's white matter, as reports of single scans have them."""
+    scale = target.per_cent
+
+    def scaled(row: Row) -> Row:
+        distances, profiles = (
+            {key: row[key] for key in (f"{kind}_before", f"{kind}_after") if row[key] is not None}
+            for kind in ("distance", "profile")
+        )
+        return (
+            row
+            | {key: round(scale * value, 3) for key, value in distances.items()}
+            | {key: scale * value for key, value in profiles.items()}
+        )
+
+    return [scaled(row) for row in rows], replace(target, profiles=scale * target.profiles)
+
+
+def distance_chart(rows: Sequence[Row], limit: float | None, unit: str) -> Markup:
     """Axes for a point of each scan, which the page draws: distance from the target before and after.
 
     The band is the range of the target's own scans.
@@ -459,8 +491,8 @@ def distance_chart(rows: Sequence[Row], limit: float | None) -> Markup:
     return chart(
         *marks,
         label="Distance from the target of every scan, before and after",
-        x_label=f"Distance before [{_UNIT}]",
-        y_label=f"Distance after [{_UNIT}]",
+        x_label=f"Distance before [{unit}]",
+        y_label=f"Distance after [{unit}]",
         x_range=(0.0, right),
         y_range=(0.0, top),
         name="distances",
@@ -525,13 +557,19 @@ def densities(profiles: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray
 
 
 def histogram_chart(
-    drawn: NDArray[np.float64], target: NDArray[np.float64] | None, at: NDArray[np.float64], *, top: float, when: str
+    drawn: NDArray[np.float64],
+    target: NDArray[np.float64] | None,
+    at: NDArray[np.float64],
+    *,
+    top: float,
+    when: str,
+    unit: str,
 ) -> Markup:
     """All histograms of the cohort at once."""
     return chart(
         *_bands(at, drawn, target, when),
         label=f"Histograms of all scans {when}",
-        x_label=f"Intensity [{_UNIT}]",
+        x_label=f"Intensity [{unit}]",
         y_label="Share of brain voxels",
         x_range=(float(at[0]), float(at[-1])),
         y_range=(0.0, 1.08 * top),
@@ -541,7 +579,12 @@ def histogram_chart(
 
 
 def profile_chart(
-    drawn: NDArray[np.float64], target: NDArray[np.float64] | None, *, limits: tuple[float, float], when: str
+    drawn: NDArray[np.float64],
+    target: NDArray[np.float64] | None,
+    *,
+    limits: tuple[float, float],
+    when: str,
+    unit: str,
 ) -> Markup:
     """How far each scan is from the target's median at every rank of its intensities."""
     return chart(
@@ -549,7 +592,7 @@ def profile_chart(
         *_bands(100 * LEVELS, drawn, target, when),
         label=f"Intensity profiles of all scans {when}",
         x_label="Rank of the voxel, dark to bright [%]",
-        y_label=f"Above target [{_UNIT}]",
+        y_label=f"Above target [{unit}]",
         x_range=(0.0, 100.0),
         y_range=limits,
         name=f"profile-{when}",
@@ -602,12 +645,15 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
         title: Name of the data set.
         target: The target's own scans, if they are known.
     """
+    unit = _WHITE if target else _UNIT
+    if target:
+        rows, target = in_per_cent(rows, target)
     whole = cohort(rows)
     environment = page_environment().overlay()
     environment.filters = {**environment.filters, "link": _link}
     script = asset_text("cohort.js")
     limit = _limit(target)
-    pictures, lines = _pictures(whole.rows, target)
+    pictures, lines = _pictures(whole.rows, target, unit)
     measured = any(r["distance_after"] is not None for r in whole.rows)
     medians = [m for s in whole.scanners for m in (s.before, s.after, limit) if m is not None]
     return environment.get_template("cohort.html").render(
@@ -615,8 +661,9 @@ def render_cohort(rows: Sequence[Row], title: str, target: TargetProfiles | None
         cohort=whole,
         target=target,
         limit=limit,
+        unit=unit,
         reach=1.06 * max(medians, default=0.0) or 1.0,
-        distances=distance_chart(whole.rows, limit) if measured else None,
+        distances=distance_chart(whole.rows, limit, unit) if measured else None,
         brains=[r for r in whole.rows if r["thumbnail"]][:_MOST_BRAINS],
         sites=site_chart(whole.scanners),
         pictures=pictures,
@@ -675,7 +722,9 @@ def _limit(target: TargetProfiles | None) -> float | None:
     return score.usual[1] if score else None
 
 
-def _pictures(rows: Sequence[Row], target: TargetProfiles | None) -> tuple[dict[str, Markup], dict[str, Any]]:
+def _pictures(
+    rows: Sequence[Row], target: TargetProfiles | None, unit: str
+) -> tuple[dict[str, Markup], dict[str, Any]]:
     """Histograms and profiles before and after, and the numbers to draw any one scan's lines over them."""
     which = [i for i, r in enumerate(rows) if r["profile_before"] is not None and r["profile_after"] is not None]
     if not which:
@@ -694,9 +743,13 @@ def _pictures(rows: Sequence[Row], target: TargetProfiles | None) -> tuple[dict[
     reach = 1.1 * float(np.quantile(np.abs(np.concatenate(list(above.values()))), 0.995)) or 1.0
     pictures = {}
     for when in ("before", "after"):
-        pictures[f"histogram {when}"] = histogram_chart(drawn[when], band, at, top=top, when=when)
+        pictures[f"histogram {when}"] = histogram_chart(drawn[when], band, at, top=top, when=when, unit=unit)
         pictures[f"profile {when}"] = profile_chart(
-            above[when], None if held_out is None else held_out - middle, limits=(-reach, reach), when=when
+            above[when],
+            None if held_out is None else held_out - middle,
+            limits=(-reach, reach),
+            when=when,
+            unit=unit,
         )
     shown, ranks = at[::2], 100 * LEVELS[::_EVERY]
     return pictures, {
