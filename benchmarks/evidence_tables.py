@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
+from scipy.stats import bootstrap, spearmanr
 
 from blindharmony.models.file import load_target
 from blindharmony_benchmark.report import TITLES, document, table
@@ -95,6 +96,52 @@ def of_parts(record):
         "column has more than the first is what taking that effect out without a trace would bring."
     )
     return "\n\n".join(["### What of a scanner costs what", words, table(["source", *names.values()], lines)])
+
+
+def of_ages(record):
+    """How gray matter's share falls with age after each system, beside the manual labels."""
+    people = list(record["truth"])
+    decades = np.array([record["age"][p] for p in people]) / 10
+    truth = np.array([record["truth"][p]["grey"] for p in people])
+    matched = 100 * np.array([record["systems"]["n4-match"][p]["grey"] for p in people]) - 100 * truth
+    lines = []
+    for name, found in {"manual labels": record["truth"], **record["systems"]}.items():
+        grey = 100 * np.array([found[p]["grey"] for p in people])
+        off = grey - 100 * truth
+        drawn = bootstrap(
+            (decades, grey), _slope, paired=True, vectorized=False, method="BCa", n_resamples=2000, rng=0
+        ).confidence_interval
+        slope = f"{_slope(decades, grey):+.2f} [{drawn.low:+.2f}, {drawn.high:+.2f}]".replace("-", "−")
+        if name == "manual labels":
+            lines.append([name, f"{grey.mean():.1f}", slope, "", "", "", ""])
+            continue
+        low, high = interval(off)
+        nearer = np.abs(off) - np.abs(matched)
+        p = "" if name == "n4-match" else f"{nearer.mean():+.1f} ({sign_flip(nearer):.2g})".replace("-", "−")
+        cells = [f"{off.mean():+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−"), f"{np.abs(off).mean():.1f}"]
+        lines.append([name, f"{grey.mean():.1f}", slope, *cells, f"{spearmanr(grey, truth).statistic:.2f}", p])
+    words = (
+        f"`python benchmarks/ages.py`, model `{record['target']}`: {len(people)} people of `{record['source']}`, "
+        f"{min(record['age'].values()):.0f} to {max(record['age'].values()):.0f} years old, scans as they came and "
+        f"after each system. A U-Net that was taught on people of `{record['set']}` alone (axial slices) finds gray "
+        "matter; told is its share of the three tissues, in percent. Manual labels are the truth: its slope over age, "
+        "what the share is off [95 %], how large that is without its sign (lower is better), and whether people keep "
+        "their order (rank correlation, 1 is best). Last, error beyond that of matching (lower is better) and p."
+    )
+    head = [
+        "system",
+        "gray matter, %",
+        "points a decade [95 %]",
+        "off the labels",
+        "mean error",
+        "order",
+        "beyond matching (p)",
+    ]
+    return "\n\n".join(["### Age", words, table(head, lines)])
+
+
+def _slope(x, y):
+    return float(np.polyfit(x, y, 1)[0])
 
 
 OURS, THEIRS, SOURCE = "#cc6622", "#2266aa", "#888888"
@@ -195,10 +242,12 @@ def main():
     folder = Path(sys.argv[1])
     files = sorted(folder.glob("measured_evidence_*.json"))
     parts = [_HEAD.format(included=load_target("ds002748").digest)]
-    best = json.loads((folder / "measured_limits_sites.json").read_text())
+    best, ages = (json.loads((folder / f"measured_{name}.json").read_text()) for name in ("limits_sites", "ages"))
     for file in files:
         content = json.loads(file.read_text())
         parts.append(document(content))
+        if file.name.endswith("_real_segmentation.json") and content["target"]["digest"] == ages["target"]:
+            parts.append(of_ages(ages))
         if file.name.endswith("_sites.json"):
             parts.append(reachable(best, content))
             parts.append(of_parts(json.loads((folder / "measured_parts.json").read_text())))
