@@ -57,7 +57,7 @@ def made_evidence(shape=(48, 56, 52), **changes):
         "levels": levels,
         "held_out": 2,
         "quantiles": tuple(np.quantile(image[mask], levels) for image in (before, after)),
-        "confidence": Confidence(x, 9 + x / 99, surprise=0.1),
+        "confidence": Confidence(x, 9 + x / 99),
         "trace": [{"step": k, "objective": 3 + 1 / (k + 1), "step size": 0.5**k} for k in range(9)],
         "figures": {"bits/dim after": 2.345, "device": "cpu"},
         "verdict": made_verdict(),

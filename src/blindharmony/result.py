@@ -36,7 +36,7 @@ from blindharmony.harmonization.intensity import Estimate
 from blindharmony.harmonization.methods import method_named
 from blindharmony.harmonization.native import Steps, own_bias, steps_of, with_mean_of
 from blindharmony.harmonization.scanner import ScannerModel
-from blindharmony.harmonization.summary import source_quantiles
+from blindharmony.harmonization.summary import region_quantiles
 from blindharmony.io.volume import Volume
 from blindharmony.io.write import write_like
 from blindharmony.models.card import included_targets
@@ -154,7 +154,7 @@ class HarmonizeResult:
             ratio, white, _, dark = (score.value for score in self.before.tissues)
             measures |= {contrast: ratio, fluid: dark / white}
         if self.prepared.bias_field is not None:
-            measures[shading] = self.prepared.bias_field.log_bias_sd
+            measures[shading] = self.prepared.bias_field.spread
         return {name: round(value, 4) for name, value in measures.items() if np.isfinite(value)}
 
     @cached_property
@@ -545,7 +545,7 @@ def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
         "command": command(result),
         "scan (SHA-256)": str(result.source_sha256 or "in memory"),
     }
-    before, _ = source_quantiles(steps.scan, inside, target)
+    before, _ = region_quantiles(steps.scan, prepared.scan.fitted(), target)
     return ScanEvidence(
         name=result.name,
         before=steps.scan * np.float32(unit),
@@ -568,8 +568,10 @@ def scan_evidence(result: HarmonizeResult) -> ScanEvidence:
             scans=target.info.scans,
             method=_method(result),
             version=provenance["blindharmony"],
-            n4=target.info.recipe.n4,
+            n4=bias_share(result) is not None,
             bias=target.info.recipe.bias,
+            bias_share=bias_share(result) or 0.0,
+            returned=result.returned,
             mask=prepared.brain_mask.source,
             flow=target.pyramid is not None,
             splines=bool(target.info.pyramid and target.info.pyramid.rounds),
@@ -594,7 +596,9 @@ def _with_hashes(evidence: ScanEvidence, written: Mapping[str, str]) -> ScanEvid
 def _places(result: HarmonizeResult) -> dict[str, NDArray[np.bool_]]:
     """Where the head is unlike the target's, on the template grid, as far as its checks say so."""
     shown = places_to_show(result.evidence)
-    return {name: place.region.repeat(4, 0).repeat(4, 1).repeat(4, 2) for name, place in shown.items()}
+    inside = result.prepared.scan.inside()
+    regions = {name: place.region.repeat(4, 0).repeat(4, 1).repeat(4, 2) & inside for name, place in shown.items()}
+    return {name: region for name, region in regions.items() if region.any()}
 
 
 def command(result: HarmonizeResult) -> str:
@@ -630,12 +634,7 @@ def _confidence(result: HarmonizeResult, unit: float) -> Confidence | None:
     bar = result.estimate.error
     if bar is None:
         return None
-    surprise = result.figures.get("surprise")
-    return Confidence(
-        intensity=np.asarray(bar.at) * unit,
-        deviation=np.asarray(bar.deviation) * unit,
-        surprise=surprise if isinstance(surprise, float) else None,
-    )
+    return Confidence(intensity=np.asarray(bar.at) * unit, deviation=np.asarray(bar.deviation) * unit)
 
 
 def _preparation(result: HarmonizeResult) -> dict[str, Any]:
@@ -648,8 +647,8 @@ def _preparation(result: HarmonizeResult) -> dict[str, Any]:
             "from": prepared.brain_mask.source,
             "brain (ml)": round(result.evidence.brain_ml),
         },
-        **({"bias field": {"spread of its logarithm": bias.log_bias_sd}} if bias else {}),
-        "gain": {"factor": prepared.gain},
+        **({"bias field": {"standard deviation of its logarithm (0: none)": bias.log_bias_sd}} if bias else {}),
+        "gain": {"brightness was divided by": prepared.gain},
         "registration": {
             "overlap with the template (Dice)": registration.overlap,
             "affine matrix (mm, rows)": registration.matrix,
@@ -657,21 +656,33 @@ def _preparation(result: HarmonizeResult) -> dict[str, Any]:
     }
 
 
+def bias_share(result: HarmonizeResult) -> float | None:
+    """How much of the bias field that was found is out of the result; None if none was looked for, or all stayed in."""
+    bias = result.prepared.bias_field
+    return None if bias is None or result.settings.keep_bias else bias.share
+
+
 def _details(result: HarmonizeResult) -> list[str]:
     bar = result.figures.get(ERROR_BAR)
     if not isinstance(bar, float):
         return []
-    change = round(result.change.parts["contrast"], 2)
-    hardly = "within its own error: this scan hardly needed it" if change < bar else "more than its own error"
-    return [f"The intensity curve changed the brain by {change:g} % on average, its error bar is {bar:g} %: {hardly}."]
+    change = result.change.parts["contrast"]
+    hardly = "less than its error: this scan hardly needed it" if change < bar else "more than its error"
+    return [
+        f"The intensity curve changed the brain by {change:.1f}\u00a0% of white matter on average; it may be off by "
+        f"{bar:.1f}\u00a0% (one standard deviation), so the change is {hardly}."
+    ]
 
 
 def _method(result: HarmonizeResult) -> str:
     """What was done, in sentences for a paper."""
     if result.returned:
+        what = (
+            "only its bias field was taken out and its brightness" if bias_share(result) else "only its brightness was"
+        )
         return (
             "Harmonizing would not have brought the scan nearer to the target in contrast, tissue intensities and "
-            "likelihood: only its bias field was taken out and its brightness set."
+            f"likelihood: {what} set."
         )
     words = method_named(result.settings.method).about
     if result.scanner:

@@ -161,6 +161,8 @@ def test_whether_there_is_a_field_does_not_depend_on_how_intensities_are_display
     whole = log_bias(seen, (2.0, 2.0, 2.0), mask)
     taken = CorrectBias(method="entropy").estimate(Scan(seen, np.diag([2.0, 2, 2, 1]), mask))
     np.testing.assert_array_equal(taken.log_bias, share * whole)
+    assert taken.share == share
+    assert taken.spread == pytest.approx(float(whole[mask].std()))
 
 
 def test_a_flat_brain_has_no_field():

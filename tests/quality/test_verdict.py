@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blindharmony.api import assess, harmonize, prepared_for
 from blindharmony.harmonization.curve import harmonize_curve
-from blindharmony.models.target import HeldOut
+from blindharmony.models.target import HeldOut, Places
 from blindharmony.quality.checks import (
     Check,
     MaskFit,
@@ -30,6 +30,7 @@ from blindharmony.quality.checks import (
     tissue_order,
     unregister_check,
 )
+from blindharmony.quality.places import UnlikePlace
 from blindharmony.quality.typicality import compare, reference_score, typicality
 from blindharmony.quality.verdict import Verdict, harms, judge, likeness
 from blindharmony.report.scan import Gauge
@@ -423,7 +424,7 @@ def test_notes_are_told_and_do_not_count(good):
     assert {"The header was odd.", "It took long."} <= set(verdict.warnings)
 
 
-@pytest.mark.parametrize(("scanner", "advice"), [(object(), "without --scanner or --group"), (None, "other scans")])
+@pytest.mark.parametrize(("scanner", "advice"), [(object(), "without --scanner and --group"), (None, "other scans")])
 def test_what_the_method_doubts_is_passed_on(good, scanner, advice):
     verdict = judge(replace(good, doubts=("It fits badly.",), scanner=scanner))
     assert verdict.warnings[0] == "It fits badly."
@@ -453,3 +454,17 @@ def test_a_wild_voxel_is_improbable_not_impossible(tiny_target):
     wild = typicality(image, inside, tiny_target)
     assert np.isfinite(wild.bits)
     assert wild.worst.z > usual.worst.z
+
+
+def test_a_lesion_does_not_switch_do_no_harm_off(good):
+    """An unusual place is the head's own: where only the result has a fault, the scan is returned all the same."""
+    shape = (40, 48, 40)
+    usual = Places(np.zeros((1, *shape), np.float32), np.ones((1, *shape), np.float32), np.linspace(3, 5, 20))
+    target = replace(good.target, dark_places=usual, places=usual)
+    place = UnlikePlace(30.0, 8.0, (60, 90, 90), np.zeros(shape, bool))
+    before, after = moved(good.after, contrast=1.0, likelihood=1.4), moved(good.after, gray=1.5)
+    evidence = replace(good, target=target, before=before, after=after)
+    ill = replace(evidence, dark=place, unlike=place)
+    assert {check.name for check in judge(ill).checks if check.severity} >= {"dark place", "unlike place"}
+    assert harms(evidence)
+    assert harms(ill)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from blindharmony.errors import OutputError
-from blindharmony.quality.checks import Check, Severity, Topic
+from blindharmony.quality.checks import Check, Severity, Topic, not_judged
 from blindharmony.quality.verdict import Verdict
-from blindharmony.report.evidence import FileChange
+from blindharmony.report.evidence import FileChange, methods_text
 from blindharmony.report.pictures import changes as change_maps
 from blindharmony.report.pictures import slice_of
 from blindharmony.report.scan import render_report, write_report
@@ -165,7 +165,7 @@ def test_confidence_may_be_known_in_part(make_evidence, evidence):
     assert "Detail at 2 mm: before 5.2, after 0.4, usual −1 to 4" in text
     bare = Verdict(tuple(check for check in evidence.verdict.checks if "bits" not in check.unit), "T")
     text = render_report(make_evidence(verdict=bare))
-    assert "How probable" not in text
+    assert "How unusual" not in text
     assert "Error of the harmonized intensity" in text
 
 
@@ -175,7 +175,7 @@ def test_the_verdict_lists_every_check(make_evidence):
     for words in ("registration", "0.96 (at least 0.9)", "Check", "What &lt;is&gt; so.", "One warning."):
         assert words in text
     assert text.count('<li class="caution">') == 1
-    assert "All 6 checks" in text
+    assert "The 5 checks that are good" in text
 
 
 def test_held_out_scans_are_drawn_one_by_one(make_evidence):
@@ -227,10 +227,18 @@ def test_steps_that_changed_nothing_are_left_out(make_evidence):
     ("total", "parts", "words"),
     [
         (0.44, (0.0, 0.4, 0.1), "hardly changed (0.4 %)"),
-        (9.7, (9.1, 1.2, 0.4), "brightness changed by 10 %, most of it uneven coil shading"),
-        (6.2, (0.4, 6.0, 0.9), "brightness changed by 6 %, most of it contrast between tissues"),
-        (22.2, (10.0, 2.2, 4.0), "brightness changed by 22 %, mostly uneven coil shading and noise and blur"),
-        (1.6, (0.2, 0.9, 0.8), "brightness changed by 1.6 %, mostly contrast between tissues and noise and blur"),
+        (9.7, (9.1, 1.2, 0.4), "an average voxel changed by 10 % of white matter, mostly evened-out coil shading"),
+        (6.2, (0.4, 6.0, 0.9), "an average voxel changed by 6 % of white matter, mostly contrast between tissues"),
+        (
+            22.2,
+            (10.0, 2.2, 4.0),
+            "an average voxel changed by 22 % of white matter, mostly evened-out coil shading and noise and blur",
+        ),
+        (
+            1.6,
+            (0.2, 0.9, 0.8),
+            "an average voxel changed by 1.6 % of white matter, mostly contrast between tissues and noise and blur",
+        ),
     ],
 )
 def test_the_change_in_words(total, parts, words):
@@ -293,3 +301,41 @@ def test_a_report_is_not_overwritten_unasked(evidence, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         write_report(evidence, path)
     assert write_report(evidence, path, overwrite=True) == path
+
+
+@pytest.mark.parametrize(
+    ("checks", "words"),
+    [
+        (
+            (Check("fit", Severity.CAUTION, "It fits badly.", topic=Topic.METHOD),),
+            "does not fit the curve of its scanner",
+        ),
+        ((Check("brain mask", Severity.CAUTION, "Is the skull off?"),), "not certain what the brain is"),
+        ((Check("detail at 16 mm", Severity.CAUTION, "", 7.0),), "its large shapes are unlike"),
+        ((Check("detail at 4 mm", Severity.CAUTION, "", 7.0),), "its fine detail is unusual"),
+        ((Check("white hyperintensities", Severity.CAUTION, "", 7.0),), "(white hyperintensities)"),
+        ((not_judged("registration", "there is none", Topic.HEAD),), "(registration not judged)"),
+        (
+            tuple(
+                Check(f"direction of {what}", Severity.CAUTION, what, 7.0, topic=Topic.DIRECTION)
+                for what in ("intensities", "white matter", "fluid")
+            ),
+            "(harmonizing moved its intensities, white matter and fluid away from the target)",
+        ),
+    ],
+)
+def test_the_sentence_names_the_reason_and_no_other(make_evidence, checks, words):
+    assert words in make_evidence(verdict=Verdict(checks, "T")).sentence
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(1.0, "was corrected"), (0.4, "was partly corrected"), (0.0, "was found that is not anatomy, and none removed")],
+)
+def test_the_methods_say_what_was_done_to_the_bias_field(share, words):
+    text = methods_text(target="T", scans=9, method="A.", version="1", bias="entropy", bias_share=share)
+    assert f"ntensity non-uniformity {words}" in text
+    assert "Likar" in text
+    assert "brought to the intensities" not in methods_text(
+        target="T", scans=9, method="A.", version="1", returned=True
+    )

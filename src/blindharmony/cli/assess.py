@@ -117,8 +117,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         if not arguments.json:
             for line in table(result) if len(paths) == 1 else row(result, width):
                 screen.result(line)
+            notes = {check.message for check in result.checks if check.note and not check.severity}
             for warning in result.warnings:
-                screen.problem(f"{path.name}: warning: {warning}")
+                screen.problem(f"{path.name}: {'note' if warning in notes else 'warning'}: {warning}")
     if arguments.json:
         screen.result(json.dumps(document(target, assessments, failed), indent=2, allow_nan=False))
     elif len(paths) > 1:

@@ -113,6 +113,8 @@ class LookAtFile(Work):
 
 #: Errors that the next scan would meet too.
 _ALWAYS = {ErrorCode.USAGE, ErrorCode.OUTPUT, ErrorCode.DISK_FULL, ErrorCode.TARGET}
+#: Errors that say nothing about a scan: a curve that was fitted without it would be another one.
+_UNEXPECTED = {ErrorCode.KILLED, ErrorCode.OUT_OF_MEMORY}
 
 
 def as_error(failure: Failure, path: Path) -> BlindHarmonyError:
@@ -208,14 +210,25 @@ class Group:
                     )
                     for index, path in enumerate(self.scans)
                 ]
-                say(rounds.number, 0)
-                for look in looks:
-                    workers.submit(Task(look.summary.name, look))
-                for count, outcome in enumerate(workers.finished(), 1):
-                    if outcome.failure and outcome.failure.code in _ALWAYS:
-                        failed = next(look.scan for look in looks if look.summary.name == outcome.task.name)
-                        raise as_error(outcome.failure, failed)
-                    say(rounds.number, count)
+                looked = 0
+                say(rounds.number, looked)
+                by_name = {look.summary.name: look for look in looks}
+                for name, look in by_name.items():
+                    workers.submit(Task(name, look))
+                again: set[str] = set()
+                for outcome in workers.finished():
+                    name, failure = outcome.task.name, outcome.failure
+                    if failure and failure.code in _ALWAYS:
+                        raise as_error(failure, by_name[name].scan)
+                    if failure and outcome.lost and name not in again:
+                        # Killed, as by a system that is out of memory: once more, before the others are fitted alone.
+                        again.add(name)
+                        workers.submit(Task(name, by_name[name]))
+                        continue
+                    if failure and failure.code in _UNEXPECTED:
+                        raise as_error(failure, by_name[name].scan)
+                    looked += 1
+                    say(rounds.number, looked)
                 summaries = [kept_summary(look.summary) for look in looks if look.summary.exists()]
                 if not (summaries or rounds.model):
                     raise TooFewScansError("no scan of the group can be used", remedy="harmonize them one by one")

@@ -38,6 +38,7 @@ class HarmonizedFile(Answer):
         verdict: Level of the verdict.
         headline: The verdict in a sentence.
         warnings: What to know before using it.
+        notes: Those of them that are no reason to doubt it.
         figures: Numbers of the method.
         seconds: How long it took.
         error_bar: Whether the error of every voxel is known.
@@ -47,6 +48,7 @@ class HarmonizedFile(Answer):
     verdict: str
     headline: str
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     figures: dict[str, Any]
     seconds: float
     error_bar: bool
@@ -118,6 +120,7 @@ class HarmonizeFile(Work):
             verdict=result.verdict.level,
             headline=result.verdict.headline,
             warnings=result.warnings,
+            notes=result.verdict.notes,
             # Numbers of numpy are no JSON.
             figures={k: v.item() if isinstance(v, np.generic) else v for k, v in result.figures.items()},
             seconds=round(sum(result.seconds.values()), 1),
@@ -231,10 +234,7 @@ class Outcomes:
         self.screen.result(str(files[0]))
         self.screen.note(f"{path.name}: {result.headline} ({result.seconds:.0f} s)")
         for warning in result.warnings:
-            if result.verdict == "good":
-                self.screen.note(f"{path.name}: note: {warning}")
-            else:
-                self.screen.problem(f"{path.name}: warning: {warning}")
+            self.screen.problem(f"{path.name}: {'note' if warning in result.notes else 'warning'}: {warning}")
         for what, ending in (("viewer", ".viewer.html"), ("report", ".html")):
             if file := next((f for f in files if f.name.endswith(ending)), None):
                 if what == "report" and file.name.endswith(".viewer.html"):

@@ -81,10 +81,11 @@ def harmonize_curve(
                 "This scan does not fit the model of its scanner: alone it would have got another curve. "
                 "Was it made by another scanner, or with another sequence?"
             )
-    elif person is not None and float(person.open_share(summary.surprise)) > settings.curve.strange:
+    elif person is not None and (left_open := float(person.open_share(summary.surprise))) > settings.curve.strange:
+        kept = f" Only {100 / left_open:.0f} % of the difference from the mean head was used." if left_open > 1 else ""
         warnings.append(
-            "The order of intensities is unlike that of any head of the target; the scan was matched to the mean head: "
-            "what is special about this person's contrast is not kept."
+            "How bright this person's tissues would be on the target is known less well than usual: the order of its "
+            f"intensities says little about it, and the error bar is larger.{kept}"
         )
     bar = None
     if person is not None:

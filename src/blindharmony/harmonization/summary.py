@@ -150,8 +150,19 @@ def source_quantiles(
     Raises:
         PreprocessingError: If hardly anything is left of the brain there.
     """
+    return region_quantiles(image, mask, target, least_voxels=settings.least_voxels)
+
+
+def region_quantiles(
+    image: NDArray[np.float32], mask: NDArray[np.bool_], target: Target, *, least_voxels: int = 1
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The same for whoever judges a scan: how much brain a curve needs, its fit has asked.
+
+    Raises:
+        PreprocessingError: If fewer voxels are left of the brain there.
+    """
     region = mask & target.fit_region
-    if region.sum() < settings.least_voxels:
+    if region.sum() < least_voxels:
         raise PreprocessingError(
             f"only {region.sum()} brain voxels lie where the template has brain",
             remedy="check the mask and the header",

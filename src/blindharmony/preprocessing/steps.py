@@ -192,12 +192,24 @@ class BiasField:
     """The bias field of a scan.
 
     Attributes:
-        log_bias: Its natural logarithm, on the scan's grid, mean zero inside the brain.
+        log_bias: Its natural logarithm as it is taken out, on the scan's grid, mean zero inside the brain.
         log_bias_sd: Standard deviation of that inside the brain.
+        found_sd: That of the field that was found, of which anatomy may be a part; None if all of it is taken out.
     """
 
     log_bias: NDArray[np.float32]
     log_bias_sd: float
+    found_sd: float | None = None
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the field that was found."""
+        return self.log_bias_sd if self.found_sd is None else self.found_sd
+
+    @property
+    def share(self) -> float:
+        """How much of the field that was found is taken out, 0 to 1."""
+        return self.log_bias_sd / self.spread if self.spread else 1.0
 
 
 @dataclass(frozen=True)
@@ -234,10 +246,13 @@ class CorrectBias(Step[BiasField]):
     def estimate(self, scan: Scan) -> BiasField:
         """The log bias field and its standard deviation inside the mask."""
         field = log_bias(scan.without_lesion(), scan.spacing, scan.fitted(), method=self.method, cell_mm=self.shrink_mm)
-        if self.method == "entropy":
-            spread, contrast = float(field[scan.inside()].std()), tissue_contrast(scan.data[scan.fitted()])
-            field *= np.float32(coil_share(spread / contrast) if contrast else 0)
-        return BiasField(field, float(field[scan.inside()].std()))
+        spread = float(field[scan.inside()].std())
+        if self.method != "entropy":
+            return BiasField(field, spread)
+        contrast = tissue_contrast(scan.data[scan.fitted()])
+        field *= np.float32(coil_share(spread / contrast) if contrast else 0)
+        taken = float(field[scan.inside()].std())
+        return BiasField(field, taken, None if taken == spread else spread)
 
     def apply(self, scan: Scan, result: BiasField) -> Scan:
         """Take the field out."""

@@ -99,6 +99,8 @@ class Severity(IntEnum):
 
 #: How the checks begin that ask whether harmonizing moved a scan away from the target.
 DIRECTION_OF = "direction of "
+#: The checks of single places: what they find is the head's, and no harmonization changes it.
+PLACES = ("dark place", "unlike place")
 
 
 class Topic(StrEnum):
@@ -146,6 +148,11 @@ class Check:
     def judged(self) -> bool:
         """Whether a value was measured and compared with a limit."""
         return self.value is not None
+
+    @property
+    def missing(self) -> bool:
+        """Whether it stands for a check that could not be made (:func:`not_judged`)."""
+        return self.message.startswith(f"{self.name} not judged: ")
 
     @property
     def digits(self) -> int:
@@ -713,7 +720,7 @@ def dark_place(evidence: Evidence) -> list[Check]:
     place, usual = evidence.dark, evidence.target.dark_places
     if place is None or usual is None:
         return []
-    words = "The tissue darkest beside the target's scans at its place is {} standard deviations below them"
+    words = "Tissue at one place is {} standard deviations darker than in the target's scans there"
     return [
         _place_check("dark place", place, usual, words, "a lesion, a shadow, or large ventricles", evidence.settings)
     ]
@@ -731,7 +738,7 @@ def unlike_place(evidence: Evidence) -> list[Check]:
             f"not looked at. A target that this version learns from {FEWEST} scans or more knows it."
         )
         return [Check(name, Severity.GOOD, message, scans, topic=Topic.METHOD)]
-    words = "The place most unlike the rest of the head is {} standard deviations from the target's scans there"
+    words = "One place differs from the target's scans by {} standard deviations more than the rest of the head does"
     return [_place_check(name, place, usual, words, "bright vessels, an artifact, or a lesion", evidence.settings)]
 
 
@@ -741,7 +748,8 @@ def _place_check(
     score = _place_score(place, usual, settings)
     highest = float(np.expm1(score.usual[1]))
     away, most = _decimals(1, place.z, highest)
-    where = f": about {max(place.ml, 0.1):.1f} ml in the {position(place.centre)}" if score.high else ""
+    there = position(place.centre)
+    where = f": about {max(place.ml, 0.1):.1f} ml, {there}; what is wrong may be larger" if score.high else ""
     return Check(
         name=name,
         severity=Severity.CAUTION if score.high else Severity.GOOD,
@@ -749,7 +757,9 @@ def _place_check(
         value=place.z,
         limit=(None, highest),
         unit="SD",
-        advice=f"Look there (the report outlines it in red): {may_be}." if score.high else "",
+        advice=f"Look at the place {there.split(' (')[0]} (the report outlines it in red): {may_be}."
+        if score.high
+        else "",
         topic=Topic.LIKENESS,
     )
 
@@ -759,13 +769,13 @@ def position(voxel: tuple[int, int, int]) -> str:
 
     Example:
         >>> position((40, 150, 60)), position((80, 96, 130))
-        ('left front, low (MNI −40, 38, −16)', 'middle, high (MNI 0, −16, 54)')
+        ('on the left, at the front, low down (MNI −40, 38, −16)', 'in the middle, high up (MNI 0, −16, 54)')
     """
     x, y, z = voxel
-    side = "left" if x < 70 else "right" if x > 90 else ""
-    depth = "front" if y > 125 else "back" if y < 70 else ""
-    height = "low" if z < 62 else "high" if z > 105 else ""
-    across = " ".join(word for word in (side, depth) if word) or "middle"
+    side = "on the left" if x < 70 else "on the right" if x > 90 else ""
+    depth = "at the front" if y > 125 else "at the back" if y < 70 else ""
+    height = "low down" if z < 62 else "high up" if z > 105 else ""
+    across = ", ".join(word for word in (side, depth) if word) or "in the middle"
     mni = ", ".join(f"{n:.0f}" for n in apply_affine(load_template().affine, voxel))
     return f"{across}{', ' if height else ''}{height} (MNI {mni})".replace("-", "−")
 
@@ -871,8 +881,8 @@ def likelihood(evidence: Evidence) -> list[Check]:
         value, low, high = (_digits(number, digits) for number in (score.value, *score.usual))
         ends = f"{low} to {high}" if index == 0 else f"at most {high}"
         words = (
-            f"Under the target's flow the {evidence.subject} costs {value} bits a voxel{where}; {ends} is "
-            f"usual for unseen scans of the target ({_among(score)})"
+            f"The target's flow gives the {evidence.subject} {value} bits a voxel{where}; {ends} is usual for unseen "
+            f"scans of the target ({_among(score)}; more bits are less probable)"
         )
         if severity and score.low:
             message = f"{words}: it is smoother than the target's scans, what was not scanned is missing."
@@ -969,7 +979,7 @@ def direction(evidence: Evidence) -> list[Check]:
                 value=second.value,
                 limit=limit,
                 unit=unit,
-                advice=_away(evidence) if severity else "",
+                advice=(_IMPROBABLE if name == "likelihood" else _away(evidence)) if severity else "",
                 topic=Topic.DIRECTION,
             )
         )
@@ -980,8 +990,8 @@ _SHADES = ("white matter", "gray matter", "fluid")
 _DIRECTION = {
     "intensities": "The intensities were {before} % of white matter from the target's median scan before and are "
     "{after} % after",
-    "likelihood": "Under the target's flow a voxel of the scan cost {before} bits before and costs {after} after "
-    "(fewer are nearer)",
+    "likelihood": "A voxel of the scan cost {before} bits under the target's flow before and costs {after} after (more "
+    "bits are less probable)",
     "contrast": "The ratio of gray to white matter was {before} before and is {after} after",
 }
 
@@ -1036,17 +1046,18 @@ def benefit(evidence: Evidence) -> list[Check]:
     if first is None or second is None or not evidence.harmonized:
         return []
     before, after = _decimals(2, first, second)
-    words = (
-        f"In contrast, tissues and likelihood together the scan was {before} standard deviations from the target's "
-        f"own scans, and harmonizing makes it {after}"
+    where = (
+        f"In contrast, tissues and likelihood together the scan was {before} standard deviations from the target's own"
     )
+    words = f"{where} scans, and harmonizing {'makes' if evidence.tried is None else 'would make'} it {after}"
     if evidence.tried is not None:
         if evidence.scanner is not None:
             words = f"{words}. The {evidence.scanner.scans} scans of its scanner {evidence.scanner.effect}"
+        elif first == second:
+            words = f"{where} scans, which is no more than a curve may err, so its contrast was left as it was"
         else:
-            words = f"{words}: its contrast was left as it was"
-        message = f"{words}, only its bias field was taken out."
-        return [Check("benefit", Severity.GOOD, message, topic=Topic.METHOD, note=True)]
+            words = f"{words}, so its contrast was left as it was"
+        return [Check("benefit", Severity.GOOD, f"{words}.", topic=Topic.METHOD, note=True)]
     limit = (None, max(first, evidence.settings.farther_spreads))
     severity = graded(second, limit)
     return [
@@ -1064,8 +1075,17 @@ def benefit(evidence: Evidence) -> list[Check]:
 
 def _away(evidence: Evidence) -> str:
     if evidence.scanner is not None:
-        return "Compare with the scan harmonized alone: without --scanner or --group."
+        return (
+            "Compare with the scan harmonized alone: `harmonize` without --scanner and --group, `bids` with "
+            "--scanner-grouping none."
+        )
     return "Compare before and after, and with other scans of its scanner; the scan as it came may be the better one."
+
+
+_IMPROBABLE = (
+    "Look for motion and noise first: they make a scan improbable, and harmonizing does not mend them. If you see any, "
+    "use neither scan nor result."
+)
 
 
 @register_check
@@ -1075,13 +1095,26 @@ def need(evidence: Evidence) -> list[Check]:
     if judged is None or not evidence.harmonized or evidence.tried is not None:
         return []
     limit, worst = evidence.settings.not_needed_excess, judged.worst
-    alike = worst.z < limit
+    scores = (*evidence.before.tissues, *(x for x in (evidence.before.intensities,) if x))
+    alike = worst.z < limit and not any(score.high or score.low for score in scores)
     words = (
-        f"The scan's least probable level was {worst.name} before (z {worst.z:+.1f}; below {limit:g} a scan looks like "
-        "the target to begin with)"
+        f"The scan's least probable level was {worst.name} before (z {worst.z:+.1f}; below {limit:g} a scan whose "
+        "intensities are usual looks like the target to begin with)"
     ).replace("-", "−")
-    advice = "The scan looked like the target to begin with; harmonizing it may not be needed." if alike else ""
+    advice = "The scan looked like the target's to begin with; harmonizing it may not be needed." if alike else ""
     return [Check("need", Severity.GOOD, f"{words}.", value=worst.z, advice=advice, topic=Topic.METHOD)]
+
+
+@register_check
+def bias_field(evidence: Evidence) -> list[Check]:
+    """Whether a bias field was found that may be anatomy, and so was left in the scan or taken out in part."""
+    bias = evidence.prepared.bias_field
+    if bias is None or bias.share == 1:
+        return []
+    what = "Hardly any uneven shading was found" if bias.share == 0 else "Part of the uneven shading may be anatomy"
+    done = "none was taken out" if bias.share == 0 else f"{100 * bias.share:.0f} % of it was taken out"
+    message = f"{what}, so {done}."
+    return [Check("bias field", Severity.GOOD, message, topic=Topic.METHOD, note=True)]
 
 
 @register_check

@@ -44,7 +44,7 @@ from scipy import ndimage
 from blindharmony.device import on_device
 from blindharmony.flows.bijection import LARGEST_VALUE
 from blindharmony.harmonization.intensity import CurveMap
-from blindharmony.harmonization.summary import inside_only, source_quantiles
+from blindharmony.harmonization.summary import inside_only, region_quantiles
 from blindharmony.models.target import PLACE_LEVELS, Places, Target
 from blindharmony.preprocessing.grid import mask_box
 from blindharmony.quality.typicality import Image, Mask, reduced, white_matter
@@ -108,7 +108,7 @@ def place_darkness(image: Image, mask: Mask, target: Target) -> Map:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
     white = white_matter(target)
-    quantiles, region = source_quantiles(image, mask, target)
+    quantiles, region = region_quantiles(image, mask, target)
     matched = inside_only(image, mask, CurveMap.through(quantiles, target.mean_curve))
     matched = without_bright_artifacts(matched, mask, white) / np.float32(white)
     tissue = region & ~ndimage.binary_dilation((matched < _FLUID) | ~mask)

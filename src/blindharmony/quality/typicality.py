@@ -36,7 +36,7 @@ from scipy import special
 from blindharmony.device import on_device
 from blindharmony.flows.bijection import LARGEST_VALUE
 from blindharmony.flows.transforms import haar_split
-from blindharmony.harmonization.summary import source_quantiles
+from blindharmony.harmonization.summary import region_quantiles
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import kept_arrays
 from blindharmony.quality.metrics import tissue_medians, wasserstein
@@ -435,7 +435,7 @@ def compare(
     Raises:
         PreprocessingError: If hardly any brain lies where the target has brain.
     """
-    quantiles, _ = source_quantiles(image, mask, target)
+    quantiles, _ = region_quantiles(image, mask, target)
     return Comparison(
         quantiles=quantiles,
         intensities=intensity_score(quantiles, target.quantiles, target.levels, settings=settings),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from blindharmony.quality.checks import DIRECTION_OF, Check, Evidence, MaskFit, Severity, Topic, run_checks
+from blindharmony.quality.checks import DIRECTION_OF, PLACES, Check, Evidence, MaskFit, Severity, Topic, run_checks
 from blindharmony.quality.typicality import ReferenceScore
 
 Level = Literal["good", "caution", "poor"]
@@ -63,9 +63,9 @@ class Verdict:
         if self.severity is Severity.GOOD:
             return f"{done}. All measures are usual for scans of {self.target}."
         worst = [check for check in self.checks if check.severity is self.severity]
-        away = [check for check in worst if check.name.startswith(DIRECTION_OF) and _has_finding(check)]
+        away = [check for check in worst if check.name.startswith(DIRECTION_OF) and not check.missing]
         others = [check for check in worst if check not in away]
-        names = list(dict.fromkeys(c.name if _has_finding(c) else f"{c.name} not judged" for c in others))
+        names = list(dict.fromkeys(f"{c.name} not judged" if c.missing else c.name for c in others))
         more = len(names) - _MOST_NAMES
         listed = ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
         moved = ", ".join(check.name.removeprefix(DIRECTION_OF) for check in away)
@@ -116,11 +116,6 @@ class Verdict:
         }
 
 
-def _has_finding(check: Check) -> bool:
-    # What the method or the file says by itself has no number, and is no missing judgement.
-    return check.judged or check.topic in (Topic.METHOD, Topic.FILE)
-
-
 def judge(evidence: Evidence) -> Verdict:
     """Make every registered check.
 
@@ -146,8 +141,9 @@ def harms(evidence: Evidence) -> bool:
     fault_of_result = any(
         check.severity > Severity.GOOD and check.judged and check.topic in (Topic.LIKENESS, Topic.DIRECTION)
         for check in judge(evidence).checks
+        if check.name not in PLACES
     )
-    return fault_of_result and not _faults(judge(evidence.as_it_came()))
+    return fault_of_result and not _faults_of_scanner(judge(evidence.as_it_came()))
 
 
 def decided(evidence: Evidence, *, guarded: bool) -> bool:
@@ -164,7 +160,7 @@ def decided(evidence: Evidence, *, guarded: bool) -> bool:
     if any(check.severity is Severity.POOR for check in verdict.of(Topic.HEAD)):
         return True
     judged = any(check.judged for check in verdict.of(Topic.LIKENESS))
-    return guarded and judged and not _faults(verdict)
+    return guarded and judged and not _faults_of_scanner(verdict)
 
 
 Likeness = Literal["target-like", "foreign", "not explainable"]
@@ -204,6 +200,11 @@ def likeness(before: Verdict, after: Verdict) -> tuple[Likeness, tuple[str, ...]
 
 def _faults(verdict: Verdict) -> list[Check]:
     return [check for check in verdict.of(Topic.LIKENESS) if check.judged and check.severity > Severity.GOOD]
+
+
+def _faults_of_scanner(verdict: Verdict) -> list[Check]:
+    """What harmonizing might mend: an unusual place is the head's own."""
+    return [check for check in _faults(verdict) if check.name not in PLACES]
 
 
 def _messages(checks: Sequence[Check]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.quality.checks import Check
+from blindharmony.quality.checks import DIRECTION_OF, Check
+from blindharmony.quality.typicality import CONTRAST
 from blindharmony.quality.verdict import Verdict
 
 
@@ -42,16 +44,14 @@ class Confidence:
     Attributes:
         intensity: Harmonized intensity, in the unit of the page, increasing, shape ``(n,)``.
         deviation: One standard deviation of its error, same unit and shape.
-        surprise: How unlike the target's people this head is, 0 to 1, if the method asks.
 
     Example:
-        >>> Confidence(np.array([0.0, 1.0]), np.array([0.0, 0.1]), surprise=0.2).surprise
-        0.2
+        >>> Confidence(np.array([0.0, 1.0]), np.array([0.0, 0.1])).deviation.max()
+        np.float64(0.1)
     """
 
     intensity: NDArray[np.floating[Any]]
     deviation: NDArray[np.floating[Any]]
-    surprise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class FileChange:
 
     Example:
         >>> FileChange(2.0, 0.93, 8.1, {"shading": 7.6, "contrast": 2.0, "noise and blur": 0.4}).words
-        'brightness changed by 8 %, most of it uneven coil shading'
+        'an average voxel changed by 8 % of white matter, mostly evened-out coil shading'
     """
 
     gain: float
@@ -84,7 +84,7 @@ class FileChange:
         most = self.parts[ordered[0]] > _MOST * max(sum(self.parts.values()), self.total)
         what = [_PARTS.get(name, name) for name in ordered[: 1 if most else 2]]
         size = f"{self.total:.0f}" if self.total >= 2 else f"{self.total:.1f}"
-        return f"brightness changed by {size} %, {'most of it' if most else 'mostly'} {' and '.join(what)}"
+        return f"an average voxel changed by {size} % of white matter, mostly {' and '.join(what)}"
 
 
 _LOOKS = {
@@ -92,36 +92,46 @@ _LOOKS = {
     "caution": "Look at it before you use it as a {target} scan",
     "poor": "Do not use it as a {target} scan",
 }
-# Beginnings of checks' names → what a person would say.
+# Names of checks → what a person would say.
 _BECAUSE = {
     "registration": "its brain mask or its place on the template is off",
-    "brain": "its brain mask is off",
-    "mask": "its brain mask is off",
+    "brain mask": "it is not certain what the brain is",
+    "brain volume": "its brain mask is off",
+    "brain covered by the mask": "its brain mask is off",
+    "mask outside the brain": "its brain mask is off",
     "halves": "one half of the head is a copy of the other",
     "dark place": "tissue is unusually dark at one place: a shadow, large ventricles or a lesion",
     "unlike place": "one place is unusual: bright vessels, an artifact or a lesion",
-    "order": "bright and dark tissue are not where they should be",
+    "order of tissues": "bright and dark tissue are not where they should be",
     "intensities": "its contrast is another one",
-    "gray / white": "its contrast is another one",
-    "white": "its white matter is too bright or too dark",
-    "gray": "its gray matter is too bright or too dark",
+    CONTRAST: "its contrast is another one",
+    "white matter": "its white matter is too bright or too dark",
+    "gray matter": "its gray matter is too bright or too dark",
     "fluid": "its fluid is too bright or too dark",
-    "detail": "its fine detail is unusual: noise, motion or blur",
-    "brightness": "its large shapes are unlike: contrast or anatomy",
     "likelihood": "it is improbable there",
-    "direction": "harmonizing moved it away in one respect",
+    f"{DIRECTION_OF}likelihood": "the result is less probable there than the scan: motion, noise, another sequence?",
     "benefit": "harmonizing did not bring it nearer",
+    "fit": "it does not fit the curve of its scanner",
 }
+# Levels of the flow: millimeters up to which an unusual level is a matter of detail.
+_FINE_MM = 4
 _HARDLY, _MOST = 1.0, 0.6
 
 
 def _reason(check: Check) -> str:
     """What a person would say of a check that is not good."""
-    words = next((words for name, words in _BECAUSE.items() if check.name.startswith(name)), check.name)
-    return words if check.judged else f"{check.name} not judged"
+    if check.missing:
+        return f"{check.name} not judged"
+    if level := re.fullmatch(r"(?:detail|brightness) at (\d+) mm", check.name):
+        fine = int(level[1]) <= _FINE_MM
+        return "its fine detail is unusual: noise, motion or blur" if fine else _COARSE
+    return _BECAUSE.get(check.name, check.name)
 
 
-_PARTS = {"shading": "uneven coil shading", "contrast": "contrast between tissues"}
+_COARSE = "its large shapes are unlike: contrast or anatomy"
+
+
+_PARTS = {"shading": "evened-out coil shading", "contrast": "contrast between tissues"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,14 +201,19 @@ class ScanEvidence:
         like = _LOOKS[self.verdict.level].format(target=self.verdict.target) + self._because
         if self.verdict.level == "poor":
             return f"{like}."
-        kept = ". Its contrast was left as it was: harmonizing would not have helped" if self.verdict.returned else ""
+        kept = ". Its contrast was left as it was" if self.verdict.returned else ""
         return f"{like}; {self.change.words}{kept}."
 
     @property
     def _because(self) -> str:
         """The first of the worst checks in plain words, and how many others there are."""
         worst = [check for check in self.verdict.checks if check.severity and check.severity is self.verdict.severity]
-        reasons = list(dict.fromkeys(_reason(check) for check in worst))
+        away = [check for check in worst if check.name.startswith(DIRECTION_OF) and check.name not in _BECAUSE]
+        reasons = list(dict.fromkeys(_reason(check) for check in worst if check not in away))
+        if away:
+            names = [check.name.removeprefix(DIRECTION_OF) for check in away]
+            listed = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+            reasons.append(f"harmonizing moved its {listed} away from the target")
         if not reasons:
             return ""
         more = len(reasons) - 1
@@ -221,10 +236,11 @@ class ScanEvidence:
 
 
 _BASIS = (
-    "Scans were brought to the intensities of {target} with blindharmony {version}, a blind harmonization "
+    "Scans were {done} with blindharmony {version}, a blind harmonization "
     "method: it learns from target scans only and needs no scan of the source scanner (Jeong et al., 2023). "
-    "{mask}{n4}, and the scan was registered to the ICBM152 2009a symmetric template at 1 mm (Fonov et al., "
-    "2011). The target was known from {scans}{flow}. {method} The result was returned on the scan's own grid."
+    "{mask}. {n4}The scan was registered to the ICBM152 2009a symmetric template at 1 mm (Fonov et al., "
+    "2011). The target, {target}, was known from {scans}{flow}. {method} The result was returned on the scan's own "
+    "grid."
 )
 _MASKS = {
     "network": "The brain was extracted with deepbet (Fisch et al., 2024)",
@@ -239,6 +255,14 @@ _BIAS = {
     "n4": "with N4 (Tustison et al., 2010)",
     "entropy": "by the smooth field that leaves least entropy (Likar et al., 2001)",
 }
+
+
+def _corrected(share: float) -> str:
+    if share == 0:
+        return "No intensity non-uniformity was found that is not anatomy, and none removed (looked for {})."
+    return f"Intensity non-uniformity was {'' if share >= 1 else 'partly '}corrected {{}}."
+
+
 _REFERENCES = {
     "dinh": "Dinh L, Sohl-Dickstein J, Bengio S. Density estimation using Real NVP. International Conference on "
     "Learning Representations (ICLR), 2017. arXiv:1605.08803.",
@@ -267,6 +291,8 @@ def methods_text(
     version: str,
     n4: bool = True,
     bias: str = "n4-itk",
+    bias_share: float = 1.0,
+    returned: bool = False,
     mask: str = "network",
     flow: bool = True,
     splines: bool = False,
@@ -278,8 +304,10 @@ def methods_text(
         scans: Number of target scans the model was fitted to.
         method: What was done, in sentences.
         version: Version of this package.
-        n4: Whether the bias field was removed beforehand.
+        n4: Whether a bias field was looked for, to be removed.
         bias: What estimated it, as :class:`~blindharmony.preprocessing.recipe.PrepRecipe` names it.
+        bias_share: How much of what was found was removed, 0 to 1.
+        returned: Whether the scan was returned as it was, because harmonizing did not help.
         mask: Where the brain mask came from: ``network``, ``stripped``, ``command`` or ``given``.
         flow: Whether the target has a whole-volume flow.
         splines: Whether that flow has spline couplings.
@@ -294,7 +322,8 @@ def methods_text(
         target=target,
         version=version,
         mask=_MASKS[mask],
-        n4=f", intensity non-uniformity was corrected {_BIAS[bias]}" if n4 else "",
+        done=f"brought to the intensities of {target}" if not returned else "processed",
+        n4=f"{_corrected(bias_share).format(_BIAS[bias])} " if n4 else "",
         scans=f"{scans} scan" if scans == 1 else f"{scans} scans",
         flow=_FLOW.format(couplings=couplings + "Yu et al., 2020)") if flow else "",
         method=method,

@@ -321,9 +321,9 @@ def unlike_places(evidence: ScanEvidence) -> dict[str, list[Frame]]:
 
 def _outlined(evidence: ScanEvidence, region: NDArray[np.bool_]) -> list[Frame]:
     shades, frames = window(evidence), []
-    centre = ndimage.center_of_mass(region)
     for plane in PLANES:
-        index = round(centre[_AXIS[plane]])
+        others = tuple(axis for axis in range(3) if axis != _AXIS[plane])
+        index = int(region.sum(axis=others).argmax())  # where most of it is
         height, width = slice_of(evidence.mask, plane, index).shape
         slices = Slices(plane, (index,), width, height)
         scan = jpeg(gray(strip(evidence.before, slices), shades))

@@ -67,7 +67,8 @@ def scan_profiles(result: HarmonizeResult) -> dict[str, Any]:
     from blindharmony.report.pictures import before_and_after, jpeg
 
     unit, inside = result.target.info.unit, result.prepared.scan.inside()
-    before, after = (quantiles(image, inside, LEVELS) * unit for image in (result.source_image, result.estimate.image))
+    fitted = result.prepared.scan.fitted() & result.target.fit_region  # where the target's own curves are from
+    before, after = (quantiles(image, fitted, LEVELS) * unit for image in (result.source_image, result.estimate.image))
     profiles: dict[str, Any] = {
         "profile_before": before.round(1).tolist(),
         "profile_after": after.round(1).tolist(),
@@ -294,6 +295,7 @@ def _row(name: str, plan: Mapping[str, Any], record: Mapping[str, Any], ledger: 
         "profile_before": profile_of(record, "profile_before"),
         "profile_after": profile_of(record, "profile_after"),
         "thumbnail": thumbnail_of(record),
+        "target": record.get("fingerprint", {}).get("settings", {}).get("digest"),
     }
 
 
@@ -458,11 +460,17 @@ _MOST_LINES = 60
 POINTS = 100
 
 
+_IN_UNITS = ("distance_before", "distance_after", "profile_before", "profile_after")
+
+
 def in_per_cent(rows: Sequence[Row], target: TargetProfiles) -> tuple[list[Row], TargetProfiles]:
     """Distances and profiles in percent of the target's white matter, as reports of single scans have them."""
     scale = target.per_cent
 
     def scaled(row: Row) -> Row:
+        if row.get("target") not in (None, target.digest):
+            # Of another target's run in the same folder: its units are not these.
+            return row | dict.fromkeys(_IN_UNITS)
         distances, profiles = (
             {key: row[key] for key in (f"{kind}_before", f"{kind}_after") if row[key] is not None}
             for kind in ("distance", "profile")

@@ -382,6 +382,19 @@ class _Run:
         self.ledger.write(scan.id, {"scan": scan.place, "status": "failed", "reason": why})
         self._failed(scan, why)
 
+    def refuse_to_fit(self, item: Item, why: str) -> None:
+        """A scan whose scanner was not fitted: what was made of it before, from the same input, stays."""
+        old = self.ledger.record(item.scan.id) or {}
+        wanted = item.fingerprint(self.settings, None).model_dump(mode="json")
+        if (
+            old.get("status") == "done"
+            and {**brought_up(old.get("fingerprint", {})), "scanner": None} == wanted
+            and not self.ledger.spoiled(old)
+        ):
+            self._failed(item.scan, f"{why}; its earlier result is kept")
+        else:
+            self.refuse(item.scan, why)
+
     def _failed(self, scan: Scan, why: str) -> None:
         self.tally.failed[scan.id] = why
         self.say(f"{scan.id}: failed: {why}", self.tally, problem=True)
@@ -457,7 +470,7 @@ class _GroupRun:
         match outcome.task.work, outcome.failure:
             case FitScanner(), Failure() as failure:
                 for item in self.alive.values():
-                    self.run.refuse(item.scan, f"its scanner could not be fitted: {failure.line}")
+                    self.run.refuse_to_fit(item, f"its scanner could not be fitted: {failure.line}")
             case FitScanner() as fit, None:
                 assert isinstance(outcome.answer, ScannerFit)
                 return self._fitted(fit, outcome.answer)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -286,13 +286,26 @@ class FitScanner(StudyWork):
         except ValidationError:
             return None
 
+    def read(self) -> Iterator[ScanSummary]:
+        """The summaries; a damaged one is removed, so that the next run looks at its scan again.
+
+        Raises:
+            InputError: If one is not there or damaged.
+        """
+        for file in self.files:
+            try:
+                yield kept_summary(file)
+            except InputError:
+                file.unlink(missing_ok=True)
+                raise
+
     def do(self, tell: Tell) -> ScannerFit:
         """Fit, and keep the scanner with a note beside it."""
         from blindharmony.harmonization.curve import ScannerRounds
         from blindharmony.harmonization.scanner import ScannerModel
 
         target = self.target()
-        summaries = [kept_summary(file) for file in self.files]
+        summaries = list(self.read())
         so_far = ScannerModel.load(self.ledger.scanner(self.earlier), target) if self.earlier else None
         rounds = ScannerRounds(target, so_far, settings=self.settings.harmonize).after(summaries)
         model = rounds.model
@@ -568,7 +581,9 @@ def kept_summary(path: Path) -> ScanSummary:
         distances = tuple(arrays["distances"].tolist()) if "distances" in arrays else None
         return ScanSummary(arrays["quantiles"], arrays["whole"], arrays["person"], surprise, distances)
     except (OSError, KeyError, ValueError):
-        raise InputError("this scan summary is damaged", remedy="delete it and run again", path=path) from None
+        raise InputError(
+            "this scan summary is damaged", remedy="run again: the scan is looked at anew", path=path
+        ) from None
 
 
 @lru_cache(maxsize=1)
