@@ -12,7 +12,7 @@ from blindharmony.quality.verdict import Verdict
 from blindharmony.report.evidence import FileChange, methods_text
 from blindharmony.report.pictures import changes as change_maps
 from blindharmony.report.pictures import slice_of
-from blindharmony.report.scan import render_report, write_report
+from blindharmony.report.scan import Gauge, render_report, write_report
 from report_evidence import made_verdict
 
 SECTIONS = [
@@ -339,3 +339,10 @@ def test_the_methods_say_what_was_done_to_the_bias_field(share, words):
     assert "brought to the intensities" not in methods_text(
         target="T", scans=9, method="A.", version="1", returned=True
     )
+
+
+def test_a_gauge_says_that_harmonizing_moved_away():
+    usual = Check("likelihood", Severity.GOOD, "", 5.94, (None, 6.36))
+    away = Check("direction of likelihood", Severity.CAUTION, "", 5.94, (None, 5.92), topic=Topic.DIRECTION)
+    assert not Gauge.of(usual, usual).farther
+    assert Gauge.of(usual, usual, direction=away).farther

@@ -199,3 +199,10 @@ def test_why_to_look_is_what_the_verdict_names():
     row = {"scan": "a", "verdict": "caution", "headline": "Harmonized, but look at it before you use it: dark place."}
     assert outliers([row]) == {"a": ["dark place"]}
     assert outliers([{"scan": "a", "verdict": "poor"}]) == {"a": ["verdict 'poor'"]}
+
+
+def test_scans_of_another_target_have_no_distance_in_this_ones_units(rows, target):
+    two = [row | {"target": "0" * 12 if i % 2 else target.digest} for i, row in enumerate(rows)]
+    scans = data_of(render_cohort(two, "study", target))["scans"]
+    known = {row["scan"]: row["target"] == target.digest and row["status"] == "done" for row in two}
+    assert all((value is not None) == known[place] for place, value in zip(scans["place"], scans["after"], strict=True))

@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from blindharmony.files import write_text
-from blindharmony.quality.checks import Check, Severity, Topic
+from blindharmony.quality.checks import DIRECTION_OF, Check, Severity, Topic
 from blindharmony.quality.typicality import CONTRAST
 from blindharmony.report import pictures as viewers
 from blindharmony.report.charts import Band, Line, chart, density, gradient
@@ -121,6 +121,7 @@ class Gauge:
         start: Value at the left end of the scale.
         end: Value at the right end.
         within: Whether the harmonized scan lies within the limits: whether its check is good.
+        farther: Whether harmonizing moved it away from the target all the same.
         digits: With which values are printed, so that one beyond a limit does not look equal to it.
     """
 
@@ -132,16 +133,18 @@ class Gauge:
     start: float
     end: float
     within: bool
+    farther: bool = False
     digits: int = 4
 
     @classmethod
-    def of(cls, check: Check, before: Check | None, label: str = "") -> Gauge | None:
+    def of(cls, check: Check, before: Check | None, label: str = "", direction: Check | None = None) -> Gauge | None:
         """The gauge of a check: its green range is the check's limit.
 
         Args:
             check: Of the result.
             before: The same check of the scan as it came.
             label: What is measured; the check's name if not given.
+            direction: The check whether it was moved away from the target.
 
         Returns:
             None if the check has no value or no limit.
@@ -164,7 +167,8 @@ class Gauge:
         name = label or check.name
         shown = name[:1].upper() + name[1:]
         within = check.severity is Severity.GOOD
-        return cls(shown, first, check.value, low, high, start, most + room, within, check.digits)
+        farther = direction is not None and direction.severity > Severity.GOOD
+        return cls(shown, first, check.value, low, high, start, most + room, within, farther, check.digits)
 
     def position(self, value: float | None) -> str:
         """Where the value lies on the scale, as a CSS length; an open low end is the scale's."""
@@ -194,7 +198,8 @@ def gauges(evidence: ScanEvidence, names: Sequence[str]) -> list[Gauge]:
     drawn = []
     for name in names:
         check = evidence.verdict.named(name)
-        gauge = Gauge.of(check, evidence.verdict_before.named(name)) if check else None
+        moved = evidence.verdict.named(DIRECTION_OF + ("contrast" if name == CONTRAST else name))
+        gauge = Gauge.of(check, evidence.verdict_before.named(name), direction=moved) if check else None
         drawn += [gauge] if gauge else []
     return drawn
 

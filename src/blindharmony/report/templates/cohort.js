@@ -96,11 +96,11 @@
   const rowHeight = () => (body.querySelector("tr[data-row]") || { offsetHeight: 0 }).offsetHeight || 33;
   let tall = 33, first = -1, last = -1;
   const cells = [
-    (i) => words[scans.level[i]], (i) => num(scans.before[i]), (i) => num(scans.after[i]), (i) => num(scans.excess_before[i]),
-    (i) => num(scans.excess_after[i]), (i) => num(scans.change[i]), (i) => data.scanners[scans.scanner[i]], (i) => scans.why[i],
-    (i) => String(scans.warnings[i] ? scans.warnings[i].length : 0), (i) => decided(i).decision || ""
+    (i) => words[scans.level[i]], (i) => scans.why[i], (i) => num(scans.before[i]), (i) => num(scans.after[i]),
+    (i) => num(scans.change[i]), (i) => data.scanners[scans.scanner[i]], (i) => num(scans.excess_before[i]),
+    (i) => num(scans.excess_after[i]), (i) => String(scans.warnings[i] ? scans.warnings[i].length : 0), (i) => decided(i).decision || ""
   ];
-  const classes = ["level", "", "", "", "", "", "name", "text", "", "text"];
+  const classes = ["level", "text", "", "", "", "name", "", "", "", "text"];
   function link(i) {
     if (!scans.report[i]) { return document.createTextNode(scans.name[i]); }
     const a = document.createElement("a");
@@ -191,7 +191,7 @@
     button.type = "button";
     button.textContent = head.textContent;
     head.replaceChildren(button);
-    const numbers = { 2: "before", 3: "after", 4: "excess_before", 5: "excess_after", 6: "change" }[column];
+    const numbers = { 3: "before", 4: "after", 5: "change", 7: "excess_before", 8: "excess_after" }[column];
     const value = column === 0 ? (i) => lower[i] : numbers ? (i) => (scans[numbers][i] === null ? -Infinity : scans[numbers][i]) :
       column === 9 ? (i) => (scans.warnings[i] || []).length : (i) => cells[column - 1](i).toLowerCase();
     button.addEventListener("click", () => {
