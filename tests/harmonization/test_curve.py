@@ -52,4 +52,4 @@ def test_a_head_like_nobodys_is_said_to_be_one(scene):
     far = replace(target, person=replace(person, features=person.features + 50))
     found = harmonize_curve(image, inside, far)
     assert found.figures["surprise"] > 0.8
-    assert "unlike that of any head of the target" in found.warnings[0]
+    assert "known less well than usual" in found.warnings[0]
