@@ -6,7 +6,8 @@ kind has the z-score and, if values are about normal, the predictive distributio
 .. math:: z = \frac{x - m}{s}, \qquad \frac{z}{\sqrt{1 + 1/n}} \sim t_{n-1}.
 
 That is wide where :math:`n` is small, as it should be: four scans do not tell what one scan in a hundred looks like.
-A value is called rare if fewer than one target scan in fifty would be expected beyond it.
+A value is called rare if fewer than one target scan in fifty would be expected beyond it, on its side: where both ends
+of a range count, one in twenty-five lies outside.
 
 Three kinds of quantity are compared:
 
