@@ -21,6 +21,7 @@ import numpy as np
 from blindharmony.device import exact_convolutions
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target
+from blindharmony_benchmark.cli.scripts import measuring
 from blindharmony_benchmark.heads import heads_of
 from blindharmony_benchmark.plan import Split, read_splits
 from blindharmony_benchmark.registry import chosen
@@ -63,16 +64,11 @@ def measured(name: str, scans: Sequence[Picture], target: Target, segmenter: Lab
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--set", required=True)
+    parser = measuring(__doc__)
     parser.add_argument("--source", required=True)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--heads", type=Path, required=True)
     parser.add_argument("--learnt", type=Path, required=True, help="where the segmenter is kept")
     parser.add_argument("--minutes", type=float, default=10.0, help="for which the segmenter is taught")
     parser.add_argument("--systems", nargs="+", default=SYSTEMS)
-    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     target, splits = load_target(arguments.target), read_splits(arguments.data)
     source = splits[arguments.source]

@@ -14,9 +14,7 @@ For every simulated source and test subject, PSNR in dB as everywhere (brain, ra
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -25,6 +23,7 @@ from blindharmony.harmonization.native import fitted_curve
 from blindharmony.models.file import load_target
 from blindharmony.models.tissue import class_posterior
 from blindharmony.quality.metrics import psnr
+from blindharmony_benchmark.cli.scripts import measuring
 from blindharmony_benchmark.heads import heads_of
 from blindharmony_benchmark.plan import read_splits
 from blindharmony_benchmark.scanners import HARD, Scanner
@@ -80,14 +79,9 @@ def limits(image, truth, mask, *, tissues=False):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--set", required=True)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--heads", type=Path, required=True)
+    parser = measuring(__doc__)
     parser.add_argument("--domains", nargs="+", default=[*HARD, "raw gamma1.5"])
     parser.add_argument("--tissues", action="store_true", help="a curve for each tissue too: 3 s a scan")
-    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     target = load_target(arguments.target)
     split = read_splits(arguments.data)[arguments.set]

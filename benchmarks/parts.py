@@ -9,7 +9,6 @@ coil's field.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 from blindharmony.device import exact_convolutions
 from blindharmony.models.file import load_target
 from blindharmony.quality.metrics import psnr
+from blindharmony_benchmark.cli.scripts import measuring
 from blindharmony_benchmark.heads import heads_of
 from blindharmony_benchmark.plan import read_splits
 from blindharmony_benchmark.scanners import SITES, Scanner
@@ -27,14 +27,9 @@ from blindharmony_benchmark.systems.blind import Curve, CurveUnrefined
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--set", required=True)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--heads", type=Path, required=True)
+    parser = measuring(__doc__)
     parser.add_argument("--people", type=int, help="only the first so many of the test people")
     parser.add_argument("--domains", nargs="+", default=SITES)
-    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     target = load_target(arguments.target)
     split = read_splits(arguments.data)[arguments.set]
