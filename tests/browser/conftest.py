@@ -100,5 +100,5 @@ def demo(tmp_path_factory):
     """The folder of a real result, report and viewer."""
     out = tmp_path_factory.mktemp("demo")
     assert main(["demo", str(out), "--viewer", "--quiet"]) == 0
-    assert nib.load(out / "sub-01_desc-harmonized_T1w.nii.gz").shape == (160, 192, 192)
+    assert nib.load(out / "sub-01_acq-simulated_desc-harmonized_T1w.nii.gz").shape == (160, 192, 192)
     return out

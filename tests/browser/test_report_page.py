@@ -17,7 +17,7 @@ def _shown(page, plane):
 def file(request):
     if request.param == "made up":
         return request.getfixturevalue("pages")["report"]
-    return request.getfixturevalue("demo") / "sub-01_desc-harmonized_T1w.html"
+    return request.getfixturevalue("demo") / "sub-01_acq-simulated_desc-harmonized_T1w.html"
 
 
 def test_flicker_puts_the_scan_in_the_results_place_and_takes_it_away(file, opened):
@@ -80,5 +80,5 @@ def test_the_methods_can_be_copied(file, opened):
 
 
 def test_the_demo_is_small(demo):
-    assert (demo / "sub-01_desc-harmonized_T1w.html").stat().st_size < 3_000_000
-    assert (demo / "sub-01_desc-harmonized_T1w.viewer.html").stat().st_size < 25_000_000
+    assert (demo / "sub-01_acq-simulated_desc-harmonized_T1w.html").stat().st_size < 3_000_000
+    assert (demo / "sub-01_acq-simulated_desc-harmonized_T1w.viewer.html").stat().st_size < 25_000_000

@@ -139,7 +139,7 @@ def test_without_webgl_it_says_so(pages, launch, opened):
 
 def test_the_demo_opens(demo, opened, tmp_path):
     file = tmp_path / "viewer-demo.html"
-    file.write_bytes((demo / "sub-01_desc-harmonized_T1w.viewer.html").read_bytes())
+    file.write_bytes((demo / "sub-01_acq-simulated_desc-harmonized_T1w.viewer.html").read_bytes())
     with opened(file) as page:
         assert min(_values(page)) > 0
         assert page.locator("#trouble").is_hidden()
