@@ -11,7 +11,6 @@ system by system: the same command goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from blindharmony.device import exact_convolutions
+from blindharmony.io.tables import read_table
 from blindharmony.models.file import load_target
 from blindharmony.models.target import Target
 from blindharmony_benchmark.cli.scripts import measuring
 from blindharmony_benchmark.heads import heads_of
+from blindharmony_benchmark.measures import TISSUES
 from blindharmony_benchmark.plan import Split, read_splits
 from blindharmony_benchmark.registry import chosen
 from blindharmony_benchmark.scanners import own, real
@@ -30,22 +31,21 @@ from blindharmony_benchmark.segmenters import Labels, included_segmenter
 from blindharmony_benchmark.system import Material, Picture
 
 SYSTEMS = ("nothing", "n4-match", "pooled-match", "curve", "group")
-_TISSUES = {"csf": 1, "grey": 2, "white": 3}
 
 
 def shares(labels: np.ndarray) -> dict[str, float]:
     """Share of each tissue among the three."""
-    counts = {name: int((labels == label).sum()) for name, label in _TISSUES.items()}
+    counts = {name: int((labels == label).sum()) for name, label in TISSUES.items()}
     return {name: round(count / sum(counts.values()), 6) for name, count in counts.items()}
 
 
 def ages_of(study: Path) -> dict[str, float]:
     """Subject → age in years, as ``participants.tsv`` has it."""
-    with (study / "participants.tsv").open(newline="") as file:
-        return {row["participant_id"]: float(row["age"]) for row in csv.DictReader(file, delimiter="\t")}
+    _, rows = read_table(study / "participants.tsv")
+    return {row["participant_id"]: float(row["age"]) for row in rows}
 
 
-def taught(split: Split, target: Target, arguments: argparse.Namespace) -> Labels:
+def segmenter_of(split: Split, target: Target, arguments: argparse.Namespace) -> Labels:
     """The segmenter, taught on the target's training people, or as it was kept."""
     training, held = (
         own(heads_of(split.folder, people, arguments.heads, target.info.recipe))
@@ -72,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     target, splits = load_target(arguments.target), read_splits(arguments.data)
     source = splits[arguments.source]
-    segmenter = taught(splits[arguments.set], target, arguments)
+    segmenter = segmenter_of(splits[arguments.set], target, arguments)
     people = sorted({*source.train, *source.validation, *source.test})
     scans = real(heads_of(source.folder, people, arguments.heads, target.info.recipe), target.info.recipe)
     record = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}

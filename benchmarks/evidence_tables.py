@@ -107,11 +107,8 @@ def of_ages(record):
         cells = []
         for tissue in ("csf", "grey", "white"):
             share, truth = (100 * np.array([one[p][tissue] for p in people]) for one in (found, record["truth"]))
-            drawn = bootstrap(
-                (decades, share), _slope, paired=True, vectorized=False, method="BCa", n_resamples=2000, rng=0
-            ).confidence_interval
-            slope = f"{_slope(decades, share):+.2f} [{drawn.low:+.2f}, {drawn.high:+.2f}]"
-            order = "" if name == "manual labels" else f"; {spearmanr(share, truth).statistic:.2f}"
+            slope = _with_interval(_slope, decades, share, "+.2f")
+            order = "" if name == "manual labels" else f"; {_with_interval(_order, share, truth, '.2f')}"
             cells.append(f"{slope}{order}".replace("-", "−"))
         lines.append([name, *cells])
     words = (
@@ -119,8 +116,8 @@ def of_ages(record):
         f"{10 * decades.min():.0f} to {10 * decades.max():.0f} years old ({(decades > _OLD).sum()} of them above 44), "
         f"scans as they came and after each system. A U-Net that was taught on people of `{record['set']}` alone (axial"
         " slices) finds the tissues. Told is how much the share of a tissue among the three changes in a decade, in "
-        "percentage points [95 %], and whether people keep their order in it: rank correlation with the manual "
-        "labels, 1 is best. The labels count fluid in sulci as gray matter, so that only order and sign of a slope "
+        "percentage points [95 %], and whether people keep their order in it: rank correlation with the manual labels "
+        "[95 %], 1 is best. The labels count fluid in sulci as gray matter, so that only order and sign of a slope "
         "compare with theirs, and those of fluid best."
     )
     head = ["system", "fluid", "gray matter", "white matter"]
@@ -132,6 +129,17 @@ _OLD = 4.4  # decades
 
 def _slope(x, y):
     return float(np.polyfit(x, y, 1)[0])
+
+
+def _order(x, y):
+    return float(spearmanr(x, y).statistic)
+
+
+def _with_interval(statistic, x, y, digits):
+    """A statistic of pairs and its bootstrap interval over people."""
+    drawn = bootstrap((x, y), statistic, paired=True, vectorized=False, method="BCa", n_resamples=2000, rng=0)
+    low, high = drawn.confidence_interval
+    return f"{statistic(x, y):{digits}} [{low:{digits}}, {high:{digits}}]"
 
 
 OURS, THEIRS, SOURCE = "#cc6622", "#2266aa", "#888888"

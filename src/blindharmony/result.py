@@ -31,7 +31,6 @@ from pydantic import (
 from pydantic.alias_generators import to_pascal
 
 from blindharmony.files import file_sha256, result_names, write_sidecar, written_together
-from blindharmony.harmonization.curve import ERROR_BAR
 from blindharmony.harmonization.intensity import Estimate
 from blindharmony.harmonization.methods import method_named
 from blindharmony.harmonization.native import Steps, own_bias, steps_of, with_mean_of
@@ -663,10 +662,10 @@ def bias_share(result: HarmonizeResult) -> float | None:
 
 
 def _details(result: HarmonizeResult) -> list[str]:
-    bar = result.figures.get(ERROR_BAR)
-    if not isinstance(bar, float):
+    if result.estimate.error is None:
         return []
     change = result.change.parts["contrast"]
+    bar = result.evidence.per_cent * float(np.mean(result.estimate.error.deviation))
     hardly = "less than its error: this scan hardly needed it" if change < bar else "more than its error"
     return [
         f"The intensity curve changed the brain by {change:.1f}\u00a0% of white matter on average; it may be off by "

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import pytest
 
 from blindharmony.cli.main import main
+from blindharmony.cli.methods import study_sidecars, study_text
+from blindharmony.models.file import load_target
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,28 @@ def test_settings_and_scans_that_came_back_are_said(study, tiny_target_file, tmp
     text = text_of(tmp_path, tiny_target_file, capsys)
     assert "One scan was returned with intensities unchanged" in text
     assert "defaults but for keep_bias true" in text
+
+
+@pytest.mark.parametrize(
+    ("taken", "said", "left"),
+    [
+        ((0.1, 0.1, 0.1), "was corrected", ""),
+        ((0.0, 0.02, 0.1), "was corrected", "In 2 scans"),
+        ((0, 0, 0), "none removed", ""),
+    ],
+)
+def test_a_field_that_was_left_is_not_said_to_be_corrected(study, tiny_target_file, tmp_path, taken, said, left):
+    target = load_target(tiny_target_file)
+    recipe = target.info.recipe.model_copy(update={"n4": True, "bias": "entropy"})
+    target = replace(target, info=target.info.model_copy(update={"recipe": recipe}))
+    for sidecar, spread in zip(sorted((study / "out").glob("*_T1w.json")), taken, strict=True):
+        content = json.loads(sidecar.read_text())
+        content["Preparation"]["n4"] = {"log_bias_sd": spread, "found_sd": 0.1}
+        (tmp_path / sidecar.name).write_text(json.dumps(content))
+    text = study_text(study_sidecars(tmp_path), target)
+    assert said in text
+    assert ("may be anatomy was left" in text) is bool(left)
+    assert left in text
 
 
 def test_results_made_in_different_ways_or_with_another_target_are_refused(study, tiny_target_file, tmp_path, capsys):

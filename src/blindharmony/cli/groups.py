@@ -113,8 +113,8 @@ class LookAtFile(Work):
 
 #: Errors that the next scan would meet too.
 _ALWAYS = {ErrorCode.USAGE, ErrorCode.OUTPUT, ErrorCode.DISK_FULL, ErrorCode.TARGET}
-#: Errors that say nothing about a scan: a curve that was fitted without it would be another one.
-_UNEXPECTED = {ErrorCode.KILLED, ErrorCode.OUT_OF_MEMORY}
+#: Errors that say nothing about a scan, so that it cannot be left out: the curve would be another one.
+_OF_THE_MACHINE = {ErrorCode.KILLED, ErrorCode.OUT_OF_MEMORY}
 
 
 def as_error(failure: Failure, path: Path) -> BlindHarmonyError:
@@ -221,11 +221,11 @@ class Group:
                     if failure and failure.code in _ALWAYS:
                         raise as_error(failure, by_name[name].scan)
                     if failure and outcome.lost and name not in again:
-                        # Killed, as by a system that is out of memory: once more, before the others are fitted alone.
+                        # Killed, as by a system that is out of memory: it may succeed the second time.
                         again.add(name)
                         workers.submit(Task(name, by_name[name]))
                         continue
-                    if failure and failure.code in _UNEXPECTED:
+                    if failure and failure.code in _OF_THE_MACHINE:
                         raise as_error(failure, by_name[name].scan)
                     looked += 1
                     say(rounds.number, looked)

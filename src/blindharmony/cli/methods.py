@@ -117,6 +117,7 @@ def study_text(sidecars: Sequence[Sidecar], target: Target) -> str:
     from blindharmony.settings import ABOUT
 
     first, number = sidecars[0], len(sidecars)
+    shares = [_bias_share(sidecar) for sidecar in sidecars]
     sources = Counter(str(_part(sidecar, "brain-mask", "source")) for sidecar in sidecars)
     method = ABOUT.get(first.method, f"The method was '{first.method}'.")
     if first.method == "curve" and first.parameters.refine:
@@ -126,8 +127,9 @@ def study_text(sidecars: Sequence[Sidecar], target: Target) -> str:
         scans=target.info.scans,
         method=method,
         version=first.versions.get("blindharmony", "(version not recorded)"),
-        n4=target.info.recipe.n4,
+        n4=target.info.recipe.n4 and not first.parameters.settings_of(first.method).keep_bias,
         bias=target.info.recipe.bias,
+        bias_share=1.0 if any(shares) else 0.0,
         mask=sources.most_common(1)[0][0],
         flow=target.pyramid is not None,
         splines=bool(target.info.pyramid and target.info.pyramid.rounds),
@@ -142,6 +144,8 @@ def study_text(sidecars: Sequence[Sidecar], target: Target) -> str:
     if len(sources) > 1:
         kinds = ", ".join(f"{count} {_SOURCES.get(source, source)}" for source, count in sources.most_common())
         sentences.append(f"Brain masks: {kinds}.")
+    if any(shares) and (left := sum(share < 1 for share in shares)):
+        sentences.append(f"In {_scans(left)} a field that may be anatomy was left, in part or as a whole.")
     if lesions := sum(sidecar.parameters.lesion_mask is not None for sidecar in sidecars):
         sentences.append(f"In {_scans(lesions)} lesions were left out of every fit, by given masks.")
     if returned := sum(not sidecar.harmonized for sidecar in sidecars):
@@ -185,6 +189,13 @@ def _together(sidecars: Sequence[Sidecar]) -> str:
     if late:
         words += f" {_scans(late).capitalize()} took the curve as it was fitted to earlier scans of the scanner."
     return f"{words} {one}" if alone else words
+
+
+def _bias_share(sidecar: Sidecar) -> float:
+    """How much of the bias field that was found was removed; earlier versions removed all of it."""
+    field = sidecar.preparation.get("n4") or {}
+    found = field.get("found_sd")
+    return float(field["log_bias_sd"]) / float(found) if found else 1.0
 
 
 def _scans(number: int) -> str:

@@ -127,6 +127,7 @@ class Check:
         advice: What to do, one sentence; empty if nothing.
         topic: What it is about.
         note: Whether a reader should be told though it is no reason to doubt the result.
+        missing: Whether it stands for a check that could not be made (:func:`not_judged`).
 
     Example:
         >>> check = Check("voxel size", Severity.CAUTION, "Voxels are 1.5 mm long.", 1.5, (None, 1.2), unit="mm")
@@ -143,16 +144,12 @@ class Check:
     advice: str = ""
     topic: Topic = Topic.HEAD
     note: bool = False
+    missing: bool = False
 
     @property
     def judged(self) -> bool:
         """Whether a value was measured and compared with a limit."""
         return self.value is not None
-
-    @property
-    def missing(self) -> bool:
-        """Whether it stands for a check that could not be made (:func:`not_judged`)."""
-        return self.message.startswith(f"{self.name} not judged: ")
 
     @property
     def digits(self) -> int:
@@ -211,7 +208,7 @@ def not_judged(name: str, why: str, topic: Topic) -> Check:
         'registration not judged: the scan was not registered.'
     """
     advice = "Judge by the pictures: nothing else does here."
-    return Check(name, Severity.CAUTION, f"{name} not judged: {why}.", advice=advice, topic=topic)
+    return Check(name, Severity.CAUTION, f"{name} not judged: {why}.", advice=advice, topic=topic, missing=True)
 
 
 class MaskFit(BaseModel):

@@ -115,6 +115,10 @@ _BECAUSE = {
 }
 # Levels of the flow: millimeters up to which an unusual level is a matter of detail.
 _FINE_MM = 4
+_FINE, _COARSE = (
+    "its fine detail is unusual: noise, motion or blur",
+    "its large shapes are unlike: contrast or anatomy",
+)
 _HARDLY, _MOST = 1.0, 0.6
 
 
@@ -124,11 +128,8 @@ def _reason(check: Check) -> str:
         return f"{check.name} not judged"
     if level := re.fullmatch(r"(?:detail|brightness) at (\d+) mm", check.name):
         fine = int(level[1]) <= _FINE_MM
-        return "its fine detail is unusual: noise, motion or blur" if fine else _COARSE
+        return _FINE if fine else _COARSE
     return _BECAUSE.get(check.name, check.name)
-
-
-_COARSE = "its large shapes are unlike: contrast or anatomy"
 
 
 _PARTS = {"shading": "evened-out coil shading", "contrast": "contrast between tissues"}
@@ -239,8 +240,7 @@ _BASIS = (
     "Scans were {done} with blindharmony {version}, a blind harmonization "
     "method: it learns from target scans only and needs no scan of the source scanner (Jeong et al., 2023). "
     "{mask}. {n4}The scan was registered to the ICBM152 2009a symmetric template at 1 mm (Fonov et al., "
-    "2011). The target, {target}, was known from {scans}{flow}. {method} The result was returned on the scan's own "
-    "grid."
+    "2011). The target was known from {scans}{flow}. {method} The result was returned on the scan's own grid."
 )
 _MASKS = {
     "network": "The brain was extracted with deepbet (Fisch et al., 2024)",
@@ -257,7 +257,7 @@ _BIAS = {
 }
 
 
-def _corrected(share: float) -> str:
+def _bias_sentence(share: float) -> str:
     if share == 0:
         return "No intensity non-uniformity was found that is not anatomy, and none removed (looked for {})."
     return f"Intensity non-uniformity was {'' if share >= 1 else 'partly '}corrected {{}}."
@@ -322,8 +322,8 @@ def methods_text(
         target=target,
         version=version,
         mask=_MASKS[mask],
-        done=f"brought to the intensities of {target}" if not returned else "processed",
-        n4=f"{_corrected(bias_share).format(_BIAS[bias])} " if n4 else "",
+        done=f"compared with {target}" if returned else f"brought to the intensities of {target}",
+        n4=f"{_bias_sentence(bias_share).format(_BIAS[bias])} " if n4 else "",
         scans=f"{scans} scan" if scans == 1 else f"{scans} scans",
         flow=_FLOW.format(couplings=couplings + "Yu et al., 2020)") if flow else "",
         method=method,
