@@ -97,6 +97,9 @@ class Severity(IntEnum):
         return self.name.lower()
 
 
+# Digits that count in what is printed.
+_DIGITS = 3
+
 #: How the checks begin that ask whether harmonizing moved a scan away from the target.
 DIRECTION_OF = "direction of "
 #: The checks of single places: what they find is the head's, and no harmonization changes it.
@@ -153,13 +156,13 @@ class Check:
 
     @property
     def digits(self) -> int:
-        """Digits that count when it is printed: four, or as many as tell its value from its limits.
+        """Digits that count when it is printed: three, or as many as tell its value from its limits.
 
         Example:
-            >>> Check("likelihood", Severity.CAUTION, "", 5.92531, (None, 5.92478)).digits
+            >>> Check("likelihood", Severity.CAUTION, "", 5.92531, (None, 5.92509)).digits
             5
         """
-        return 4 if self.value is None else digits_apart(self.value, *(self.limit or ()))
+        return _DIGITS if self.value is None else digits_apart(self.value, *(self.limit or ()))
 
     @property
     def told(self) -> bool:
@@ -642,7 +645,7 @@ def mask_coverage(evidence: Evidence) -> list[Check]:
                 name=name,
                 severity=severity,
                 message=f"{words}: {wrong}." if severity else f"{words}.",
-                value=100 * value,
+                value=100 * value if severity else round(100 * value, 2),
                 limit=(None, 100 * good),
                 unit="%",
                 advice=advice if severity else "",
@@ -897,14 +900,14 @@ def _rarity(score: ReferenceScore, limit: Limit, settings: CheckSettings) -> Sev
 
 
 def digits_apart(value: float, *limits: float | None) -> int:
-    """Digits that count, four or more, with which a value beyond a limit does not look equal to it.
+    """Digits that count, three or more, with which a value beyond a limit does not look equal to it.
 
     Example:
-        >>> digits_apart(5.9249, 5.9251), digits_apart(5.92, 6.1, None), digits_apart(2.0, 2.0)
-        (5, 4, 4)
+        >>> digits_apart(5.9253, 5.9251), digits_apart(5.92, 6.1, None), digits_apart(2.0, 2.0)
+        (5, 3, 3)
     """
     near = [limit for limit in limits if limit is not None and limit != value]
-    return next((n for n in range(4, 9) if all(f"{value:.{n}g}" != f"{limit:.{n}g}" for limit in near)), 9)
+    return next((n for n in range(_DIGITS, 9) if all(f"{value:.{n}g}" != f"{limit:.{n}g}" for limit in near)), 9)
 
 
 def _decimals(decimals: int, value: float, limit: float) -> tuple[str, str]:
@@ -914,9 +917,9 @@ def _decimals(decimals: int, value: float, limit: float) -> tuple[str, str]:
     return f"{value:.{decimals}f}", f"{limit:.{decimals}f}"
 
 
-def _digits(value: float, digits: int = 4) -> str:
+def _digits(value: float, digits: int = _DIGITS) -> str:
     """Digits that count, without an exponent where people do not use one."""
-    return f"{value:.0f}" if digits == 4 and 1000 <= abs(value) < 1e7 else f"{value:.{digits}g}"
+    return f"{value:.0f}" if digits <= 4 and 1000 <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
 def _among(score: ReferenceScore) -> str:

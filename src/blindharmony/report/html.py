@@ -69,7 +69,7 @@ def script_hash(script: str) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Four significant digits or more, a minus sign proper, thousands apart.
+    """So many significant digits, all of a large whole number; a minus sign proper, thousands apart.
 
     Example:
         >>> number(12345.678).split(), number(-0.012346), number(3.0), number(2e-9)
@@ -79,7 +79,7 @@ def number(value: float, digits: int = 4) -> str:
         return "not a number" if math.isnan(value) else "−∞" if value < 0 else "∞"
     if value != 0 and not 1e-4 <= abs(value) < 1e7:
         text = f"{value:.3g}"
-    elif digits == 4 and abs(value) >= 1000:
+    elif digits <= 4 and abs(value) >= 1000:
         text = f"{value:,.0f}".replace(",", "\u202f")  # narrow, and no line breaks at it
     else:
         text = f"{value:.{digits}g}"

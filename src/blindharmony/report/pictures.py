@@ -141,7 +141,7 @@ def overlay(drawn: NDArray[np.bool_], colour: tuple[int, int, int]) -> str:
     picture = Image.fromarray(drawn.astype(np.uint8), mode="P")
     picture.putpalette([0, 0, 0, *colour])
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True, transparency=0, bits=1)
+    picture.save(buffer, "PNG", transparency=0, bits=1)
     return _uri("image/png", buffer)
 
 

@@ -213,7 +213,7 @@ def level_gauges(evidence: ScanEvidence) -> list[Gauge]:
 
 _STYLES = ("style.css", "pictures.css", "charts.css")
 _TISSUES = (CONTRAST, "white matter", "gray matter", "fluid")
-_LEVELS = {"good": ("✓", "Good"), "caution": ("!", "Check"), "poor": ("✕", "Poor")}
+_LEVELS = {"good": ("✓", "Good"), "caution": ("!", "Look first"), "poor": ("✕", "Poor")}
 
 
 def render_report(evidence: ScanEvidence) -> str:

@@ -137,7 +137,7 @@ _MEASURES = {
 }
 
 #: What people read of a verdict that is not good.
-WORDS = {"caution": "check", "poor": "poor"}
+WORDS = {"caution": "look first", "poor": "poor"}
 _WORDS = {"good": "good", **WORDS, "none": "no result", "": "–"}
 
 

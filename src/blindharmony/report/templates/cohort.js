@@ -15,7 +15,7 @@
   const data = JSON.parse(await new Response(packed).text()), scans = data.scans, total = scans.place.length;
   scans.name = scans.place.map((name) => name.slice(name.lastIndexOf("/") + 1));
   const lines = data.lines, place = new Map((lines.rows || []).map((row, index) => [row, index]));
-  const words = { good: "good", caution: "check", poor: "poor", none: "no result", "": "–" };
+  const words = { good: "good", caution: "look first", poor: "poor", none: "no result", "": "–" };
   document.documentElement.classList.add("js");
 
   function num(value) {

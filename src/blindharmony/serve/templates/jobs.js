@@ -3,7 +3,7 @@
   var h = window.harmonizing, by = h.by, el = h.el, bytes = h.bytes, time = h.time, away = h.away, failed = h.failed, count = h.count, say = h.say, sentence = h.sentence, send = h.send;
 
   var STATES = { queued: "Waiting", running: "Being harmonized", done: "Done", failed: "Failed", cancelled: "Canceled" };
-  var VERDICTS = { good: "✓ Good.", caution: "! Check.", poor: "✕ Poor." };
+  var VERDICTS = { good: "✓ Good.", caution: "! Look first.", poor: "✕ Poor." };
   var revision = -1, cards = {}, states = {}, timer = 0, asked = null, current = [];
 
   function act(method, url) {
