@@ -46,7 +46,7 @@ _HEAD = """# The person seen through other scanners, measured
 Made by `python benchmarks/contrasts.py --page RECORD`; nothing here is typed by hand. Root mean square error (flow
 units, lower is better) of the quantile curve that is expected of a person who taught nothing / the worst. *mean*: the
 teachers' mean curve, which histogram matching uses. *now*: the person model that `blindharmony train` makes. p: a
-Wilcoxon test over the people, of each person's error with *now* against the column before.
+Wilcoxon test over the people, of each person's error with *now* against the column before, not corrected for the rows.
 """
 
 

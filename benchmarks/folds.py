@@ -56,7 +56,9 @@ SOURCES = {
 _HEAD = """# The curve by folds over people, measured
 
 Made by `python benchmarks/folds.py --page RECORD`; nothing here is typed by hand. Each person is judged by a model that
-this person, and everybody scanned together with them, taught nothing. Error: root mean square of the mapped quantiles
+this person, and everybody scanned together with them, taught nothing. Two settings, `person.common_error` and
+`curve.believed`, were chosen on the folds of these very people: what this page says of groups and of how far to go is
+a little too good. Error: root mean square of the mapped quantiles
 of a person minus the true ones, flow units, lower is better; in brackets 95 % by bootstrap over people (BCa). p:
 sign-flip permutation test over people of this package against the system, corrected for all rows of a study (Holm).
 People kept: rank correlation over people of the contrast of gray to white matter with the truth, mean over scanners:

@@ -2,12 +2,13 @@
 
     python benchmarks/smooth.py TARGET ... --out smooth.json
 
-Needs nothing but model files, as `persons.py`. Each group is left out of the person model, its quantile curves go
-through a curve, and the scanner is fitted from the predicted persons: as asked for, all heads alike ("plain"), and as
-the program does ("smooth"). Decibel over the brightest 1 %, mean and worst person. `step` (contrast jumps between grey
-and white) and `waves` are no curves that the model of smoothness knows. The features of people who are left out
-together were computed with each other in the mean head (not with themselves), and the others' with them: worth 3 to
-14 % of the errors, the same for both rows.
+Needs nothing but model files, which hold features and quantile curves of their scans. Each group is left out of the
+person model, its quantile curves go through a curve, and the scanner is fitted from the predicted persons: as asked
+for, all heads alike ("plain"), and as the program does ("smooth"): heads of which more is known count more, a parabola
+in logarithms where it fits, and as much of the curve as there is evidence for. Decibel over the brightest 1 %, mean
+and worst person. `step` (contrast jumps between grey and white) and `waves` are no curves that the model of smoothness
+knows. The features of people who are left out together were computed with each other in the mean head (not with
+themselves), and the others' with them: worth 3 to 14 % of the errors, the same for both rows.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from persons import without
 
 from blindharmony.harmonization.scanner import fit_scanner
 from blindharmony.harmonization.summary import ScanSummary
 from blindharmony.models.file import load_target
+from blindharmony.models.person import PersonModel
 
 SIZES, DRAWS = (1, 4, 8), 12
 SCANNERS = {
@@ -34,6 +35,13 @@ SCANNERS = {
     "step": lambda x: np.interp(x, [0, 0.8, 1.0, 1.3, 1.6, 5], [0, 0.9, 1.08, 1.2, 1.6, 5]),
     "waves": lambda x: x + 0.08 * np.sin(6 * x),
 }
+
+
+def without(model: PersonModel, heads) -> PersonModel:
+    """The model that these heads taught nothing."""
+    kept = ~np.isin(model.heads, heads)
+    rows = ("features", "curves", "heads", "textures", "people", "contrasts")
+    return replace(model, **{name: of[kept] for name in rows if (of := getattr(model, name)) is not None})
 
 
 def summaries(change, rest, model, rows, levels):

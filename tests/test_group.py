@@ -18,7 +18,7 @@ from blindharmony.cli import harmonize as harmonize_command
 from blindharmony.cli.console import Pace
 from blindharmony.cli.groups import prepared_scans, sweep_prepared
 from blindharmony.cli.main import main
-from blindharmony.errors import DiskFullError, InputError, OutputError, TooFewScansError, UsageError
+from blindharmony.errors import DiskFullError, InputError, OutOfMemoryError, OutputError, TooFewScansError, UsageError
 from blindharmony.harmonization.curve import ScannerRounds
 from blindharmony.harmonization.intensity import CurveMap
 from blindharmony.harmonization.scanner import ScannerModel
@@ -282,6 +282,11 @@ def test_only_what_one_scan_did_wrong_is_passed_over(scans, tiny_target, tmp_pat
         learn_scanner([scans[0], bad], target, fewest=2, on_error=lambda index, error: None)
     with pytest.raises(UsageError, match="no scan was given"):
         learn_scanner([], target)
+    full = MemoryError()
+    with monkeypatch.context() as patch:
+        patch.setattr("blindharmony.api.summarize", lambda *a, **k: (_ for _ in ()).throw(full))
+        with pytest.raises(OutOfMemoryError):
+            learn_scanner(scans[:2], target, on_error=lambda index, error: None)
     full = OSError(errno.ENOSPC, "No space left on device")
     for error, raised in (
         (OutputError("read-only"), OutputError),

@@ -127,3 +127,13 @@ def test_lesion_masks_are_found_by_their_bids_name(tmp_path):
 def test_a_brain_mask_is_no_lesion_mask():
     with pytest.raises(InputError, match="more than any lesion"):
         load_lesion(np.pad(np.ones((90, 90, 90)), 30), np.eye(4))
+
+
+def test_a_lesion_mask_that_does_not_fit_is_called_one(stripped_head, tiny_target):
+    scan = nib.Nifti1Image(stripped_head.data, stripped_head.affine)
+    small = np.zeros((40, 40, 40), bool)
+    small[20, 20, 20] = True
+    with pytest.raises(InputError, match="the lesion mask has"):
+        harmonize(scan, tiny_target, mask=stripped_head.brain, lesion_mask=small)
+    with pytest.raises(InputError, match="lesion mask"):
+        harmonize(scan, tiny_target, mask=stripped_head.brain, lesion_mask=stripped_head.brain)

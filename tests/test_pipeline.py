@@ -280,3 +280,32 @@ def test_how_far_a_curve_goes_is_weighed_for_the_scan_as_it_came_and_not_for_wha
     whole, left = (harmonized(e, entropy_rounds=1, sure=0) for e in (0, 100))
     assert whole.prepared.in_contrast
     np.testing.assert_array_equal(whole.estimate.image, left.estimate.image)
+
+
+def test_the_image_in_memory_is_that_of_the_file(result, tmp_path):
+    file = nib.load(result.save(tmp_path)[0])
+    np.testing.assert_array_equal(result.image.dataobj, np.squeeze(file.dataobj))
+    for name in ("qform_code", "sform_code", "srow_x", "quatern_b", "xyzt_units"):
+        np.testing.assert_array_equal(result.image.header[name], file.header[name])
+
+
+def test_voxels_in_memory_are_not_those_of_the_file_they_were_saved_to(stripped_head, tiny_target, tmp_path):
+    image = nib.Nifti1Image(stripped_head.data.copy(), stripped_head.affine)
+    nib.save(image, tmp_path / "saved.nii.gz")
+    image.dataobj[:] *= 2
+    (tmp_path / "saved.nii.gz").unlink()
+    result = harmonize(image, tiny_target, method="match")
+    result.save(tmp_path / "out", report=False)
+    assert result.source_sha256 is None
+    loaded = nib.Nifti1Image(stripped_head.data, stripped_head.affine)
+    nib.save(loaded, tmp_path / "b.nii.gz")
+    made = harmonize(nib.load(tmp_path / "b.nii.gz"), tiny_target, method="match")
+    assert made.source_sha256 == file_sha256(tmp_path / "b.nii.gz")
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(stripped_volume, tiny_target, tmp_path):
+    (tmp_path / "file").write_text("")
+    plain = harmonize(stripped_volume, tiny_target, method="match")
+    for cache in (tmp_path / "file" / "below", str(tmp_path / "new")):
+        assert np.array_equal(harmonize(stripped_volume, tiny_target, method="match", cache=cache).data, plain.data)
+    assert list((tmp_path / "new").iterdir())

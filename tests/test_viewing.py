@@ -113,3 +113,11 @@ def test_another_scan_is_refused(result, tmp_path):
     result.with_name("sub-01_desc-harmonized_T1w.json").unlink()
     with pytest.raises(InputError, match="shape"):
         view(result, scan=other)
+
+
+def test_a_result_of_freesurfers_format_is_found_from_its_sidecar(result, tmp_path):
+    image = nib.load(result)
+    nib.save(nib.MGHImage(np.asarray(image.dataobj), image.affine), result.with_name("b.mgh"))
+    result.with_name("b.json").write_text("{}")
+    with pytest.raises(InputError, match=r"b\.mgh"):
+        view(result.with_name("b.json"))

@@ -17,10 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.device import exact_convolutions, resolved_device
-from blindharmony.errors import BlindHarmonyError, OutputError, TargetError, TooFewScansError, UsageError, reportable
+from blindharmony.errors import (
+    EVERY_SCAN,
+    OF_THE_MACHINE,
+    BlindHarmonyError,
+    TooFewScansError,
+    UsageError,
+    reportable,
+)
 from blindharmony.files import file_sha256
 from blindharmony.harmonization.curve import ScannerRounds, bias_estimated_again, in_target_contrast
-from blindharmony.harmonization.intensity import as_it_was
+from blindharmony.harmonization.intensity import Estimate, as_it_was
 from blindharmony.harmonization.methods import HarmonizationMethod, estimate, method_named
 from blindharmony.harmonization.native import to_scan
 from blindharmony.harmonization.scanner import ScannerModel
@@ -31,7 +38,7 @@ from blindharmony.models.target import Target
 from blindharmony.preprocessing.brain import read_lesion, read_mask
 from blindharmony.preprocessing.recipe import Preparation, Prepared, prepare
 from blindharmony.preprocessing.steps import BiasField, CorrectBias, Step
-from blindharmony.quality.checks import evidence_of_scan, gather_evidence, registered_checks
+from blindharmony.quality.checks import gather_evidence, registered_checks
 from blindharmony.quality.typicality import compare
 from blindharmony.quality.verdict import Assessment, decided, harms, judge
 from blindharmony.result import HarmonizeResult, NamedFile
@@ -220,6 +227,26 @@ class Method:
         recipe, settings = self.preparation, self.settings
         return in_target_contrast(prepared, target, scanner, settings=settings, recipe=recipe, cache=cache)
 
+    def estimated(
+        self,
+        prepared: Prepared,
+        target: Target,
+        scanner: ScannerModel | None,
+        *,
+        cache: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Estimate:
+        """What the target scanner would have made of a scan, given what :meth:`in_target_contrast` says of it."""
+        scan = prepared.scan
+        return estimate(
+            *(self.harmonization, scan.data, scan.inside(), target, self.settings),
+            scanner=scanner,
+            fitted=scan.fitted(),
+            in_contrast=prepared.in_contrast,
+            cache=cache,
+            progress=progress,
+        )
+
     def checked_for(self, target: Target) -> Method:
         """This method, if it prepares scans as this target was trained to see them, but for steps that were added.
 
@@ -271,7 +298,7 @@ def harmonize(
     lesion_mask: Source | None = None,
     method: str | Method | None = None,
     scanner: ScannerModel | str | PathLike[str] | None = None,
-    cache: Path | None = None,
+    cache: str | PathLike[str] | None = None,
     progress: Progress | None = None,
     **changes: Any,
 ) -> HarmonizeResult:
@@ -320,9 +347,11 @@ def harmonize(
         >>> harmonize("scan.nii.gz").save("out")                                  # doctest: +SKIP
         (PosixPath('out/scan_desc-harmonized.nii.gz'), ...)
     """
+    cache = None if cache is None else Path(cache)
     model, steps, settings = chosen(target, settings, method, changes)
     shared = _scanner_for(steps, model, scanner)
     stage, source = Stages(progress), read_volume(scan)
+    source_sha256 = file_sha256(source.path) if source.path else None
     with naming(source):
         with stage("preparing") as say:
             first = prepared_for(
@@ -337,19 +366,9 @@ def harmonize(
             )
         with stage("correcting"):
             prepared, curve = steps.in_target_contrast(first, model, shared, cache=cache)
-            inside = prepared.scan.inside()
         with stage("harmonizing") as say:
-            estimated = estimate(
-                steps.harmonization,
-                prepared.scan.data,
-                inside,
-                model,
-                settings,
-                scanner=curve,
-                fitted=prepared.scan.fitted(),
-                in_contrast=prepared.in_contrast,
-                cache=cache,
-                progress=lambda done, of: say(done / of),
+            estimated = steps.estimated(
+                *(prepared, model, curve), cache=cache, progress=lambda done, of: say(done / of)
             )
         with stage("judging"):
             evidence = gather_evidence(
@@ -379,6 +398,7 @@ def harmonize(
         evidence=evidence,
         verdict=judge(evidence),
         seconds=stage.seconds,
+        source_sha256=source_sha256,
         given_mask=named_file(mask),
         lesion_mask=named_file(lesion_mask),
         scanner=shared,
@@ -495,18 +515,16 @@ def assess(
                 progress=share,
             )
         with stage("judging"):
-            evidence = evidence_of_scan(
-                prepared, model, file_warnings=source.warnings, settings=settings.checks, device=settings.device
+            evidence = gather_evidence(
+                *(prepared, prepared.scan.data, None, model),
+                file_warnings=source.warnings,
+                settings=settings.checks,
+                device=settings.device,
             )
         if full or not decided(evidence, guarded=steps.guards(None)):
             with stage("harmonizing"):
                 corrected, curve = steps.in_target_contrast(prepared, model, None)
-                estimated = estimate(
-                    *(steps.harmonization, corrected.scan.data, corrected.scan.inside(), model, settings),
-                    scanner=curve,
-                    fitted=corrected.scan.fitted(),
-                    in_contrast=corrected.in_contrast,
-                )
+                estimated = steps.estimated(corrected, model, curve)
                 evidence = gather_evidence(
                     *(corrected, prepared.scan.data, estimated.image, model),
                     file_warnings=source.warnings,
@@ -529,7 +547,7 @@ def summarize_scan(
     scanner: ScannerModel | None = None,
     mask: Source | None = None,
     lesion_mask: Source | None = None,
-    cache: Path | None = None,
+    cache: str | PathLike[str] | None = None,
     **changes: Any,
 ) -> ScanSummary:
     """One look at one scan: prepare it, and take what it adds to the model of its scanner.
@@ -545,6 +563,7 @@ def summarize_scan(
         cache: Folder in which preparation is kept for the next time.
         **changes: Of ``settings``.
     """
+    cache = None if cache is None else Path(cache)
     (model, steps, settings), source = chosen(target, settings, None, changes), read_volume(scan)
     with naming(source):
         prepared = prepared_for(model, source, settings=settings, mask=mask, lesion_mask=lesion_mask, cache=cache)
@@ -565,15 +584,8 @@ def _distances(
     """How far a scan is from the target's own before and after it is harmonized with the curve of its scanner."""
     settings = steps.settings
     corrected, curve = steps.in_target_contrast(prepared, target, scanner, cache=cache)
-    fitted = corrected.scan.fitted()
-    result = estimate(
-        *(steps.harmonization, corrected.scan.data, corrected.scan.inside(), target, settings),
-        scanner=curve,
-        fitted=fitted,
-        in_contrast=corrected.in_contrast,
-        cache=cache,
-    )
-    images = ((prepared.scan.data, prepared.scan.fitted()), (result.image, fitted))
+    result = steps.estimated(corrected, target, curve, cache=cache)
+    images = ((prepared.scan.data, prepared.scan.fitted()), (result.image, corrected.scan.fitted()))
     before, after = (
         compare(x, inside, target, device=settings.device, settings=settings.checks, cache=cache).distance
         for x, inside in images
@@ -589,7 +601,7 @@ def learn_scanner(
     *,
     masks: Sequence[Source | None] | None = None,
     lesion_masks: Sequence[Source | None] | None = None,
-    cache: Path | None = None,
+    cache: str | PathLike[str] | None = None,
     fewest: int = 1,
     on_error: Callable[[int, BlindHarmonyError], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -612,7 +624,7 @@ def learn_scanner(
         fewest: Scans that must be left after the first look.
         on_error: Called with the index of a scan and what went wrong with it; the scan is then left out of this look.
             Without it any error ends the work. Errors that are not about the one scan always do: wrong use, a target
-            that cannot be read, a full disk.
+            that cannot be read, a full disk, memory that does not suffice.
         progress: Called with the number of the look (from 1) and the index of the scan that is next.
         **changes: Of ``settings``, as for :func:`harmonize`.
 
@@ -650,8 +662,8 @@ def learn_scanner(
                 )
             except Exception as error:
                 problem = reportable(error)
-                if isinstance(problem, UsageError | OutputError | TargetError):
-                    raise problem from error  # the next scan would fare no better
+                if problem.code in EVERY_SCAN | OF_THE_MACHINE:
+                    raise problem from error
                 if on_error is None:
                     raise
                 on_error(index, problem)

@@ -34,6 +34,12 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal error"
 
 
+#: Errors that the next scan would meet too.
+EVERY_SCAN = frozenset({ErrorCode.USAGE, ErrorCode.OUTPUT, ErrorCode.DISK_FULL, ErrorCode.TARGET})
+#: Errors that say nothing about a scan: the curve of its scanner must not depend on them.
+OF_THE_MACHINE = frozenset({ErrorCode.KILLED, ErrorCode.OUT_OF_MEMORY})
+
+
 def one_line(text: str) -> str:
     r"""The text as one line on any terminal: a file's name may hold line breaks and control codes.
 

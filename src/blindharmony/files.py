@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 
 from blindharmony.errors import FULL, DiskFullError, InputError, OutputError
 
+#: What results can be written as.
+WRITABLE = (".nii.gz", ".nii", ".mgz", ".mgh")
 IMAGE_EXTENSIONS = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
 _DOUBLE = (".nii.gz", ".img.gz", ".hdr.gz")
 # Separators of any system, what Windows forbids, and control characters.
@@ -547,7 +549,8 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
         inputs: Files that are never replaced.
 
     Raises:
-        OutputError: If a place is taken or is an input, or the folder or disk does not take the files.
+        OutputError: If a place is taken, is an input or lies in another folder, or the folder or disk does not take
+            the files.
 
     Example:
         >>> import tempfile
@@ -558,6 +561,9 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
         ['a.json']
     """
     first, last, folder = places[0], places[-1], places[-1].parent
+    for place in places:
+        if place.parent != folder:
+            raise OutputError("the name leads into another folder", remedy="give the name of a file only", path=place)
     check_outputs(places, inputs)
     for place in places:
         if os.path.lexists(place) and not overwrite:

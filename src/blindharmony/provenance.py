@@ -21,6 +21,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator
 from blindharmony.api import harmonize
 from blindharmony.errors import InputError, ScannerError, TargetError, UsageError
 from blindharmony.files import (
+    WRITABLE,
     check_outputs,
     file_sha256,
     mask_name,
@@ -338,7 +339,7 @@ def _image(result: Path) -> Path:
     if result.suffix not in (".json", ".html"):
         return result
     stem = result.name.removesuffix(result.suffix).removesuffix(".viewer")
-    for extension in (".nii.gz", ".nii", ".mgz"):
+    for extension in WRITABLE:
         if (image := result.with_name(stem + extension)).exists():
             return image
     raise InputError("no harmonized scan lies beside this file", remedy="give the scan itself", path=result)

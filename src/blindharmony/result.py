@@ -11,7 +11,6 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +36,7 @@ from blindharmony.harmonization.native import Steps, own_bias, steps_of, with_me
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import region_quantiles
 from blindharmony.io.volume import Volume
-from blindharmony.io.write import write_like
+from blindharmony.io.write import nifti_like, write_like
 from blindharmony.models.card import included_targets
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
@@ -73,6 +72,7 @@ class HarmonizeResult:
         evidence: What the checks looked at.
         verdict: Every check, and the level, headline, warnings and advice that follow.
         seconds: Time of each stage.
+        source_sha256: Hash of the scan's file as it was read; None for an image in memory.
         given_mask: Name and hash of the mask that was given, if one was.
         lesion_mask: The same of the lesion mask.
         scanner: Model of the scanner, if one was given.
@@ -96,6 +96,7 @@ class HarmonizeResult:
     evidence: Evidence
     verdict: Verdict
     seconds: Mapping[str, float]
+    source_sha256: str | None = None
     given_mask: NamedFile | None = None
     lesion_mask: NamedFile | None = None
     scanner: ScannerModel | None = None
@@ -189,11 +190,6 @@ class HarmonizeResult:
         """Name of the method."""
         return self.settings.method
 
-    @cached_property
-    def source_sha256(self) -> str | None:
-        """Hash of the scan's file; None for an image in memory."""
-        return file_sha256(self.source.path) if self.source.path else None
-
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to know before using the result."""
@@ -221,19 +217,10 @@ class HarmonizeResult:
 
     @property
     def image(self) -> nib.Nifti1Image:
-        """The harmonized scan as a nibabel image with the scan's place in space."""
-        import nibabel as nib
-        from nibabel.spatialimages import HeaderDataError
+        """The harmonized scan as a nibabel image, as :meth:`save` writes it, without axes of length 1 at its end."""
+        from nibabel.funcs import squeeze_image
 
-        header = self.source.template.header
-        image = nib.Nifti1Image(self.data, self.source.affine)
-        if self.source.template.kind.startswith("nifti"):
-            for part in ("qform", "sform"):
-                # A damaged qform, which reading said, is no reason to have no image.
-                with suppress(HeaderDataError, ValueError, np.linalg.LinAlgError), np.errstate(all="ignore"):
-                    matrix, code = getattr(header, f"get_{part}")(coded=True)
-                    getattr(image, f"set_{part}")(matrix, int(code))
-            image.header["xyzt_units"] = header["xyzt_units"]
+        image: nib.Nifti1Image = squeeze_image(nifti_like(self.source, self.data))
         return image
 
     @cached_property

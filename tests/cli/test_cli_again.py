@@ -7,6 +7,7 @@ import nibabel as nib
 import pytest
 
 from blindharmony.cli.main import main
+from blindharmony.cli.one_scan import scanner_in
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +155,31 @@ def test_inputs_stand_on_both_sides_of_an_option(words, scan, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*words, "--ot", str(other), "--out", str(tmp_path / "out")])
     assert "unknown: --ot" in capsys.readouterr().err
+
+
+def test_a_damaged_sidecar_is_about_its_own_scan_alone(words, scan, tmp_path, capsys):
+    other, out = tmp_path / "b.nii.gz", ["--out", str(tmp_path / "out")]
+    shutil.copy(scan, other)
+    assert main([*words, *out]) == 0
+    sidecar = tmp_path / "out" / "a_desc-harmonized.json"
+    content = json.loads(sidecar.read_text())
+    content["Parameters"]["Settings"] = {"Curve": {"Nope": 1}}
+    sidecar.write_text(json.dumps(content))
+    assert main([*words, str(other), *out]) == 1
+    assert "made with other settings" in capsys.readouterr().err
+    assert (tmp_path / "out" / "b_desc-harmonized.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    "scanner",
+    [{"Scans": 3, "Digest": "0" * 12, "File": "bids::scanners/a.json"}, {"Digest": "0" * 12, "Model": {"scans": 1}}, 3],
+)
+def test_a_scanner_that_a_sidecar_does_not_hold_is_none(scanner, words, tmp_path):
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    sidecar = tmp_path / "a_desc-harmonized.json"
+    content = json.loads(sidecar.read_text())
+    content["Parameters"]["Scanner"] = scanner
+    sidecar.write_text(json.dumps(content))
+    assert scanner_in(sidecar) is None
+    sidecar.write_text('{"Parameters": null}')
+    assert scanner_in(sidecar) is None

@@ -751,3 +751,13 @@ def test_every_case_of_the_page_names_its_test():
     for names in cases:
         for name in names.replace("`", "").split(","):
             assert (root / name.strip()).is_file() if "/" in name else name.strip() in here, name
+
+
+def test_letters_of_old_alphabets_end_no_row_of_a_table(tmp_path):
+    table = tmp_path / "scanners.tsv"
+    table.write_bytes(
+        "scan\tnote\tscanner\r\na.nii\tmoved a bit… rescanned\tGE\rb.nii\t\u2028\tSiemens\n".encode("cp1252", "ignore")
+    )
+    columns, rows = read_table(table)
+    assert columns == ("scan", "note", "scanner")
+    assert [(row["scan"], row["scanner"]) for row in rows] == [("a.nii", "GE"), ("b.nii", "Siemens")]

@@ -73,3 +73,12 @@ def test_what_another_writer_has_made_meanwhile_is_left_alone(tmp_path):
         (staged / "a.json").write_text("one")
         (tmp_path / "a.html").write_text("mine")
     assert contents(tmp_path) == {"a.html": "mine", "a.json": "one"}
+
+
+def test_a_name_that_leads_into_another_folder_is_refused(tmp_path):
+    with (
+        pytest.raises(OutputError, match="leads into another folder"),
+        written_together([tmp_path / "deep" / "a.nii.gz", tmp_path / "a.json"]),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())

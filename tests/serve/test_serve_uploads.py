@@ -129,3 +129,14 @@ def test_every_file_of_odd_data_sets_is_received_or_refused_with_a_reason(site, 
                     assert said["remedy"]
                     assert str(site.store.folder) not in answer.text
     assert set(answers) >= {201, 422}
+
+
+def test_a_header_that_reading_mends_is_no_reason_to_refuse(site, tmp_path, scan_bytes):
+    file = tmp_path / "a.nii.gz"
+    file.write_bytes(scan_bytes)
+    image = nib.load(file)
+    image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = np.zeros((3, 4))
+    image.header["sform_code"] = 1
+    image.header.set_qform(image.affine, 1)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), tmp_path / "b.nii.gz")
+    assert site.upload("b.nii.gz", (tmp_path / "b.nii.gz").read_bytes()).status_code == 201

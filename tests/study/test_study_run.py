@@ -200,6 +200,15 @@ def test_jobs_of_an_array_work_beside_each_other(tmp_path):
         assert not left.exists()
 
 
+def test_what_a_killed_harmonize_left_in_the_folder_is_swept(tmp_path):
+    out = tmp_path / "out"
+    left = out / ".sub-01_desc-harmonized_T1w.json.1-abcd.tmp"
+    left.mkdir(parents=True)
+    (left / "sub-01_desc-harmonized_T1w.nii.gz").write_bytes(b"a brain")
+    with held(Ledger(out)):
+        assert not left.exists()
+
+
 def test_a_subject_that_left_the_data_set_leaves_the_plan_but_not_its_results(tmp_path):
     root, out = make_study(tmp_path / "s", {"sub-1": "ok", "sub-2": "fail", "sub-3": "ok"}), tmp_path / "out"
     fake_run(root, out)

@@ -208,7 +208,8 @@ def _leg(leg: str, rows: Sequence[Row], scans: Sequence[Row]) -> list[str]:
             own = next((r["own"] for r in rows if r["source"] == source and r.get("own") is not None), None)
             beside = "" if own is None else f" (the target's own unseen scans: {own:.3f} from the mean of the others)"
             parts += [f"`{source}`{beside}:", table([head_of(leg)[i] for i in kept], lines)]
-    against = ["Our default, one scan at a time and in a group, against the others:", _against(leg, rows, sources)]
+    words = "Ours (without *do no harm*), one scan at a time and in a group, against the others:"
+    against = [words, _against(leg, rows, sources)]
     return [*parts, *against, *_together(leg, scans, sources)]
 
 
@@ -360,7 +361,7 @@ def write_results(out: Path, content: Mapping[str, Any]) -> list[Path]:
     ]
 
 
-#: Whose curves are drawn, if they were run: the rival to beat dashed, our default solid, the truth dotted.
+#: Whose curves are drawn, if they were run: the rival to beat dashed, ours solid, the truth dotted.
 _DRAWN = {BASELINE: "before", "curve": "after"}
 
 

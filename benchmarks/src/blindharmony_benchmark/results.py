@@ -96,7 +96,7 @@ MAIN = {
 #: Where people were on every scanner of the travelers' leg: one cell of a system for all of them.
 ALL_SCANNERS = "all scanners"
 #: Systems whose volumes are also shown after ComBat.
-COMBAT_AFTER = ("nothing", "n4", "n4-match", "curve", "group")
+COMBAT_AFTER = ("nothing", "n4", "n4-match", "pooled-match", "curve", "group")
 #: Means over sources, and which sources they are of, for systems that ran on all of them.
 AVERAGES: Mapping[str, Callable[[str], bool]] = {
     "near real sites": near_real_site,

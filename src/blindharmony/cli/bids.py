@@ -276,6 +276,11 @@ def _participant(arguments: argparse.Namespace, screen: Screen) -> int:
         report=not arguments.no_report,
     )
     groups = _groups(arguments, target.suffix, screen)
+    if harmonize.method != "curve" and any(len(group.scans) > 1 for group in groups):
+        raise UsageError(
+            f"the method '{harmonize.method}' has no scanner model, and several scans are of one scanner",
+            remedy="use --scanner-grouping none, or the method curve",
+        )
     if arguments.estimate:
         return _estimate(arguments, screen, settings, groups)
     apart = _apart(arguments)

@@ -19,10 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from blindharmony.cli.console import Pace, Screen, counted
 from blindharmony.cli.options import for_workers
-from blindharmony.errors import BlindHarmonyError, ErrorCode, InputError, OutputError, ScannerError, TooFewScansError
+from blindharmony.errors import (
+    EVERY_SCAN,
+    OF_THE_MACHINE,
+    BlindHarmonyError,
+    InputError,
+    OutputError,
+    ScannerError,
+    TooFewScansError,
+)
 from blindharmony.files import parse_json, read_text, scan_name, slug
 from blindharmony.io.tables import scanner_table, unmatched
-from blindharmony.jobs.engine import Answer, Engine, Failure, FilePath, Task, Tell, Work
+from blindharmony.jobs.engine import Answer, Engine, FilePath, Task, Tell, Work
 from blindharmony.locks import locked
 from blindharmony.settings import HarmonizeSettings
 from blindharmony.study.ledger import LOOKS, kept_gb, largest
@@ -98,41 +106,17 @@ class LookAtFile(Work):
         """Look, and keep the summary."""
         from blindharmony.api import summarize_scan
         from blindharmony.harmonization.scanner import ScannerModel
-        from blindharmony.models.file import load_target
+        from blindharmony.models.file import loaded_target
         from blindharmony.study.work import keep_summary
 
         scanner = ScannerModel.parse(self.scanner) if self.scanner else None
-        target = load_target(self.target)
+        target = loaded_target(self.target)
         masks = {"mask": self.mask, "lesion_mask": self.lesions}
         keep_summary(
             self.summary,
             summarize_scan(self.scan, target, self.settings, scanner=scanner, **masks, cache=self.cache),
         )
         return Answer()
-
-
-#: Errors that the next scan would meet too.
-_ALWAYS = {ErrorCode.USAGE, ErrorCode.OUTPUT, ErrorCode.DISK_FULL, ErrorCode.TARGET}
-#: Errors that say nothing about a scan, so that it cannot be left out: the curve would be another one.
-_OF_THE_MACHINE = {ErrorCode.KILLED, ErrorCode.OUT_OF_MEMORY}
-
-
-def as_error(failure: Failure, path: Path) -> BlindHarmonyError:
-    """The failure of a worker as the error that it was.
-
-    Example:
-        >>> failure = Failure(code=ErrorCode.OUTPUT, what="exists already", line="")
-        >>> type(as_error(failure, Path("a.nii"))).__name__
-        'OutputError'
-    """
-    kinds: list[type[BlindHarmonyError]] = [BlindHarmonyError]
-    kind: type[BlindHarmonyError] = InputError
-    while kinds:
-        one = kinds.pop()
-        kinds += one.__subclasses__()
-        if "code" in vars(one) and one.code is failure.code:
-            kind = one
-    return kind(failure.what, remedy=failure.remedy, path=path)
 
 
 @dataclass(frozen=True)
@@ -218,15 +202,15 @@ class Group:
                 again: set[str] = set()
                 for outcome in workers.finished():
                     name, failure = outcome.task.name, outcome.failure
-                    if failure and failure.code in _ALWAYS:
-                        raise as_error(failure, by_name[name].scan)
+                    if failure and failure.code in EVERY_SCAN:
+                        raise failure.error(by_name[name].scan)
                     if failure and outcome.lost and name not in again:
                         # Killed, as by a system that is out of memory: it may succeed the second time.
                         again.add(name)
                         workers.submit(Task(name, by_name[name]))
                         continue
-                    if failure and failure.code in _OF_THE_MACHINE:
-                        raise as_error(failure, by_name[name].scan)
+                    if failure and failure.code in OF_THE_MACHINE:
+                        raise failure.error(by_name[name].scan)
                     looked += 1
                     say(rounds.number, looked)
                 summaries = [kept_summary(look.summary) for look in looks if look.summary.exists()]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,6 @@ from blindharmony.cli.bids import processes
 from blindharmony.cli.console import Pace, Screen, counted
 from blindharmony.cli.groups import (
     Group,
-    as_error,
     groups_of,
     is_scanner,
     keep_scanner,
@@ -33,7 +31,7 @@ from blindharmony.cli.groups import (
     scanner_file,
     sweep_prepared,
 )
-from blindharmony.cli.one_scan import Extra, HarmonizedFile, HarmonizeFile, Outcomes, earlier, sidecar_content
+from blindharmony.cli.one_scan import Extra, HarmonizedFile, HarmonizeFile, Outcomes, earlier, scanner_in
 from blindharmony.cli.options import (
     add_settings,
     add_shared,
@@ -54,6 +52,7 @@ from blindharmony.errors import (
     reportable,
 )
 from blindharmony.files import (
+    WRITABLE,
     check_outputs,
     output_name,
     result_names,
@@ -357,7 +356,7 @@ class _Session:
                 assert isinstance(outcome.task.work, HarmonizeFile)
                 pace.done += _units(prepared=_is_prepared(outcome.task.work))
                 if outcome.failure:
-                    error = as_error(outcome.failure, path)
+                    error = outcome.failure.error(path)
                     if isinstance(error, UsageError):
                         raise error
                     self.outcomes.fail(error, path)
@@ -411,17 +410,14 @@ class _Session:
         Raises:
             OutputError: If the scanner's file exists and has another model.
         """
-        from blindharmony.harmonization.scanner import ScannerModel
-
         arguments = self.arguments
-        sidecars = [sidecar_content(_results_of(arguments, path)[-1]) for path in scans]
-        contents = [sidecar.get("Parameters", {}).get("Scanner") for sidecar in sidecars]
-        models = {json.dumps(content["Model"], sort_keys=True) for content in contents if content}
-        model = ScannerModel.parse(json.loads(models.pop())) if len(models) == 1 and not arguments.overwrite else None
+        models = [scanner_in(_results_of(arguments, path)[-1]) for path in scans]
+        known = {model.digest: model for model in models if model}
+        model = next(iter(known.values())) if len(known) == 1 and not arguments.overwrite else None
         file = scanner_file(arguments, name) if arguments.save_scanner else None
         if file and file.exists() and not arguments.overwrite and not (model and is_scanner(file, model)):
             raise OutputError("exists already", remedy="pass --overwrite or choose another name", path=file)
-        if model is None or None in contents or model.scans != len(scans):
+        if model is None or None in models or model.scans != len(scans):
             return None
         if file and not arguments.dry_run:
             keep_scanner(arguments, name, model, self.screen)
@@ -449,10 +445,10 @@ def _check_options(arguments: argparse.Namespace, method: str) -> None:
     if (out is None) == (file is None):
         words = "--out and -o exclude each other" if out else "nothing says where the results go"
         raise UsageError(words, remedy="give --out DIR, or -o FILE for one scan")
-    if out and out.name.lower().endswith(_WRITTEN) and not out.is_dir():
+    if out and out.name.lower().endswith(WRITABLE) and not out.is_dir():
         raise UsageError(f"--out {out} is a folder's name", remedy=f"use -o {out} for one scan")
     if file:
-        if not file.name.lower().endswith(_WRITTEN) or file.is_dir():
+        if not file.name.lower().endswith(WRITABLE) or file.is_dir():
             remedy = "end it in .nii.gz, .nii or .mgz, or use --out DIR"
             raise UsageError(f"-o {file} is no name of a scan", remedy=remedy)
         arguments.out = file.parent
@@ -463,9 +459,6 @@ def _check_options(arguments: argparse.Namespace, method: str) -> None:
         raise UsageError("--save-scanner needs several scans to fit", remedy="add --group")
     if (together or arguments.scanner) and method != "curve":
         raise UsageError(f"the method '{method}' has no scanner model", remedy="use --method curve")
-
-
-_WRITTEN = (".nii.gz", ".nii", ".mgz", ".mgh")
 
 
 def _inputs(arguments: argparse.Namespace) -> list[str | Path | None]:

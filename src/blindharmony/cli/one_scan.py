@@ -9,21 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
 from blindharmony.cli.console import Screen
-from blindharmony.errors import BlindHarmonyError, InputError, InternalError
+from blindharmony.errors import BlindHarmonyError, InputError, InternalError, UsageError
 from blindharmony.files import file_sha256, parse_json, read_text, result_names
 from blindharmony.jobs.engine import Answer, FilePath, Tell, Work
 from blindharmony.settings import HarmonizeSettings
 from blindharmony.version import VERSION
 
 if TYPE_CHECKING:
+    from blindharmony.harmonization.scanner import ScannerModel
     from blindharmony.models.target import Target
+    from blindharmony.result import Sidecar
 
 
 #: What is written beside scan, mask and sidecar.
@@ -87,7 +88,9 @@ class HarmonizeFile(Work):
 
     def do(self, tell: Tell) -> HarmonizedFile:
         """Harmonize and write."""
-        return self.done_with(_loaded(self.target), tell)
+        from blindharmony.models.file import loaded_target
+
+        return self.done_with(loaded_target(self.target), tell)
 
     def done_with(self, target: Target, tell: Tell) -> HarmonizedFile:
         """The same with a target that is loaded already."""
@@ -128,13 +131,6 @@ class HarmonizeFile(Work):
         )
 
 
-@lru_cache(maxsize=1)
-def _loaded(target: str) -> Target:
-    from blindharmony.models.file import load_target
-
-    return load_target(target)
-
-
 def earlier(
     places: list[Path],
     scan: Path,
@@ -158,13 +154,13 @@ def earlier(
         wanted: What else is to be there: ``report``, ``viewer``, ``error``.
     """
     from blindharmony.harmonization.curve import ERROR_BAR
-    from blindharmony.result import Parameters, Sidecar
+    from blindharmony.result import Sidecar
 
     try:
         record = Sidecar.model_validate(sidecar_content(places[-1]))
     except ValidationError:
         return "and its sidecar is of another program", []
-    parameters: Parameters = record.parameters
+    parameters = record.parameters
     by_kind = dict(zip(result_names(scan), places, strict=True))
     absent = [kind for kind in wanted if by_kind[kind].name not in record.results]
     if ERROR_BAR not in record.figures:  # nobody knows it, now as then
@@ -178,7 +174,7 @@ def earlier(
         difference = f"made for the target {record.target.name}"
     elif parameters.steps or record.versions.get("blindharmony") != VERSION:
         difference = "made by another version or with other steps"
-    elif record.method != settings.method or parameters.settings_of(record.method).digest != settings.digest:
+    elif record.method != settings.method or _settings_digest(record) != settings.digest:
         difference = "made with other settings"
     elif changed:
         difference = f"made with another {changed[0]}, or none"
@@ -187,6 +183,25 @@ def earlier(
     else:
         difference = f"made without {' and '.join(absent)}" if absent else ""
     return difference, [place for place in places if place.exists()]
+
+
+def _settings_digest(record: Sidecar) -> str | None:
+    try:
+        return record.parameters.settings_of(record.method).digest
+    except UsageError:  # settings that this version does not know
+        return None
+
+
+def scanner_in(sidecar: Path) -> ScannerModel | None:
+    """The scanner model that a sidecar holds; None if it names a study's file instead, or is of another program."""
+    from blindharmony.harmonization.scanner import ScannerModel
+    from blindharmony.result import Sidecar
+
+    try:
+        scanner = Sidecar.model_validate(sidecar_content(sidecar)).parameters.scanner
+        return ScannerModel.parse(scanner.model) if scanner and scanner.model else None
+    except ValueError:  # of pydantic too
+        return None
 
 
 def sidecar_content(file: Path) -> dict[str, Any]:

@@ -140,11 +140,6 @@ class ScannerModel:
         then = {"then": {"disagreement": float(following.disagreement), **following._fit()}} if following else {}
         return _knots(self.curve) | then
 
-    @property
-    def named(self) -> dict[str, Any]:
-        """What the sidecar of a scan says about it."""
-        return {"Scans": self.scans, "Digest": self.digest, "Model": self.content}
-
     def _text(self) -> str:
         return json.dumps(self.content, indent=1) + "\n"
 

@@ -8,6 +8,7 @@ missing value (:func:`is_missing`) is no value: two scans of unknown scanners ha
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def read_table(path: Path, error: type[InputError] = InputError) -> tuple[tuple[
         InputError: If it cannot be read, or a cell is larger than any name.
     """
     try:
-        lines = list(csv.reader(read_text(path, error, other_letters=True).splitlines(), delimiter="\t"))
+        # str.splitlines would also split at marks that older alphabets use as letters.
+        text = io.StringIO(read_text(path, error, other_letters=True), newline=None)
+        lines = list(csv.reader(text, delimiter="\t"))
     except csv.Error as problem:
         raise error(f"no table ({problem})", remedy="give a text file, tab-separated", path=path) from None
     filled = [[cell.strip() for cell in line] for line in lines if any(cell.strip() for cell in line)]

@@ -164,7 +164,8 @@ def opened(source: Source, affine: npt.ArrayLike | None = None) -> tuple[Spatial
     if isinstance(source, Volume):
         return _image_of(source.data, source.affine), source.path, source.warnings
     if isinstance(source, SpatialImage):
-        name = source.get_filename()
+        # Voxels in memory may differ from those of the file that the image was last saved to.
+        name = source.get_filename() if isinstance(source.dataobj, ArrayProxy) else None
         return source, Path(name) if name else None, ()
     if hasattr(source, "GetDirection"):
         return _from_itk(source), None, ()

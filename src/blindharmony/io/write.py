@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blindharmony.errors import OutputError
-from blindharmony.files import atomic_path, split_name
+from blindharmony.files import WRITABLE, atomic_path, split_name
 from blindharmony.io.volume import Volume
 from blindharmony.version import VERSION
 
@@ -29,7 +29,6 @@ GEOMETRY = (
     *("slice_start", "slice_end", "slice_code", "slice_duration", "toffset"),
 )
 SCANNER = 1
-FORMATS = (".nii.gz", ".nii", ".mgz", ".mgh")
 # Noise hardly compresses: higher levels take several times longer for a few percent.
 _LEVEL = 1
 
@@ -66,26 +65,22 @@ def write_like(
     """
     path = Path(path)
     extension = split_name(path)[1].lower()
-    if extension not in FORMATS:
+    if extension not in WRITABLE:
         raise OutputError(
             f"cannot write {extension or 'a name without extension'}",
-            remedy=f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+            remedy=f"name it {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}",
             path=path,
         )
     if source.path is not None and path.resolve() == source.path.resolve():
         raise OutputError("this is the input scan", remedy="choose another folder or name", path=path)
     voxels = _stored(np.asarray(data), source.shape, np.dtype(dtype))
-    image = (
-        mgh_like(source, voxels)
-        if extension in {".mgz", ".mgh"}
-        else nifti_like(source, voxels, _description(description))
-    )
+    image = mgh_like(source, voxels) if extension in {".mgz", ".mgh"} else nifti_like(source, voxels, description)
     with atomic_path(path, overwrite=overwrite) as temporary:
         _save(image, temporary, compressed=extension in {".nii.gz", ".mgz"})
     return path
 
 
-def nifti_like(source: Volume, data: npt.NDArray[np.generic], description: str) -> nib.Nifti1Image:
+def nifti_like(source: Volume, data: npt.NDArray[np.generic], description: str | None = None) -> nib.Nifti1Image:
     """Make a NIfTI image on the source's grid.
 
     A NIfTI source passes on its shape, qform, sform, both codes, voxel sizes, units and slice order; other
@@ -94,19 +89,19 @@ def nifti_like(source: Volume, data: npt.NDArray[np.generic], description: str) 
     Args:
         source: The scan whose geometry is taken over.
         data: Voxels, shape ``source.shape``, in the type to store.
-        description: At most 79 bytes, for ``descrip``.
+        description: Text for ``descrip``, cut to 79 bytes; package and version when not given.
 
     Example:
         >>> from blindharmony.io.volume import read_volume
         >>> scan = read_volume(np.eye(64).reshape(16, 16, 16))
-        >>> nifti_like(scan, scan.data, "made up").header["sform_code"].item()
+        >>> nifti_like(scan, scan.data).header["sform_code"].item()
         1
     """
     template = source.template
     kind: Any = nib.Nifti2Image if template.kind == "nifti2" else nib.Nifti1Image
     header = kind.header_class()
     header.set_data_dtype(data.dtype)
-    header["descrip"] = description.encode()
+    header["descrip"] = _description(description).encode()
     header["cal_min"], header["cal_max"] = data.min(), data.max()
     if template.kind in {"nifti1", "nifti2"}:
         for field in GEOMETRY:

@@ -27,7 +27,7 @@ from typing import Annotated, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PlainSerializer
 
-from blindharmony.errors import ErrorCode, TimeLimitError, reportable
+from blindharmony.errors import BlindHarmonyError, ErrorCode, InputError, TimeLimitError, reportable
 
 #: A path as a field of work: names that are no text survive the way through JSON.
 FilePath = Annotated[Path, PlainSerializer(lambda path: os.fspath(path))]
@@ -77,6 +77,23 @@ class Failure(Message):
         """Of anything that was raised."""
         reported = reportable(error)
         return cls(code=reported.code, what=reported.what, remedy=reported.remedy, line=str(reported))
+
+    def error(self, path: Path | None = None) -> BlindHarmonyError:
+        """The error that it was.
+
+        Example:
+            >>> failure = Failure(code=ErrorCode.OUTPUT, what="exists already", line="")
+            >>> type(failure.error(Path("a.nii"))).__name__
+            'OutputError'
+        """
+        kinds: list[type[BlindHarmonyError]] = [BlindHarmonyError]
+        kind: type[BlindHarmonyError] = InputError
+        while kinds:
+            one = kinds.pop()
+            kinds += one.__subclasses__()
+            if "code" in vars(one) and one.code is self.code:
+                kind = one
+        return kind(self.what, remedy=self.remedy, path=path)
 
 
 class Work(Message, ABC):

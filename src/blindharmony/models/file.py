@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -232,6 +233,12 @@ def load_target(target: str | PathLike[str] | Target) -> Target:
         return target
     path, content = target_content(str(target))
     return _parse(content, path)
+
+
+@lru_cache(maxsize=1)
+def loaded_target(target: str) -> Target:
+    """The same for a process that does one piece of work after the other: the last one stays loaded."""
+    return load_target(target)
 
 
 def _parse(content: bytes, path: Path) -> Target:

@@ -10,7 +10,7 @@ Fast brain extraction of T1-weighted MRI", Comput. Biol. Med. 179 (2024), MIT li
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from blindharmony.commands import run_command
 from blindharmony.errors import InputError, PreprocessingError
-from blindharmony.io.masks import load_lesion, load_mask
+from blindharmony.io.masks import MAX_ML, MIN_ML, load_lesion, load_mask
 from blindharmony.io.volume import Source, border, noticed
 from blindharmony.preprocessing.steps import Reorient, Scan, Step
 
@@ -179,7 +179,6 @@ _BOX_SHAPE = (128, 128, 128)
 _GLANCE_SHAPE = (96, 96, 96)
 _BRAIN_SHAPE = (256, 256, 256)
 _MARGIN = 0.1
-_MIN_ML, _MAX_ML = 300.0, 2600.0
 
 
 @lru_cache(maxsize=2)
@@ -221,7 +220,7 @@ def extract_brain(
     mask = np.zeros(data.shape, dtype=bool)
     mask[box] = _filled(_largest(probability.numpy() > 0.5))
     volume = float(mask.sum() * np.prod(spacing) / 1000)
-    if not _MIN_ML <= volume <= _MAX_ML:
+    if not MIN_ML <= volume <= MAX_ML:
         raise PreprocessingError(f"the brain found has {volume:.0f} ml, which no brain has", remedy=_REMEDY)
     return mask
 
@@ -316,7 +315,7 @@ class ExtractBrain(Step[BrainMask]):
         device: Where the network runs.
     """
 
-    given: NDArray[np.bool_] | None = None
+    given: NDArray[np.bool_] | None = field(default=None, compare=False)
     command: str | None = None
     device: str = "cpu"
 
@@ -506,10 +505,15 @@ def read_lesion(mask: Source, affine: NDArray[np.float64] | None = None) -> Scan
     return Scan(loaded.inside.astype(np.float32), loaded.affine, loaded.inside) if loaded.inside.any() else None
 
 
-def mask_on(mask: Scan, scan: Scan) -> NDArray[np.bool_]:
+def mask_on(mask: Scan, scan: Scan, what: str = "mask") -> NDArray[np.bool_]:
     """The mask in the axis order of a scan: same voxels of the same space, corners less than half a voxel apart.
 
     fMRIPrep and others turn scans to RAS+ before they find the brain: both are turned before they are compared.
+
+    Args:
+        mask: The mask.
+        scan: The scan.
+        what: What kind of mask it is, for the message.
 
     Raises:
         InputError: If the mask lies on another grid.
@@ -517,13 +521,13 @@ def mask_on(mask: Scan, scan: Scan) -> NDArray[np.bool_]:
     reorient = Reorient()
     turn = reorient.estimate(scan)
     there, turned = reorient.apply(scan, turn), reorient.apply(mask, reorient.estimate(mask))
-    _check_shape(turned.data.shape, there)
+    _check_shape(turned.data.shape, there, what)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(there.data.shape) - 1)
     apart = corners @ (turned.affine - there.affine)[:3, :3].T + (turned.affine - there.affine)[:3, 3]
     worst = float(np.linalg.norm(apart, axis=1).max())
     if worst > min(scan.spacing) / 2:
         raise InputError(
-            f"the mask lies elsewhere than the scan (by up to {worst:.1f} mm)",
+            f"the {what} lies elsewhere than the scan (by up to {worst:.1f} mm)",
             remedy="give a mask on the scan's own grid, with the scan's own header",
         )
     return reorient.undo(turned, turn, scan).inside()
@@ -538,10 +542,10 @@ def check_grid(mask: Scan, scan: Scan) -> None:
     mask_on(mask, scan)
 
 
-def _check_shape(shape: tuple[int, ...], scan: Scan) -> None:
+def _check_shape(shape: tuple[int, ...], scan: Scan, what: str = "mask") -> None:
     if shape != scan.data.shape:
         raise InputError(
-            f"the mask has {shape} voxels, the scan {scan.data.shape}",
+            f"the {what} has {shape} voxels, the scan {scan.data.shape}",
             remedy="give a mask on the scan's own grid",
         )
 

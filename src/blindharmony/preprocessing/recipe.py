@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from blindharmony.errors import DiskFullError, OutputError, UsageError
+from blindharmony.errors import DiskFullError, InputError, OutputError, UsageError
 from blindharmony.files import read_tensors, write_tensors
 from blindharmony.io.volume import Volume, noticed
 from blindharmony.preprocessing.brain import BrainMask, ExtractBrain, check_grid, mask_on
@@ -113,7 +113,7 @@ class Preparation:
         gain          root mean square of the brain becomes 1
         registration  affine by mutual information, onto ICBM152 at 1 mm
         >>> coarse = PrepRecipe().with_step(CorrectBias(shrink_mm=8), instead_of="bias field")
-        >>> coarse.digest() == PrepRecipe(n4_shrink_mm=8).digest()
+        >>> coarse.as_trained
         False
     """
 
@@ -128,13 +128,6 @@ class Preparation:
     def as_trained(self) -> bool:
         """Whether these are the steps of the recipe, no other."""
         return self.steps == self.recipe.preparation.steps
-
-    def digest(self) -> str:
-        """A short hash: that of the recipe, or of recipe and steps where they are others."""
-        if self.as_trained:
-            return self.recipe.digest()
-        words = [self.recipe.digest(), *(f"{step.key} {_described(step)}" for step in self.steps)]
-        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
     def with_step(
         self,
@@ -183,13 +176,6 @@ class Preparation:
             brain if isinstance(step, ExtractBrain) or (given and step.result is BrainMask) else step
             for step in self.steps
         )
-
-
-def _described(step: Step[Any]) -> str:
-    """A step in words that are the same in every process: a plain object's ``repr`` is its address."""
-    if type(step).__repr__ is object.__repr__:
-        return f"{type(step).__qualname__}({vars(step)})"
-    return repr(step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,7 +338,8 @@ def prepare(
             (see :func:`~blindharmony.preprocessing.brain.read_lesion`).
         mask_command: External brain extractor, used if no mask is given and the scan is not stripped.
         device: Where the included brain extractor runs.
-        cache: Folder in which the numbers of every step are kept, and from which they are taken the next time.
+        cache: Folder in which the numbers of every step are kept, and from which they are taken the next time. Steps of
+            one's own are always run: nothing says whether their code has changed.
         progress: Called with the share of the steps that is done, before each.
 
     Raises:
@@ -362,7 +349,7 @@ def prepare(
     preparation = recipe.preparation if isinstance(recipe, PrepRecipe) else recipe
     scan = Scan(volume.data, volume.affine)
     if lesion is not None:
-        scan = replace(scan, lesion=mask_on(lesion, scan))
+        scan = replace(scan, lesion=mask_on(lesion, scan, "lesion mask"))
     mask_given: NDArray[np.bool_] | None = None
     if mask is not None:
         check_grid(mask, scan)
@@ -370,8 +357,8 @@ def prepare(
         mask_given = reorient.apply(mask, reorient.estimate(mask)).mask
     steps = preparation.for_scan(mask_given, mask_command, device)
     left_out = () if scan.lesion is None else (scan.lesion,)
-    parts = (volume.data, volume.affine, preparation.digest(), mask_given, mask_command, *left_out)
-    file = cache / cache_key(*parts) if cache else None
+    parts = (volume.data, volume.affine, preparation.recipe.digest(), mask_given, mask_command, *left_out)
+    file = cache / cache_key(*parts) if cache and preparation.as_trained else None
     return run_steps(scan, steps, file=file, progress=progress)
 
 
@@ -405,6 +392,8 @@ def run_steps(
                 result = cached[index] if cached else step.estimate(scan)
         history.append(Applied(step, result, scan))
         scan = step.apply(scan, result)
+        if scan.lesion is not None and not scan.fitted().any():
+            raise InputError("the lesion mask covers the whole brain", remedy="check that it belongs to this scan")
     if file and not cached:
         cache_results(file, [applied.result for applied in history])
     return Prepared(scan, (*earlier, *history))
@@ -484,8 +473,10 @@ def prepare_in_contrast(
         raise LookupError("no bias field was taken out, so there is none to find again")
     start, gain = prepared.history[at].before, prepared.gain
     steps = [ChangeContrast(curve, gain), *(applied.step for applied in prepared.history[at:])]
+    preparation = recipe.preparation if isinstance(recipe, PrepRecipe) else recipe
     sampled = curve(np.linspace(0, 3, 64, dtype=np.float32))
-    file = cache / cache_key(start.data, start.fitted(), recipe.digest(), gain, sampled) if cache else None
+    parts = (start.data, start.fitted(), preparation.recipe.digest(), gain, sampled)
+    file = cache / cache_key(*parts) if cache and preparation.as_trained else None
     return run_steps(
         start,
         steps,
@@ -534,18 +525,26 @@ def kept_arrays(
         except (OSError, ValueError):
             pass  # damaged: it is made anew
     arrays = make()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(file, arrays, {})
-    except DiskFullError:
-        raise
-    except (OutputError, OSError):
-        pass
+    _keep(file, arrays, {})
     return arrays
 
 
+def _keep(file: Path, arrays: dict[str, NDArray[Any]], words: dict[str, str]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(file, arrays, words)
+    except DiskFullError:
+        raise
+    except (OutputError, OSError):
+        pass  # it is made anew the next time
+
+
 def cache_results(path: Path, results: Sequence[Any]) -> None:
-    """Write the result of every step, in order: arrays as tensors, the rest as JSON."""
+    """Keep the result of every step, in order: arrays as tensors, the rest as JSON.
+
+    Raises:
+        DiskFullError: If the disk is full. A folder that cannot be written to is no reason to fail.
+    """
     arrays, plain = {}, []
     for index, result in enumerate(results):
         numbers = {}
@@ -555,8 +554,7 @@ def cache_results(path: Path, results: Sequence[Any]) -> None:
             else:
                 numbers[name] = value
         plain.append(numbers)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, arrays, {"steps": json.dumps(plain)})
+    _keep(path, arrays, {"steps": json.dumps(plain)})
 
 
 def cached_results(path: Path, steps: Sequence[Step[Any]]) -> list[Any] | None:

@@ -6,7 +6,7 @@ alone, every number can be kept in a sidecar, and every step can be undone.
 
 - **Orientation**: axes in the order right, anterior, superior; a permutation and flips, no interpolation.
 - **Bias field**: the smooth brightness drift of the receive coil, estimated inside the brain and divided out. The
-  recipe says by what: N4 as ITK has it (the default), N4 on clean cells, or least entropy
+  recipe says by what: least entropy, N4 on clean cells, or N4 as ITK has it; a recipe that names none means the last
   (:mod:`~blindharmony.preprocessing.bias`).
 - **Gain**: one number, so that the root mean square inside the brain is 1.
 

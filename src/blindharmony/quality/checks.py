@@ -314,7 +314,7 @@ class Evidence:
 def gather_evidence(
     prepared: Prepared,
     source_image: Image,
-    result_image: Image,
+    result_image: Image | None,
     target: Target,
     *,
     scanner: ScannerModel | None = None,
@@ -330,7 +330,7 @@ def gather_evidence(
     Args:
         prepared: The prepared scan.
         source_image: The scan as prepared in its own contrast, template grid, flow units.
-        result_image: The result, likewise.
+        result_image: The result, likewise; None for a scan that is not harmonized.
         target: The target.
         scanner: Model of the scanner, if scans shared one.
         file_warnings: What reading the file noticed.
@@ -346,62 +346,24 @@ def gather_evidence(
     inside = prepared.scan.inside()
     limits = settings or CheckSettings()
     fitted = prepared.scan.fitted()
-    before, after = (
-        compare(x, fitted, target, device=device, settings=limits, cache=cache) for x in (source_image, result_image)
-    )
+    images = (source_image,) if result_image is None else (result_image, source_image)
+    compared = [compare(x, fitted, target, device=device, settings=limits, cache=cache) for x in images]
     return Evidence(
         prepared=prepared,
         target=target,
-        before=before,
-        after=after,
+        before=compared[-1],
+        after=compared[0],
         mask=mask_fit(inside, target),
         order=tissue_order(source_image, fitted, target),
         halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
-        unlike=unlike_in_all((result_image, source_image), fitted, target, settings=limits, device=device),
-        dark=darkest_place((result_image, source_image), fitted, target, settings=limits),
+        unlike=unlike_in_all(images, fitted, target, settings=limits, device=device),
+        dark=darkest_place(images, fitted, target, settings=limits),
         scanner=scanner,
         file_warnings=file_warnings,
         method_warnings=method_warnings,
         doubts=doubts,
         settings=limits,
-    )
-
-
-def evidence_of_scan(
-    prepared: Prepared,
-    target: Target,
-    *,
-    file_warnings: Sequence[str] = (),
-    settings: CheckSettings | None = None,
-    device: str = "cpu",
-) -> Evidence:
-    """Measure what the checks look at of a scan that is not harmonized.
-
-    Args:
-        prepared: The prepared scan.
-        target: The target.
-        file_warnings: What reading the file noticed.
-        settings: The limits.
-        device: Where the target's flow runs.
-
-    Raises:
-        PreprocessingError: If hardly any brain lies where the target has brain.
-    """
-    fitted, limits = prepared.scan.fitted(), settings or CheckSettings()
-    comparison = compare(prepared.scan.data, fitted, target, device=device, settings=limits)
-    return Evidence(
-        prepared=prepared,
-        target=target,
-        before=comparison,
-        after=comparison,
-        mask=mask_fit(prepared.scan.inside(), target),
-        order=tissue_order(prepared.scan.data, fitted, target),
-        halves=likeness_of_halves(prepared.native.data, prepared.native.fitted()),
-        unlike=unlike_in_all((prepared.scan.data,), fitted, target, settings=limits, device=device),
-        dark=darkest_place((prepared.scan.data,), fitted, target, settings=limits),
-        file_warnings=file_warnings,
-        settings=limits,
-        harmonized=False,
+        harmonized=result_image is not None,
     )
 
 
@@ -645,7 +607,7 @@ def mask_coverage(evidence: Evidence) -> list[Check]:
                 name=name,
                 severity=severity,
                 message=f"{words}: {wrong}." if severity else f"{words}.",
-                value=100 * value if severity else round(100 * value, 2),
+                value=100 * value,
                 limit=(None, 100 * good),
                 unit="%",
                 advice=advice if severity else "",

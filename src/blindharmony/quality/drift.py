@@ -62,7 +62,8 @@ class Change:
     @property
     def size(self) -> float:
         """How far the mean moved, in standard deviations of the scans before."""
-        return (self.after - self.before) / self.spread if self.spread else math.copysign(math.inf, self.after)
+        moved = self.after - self.before
+        return moved / self.spread if self.spread else math.copysign(math.inf, moved)
 
     @property
     def sentence(self) -> str:

@@ -153,7 +153,7 @@ def decided(evidence: Evidence, *, guarded: bool) -> bool:
     among the target's own: a result with a fault is then not kept (:func:`harms`).
 
     Args:
-        evidence: Of the scan (:func:`~blindharmony.quality.checks.evidence_of_scan`).
+        evidence: Of the scan (:func:`~blindharmony.quality.checks.gather_evidence` without a result).
         guarded: Whether a scan that harmonizing does not help is returned as it was.
     """
     verdict = judge(evidence)

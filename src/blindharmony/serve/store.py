@@ -27,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from blindharmony.errors import BlindHarmonyError, InputError, OutputError, UsageError, one_line
 from blindharmony.files import parse_json, read_text, result_names, slug, split_name, write_text
 from blindharmony.io.dicom import choose, convert
-from blindharmony.io.headers import begins_as_dicom, check_affine, check_shape
-from blindharmony.io.volume import check_voxels_stored, open_image
+from blindharmony.io.headers import begins_as_dicom
+from blindharmony.io.volume import check_voxels_stored, open_image, placed
 
 EXTENSIONS = (".nii", ".nii.gz", ".mgz")
 _LONGEST = 100
@@ -475,9 +475,7 @@ def check_scan(path: Path) -> None:
         InputError: If it is no scan, damaged, or not a single volume.
     """
     image, _ = open_image(path)
-    check_shape(image.shape, path)
-    header: Any = image.header
-    check_affine(header.get_best_affine() if image.affine is None else image.affine, path)
+    placed(image, path)
     check_voxels_stored(image, path)
 
 

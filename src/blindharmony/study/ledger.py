@@ -40,8 +40,8 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]
 
 
-def hashed(path: Path, *earlier: Sequence[Any] | None) -> list[Any] | None:
-    """The state of a file, which ends with its SHA-256; None if it cannot be read.
+def file_state(path: Path, *earlier: Sequence[Any] | None) -> list[Any] | None:
+    """Size, inode, times of modification and change, and SHA-256 of a file; None if it cannot be read.
 
     Size, inode and times of modification and change tell whether it was read before: a file whose four are those of an
     earlier state is not read again. (No program can set the time of change, so an exchanged file is noticed even if it
@@ -57,22 +57,9 @@ def hashed(path: Path, *earlier: Sequence[Any] | None) -> list[Any] | None:
     for state in earlier:
         if isinstance(state, list) and len(state) > len(now) and state[:-1] == now:
             return state
-    return file_state(path)
-
-
-def file_state(path: Path, earlier: Sequence[Any] | None = None) -> list[Any] | None:
-    """Size, inode, times of modification and change, and SHA-256 of a file; None if it cannot be read.
-
-    Args:
-        path: The file.
-        earlier: Its state at another time. If all but the hash is as it was then, the file is not read.
-    """
-    state = _stamp(path)
-    if state is None or (earlier and list(earlier[:-1]) == state):
-        return list(earlier) if state and earlier else None
     try:
         with path.open("rb") as file:
-            return [*state, hashlib.file_digest(file, "sha256").hexdigest()]
+            return [*now, hashlib.file_digest(file, "sha256").hexdigest()]
     except OSError:
         return None
 
@@ -364,7 +351,10 @@ class Ledger:
             left.unlink(missing_ok=True)
         for folder in (self.out, self.out / LOGS, self.out / SCANNERS):
             for left in folder.glob(".*.tmp*"):
-                left.unlink(missing_ok=True)
+                if left.is_dir() and not left.is_symlink():  # results that ``harmonize`` was putting together
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
 
 
 def record_path(folder: Path) -> Path:

@@ -26,12 +26,12 @@ from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
-from blindharmony.errors import DiskFullError, ErrorCode, OutputError, TargetError, UsageError
+from blindharmony.errors import OF_THE_MACHINE, DiskFullError, ErrorCode, OutputError
 from blindharmony.io.bids import LESION, Scan, find_mask
 from blindharmony.jobs.engine import Engine, Failure, Outcome, Task
 from blindharmony.locks import locked
 from blindharmony.study.groups import Group
-from blindharmony.study.ledger import HARMONIZED, LOOKS, PREPARED, Ledger, hashed, old_hashes, remove
+from blindharmony.study.ledger import HARMONIZED, LOOKS, PREPARED, Ledger, file_state, old_hashes, remove
 from blindharmony.study.work import (
     FitScanner,
     HarmonizeScan,
@@ -115,7 +115,7 @@ def _noted(
     before = record.get("read")
     earlier = before if isinstance(before, dict) else {}
     files = {"scan": scan.path, **{name: mask for name, mask in masks.items() if mask}}
-    states = {name: hashed(file, earlier.get(name), hashes.get(str(file))) for name, file in files.items()}
+    states = {name: file_state(file, earlier.get(name), hashes.get(str(file))) for name, file in files.items()}
     why = next((_why_unreadable(name, files[name]) for name, state in states.items() if state is None), "")
     plan = {"group": group.name, "why": group.why, "size": len(group.scans)}
     # Nobody knows that such a scan has changed: it may only not be fetched, or its disk not be there today.
@@ -286,7 +286,7 @@ def failures_told(ledger: Ledger, *, wanted: bool = True) -> Iterator[None]:
 
 
 # What every scan would meet: a method that there is not, a worker with another version or model.
-_ALIKE = {ErrorCode.USAGE: UsageError, ErrorCode.TARGET: TargetError}
+_ALIKE = {ErrorCode.USAGE, ErrorCode.TARGET}
 
 
 class _Run:
@@ -350,9 +350,9 @@ class _Run:
             raise DiskFullError(
                 "the disk is full", remedy="free some space and run the same command again; what is finished is kept"
             )
-        if failure and (kind := _ALIKE.get(failure.code)):
+        if failure and failure.code in _ALIKE:
             # No scan's own failure, which would take its earlier result away.
-            raise kind(failure.what, remedy=failure.remedy)
+            raise failure.error()
         assert isinstance(outcome.task.work, StudyWork)
         tally.pieces += 1
         tally.stage = outcome.task.work.stage
@@ -383,7 +383,7 @@ class _Run:
         self._failed(scan, why)
 
     def refuse_to_fit(self, item: Item, why: str) -> None:
-        """A scan whose scanner was not fitted: what was made of it before, from the same input, stays."""
+        """A scan that failed by no fault of its own: what was made of it before, from the same input, stays."""
         old = self.ledger.record(item.scan.id) or {}
         wanted = item.fingerprint(self.settings, None).model_dump(mode="json")
         if (
@@ -485,7 +485,10 @@ class _GroupRun:
 
     def _leave_out(self, item: Item, failure: Failure) -> None:
         del self.alive[item.scan.id]
-        self.run.refuse(item.scan, failure.line)
+        if failure.code in OF_THE_MACHINE:
+            self.run.refuse_to_fit(item, failure.line)
+        else:
+            self.run.refuse(item.scan, failure.line)
 
     def _look(self) -> list[Task]:
         pieces = [self._look_at(item) for item in self.alive.values()]

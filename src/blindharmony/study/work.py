@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -179,10 +178,12 @@ class StudyWork(Work):
         Raises:
             UsageError: If this machine has another version of the package, or finds another model.
         """
+        from blindharmony.models.file import loaded_target
+
         if self.settings.version != VERSION:
             what = f"the worker has blindharmony {VERSION}, the run {self.settings.version}"
             raise UsageError(what, remedy="install the same version everywhere")
-        target = _loaded(self.settings.target)
+        target = loaded_target(self.settings.target)
         if target.digest != self.settings.digest:
             raise UsageError(f"the worker finds another target model in {self.settings.target}", remedy="run again")
         return target
@@ -584,10 +585,3 @@ def kept_summary(path: Path) -> ScanSummary:
         raise InputError(
             "this scan summary is damaged", remedy="run again: the scan is looked at anew", path=path
         ) from None
-
-
-@lru_cache(maxsize=1)
-def _loaded(name: str) -> Target:
-    from blindharmony.models.file import load_target
-
-    return load_target(name)
