@@ -109,6 +109,28 @@ def by_scanner(content):
     return "\n\n".join(["### Scanner by scanner", words + "; ".join(said) + ".", table(head, lines)])
 
 
+def of_twelve(content):
+    """The means over all scanners of the systems that ran on every one of them."""
+    lines = []
+    for row in (r for r in content["rows"] if r["source"] == "near real sites"):
+        cells = [row["system"], f"{row['psnr']:.1f} [{row['psnr_low']:.1f}, {row['psnr_high']:.1f}]"]
+        for against in ("baseline", "rival"):
+            if row.get(f"over_{against}_low") is None:
+                cells.append("–")
+                continue
+            gap, low, high = (f"{row[f'over_{against}{end}']:+.1f}" for end in ("", "_low", "_high"))
+            cells.append(f"{gap} [{low}, {high}] (p {row[f'p_{against}']:.2g})".replace("-", "−"))
+        lines.append([*cells, f"{row['people']:.2f}".replace("-", "−")])
+    words = (
+        "The systems of the four scanners above that need no training, as far as they were run, through eight more "
+        "scanners drawn in the same way; mean over all twelve, intervals and p over eight people. *The best other*: "
+        "the one system that is best in this mean."
+    )
+    head = ["system", "PSNR [95 %]", "minus n4-match", "minus the best other", "people kept"]
+    title = f"## Target `{content['target']['set']}`, twelve scanners near real sites"
+    return "\n\n".join([title, f"Model `{content['target']['digest']}`. {words}", table(head, lines)])
+
+
 def of_parts(record):
     """PSNR of the default through each scanner, and through it without one of its effects."""
     names = {"nothing": "as it is", **{part: f"without {part}" for part in WITHOUT}}
@@ -219,6 +241,8 @@ Who should take something else:
 - **You measure the contrast between tissues of one person on several scanners.** One scan alone leaves more of a
   difference than matching does: on two simulated scanners 1.4 % (matching 0.8, pooled matching and our group 1.0 %).
 - **Your target is known in pairs** (the same people on both scanners). A network trained on pairs is far better.
+- **You harmonize scans one by one and study what differs between people, such as age.** One scan alone loses most of
+  it (fluid 0.19 of 1.31 points a decade in `oasis`), a group and pooled matching do not (1.25, 1.29).
 - **You cannot spend a quarter of a minute on a scan.** Histogram matching takes a second.
 """
 #: What a model is, beside its digest.
@@ -270,7 +294,7 @@ def main():
     best, ages = (json.loads((folder / f"measured_{name}.json").read_text()) for name in ("limits_sites", "ages"))
     for file in files:
         content = json.loads(file.read_text())
-        parts.append(document(content))
+        parts.append(of_twelve(content) if file.name.endswith("_sites12.json") else document(content))
         if file.name.endswith("_real_segmentation.json") and content["target"]["digest"] == ages["target"]:
             parts.append(of_ages(ages))
         if "_sites" in file.name:
