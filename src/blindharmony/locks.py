@@ -33,15 +33,12 @@ _TRIES, _PAUSE = 5, 0.1
 
 
 @contextmanager
-def locked(
-    path: Path, *, shared: bool = False, wait: bool = False, fleeting: bool = False, folder: Path | None = None
-) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False, fleeting: bool = False, folder: Path | None = None) -> Iterator[None]:
     """Hold a lock while the block runs.
 
     Args:
         path: The lock file; its content says who was the last.
         shared: Whether others may hold it too, if they share it as well.
-        wait: Whether to wait for another holder instead of giving up.
         fleeting: Whether the file goes with the lock, where there would be one for each of very many things.
         folder: What is locked, in the words of a message; two levels above the file by default.
 
@@ -60,7 +57,7 @@ def locked(
     place = folder or path.parent.parent
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _opened(path, shared=shared, wait=wait, place=place)
+        handle = _opened(path, shared=shared, place=place)
     except OSError as error:
         what = f"cannot be written ({error.strerror})"
         raise OutputError(what, remedy="choose an output folder you may write to", path=path) from None
@@ -68,7 +65,7 @@ def locked(
         if fleeting:  # the file was only there to be asked for a lock
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-        with _ticket(path, shared=shared, wait=wait, place=place):
+        with _ticket(path, shared=shared, place=place):
             yield
         return
     try:
@@ -99,12 +96,12 @@ def _taken(owner: str, place: Path) -> OutputError:
     )
 
 
-def _opened(path: Path, *, shared: bool, wait: bool, place: Path) -> int | None:
+def _opened(path: Path, *, shared: bool, place: Path) -> int | None:
     """The locked file; None where the file system knows no locks."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             # A file that went with its lock is nobody's: whoever comes next makes a new one.
             if _same(handle, path):
                 return handle
@@ -130,7 +127,7 @@ def _same(handle: int, path: Path) -> bool:
 
 
 @contextmanager
-def _ticket(path: Path, *, shared: bool, wait: bool, place: Path) -> Iterator[None]:
+def _ticket(path: Path, *, shared: bool, place: Path) -> Iterator[None]:
     """The same on a file system without locks."""
     tickets = path.with_name(f"{path.name}.tickets")
     kind = "shared" if shared else "alone"
@@ -150,7 +147,7 @@ def _ticket(path: Path, *, shared: bool, wait: bool, place: Path) -> Iterator[No
                 break
             own.unlink(missing_ok=True)
             alive = other.here or first.setdefault(other.name, other.touched) != other.touched
-            if not wait and alive and attempt >= _TRIES:
+            if alive and attempt >= _TRIES:
                 raise _taken(other.owner, place)
             # Two that have seen each other are not to meet again.
             time.sleep(random.uniform(_PAUSE, _PAUSE * min(2**attempt, 50)))

@@ -1,7 +1,5 @@
 """The tissue network: posteriors add up, ranks do not see curves, files come back, bad ones are refused."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -14,14 +12,12 @@ from blindharmony.models.tissue import (
     TissueSpec,
     anatomy,
     load_tissue,
-    native_posterior,
     rank_knots,
     ranks_of,
     save_tissue,
     tissue_posterior,
 )
-from blindharmony.preprocessing.recipe import PrepRecipe, run_steps
-from blindharmony.preprocessing.registration import Register, Registration, load_template
+from blindharmony.preprocessing.registration import load_template
 from blindharmony.training.labels import template_atlas
 
 SMALL = TissueSpec(widths=(4, 4, 4), blocks=1)
@@ -118,23 +114,6 @@ def test_damaged_and_foreign_files_are_refused(net, tmp_path):
         assert error.value.remedy, name
     with pytest.raises(TargetError, match="cannot be read"):
         load_tissue(tmp_path / "none.safetensors")
-
-
-def test_on_the_scan_s_own_grid_shares_add_up_too(stripped_head, posterior):
-    place = {Register.key: Registration(stripped_head.to_scan, 1.0)}
-    prepared = run_steps(stripped_head.scan, PrepRecipe(n4=False).preparation.steps, known=place)
-    native = native_posterior(posterior, prepared)
-    inside = prepared.native.inside()
-    assert native.shape == (3, *inside.shape)
-    np.testing.assert_allclose(native.sum(0)[inside], 1, atol=1e-5)
-    assert not native[:, ~inside].any()
-    # Where the template's grid does not reach, all is fluid.
-    far = prepared.history[-1]
-    matrix = far.result.matrix.copy()
-    matrix[0, 3] += 500
-    moved = replace(far, result=replace(far.result, matrix=matrix))
-    away = native_posterior(posterior, replace(prepared, history=(*prepared.history[:-1], moved)))
-    assert away[0][inside].min() == 1
 
 
 @pytest.mark.parametrize("power", [0.6, 1.0, 1.6])

@@ -12,7 +12,7 @@ from nibabel.processing import resample_to_output
 from blindharmony.errors import InputError, PreprocessingError
 from blindharmony.io.volume import read_volume
 from blindharmony.io.write import write_like
-from blindharmony.preprocessing.brain import ExtractBrain, check_grid, extract_brain, read_mask, stripped_foreground
+from blindharmony.preprocessing.brain import ExtractBrain, check_grid, extract_brain, foreground_brain, read_mask
 from blindharmony.preprocessing.steps import Scan
 from heads import head_grid, scans, synthetic_brain
 
@@ -83,13 +83,13 @@ class TestStripped:
 
     def test_background_may_have_any_value(self, stripped_head):
         data = np.where(stripped_head.brain, stripped_head.data, -3).astype(np.float32)
-        found = stripped_foreground(replace(stripped_head.scan, data=data))
+        found, _ = foreground_brain(replace(stripped_head.scan, data=data))
         np.testing.assert_array_equal(found, stripped_head.brain)
 
     def test_specks_are_left_out(self, stripped_head):
         data = stripped_head.data.copy()
         data[-2:, -2:, -2:] = 40
-        found = stripped_foreground(replace(stripped_head.scan, data=data))
+        found, _ = foreground_brain(replace(stripped_head.scan, data=data))
         np.testing.assert_array_equal(found, stripped_head.brain)
 
     def test_cubic_resampling_rings_around_a_brain_and_it_is_still_read_and_stripped(self, tmp_path):
@@ -98,13 +98,13 @@ class TestStripped:
         image.to_filename(tmp_path / "resampled.nii.gz")
         volume = read_volume(tmp_path / "resampled.nii.gz")
         assert np.mean(volume.data[volume.data != 0] < 0) > 0.3
-        foreground = stripped_foreground(Scan(volume.data, volume.affine))
-        assert foreground is not None
+        foreground, sure = foreground_brain(Scan(volume.data, volume.affine))
+        assert sure
         millilitres = head.brain.sum() * np.prod(head.scan.spacing) / 1000
         assert foreground.sum() * 27 / 1000 == pytest.approx(millilitres, rel=0.06)
 
     def test_a_whole_head_is_not_stripped(self, whole_head):
-        assert stripped_foreground(whole_head.scan) is None
+        assert not foreground_brain(whole_head.scan)[1]
 
 
 class TestCommand:

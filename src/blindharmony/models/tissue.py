@@ -35,8 +35,7 @@ from blindharmony.errors import TargetError
 from blindharmony.files import write_bytes
 from blindharmony.models.file import checked_network
 from blindharmony.models.restorer import ResidualBlock, blocks_as_channels, channels_as_blocks
-from blindharmony.preprocessing.grid import mask_box, sample, voxel_map
-from blindharmony.preprocessing.recipe import Prepared
+from blindharmony.preprocessing.grid import mask_box
 from blindharmony.preprocessing.registration import load_template
 
 #: Classes that the network tells apart, and the tissue of each: 0 fluid and others, 1 gray, 2 white.
@@ -265,17 +264,3 @@ def class_posterior(
     posterior = np.zeros((len(CLASSES), *mask.shape), np.float32)
     posterior[(slice(None), *box)] = shares / shares.sum(0) * inside
     return posterior
-
-
-def native_posterior(posterior: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32]:
-    """A posterior of the template's grid on the scan's own (RAS+) grid, ``(3, X, Y, Z)``.
-
-    It adds up to 1 inside the scan's mask; where the template's grid does not reach, all is fluid.
-    """
-    scan = prepared.native
-    back: NDArray[np.float64] = np.linalg.inv(prepared.registration.matrix).astype(np.float64)
-    to_template = voxel_map(scan.affine, back, load_template().affine)
-    carried = np.stack([sample(share, to_template, scan.data.shape) for share in posterior])
-    total = carried.sum(0)
-    carried[0] += total < 1e-3
-    return np.asarray(np.where(scan.inside(), carried / np.maximum(carried.sum(0), 1e-3), 0), np.float32)

@@ -393,21 +393,6 @@ def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return 2 * int((one & other).sum()) / max(int(one.sum()) + int(other.sum()), 1)
 
 
-def stripped_foreground(scan: Scan) -> NDArray[np.bool_] | None:
-    """The brain of a scan whose skull is surely removed, or None; see :func:`foreground_brain`.
-
-    Example:
-        >>> ball = (np.indices((80, 80, 80)) - 40).astype(float)
-        >>> head = ((ball**2).sum(0) < 36**2).astype(np.float32)   # 195 ml at 1 mm
-        >>> stripped_foreground(Scan(head, np.diag([2.0, 2, 2, 1]))).sum() == head.sum()   # 1563 ml at 2 mm
-        np.True_
-        >>> stripped_foreground(Scan(head, np.diag([3.0, 3, 3, 1]))) is None               # 5275 ml
-        True
-    """
-    foreground, sure = foreground_brain(scan)
-    return foreground if sure else None
-
-
 def foreground_brain(scan: Scan) -> tuple[NDArray[np.bool_] | None, bool]:
     """What stands out from the background, if that can be a brain without skull, and whether it surely is.
 
@@ -418,6 +403,14 @@ def foreground_brain(scan: Scan) -> tuple[NDArray[np.bool_] | None, bool]:
 
     Returns:
         The foreground or None, and whether no other opinion is needed.
+
+    Example:
+        >>> ball = (np.indices((80, 80, 80)) - 40).astype(float)
+        >>> head = ((ball**2).sum(0) < 36**2).astype(np.float32)   # 195 ml at 1 mm
+        >>> foreground_brain(Scan(head, np.diag([2.0, 2, 2, 1])))[1]   # 1563 ml at 2 mm
+        True
+        >>> foreground_brain(Scan(head, np.diag([3.0, 3, 3, 1])))      # 5275 ml
+        (None, False)
     """
     level, tolerance, share = _background(scan.data)
     if share < _LEAST_BORDER:

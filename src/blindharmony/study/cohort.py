@@ -782,6 +782,3 @@ def _in_bytes(lines: NDArray[np.float64], low: float, high: float) -> str:
 
 def _link(place: str) -> str:
     return quote(place, errors="surrogateescape")
-
-
-__all__ = ["Cohort", "render_cohort", "write_cohort_page"]
