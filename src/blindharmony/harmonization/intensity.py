@@ -44,7 +44,7 @@ contrast moved apart, noise and blur follow no curve. How much that is in random
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -55,12 +55,18 @@ from blindharmony.models.person import PersonModel
 from blindharmony.settings import BiasAgainSettings, CurveSettings
 
 Array: TypeAlias = NDArray[np.float64]
-Curve: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 # How a curve goes on beyond its last knot is part of what its knots mean, in a scanner's file too, and no setting:
 # the slope comes from the brightest part of the curve below the knot, and its power stays within reason.
 _TOP_SHARE = 0.15
 _POWERS = (0.25, 2.5)
+
+
+class Curve(Protocol):
+    """A change of intensity that can be evaluated at any voxel of any grid."""
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Harmonized intensities of source intensities, both in flow units and of the same shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,13 +306,6 @@ def error_bar(person: PersonModel, curve: Array, *, surprise: float, scans: int 
     return ErrorBar(np.maximum.accumulate(curve), deviation, person.voxel_error)
 
 
-class IntensityMap(Protocol):
-    """A change of intensity that can be evaluated at any voxel of any grid."""
-
-    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Harmonized intensities of source intensities, both in flow units and of the same shape."""
-
-
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """A harmonized image on the template grid.
@@ -324,7 +323,7 @@ class Estimate:
     """
 
     image: NDArray[np.float32]
-    intensity_map: IntensityMap | None = None
+    intensity_map: Curve | None = None
     error: ErrorBar | None = None
     refinement: float = 0.0
     trace: Sequence[Mapping[str, float]] = ()

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blindharmony.harmonization.intensity import CurveMap, Estimate, IntensityMap
+from blindharmony.harmonization.intensity import Curve, CurveMap, Estimate
 from blindharmony.harmonization.refine import on_own_grid, refine
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
@@ -96,7 +96,7 @@ def carry_to_native(
     return returned
 
 
-def intensity_curve(prepared: Prepared, estimate: Estimate, settings: HarmonizeSettings) -> IntensityMap:
+def intensity_curve(prepared: Prepared, estimate: Estimate, settings: HarmonizeSettings) -> Curve:
     """The change that is a curve of intensity: the method's own, or the one that explains most of what it did."""
     if estimate.intensity_map is not None:
         return estimate.intensity_map
