@@ -81,7 +81,7 @@ def main():
         image = nib.as_closest_canonical(nib.load(path))
         labels = np.asarray(image.dataobj).astype(int)
         for gray, gamma in CONTRASTS:
-            key = f"{path.parts[-5]} {path.name.split('_')[0]}, grey/white {gray:g}, gamma {gamma:g}"
+            key = f"{path.parts[-6]} {path.name.split('_')[0]}, grey/white {gray:g}, gamma {gamma:g}"
             print(key)
             data = head(labels, gray, gamma)
             record["labels"][key] = compared(data, image.affine, labels > 0, arguments.estimators, clean=True)
