@@ -28,8 +28,9 @@ from blindharmony.study.ledger import key_of
 from blindharmony.version import VERSION
 from blindharmony_benchmark.system import Say
 
-#: Folders of labels in ``derivatives``, the better first: by hand, and by a network that no harmonization taught.
-LABELS = ("manual", "silver")
+#: Folders of labels in ``derivatives``, the better first: by hand, by SAMSEG, and by a network that no harmonization
+#: taught.
+LABELS = ("manual", "samseg", "silver")
 _LABELLED = 0.25
 _FIRST: Mapping[str, Path] = MappingProxyType({})
 

@@ -220,7 +220,7 @@ class Plan:
         return [[self.split.files(s).key(self.target.info.recipe) for s in part] for part in self.teachers()]
 
     def labelled_by(self, name: str) -> list[str]:
-        """Who found the tissues in the test scans of a set: ``manual``, ``silver`` or ``network``."""
+        """Who found the tissues in the test scans of a set: ``manual``, ``samseg``, ``silver`` or ``network``."""
         return sorted({self.splits[name].files(s).labelled_by for s in self.tested(name)})
 
     def sources(self) -> tuple[Source, ...]:
