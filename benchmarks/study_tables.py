@@ -89,8 +89,8 @@ def bias_field(content):
             "(gray/white 0.55 to 0.85, gamma 0.7 to 1.5) with noise, each times a known smooth field of spread 0.25; "
             f"and the same field added to {len(scans)} real scans, where only the difference of the two fields that "
             "are found can be compared with it. Root mean square error of the field's logarithm in the brain, lower is "
-            "better. The made-up heads have three levels and nothing between, which is easier than a real one. *n4-itk*: "
-            "N4 as ITK has it; *n4*: our own on clean cells; *entropy*: what `train` uses.",
+            "better. The made-up heads have three levels and nothing between, which is easier than a real one. "
+            "*n4-itk*: N4 as ITK has it; *n4*: our own on clean cells; *entropy*: what `train` uses.",
             table(["estimator", "error, mean", "worst", "added field, mean error", "worst", "processor s"], rows),
         ]
     )
