@@ -11,6 +11,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +37,7 @@ from blindharmony.harmonization.native import Steps, own_bias, steps_of, with_me
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import region_quantiles
 from blindharmony.io.volume import Volume
-from blindharmony.io.write import nifti_like, write_like
+from blindharmony.io.write import placed_in, write_like
 from blindharmony.models.card import included_targets
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
@@ -217,10 +218,21 @@ class HarmonizeResult:
 
     @property
     def image(self) -> nib.Nifti1Image:
-        """The harmonized scan as a nibabel image, as :meth:`save` writes it, without axes of length 1 at its end."""
-        from nibabel.funcs import squeeze_image
+        """The harmonized scan as a nibabel image with the scan's place in space and the codes that :meth:`save` writes."""
+        import nibabel as nib
+        from nibabel.spatialimages import HeaderDataError
 
-        image: nib.Nifti1Image = squeeze_image(nifti_like(self.source, self.data))
+        header = self.source.template.header
+        image = nib.Nifti1Image(self.data, self.source.affine)
+        if self.source.template.kind.startswith("nifti"):
+            for part in ("qform", "sform"):
+                # A damaged qform, which reading said, is no reason to have no image.
+                with suppress(HeaderDataError, ValueError, np.linalg.LinAlgError), np.errstate(all="ignore"):
+                    matrix, code = getattr(header, f"get_{part}")(coded=True)
+                    getattr(image, f"set_{part}")(matrix, int(code))
+            image.header["xyzt_units"] = header["xyzt_units"]
+        else:
+            placed_in(image.header, self.source)
         return image
 
     @cached_property

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-from blindharmony.study.ledger import hashed
+from blindharmony.study.ledger import file_state
 
 
 def test_what_has_not_been_touched_is_not_read_again(tmp_path, monkeypatch):
@@ -28,14 +28,14 @@ def test_what_has_not_been_touched_is_not_read_again(tmp_path, monkeypatch):
         return SimpleNamespace(**{**known, "st_ino": 2**64 - 1})
 
     monkeypatch.setattr(Path, "stat", far)
-    first = {file: hashed(file, None) for file in files}
+    first = {file: file_state(file, None) for file in files}
     assert sorted(read) == ["0.nii", "1.nii", "2.nii"]
     read.clear()
-    assert {file: hashed(file, ["damaged"], first[file]) for file in files} == first
+    assert {file: file_state(file, ["damaged"], first[file]) for file in files} == first
     assert not read
     # Another content of the same length and date is another file.
     times = files[1].stat()
     files[1].write_text("scan 7")
     os.utime(files[1], ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert hashed(files[1], first[files[1]])[-1] != first[files[1]][-1]
+    assert file_state(files[1], first[files[1]])[-1] != first[files[1]][-1]
     assert read == ["1.nii"]
