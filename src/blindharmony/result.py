@@ -218,7 +218,7 @@ class HarmonizeResult:
 
     @property
     def image(self) -> nib.Nifti1Image:
-        """The harmonized scan as a nibabel image with the scan's place in space and the codes that :meth:`save` writes."""
+        """The harmonized scan as a nibabel image, in the scan's place in space and with the codes that are written."""
         import nibabel as nib
         from nibabel.spatialimages import HeaderDataError
 
