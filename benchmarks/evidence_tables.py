@@ -295,7 +295,7 @@ def main():
     for file in files:
         content = json.loads(file.read_text())
         parts.append(of_twelve(content) if file.name.endswith("_sites12.json") else document(content))
-        if file.name.endswith("_real_segmentation.json") and content["target"]["digest"] == ages["target"]:
+        if file.name.endswith("_segmentation.json") and content["target"]["digest"] == ages["target"]:
             parts.append(of_ages(ages))
         if "_sites" in file.name:
             parts.append(by_scanner(content))
