@@ -287,13 +287,23 @@ def losses(contents):
     return "\n\n".join(parts) + "\n"
 
 
+def read(file):
+    """A record; of one that was made for SAMSEG's labels only what was measured with them."""
+    content = json.loads(file.read_text())
+    if file.name.endswith("_samseg.json"):
+        labelled = [name for name, by in content["labels"].items() if "samseg" in by]
+        for part in ("rows", "scans"):
+            content[part] = [row for row in content[part] if row["source"] in labelled]
+    return content
+
+
 def main():
     folder = Path(sys.argv[1])
     files = sorted(folder.glob("measured_evidence_*.json"))
     parts = [_HEAD.format(included=load_target("ds002748").digest)]
     best, ages = (json.loads((folder / f"measured_{name}.json").read_text()) for name in ("limits_sites", "ages"))
     for file in files:
-        content = json.loads(file.read_text())
+        content = read(file)
         parts.append(of_twelve(content) if file.name.endswith("_sites12.json") else document(content))
         if file.name.endswith("_segmentation.json") and content["target"]["digest"] == ages["target"]:
             parts.append(of_ages(ages))
@@ -304,7 +314,7 @@ def main():
             parts.append(of_parts(json.loads((folder / "measured_parts.json").read_text())))
     parts.append(longer(json.loads((folder / "measured_longer.json").read_text())))
     (folder / "measured_evidence.md").write_text("\n\n".join(parts) + "\n")
-    contents = [json.loads(file.read_text()) for file in files]
+    contents = [read(file) for file in files]
     (folder / "what-we-lose.md").write_text(losses(contents))
     for content in contents:
         if any(r["leg"] == "travelers" for r in content["rows"]):
