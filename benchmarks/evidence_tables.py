@@ -198,16 +198,34 @@ def figure(content, path):
     """The one figure: what scanners still differ by in one person, against whether people still differ."""
     rows = [r for r in content["rows"] if r["leg"] == "travelers" and r.get("difference") is not None]
     drawn, axes = plt.subplots(figsize=(7.2, 4.6))
-    for row in rows:
+    # Names in a column beside the axes, in the order of their points: beside the points they would cover each other.
+    rows = sorted(rows, key=lambda row: (row["people"], -row["difference"]))
+    for place, row in zip(np.linspace(0.02, 0.98, len(rows)), rows, strict=True):
         name = row["system"]
         color = OURS if name.startswith(("curve", "group")) else SOURCE if name == "nothing" else THEIRS
         x, y = row["difference"], row["people"]
         across = [[x - row["difference_low"]], [row["difference_high"] - x]]
         up = [[max(y - row["people_low"], 0)], [max(row["people_high"] - y, 0)]]
         axes.errorbar(x, y, yerr=up, xerr=across, fmt="o", color=color, lw=0.8, ms=5, alpha=0.85)
-        # Two points of one system lie close together: the name of the second stands on the other side.
-        side, at = ("right", (-5, 3)) if name.endswith("combat") else ("left", (5, 3))
-        axes.annotate(name, (x, y), at, textcoords="offset points", fontsize=8, color=color, ha=side)
+        line = {
+            "arrowstyle": "-",
+            "color": color,
+            "lw": 0.5,
+            "alpha": 0.6,
+            "shrinkA": 2,
+            "shrinkB": 3,
+            "relpos": (0, 0.5),
+        }
+        axes.annotate(
+            f"{name} ({x:.1f} %, {y:.2f})",
+            (x, y),
+            (1.03, place),
+            textcoords=axes.transAxes,
+            fontsize=8,
+            color=color,
+            va="center",
+            arrowprops=line,
+        )
     axes.set(
         xlabel="difference between scanners left in the volumes of one person, % (left is better)",
         ylabel="differences between people kept\n(rank correlation with the truth, up is better)",
