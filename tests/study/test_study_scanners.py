@@ -1,8 +1,11 @@
 """Scans of one scanner come together, others do not, and it is said why."""
 
+import nibabel as nib
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blindharmony.cli.main import main
 from blindharmony.io.bids import Scan
 from blindharmony.study.groups import alone, by_label, by_metadata, visits_together
 from blindharmony.study.groups import together as as_one
@@ -117,3 +120,17 @@ def test_visits_of_a_person_share_a_curve_unless_their_scanners_differ():
     nothing[visits["a/2"].place] = {"ImageType": ["ORIGINAL", "NORM"]}
     each = alone([visits["a/1"], visits["a/2"]])
     assert members(visits_together(each, lambda scan: nothing[scan.place])) == [["a/1"], ["a/2"]]
+
+
+def test_a_method_without_a_scanner_model_is_refused_before_any_look(tmp_path, tiny_target_file, capsys):
+    root = tmp_path / "bids"
+    for number in (1, 2):
+        file = root / f"sub-0{number}" / "anat" / f"sub-0{number}_T1w.nii.gz"
+        file.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(np.ones((20, 20, 20), np.float32), np.eye(4)), file)
+    (root / "dataset_description.json").write_text('{"Name": "two", "BIDSVersion": "1.10.0"}')
+    words = ["bids", str(root), str(tmp_path / "out"), "participant", "--target", str(tiny_target_file)]
+    words += ["--set", "method=match", "--scanner-grouping", "one"]
+    assert main(words) == 2
+    assert "the method 'match' has no scanner model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
