@@ -83,6 +83,10 @@ def reachable(record, content):
     return "\n\n".join(["### Distance from the limit", words, table(head, lines), over])
 
 
+def _signed(value, digits=1):
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def by_scanner(content):
     """Ours beside the best other system of every scanner; the scanners, not the people, are drawn from many."""
     lines, gaps = [], {}
@@ -98,8 +102,8 @@ def by_scanner(content):
     said = []
     for name, gap in gaps.items():
         low, high = interval(np.array(gap))
-        values = (f"{x:+.1f}".replace("-", "−") for x in (np.mean(gap), low, high, min(gap), max(gap)))
-        said.append(f"{name} {{}} dB [{{}}, {{}}] (p {sign_flip(np.array(gap)):.2g}; {{}} to {{}})".format(*values))
+        mean, low, high, least, most = map(_signed, (np.mean(gap), low, high, min(gap), max(gap)))
+        said.append(f"{name} {mean} dB [{low}, {high}] (p {sign_flip(np.array(gap)):.2g}; {least} to {most})")
     words = (
         "Means over people at every scanner. *Best other*: the other system that is best *at that scanner*, which "
         f"nobody can know beforehand. Mean over the {len(lines)} scanners; interval and p are over scanners, not "
@@ -118,8 +122,8 @@ def of_twelve(content):
             if row.get(f"over_{against}_low") is None:
                 cells.append("–")
                 continue
-            gap, low, high = (f"{row[f'over_{against}{end}']:+.1f}" for end in ("", "_low", "_high"))
-            cells.append(f"{gap} [{low}, {high}] (p {row[f'p_{against}']:.2g})".replace("-", "−"))
+            gap, low, high = (_signed(row[f"over_{against}{end}"]) for end in ("", "_low", "_high"))
+            cells.append(f"{gap} [{low}, {high}] (p {row[f'p_{against}']:.2g})")
         lines.append([*cells, f"{row['people']:.2f}".replace("-", "−")])
     words = (
         "The systems of the four scanners above that need no training, as far as they were run, through eight more "
@@ -289,7 +293,7 @@ def losses(contents):
             if row["system"] in ("curve", "group") and worse and row["rival"] != "deepharmony":
                 digits = 1 if name == "psnr" else 3
                 gap, *ends = (
-                    f"{x:+.{digits}f}".replace("-", "−")
+                    _signed(x, digits)
                     for x in (gap, row.get("over_rival_low"), row.get("over_rival_high"))
                     if x is not None
                 )

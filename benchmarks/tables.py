@@ -60,7 +60,7 @@ def aims(read):
             v for k, v in known.items() if k.startswith(f"{size}, ") and k.endswith("smooth") and "none" not in k
         ]
         mean, low = float(np.mean([m for m, _ in through])), min(w for _, w in through)
-        aim = f"a person's curve through {len(through)} increasing ones, {words}: ≥ {least:.1f} dB, worst ≥ {worst}"
+        aim = f"people through {len(through)} increasing intensity curves, {words}: ≥ {least:.1f} dB, worst ≥ {worst}"
         line(aim, f"{mean:.1f} / {low:.1f}", mean >= least and low >= worst)
         for study, content in studies.items():
             errors = np.array(content["sizes"][size]["other scanners"]["this package"]["errors"])

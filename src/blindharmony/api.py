@@ -367,9 +367,7 @@ def harmonize(
         with stage("correcting"):
             prepared, curve = steps.in_target_contrast(first, model, shared, cache=cache)
         with stage("harmonizing") as say:
-            estimated = steps.estimated(
-                *(prepared, model, curve), cache=cache, progress=lambda done, of: say(done / of)
-            )
+            estimated = steps.estimated(prepared, model, curve, cache=cache, progress=lambda done, of: say(done / of))
         with stage("judging"):
             evidence = gather_evidence(
                 *(prepared, first.scan.data, estimated.image, model),

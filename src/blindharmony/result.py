@@ -37,7 +37,7 @@ from blindharmony.harmonization.native import Steps, own_bias, steps_of, with_me
 from blindharmony.harmonization.scanner import ScannerModel
 from blindharmony.harmonization.summary import region_quantiles
 from blindharmony.io.volume import Volume
-from blindharmony.io.write import placed_in, write_like
+from blindharmony.io.write import set_place, write_like
 from blindharmony.models.card import included_targets
 from blindharmony.models.target import Target
 from blindharmony.preprocessing.recipe import Prepared
@@ -232,7 +232,7 @@ class HarmonizeResult:
                     getattr(image, f"set_{part}")(matrix, int(code))
             image.header["xyzt_units"] = header["xyzt_units"]
         else:
-            placed_in(image.header, self.source)
+            set_place(image.header, self.source)
         return image
 
     @cached_property

@@ -106,11 +106,11 @@ class LookAtFile(Work):
         """Look, and keep the summary."""
         from blindharmony.api import summarize_scan
         from blindharmony.harmonization.scanner import ScannerModel
-        from blindharmony.models.file import loaded_target
+        from blindharmony.models.file import cached_target
         from blindharmony.study.work import keep_summary
 
         scanner = ScannerModel.parse(self.scanner) if self.scanner else None
-        target = loaded_target(self.target)
+        target = cached_target(self.target)
         masks = {"mask": self.mask, "lesion_mask": self.lesions}
         keep_summary(
             self.summary,

@@ -88,9 +88,9 @@ class HarmonizeFile(Work):
 
     def do(self, tell: Tell) -> HarmonizedFile:
         """Harmonize and write."""
-        from blindharmony.models.file import loaded_target
+        from blindharmony.models.file import cached_target
 
-        return self.done_with(loaded_target(self.target), tell)
+        return self.done_with(cached_target(self.target), tell)
 
     def done_with(self, target: Target, tell: Tell) -> HarmonizedFile:
         """The same with a target that is loaded already."""

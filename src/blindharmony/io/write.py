@@ -108,7 +108,7 @@ def nifti_like(source: Volume, data: npt.NDArray[np.generic], description: str |
             header[field] = template.header[field]
         data = data.reshape(template.shape)
     else:
-        placed_in(header, source)
+        set_place(header, source)
     # With the affine given, nibabel would reset the codes to qform 0, sform 2.
     image: nib.Nifti1Image = kind(data, None, header)
     # Taking the shape from the data, nibabel resets the sizes of axes that are not there.
@@ -116,7 +116,7 @@ def nifti_like(source: Volume, data: npt.NDArray[np.generic], description: str |
     return image
 
 
-def placed_in(header: Any, source: Volume) -> None:
+def set_place(header: Any, source: Volume) -> None:
     """Put a scan's place into a NIfTI header that has none: both codes 1, or the sform's alone for sheared axes."""
     header.set_xyzt_units("mm")
     header.set_data_shape(source.shape)

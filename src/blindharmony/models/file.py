@@ -236,7 +236,7 @@ def load_target(target: str | PathLike[str] | Target) -> Target:
 
 
 @lru_cache(maxsize=1)
-def loaded_target(target: str) -> Target:
+def cached_target(target: str) -> Target:
     """The same for a process that does one piece of work after the other: the last one stays loaded."""
     return load_target(target)
 

@@ -22,6 +22,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -347,14 +348,12 @@ class Ledger:
         shutil.rmtree(self.home / "locks", ignore_errors=True)
         shutil.rmtree(self.home / "staging", ignore_errors=True)
         # Only a writer that died leaves its temporary file.
-        for left in self.home.rglob(".*.tmp*"):
-            left.unlink(missing_ok=True)
-        for folder in (self.out, self.out / LOGS, self.out / SCANNERS):
-            for left in folder.glob(".*.tmp*"):
-                if left.is_dir() and not left.is_symlink():  # results that ``harmonize`` was putting together
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink(missing_ok=True)
+        elsewhere = (folder.glob(".*.tmp*") for folder in (self.out, self.out / LOGS, self.out / SCANNERS))
+        for left in [*self.home.rglob(".*.tmp*"), *chain.from_iterable(elsewhere)]:
+            if left.is_dir() and not left.is_symlink():  # results that ``harmonize`` was putting together
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def record_path(folder: Path) -> Path:

@@ -178,12 +178,12 @@ class StudyWork(Work):
         Raises:
             UsageError: If this machine has another version of the package, or finds another model.
         """
-        from blindharmony.models.file import loaded_target
+        from blindharmony.models.file import cached_target
 
         if self.settings.version != VERSION:
             what = f"the worker has blindharmony {VERSION}, the run {self.settings.version}"
             raise UsageError(what, remedy="install the same version everywhere")
-        target = loaded_target(self.settings.target)
+        target = cached_target(self.settings.target)
         if target.digest != self.settings.digest:
             raise UsageError(f"the worker finds another target model in {self.settings.target}", remedy="run again")
         return target
