@@ -81,6 +81,10 @@ def test_constant_numbers_are_no_change_and_any_other_is():
     (change,) = changes({"x": np.r_[np.full(20, 0.3), np.full(20, 0.4)]})
     assert change.at == 20
     assert "from no spread" in change.sentence
+    assert change.size == np.inf
+    (change,) = changes({"x": np.r_[np.full(20, 0.4), np.full(20, 0.3)]})
+    assert change.size == -np.inf
+    assert " fell from " in change.sentence
 
 
 def test_fewer_scans_than_a_comparison_needs_say_nothing():

@@ -23,6 +23,8 @@ class FakeLook(LookAtScan):
         _begin(self)
         if self.earlier and "fails at the second look" in self.item.scan.path.read_text():
             raise InputError("the scan is a fake", remedy="take another", path=self.item.scan.path)
+        if self.item.scan.path.with_suffix(".starved").exists():
+            raise MemoryError
         write_bytes(self.file, _content(self, self.earlier), overwrite=True)
         return Answer()
 

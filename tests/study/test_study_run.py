@@ -154,6 +154,23 @@ def test_what_every_scan_would_meet_ends_the_run_and_takes_no_earlier_result(tmp
     assert results(out) == before
 
 
+def test_a_scan_for_which_memory_ran_out_keeps_its_earlier_result(tmp_path):
+    same = {"DeviceSerialNumber": "1"}
+    texts = {f"sub-0{i}": f"ok: {i}" for i in range(3)}
+    root, out = make_study(tmp_path / "s", texts, dict.fromkeys(texts, same)), tmp_path / "out"
+    fake_run(root, out)
+    before = results(out)
+    for look in (out / ".blindharmony/scans").rglob("round*.safetensors"):
+        look.unlink()
+    (root / "sub-01/anat/sub-01_T1w.nii.starved").touch()
+    (root / "sub-02/anat/sub-02_T1w.nii.gz").write_text("ok: another")
+    tally = fake_run(root, out, refit=True)
+    assert list(tally.failed) == ["sub-01_T1w"]
+    assert "memory" in tally.failed["sub-01_T1w"]
+    assert tally.failed["sub-01_T1w"].endswith("its earlier result is kept")
+    assert {k: v for k, v in results(out).items() if "sub-01" in k} == {k: v for k, v in before.items() if "sub-01" in k}
+
+
 def _hold(path, ready, release):
     with locked(path):
         ready.set()
