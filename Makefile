@@ -96,7 +96,7 @@ wheel-check:  ## Build sdist and wheel, look through them, and run the demo from
 target: $(READY)  ## Train the included target anew: make target DATA=path/to/ds002748 OUT=ds002748.safetensors
 	OMP_NUM_THREADS=1 $(BIN)/blindharmony train $(DATA) \
 	  --participant-label $$(seq -f %02g 8) $$(seq 29 50) $$(seq 59 66) --held-out 47 48 49 50 \
-	  --steps 1800 --slice-steps 600 --restorer-steps 2400 --seed 0 --name ds002748 --license CC0-1.0 \
+	  --steps 1800 --slice-steps 600 --restorer-steps 12000 --seed 0 --name ds002748 --license CC0-1.0 \
 	  --data "OpenNeuro ds002748 v1.0.5 (Bezmaternykh et al.), one 3 T site, skull-stripped; training sub-01 to 08, 29 to 46 and 59 to 66, held out sub-47 to sub-50" \
 	  --note limits "adults without visible lesions, T1w, one site; not a medical device" \
 	  --out $(OUT) --resume
