@@ -1,7 +1,7 @@
 """Work without MR: milliseconds instead of minutes, with a diary of everything that was begun.
 
 A scan file says how it behaves: ``fail`` fails, ``full`` meets a full disk, ``die`` kills its worker every time,
-``die once`` the first time.
+``die once`` the first time. A file ``.starved`` beside it takes the memory of its look.
 """
 
 import hashlib
