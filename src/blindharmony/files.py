@@ -16,9 +16,10 @@ import os
 import re
 import secrets
 import shutil
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike, fspath
 from pathlib import Path, PurePath
 from typing import Any
@@ -27,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.errors import FULL, DiskFullError, InputError, OutputError
+from blindharmony.locks import locked
 
 #: What results can be written as.
 WRITABLE = (".nii.gz", ".nii", ".mgz", ".mgh")
@@ -38,6 +40,8 @@ _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]+')
 _UNQUOTED = re.compile(r"[^\w.+]+")
 # Bytes; file systems take 255. What a result is called ends its name: cut is what comes before.
 _LONGEST, _LONGEST_SOURCE = 200, 140
+# A folder that is lent until all of its files are there, and the lock of whoever has it.
+_LENT, _LENT_LOCK, _JUST_S = re.compile(r"\.\d+-[0-9a-f]{8}\.tmp$"), ".lock", 300.0
 
 
 def slug(
@@ -569,18 +573,23 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
         if os.path.lexists(place) and not overwrite:
             raise taken(place)
     staged = folder / f".{last.name[:32]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    held = ExitStack()
     try:
         try:
             staged.mkdir(parents=True)
         except OSError as error:
             raise translated(error, first) from error
         try:
+            held.enter_context(locked(staged / _LENT_LOCK))
             yield staged
         except OutputError as error:
             if error.path is None or Path(error.path).parent != staged:
                 raise
-            # Nobody knows the lent folder.
-            raise type(error)(error.what, remedy=error.remedy, path=folder / Path(error.path).name) from None
+            # Nobody knows the lent folder, nor its lock.
+            name = Path(error.path).name
+            raise type(error)(
+                error.what, remedy=error.remedy, path=first if name == _LENT_LOCK else folder / name
+            ) from None
         try:
             if overwrite:
                 last.unlink(missing_ok=True)
@@ -593,6 +602,27 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
             raise translated(error, first) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+        held.close()
+
+
+def sweep_lent(folder: Path) -> int:
+    """Remove folders that :func:`written_together` had lent to runs that were killed: half of a patient's results.
+
+    Returns:
+        How many. That of a run that is alive stays.
+    """
+    swept = 0
+    for staged in folder.glob(".*.tmp"):
+        if not _LENT.search(staged.name) or staged.is_symlink() or not staged.is_dir():
+            continue
+        with suppress(OutputError, FileNotFoundError):
+            # Without a lock it has only just been lent, or long ago by an earlier version.
+            if not (staged / _LENT_LOCK).is_file() and time.time() - staged.stat().st_mtime < _JUST_S:
+                continue
+            with locked(staged / _LENT_LOCK):
+                shutil.rmtree(staged, ignore_errors=True)
+                swept += 1
+    return swept
 
 
 def file_sha256(path: str | PathLike[str]) -> str:

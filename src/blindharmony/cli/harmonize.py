@@ -56,6 +56,7 @@ from blindharmony.files import (
     check_outputs,
     output_name,
     result_names,
+    sweep_lent,
     write_bytes,
 )
 from blindharmony.io.bids import list_scans
@@ -150,6 +151,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     _check_options(arguments, settings.method)
     if not arguments.dry_run and (left := sweep_prepared(arguments.out)):
         screen.problem(f"blindharmony: warning: prepared scans that a killed run had left in {left} are removed")
+    if not arguments.dry_run and (swept := sweep_lent(arguments.file.parent if arguments.file else arguments.out)):
+        screen.problem(f"blindharmony: warning: {counted(swept, 'unfinished result')} of a killed run removed")
     scans, unconverted = with_dicom_converted(arguments, screen)
     if arguments.dry_run and not scans:
         return 0
