@@ -196,6 +196,7 @@ def main():
     alone = PersonModel(np.array([r["ranks"] for r in rows]), plain[owners], owners, contrasts=contrasts)
     asking = Asked(rows, [i % FOLDS for i in range(len(heads))], plain[owners], owners, contrasts)
     record = {"target": target.digest, "steps": o.steps, "teachers": len(heads), "left out": {}, "new": {}}
+    record |= {"teach": o.teach, "judge": o.judge, "domains": o.domains}
     wrong = [m._left_out_rows[0] - m.wanted for m in (alone, asking.model)]
     for name, chosen in (("as they are", alone.themselves), ("random scanners", ~alone.themselves)):
         each = [np.array([rms(e[chosen & (owners == p)].ravel()) for p in range(len(heads))]) for e in wrong]

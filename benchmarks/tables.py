@@ -227,11 +227,14 @@ def score(content):
             "## What the flow's score would contribute",
             "`python benchmarks/score.py`: the derivatives of the flow's log-density (details of 2 and 4 mm) by the "
             "intensities of the matched scan, as further features of the person model; flows that never saw the person "
-            "are asked. Root mean square error of the expected quantile curve, flow units, lower is better / worst "
-            "person. Difference: mean over people [95 %, BCa], negative is better; p: Wilcoxon, not corrected. *Left "
-            "out*: of the regression; the flows of half of the others did see them. Groups: error of the mean of eight "
-            "people through one scanner (left out: drawn at random, as they are), ranks → ranks and score. The flow is "
-            "not used in this way: [why](concepts/harmonization.md#what-the-flow-does).",
+            "are asked. Each cell: root mean square error of the expected quantile curve over people (flow units) / "
+            "worst person; lower is better. Difference: mean over people [95 %, BCa], negative is better; p: "
+            "Wilcoxon, not corrected. *Left out*: of the regression as it is; the flows of half of the others did "
+            "see them, and levels were chosen on them. *Never seen*: as the program asks, nearer to the mean curve "
+            "where features leave much open, with the mean of two flows, which is less noisy than what the "
+            "regression was taught with. Groups: error of the plain mean of eight curves through one scanner (left "
+            "out: drawn at random, as they are), ranks → ranks and score. The flow is not used in this way: "
+            "[why](concepts/harmonization.md#what-the-flow-does).",
             table(header, rows),
         ]
     )

@@ -19,7 +19,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from os import PathLike, fspath
 from pathlib import Path, PurePath
 from typing import Any
@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blindharmony.errors import FULL, DiskFullError, InputError, OutputError
-from blindharmony.locks import locked
 
 #: What results can be written as.
 WRITABLE = (".nii.gz", ".nii", ".mgz", ".mgh")
@@ -40,8 +39,8 @@ _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]+')
 _UNQUOTED = re.compile(r"[^\w.+]+")
 # Bytes; file systems take 255. What a result is called ends its name: cut is what comes before.
 _LONGEST, _LONGEST_SOURCE = 200, 140
-# A folder that is lent until all of its files are there, and the lock of whoever has it.
-_LENT, _LENT_LOCK, _JUST_S = re.compile(r"\.\d+-[0-9a-f]{8}\.tmp$"), ".lock", 300.0
+# A folder that is lent until all of its files are there.
+_LENT, _LENT_FOR_S = re.compile(r"\.\d+-[0-9a-f]{8}\.tmp$"), 3600.0
 
 
 def slug(
@@ -573,23 +572,18 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
         if os.path.lexists(place) and not overwrite:
             raise taken(place)
     staged = folder / f".{last.name[:32]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    held = ExitStack()
     try:
         try:
             staged.mkdir(parents=True)
         except OSError as error:
             raise translated(error, first) from error
         try:
-            held.enter_context(locked(staged / _LENT_LOCK))
             yield staged
         except OutputError as error:
             if error.path is None or Path(error.path).parent != staged:
                 raise
-            # Nobody knows the lent folder, nor its lock.
-            name = Path(error.path).name
-            raise type(error)(
-                error.what, remedy=error.remedy, path=first if name == _LENT_LOCK else folder / name
-            ) from None
+            # Nobody knows the lent folder.
+            raise type(error)(error.what, remedy=error.remedy, path=folder / Path(error.path).name) from None
         try:
             if overwrite:
                 last.unlink(missing_ok=True)
@@ -602,26 +596,23 @@ def written_together(places: Sequence[Path], *, overwrite: bool = False, inputs:
             raise translated(error, first) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-        held.close()
 
 
 def sweep_lent(folder: Path) -> int:
-    """Remove folders that :func:`written_together` had lent to runs that were killed: half of a patient's results.
+    """Remove folders that :func:`written_together` lent to runs that were killed: half of a patient's results.
+
+    Nobody tells whether a run on another machine is alive, but a result is put together in seconds.
 
     Returns:
-        How many. That of a run that is alive stays.
+        How many are gone: all that were not written to for an hour.
     """
     swept = 0
     for staged in folder.glob(".*.tmp"):
-        if not _LENT.search(staged.name) or staged.is_symlink() or not staged.is_dir():
-            continue
-        with suppress(OutputError, FileNotFoundError):
-            # Without a lock it has only just been lent, or long ago by an earlier version.
-            if not (staged / _LENT_LOCK).is_file() and time.time() - staged.stat().st_mtime < _JUST_S:
-                continue
-            with locked(staged / _LENT_LOCK):
+        with suppress(OSError):  # somebody else's, or gone meanwhile
+            old = time.time() - staged.lstat().st_mtime > _LENT_FOR_S
+            if old and _LENT.search(staged.name) and staged.is_dir() and not staged.is_symlink():
                 shutil.rmtree(staged, ignore_errors=True)
-                swept += 1
+                swept += not staged.exists()
     return swept
 
 

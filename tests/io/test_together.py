@@ -1,8 +1,6 @@
 """Files that belong together are all of one run."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -88,34 +86,26 @@ def test_a_name_that_leads_into_another_folder_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-_HOLD = """
-import sys, time
-from pathlib import Path
-from blindharmony.files import written_together
-with written_together([Path(sys.argv[1]) / "a.json"]) as staged:
-    (staged / "a.nii.gz").write_text("a brain")
-    print("holds", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_what_a_killed_run_had_begun_goes_and_what_a_living_one_has_stays(tmp_path):
-    mine = tmp_path / ".mine.tmp"
-    mine.mkdir()
-    with subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdout.readline() == "holds\n"
-        (staged,) = tmp_path.glob(".a.json.*.tmp")
-        assert sweep_lent(tmp_path) == 0
-        assert (staged / "a.nii.gz").read_text() == "a brain"
-        run.kill()
-    assert sweep_lent(tmp_path) == 1
-    assert list(tmp_path.iterdir()) == [mine]
-
-
-def test_a_folder_of_an_earlier_version_goes_when_it_is_old(tmp_path):
-    new, old = (tmp_path / f".a.json.{i}-0123abcd.tmp" for i in (1, 2))
-    for folder in (new, old):
+def test_what_a_killed_run_had_begun_goes_after_an_hour_and_nothing_else(tmp_path):
+    left, mine, link, file = (
+        tmp_path / n for n in (".a.1-0123abcd.tmp", ".mine.tmp", ".b.2-0123abcd.tmp", ".c.3-0123abcd.tmp")
+    )
+    for folder in (left, mine):
         folder.mkdir()
-    os.utime(old, (0, 0))
-    assert sweep_lent(tmp_path) == 1
-    assert list(tmp_path.iterdir()) == [new]
+        (folder / "a.nii.gz").write_text("a brain")
+    link.symlink_to(mine)
+    file.write_text("a file")
+    for place in (left, mine, file):
+        os.utime(place, (0, 0))
+    os.utime(link, (0, 0), follow_symlinks=False)
+    with written_together(places(tmp_path)) as staged:
+        (staged / "a.json").write_text("one")
+        assert sweep_lent(tmp_path) == 1
+    assert not left.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".b.2-0123abcd.tmp",
+        ".c.3-0123abcd.tmp",
+        ".mine.tmp",
+        "a.json",
+    ]
+    assert sweep_lent(tmp_path / "not there yet") == 0

@@ -151,8 +151,9 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     _check_options(arguments, settings.method)
     if not arguments.dry_run and (left := sweep_prepared(arguments.out)):
         screen.problem(f"blindharmony: warning: prepared scans that a killed run had left in {left} are removed")
-    if not arguments.dry_run and (swept := sweep_lent(arguments.file.parent if arguments.file else arguments.out)):
-        screen.problem(f"blindharmony: warning: {counted(swept, 'unfinished result')} of a killed run removed")
+    if not arguments.dry_run and (swept := sweep_lent(arguments.out)):
+        had = f"{counted(swept, 'unfinished result')} that a killed run had left in {arguments.out}"
+        screen.problem(f"blindharmony: warning: {had} removed")
     scans, unconverted = with_dicom_converted(arguments, screen)
     if arguments.dry_run and not scans:
         return 0

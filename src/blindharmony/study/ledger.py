@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from blindharmony.errors import FULL, DiskFullError, InputError, OutputError
-from blindharmony.files import bytes_there, parse_json, sweep_lent, write_bytes, write_sidecar, write_text
+from blindharmony.files import bytes_there, parse_json, write_bytes, write_sidecar, write_text
 
 
 def key_of(*parts: Any) -> str:
@@ -350,11 +350,10 @@ class Ledger:
         # Only a writer that died leaves its temporary file.
         elsewhere = (folder.glob(".*.tmp*") for folder in (self.out, self.out / LOGS, self.out / SCANNERS))
         for left in [*self.home.rglob(".*.tmp*"), *chain.from_iterable(elsewhere)]:
-            if not left.is_dir() or left.is_symlink():
-                left.unlink(missing_ok=True)
-            elif left.parent != self.out:
+            if left.is_dir() and not left.is_symlink():  # results that ``harmonize`` was putting together
                 shutil.rmtree(left, ignore_errors=True)
-        sweep_lent(self.out)  # results that ``harmonize`` was putting together
+            else:
+                left.unlink(missing_ok=True)
 
 
 def record_path(folder: Path) -> Path:
