@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -96,24 +95,13 @@ def score(flow, matched, region, knots):
     return np.concatenate(found)
 
 
-class Scan(Mapping):
-    """What is asked of one scan: rank features, and the score under the flows of each fold."""
-
-    def __init__(self, seen, region, atlas, mean, ranks, flows):
-        source = np.quantile(seen[region], ranks)
-        matched = np.where(region, CurveMap.through(source, mean)(seen), 0).astype(np.float32)
-        knots = np.interp(RANKS, ranks, mean)
-        self.parts = {"ranks": rank_features(matched, region, atlas)}
-        self.parts |= {fold: score(flow, matched, region, knots) for fold, flow in enumerate(flows)}
-
-    def __getitem__(self, key):
-        return self.parts[key]
-
-    def __iter__(self):
-        return iter(self.parts)
-
-    def __len__(self):
-        return len(self.parts)
+def features_of(seen, region, atlas, mean, ranks, flows):
+    """What is asked of one scan: rank features, and by number the score under the flows of each fold."""
+    source = np.quantile(seen[region], ranks)
+    matched = np.where(region, CurveMap.through(source, mean)(seen), 0).astype(np.float32)
+    knots = np.interp(RANKS, ranks, mean)
+    scores = {fold: score(flow, matched, region, knots) for fold, flow in enumerate(flows)}
+    return {"ranks": rank_features(matched, region, atlas), **scores}
 
 
 class Asked:
@@ -182,7 +170,7 @@ def main():
     total, count = np.sum([x * m for x, m in coarse], 0), np.sum([m for _, m in coarse], 0).astype(np.float32)
     plain = np.array([np.quantile(x[m & region], levels) for x, m in map(arrays, heads)])
     mean = np.maximum.accumulate(plain.mean(0)) + 1e-7 * np.arange(levels.size)
-    asked = partial(Scan, mean=mean, ranks=levels, flows=flows)
+    asked = partial(features_of, mean=mean, ranks=levels, flows=flows)
     rows, owners, contrasts = [], [], []
     for number, (head, (x, m)) in enumerate(zip(heads, coarse, strict=True)):
         image, mask = arrays(head)

@@ -1,6 +1,7 @@
 """What is done is skipped and said; a name of the user's own; several scans at a time; what would be done."""
 
 import json
+import os
 import shutil
 
 import nibabel as nib
@@ -183,3 +184,17 @@ def test_a_scanner_that_a_sidecar_does_not_hold_is_none(scanner, words, tmp_path
     assert scanner_in(sidecar) is None
     sidecar.write_text('{"Parameters": null}')
     assert scanner_in(sidecar) is None
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_a_killed_run_left_unfinished_goes_with_the_next_run(named, words, tmp_path, capsys):
+    left = tmp_path / ".a_desc-harmonized.json.1-0123abcd.tmp"
+    left.mkdir()
+    (left / "a_desc-harmonized.nii.gz").write_bytes(b"half a scan")
+    os.utime(left, (0, 0))
+    out = ["-o", str(tmp_path / "mine.nii.gz")] if named else ["--out", str(tmp_path)]
+    assert main([*words, *out, "--dry-run"]) == 0
+    assert left.exists()
+    assert main([*words, *out]) == 0
+    assert f"1 unfinished result that a killed run had left in {tmp_path} removed" in capsys.readouterr().err
+    assert not left.exists()
